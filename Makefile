@@ -1,0 +1,43 @@
+# Two targets are all that a fresh machine needs (Python 3.11 or later, make, git):
+#   make demo    the main job on real input: thumbnails of photographs, with the leader killed half-way
+#   make test    the tests
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: venv demo test test-slow lint types simulate bench clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later was found; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[examples,dev]"
+	@touch $@
+
+demo: venv
+	$(BIN)/python -m examples.thumbnails.demo
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+simulate: venv
+	$(BIN)/python -m cluster.simulation --seeds 50
+
+bench: venv
+	$(BIN)/python -m pytest bench --benchmark-only -s
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks bench/results examples/thumbnails/data examples/thumbnails/out

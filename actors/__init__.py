@@ -1,0 +1,128 @@
+"""An actor framework: typed handlers, bounded mailboxes, monitors, supervisors, and links between
+processes.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from actors.actor import Actor, handles
+from actors.asks import Reply
+from actors.context import Context
+from actors.errors import (
+    ActorError,
+    AddressInUse,
+    AskDied,
+    AskError,
+    AskNotFound,
+    AskOverloaded,
+    AskTimeout,
+    BadAddress,
+    Locked,
+    NameTaken,
+)
+from actors.mailbox import MailboxSpec, Overflow
+from actors.messages import (
+    Crashed,
+    Down,
+    ExitReason,
+    Failed,
+    Killed,
+    Lost,
+    Normal,
+    NotFound,
+    Shutdown,
+)
+from actors.ref import Ref
+from actors.runtime.ports import (
+    MICROSECOND,
+    MILLISECOND,
+    SECOND,
+    Buffer,
+    Cancel,
+    Child,
+    Clock,
+    Entropy,
+    Exit,
+    File,
+    FileLock,
+    Files,
+    Log,
+    Nanos,
+    Network,
+    Page,
+    Ports,
+    Processes,
+)
+from actors.system import ActorSystem
+from actors.telemetry.log import PeerLog
+from actors.transport.core import EndpointCounters, EndpointLimits
+from actors.transport.endpoint import Endpoint
+from actors.transport.peer import Peer
+
+if TYPE_CHECKING:
+    from actors.runtime.loop import real_ports, run
+
+_LAZY = ("real_ports", "run")    # they load uvloop and ZeroMQ, which most child processes do not need
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from actors.runtime import loop
+
+        return getattr(loop, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "MICROSECOND",
+    "MILLISECOND",
+    "SECOND",
+    "Actor",
+    "ActorError",
+    "ActorSystem",
+    "AddressInUse",
+    "AskDied",
+    "AskError",
+    "AskNotFound",
+    "AskOverloaded",
+    "AskTimeout",
+    "BadAddress",
+    "Buffer",
+    "Cancel",
+    "Child",
+    "Clock",
+    "Context",
+    "Crashed",
+    "Down",
+    "Endpoint",
+    "EndpointCounters",
+    "EndpointLimits",
+    "Entropy",
+    "Exit",
+    "ExitReason",
+    "Failed",
+    "File",
+    "FileLock",
+    "Files",
+    "Killed",
+    "Locked",
+    "Log",
+    "Lost",
+    "MailboxSpec",
+    "NameTaken",
+    "Nanos",
+    "Network",
+    "Normal",
+    "NotFound",
+    "Overflow",
+    "Page",
+    "Peer",
+    "PeerLog",
+    "Ports",
+    "Processes",
+    "Ref",
+    "Reply",
+    "Shutdown",
+    "handles",
+    "real_ports",
+    "run",
+]

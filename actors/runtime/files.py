@@ -1,0 +1,167 @@
+"""The file system of the real world, and one thread for blocking work on it."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import TypeVar
+
+from actors.errors import Locked
+from actors.runtime.ports import Buffer
+
+T = TypeVar("T")
+
+FILE_MODE = 0o600  # a log holds what users submitted
+DIRECTORY_MODE = 0o700
+GATHER_BUFFERS_MAX = (
+    16  # more small buffers are cheaper to join than to describe to the kernel (IOV_MAX is 1,024)
+)
+
+Post = Callable[[Callable[[], None]], object]
+
+
+class OsFile:
+    """One open file of the kernel's."""
+
+    __slots__ = ("_descriptor", "path")
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def pread(self, size: int, offset: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]  # one call may stop early: at 2 GiB, at a signal, at the end of the file
+        missing = size - len(data)
+        while missing and (data := os.pread(self._descriptor, missing, offset + size - missing)):
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
+        if len(buffers) > GATHER_BUFFERS_MAX:
+            buffers = (b"".join(buffers),)
+        size = sum(map(len, buffers))
+        written = os.pwritev(self._descriptor, buffers, offset)
+        if written == size:
+            return
+        # A disk that fills up takes a part; the next call then says why.
+        rest = memoryview(b"".join(buffers))[written:]
+        while rest:
+            offset += written
+            written = os.pwrite(self._descriptor, rest, offset)
+            rest = rest[written:]
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class OsFileLock:
+    """A lock file with the holder's pid in it. The kernel drops the lock with the descriptor."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        # The file stays: removing it would let a third process lock a new file of the same name beside a
+        # second.
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class OsFiles:
+    """The `Files` port of a real process. `post` hands a callback to the loop from a thread
+    (`loop.call_soon_threadsafe`)."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return OsFile(path, os.open(path, flags, FILE_MODE))
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def list(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def make_dirs(self, path: str) -> None:
+        os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+
+    def rename(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        os.remove(path)
+
+    def sync_dir(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: str) -> OsFileLock:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0)
+            os.close(descriptor)
+            # Empty for an instant while the holder writes it.
+            raise Locked(path, int(holder) if holder.isdigit() else None) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OsFileLock(descriptor)
+
+    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="files", daemon=True)
+            self._thread.start()
+        self._jobs.put(lambda: self._run(job, done))
+
+    def close(self) -> None:
+        """Runs what was submitted, then ends the thread."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _run(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        outcome: T | BaseException
+        try:
+            outcome = job()
+        except BaseException as error:  # whatever it is, it belongs to the one who submitted the job
+            outcome = error
+        try:
+            self._post(lambda: done(outcome))
+        except RuntimeError:
+            # The loop was closed while the job ran: nobody is left to tell.
+            return

@@ -1,0 +1,80 @@
+"""The composition root of a real process: its loop, and the ports over it."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from actors.runtime.clock import LoopClock
+from actors.runtime.ports import Ports
+from actors.telemetry.log import LineLog
+
+T = TypeVar("T")
+
+LOG_FORMAT_VARIABLE = "QUORUMQ_LOG"    # "json" for programs; anything else, or nothing: logfmt
+
+
+class OsEntropy:
+    """Chance from the kernel."""
+
+    def below(self, bound: int) -> int:
+        assert bound >= 1
+        # Rejection keeps it uniform; at least half of the draws are taken.
+        count = (bound - 1).bit_length()
+        while True:
+            number = self.bits(count)
+            if number < bound:
+                return number
+
+    def bits(self, count: int) -> int:
+        size = (count + 7) // 8
+        return int.from_bytes(os.urandom(size), "little") >> (size * 8 - count)
+
+
+def real_ports(
+    loop: asyncio.AbstractEventLoop,
+    *,
+    node: str = "",
+    preload: Sequence[str] = (),
+    path: Sequence[str] = (),
+    echo: bool = False,
+) -> Ports:
+    """The real world for the actors of this process; once per process, and never before a fork.
+
+    `node` names this process in its log; `preload` are modules that child processes will have imported, with
+    `path` before the usual places to look for them. With `echo` what they print goes to this process's stderr.
+    """
+    # Imported here, so that a process that only wants the names of `actors` does not load ZeroMQ.
+    from actors.runtime.files import OsFiles
+    from actors.runtime.processes import RealProcesses
+    from actors.transport.zmq_link import ZmqNetwork
+
+    clock = LoopClock(loop)
+    log = LineLog(clock, sys.stderr.write, json=os.environ.get(LOG_FORMAT_VARIABLE) == "json", node=node)
+    return Ports(
+        clock=clock,
+        entropy=OsEntropy(),
+        files=OsFiles(loop.call_soon_threadsafe),
+        network=ZmqNetwork(loop, log),
+        processes=RealProcesses(loop, preload=preload, path=path, echo=_echo if echo else None),
+        log=log,
+    )
+
+
+def _echo(output: bytes) -> None:
+    sys.stderr.buffer.write(output)
+    sys.stderr.buffer.flush()
+
+
+def run(
+    main: Callable[[Ports], Awaitable[T]], *, node: str = "", preload: Sequence[str] = (), echo: bool = False
+) -> T:
+    """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of `real_ports`."""
+    import uvloop
+
+    async def start() -> T:
+        return await main(real_ports(asyncio.get_running_loop(), node=node, preload=preload, echo=echo))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(start())

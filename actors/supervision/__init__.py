@@ -1,0 +1,1 @@
+"""Supervisors: the rules of OTP as a pure core, and the actor that follows them."""

@@ -1,0 +1,1 @@
+"""Messages between processes: frames, sessions, endpoints, and ZeroMQ behind the network port."""

@@ -1,0 +1,1 @@
+"""Benchmarks: figures of this machine, with default settings and synced logs."""

@@ -1,0 +1,28 @@
+"""Options of the benchmarks, and a folder on a real disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.disk import file_system_of
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("quorumq")
+    group.addoption("--tasks", type=int, default=100_000, help="tasks of a throughput round")
+    group.addoption("--rounds", type=int, default=3, help="rounds of a throughput benchmark")
+    group.addoption("--slots", type=int, default=1, help="slots of each of the two workers")
+
+
+@pytest.fixture(scope="session")
+def bench_folder() -> Path:
+    """$QUORUMQ_BENCH_DIR or bench/results; refuses a file system in memory, where a sync costs nothing."""
+    folder = Path(os.environ.get("QUORUMQ_BENCH_DIR", RESULTS))
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = file_system_of(folder)
+    if kind in ("tmpfs", "ramfs"):
+        pytest.exit(f"{folder} is on {kind}: set QUORUMQ_BENCH_DIR to a folder on a disk", returncode=2)
+    return folder

@@ -1,0 +1,109 @@
+"""The whole pipeline: three brokers with synced logs, two workers of one slot, one client, everything on this machine.
+
+    pytest bench/test_task_queue.py [--tasks 100000] [--slots 1]
+
+Figures go to `extra_info` (`--benchmark-json FILE`), medians of the rounds to the table.
+"""
+
+import asyncio
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+import zmq
+
+from bench.disk import file_system_of, sync_p50_ms
+from bench.tasks import noop
+from cluster import Client
+from cluster.local import LocalCluster, write_topology
+
+PAYLOAD = b"x" * 100
+IN_FLIGHT = 16_384
+SINGLES = 500
+WARM_UP = 5_000
+
+
+@pytest.fixture(scope="module")
+def cluster(bench_folder: Path, request: pytest.FixtureRequest) -> Any:
+    folder = bench_folder / "task_queue"
+    shutil.rmtree(folder, ignore_errors=True)
+    topology = write_topology(folder, name="bench", modules=["bench.tasks"], slots=request.config.getoption("--slots"))
+    with LocalCluster(topology, log=folder / "launch.log") as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def by_map(topology: Path, tasks: int) -> float:
+    async with Client.connect(topology) as client:
+        await (await client.map(noop, [PAYLOAD] * WARM_UP))
+        start = time.perf_counter()
+        batch = await client.map(noop, (PAYLOAD for _ in range(tasks)))
+        results = await batch
+        seconds = time.perf_counter() - start
+    assert len(results) == tasks and not any(results)
+    return tasks / seconds
+
+
+async def by_gathered_submit(topology: Path, tasks: int) -> float:
+    async with Client.connect(topology) as client:
+        await (await client.map(noop, [PAYLOAD] * WARM_UP))
+        room = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one() -> None:
+            async with room:
+                await (await client.submit(noop, PAYLOAD))
+
+        start = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(tasks)))
+        return tasks / (time.perf_counter() - start)
+
+
+async def singles(topology: Path, count: int) -> list[float]:
+    """Milliseconds of `count` round trips, one after another."""
+    async with Client.connect(topology) as client:
+        await (await client.map(noop, [PAYLOAD] * WARM_UP))
+        taken = []
+        for _ in range(count):
+            start = time.perf_counter()
+            await (await client.submit(noop, PAYLOAD))
+            taken.append((time.perf_counter() - start) * 1e3)
+    return sorted(taken)
+
+
+def describe(benchmark: Any, cluster: LocalCluster, folder: Path) -> None:
+    status = cluster.status()
+    benchmark.extra_info.update(
+        slots=sum(row["slots"] for row in status["workers"]),
+        children=sum(len(row["children"]) for row in status["workers"]),
+        transport=f"ZeroMQ {zmq.zmq_version()} over TCP loopback",
+        file_system=file_system_of(folder),
+        sync_p50_ms=sync_p50_ms(folder),
+        sync_modes=[row["sync"] for row in status["brokers"]],
+    )
+
+
+@pytest.mark.parametrize("how", [by_map, by_gathered_submit], ids=["map", "submit"])
+def test_throughput(benchmark: Any, cluster: LocalCluster, bench_folder: Path, how: Any, request: Any) -> None:
+    tasks = request.config.getoption("--tasks")
+    rates: list[float] = []
+    benchmark.pedantic(
+        lambda: rates.append(uvloop.run(how(cluster.topology, tasks))), rounds=request.config.getoption("--rounds")
+    )
+    benchmark.extra_info["tasks_per_second"] = round(statistics.median(rates))
+    benchmark.extra_info["tasks_per_second_all"] = [round(rate) for rate in rates]
+    describe(benchmark, cluster, bench_folder)
+    print(f"\n{how.__name__}: {statistics.median(rates):,.0f} tasks/s (rounds {[round(rate) for rate in rates]})")
+
+
+def test_single_round_trip(benchmark: Any, cluster: LocalCluster, bench_folder: Path) -> None:
+    taken: list[list[float]] = []
+    benchmark.pedantic(lambda: taken.append(uvloop.run(singles(cluster.topology, SINGLES))), rounds=3)
+    p50 = statistics.median(row[len(row) // 2] for row in taken)
+    p99 = statistics.median(row[int(len(row) * 0.99)] for row in taken)
+    benchmark.extra_info.update(p50_ms=round(p50, 3), p99_ms=round(p99, 3))
+    describe(benchmark, cluster, bench_folder)
+    print(f"\nsingle round trip: p50 {p50:.2f} ms, p99 {p99:.2f} ms")

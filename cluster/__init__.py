@@ -1,0 +1,41 @@
+"""A fault-tolerant task queue: brokers replicate everything through Raft, workers run tasks, clients submit and await."""
+
+from cluster.client import Batch, Client, Handle
+from cluster.errors import (
+    BodyTooLarge,
+    ClusterError,
+    DeadlineExceeded,
+    EncodeError,
+    Overloaded,
+    TaskCancelled,
+    TaskDead,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+    TopologyError,
+    Unavailable,
+)
+from cluster.task import Task, current, task
+from cluster.wire import Record
+
+__all__ = [
+    "Batch",
+    "BodyTooLarge",
+    "Client",
+    "ClusterError",
+    "DeadlineExceeded",
+    "EncodeError",
+    "Handle",
+    "Overloaded",
+    "Record",
+    "Task",
+    "TaskCancelled",
+    "TaskDead",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskNotFound",
+    "TopologyError",
+    "Unavailable",
+    "current",
+    "task",
+]

@@ -1,0 +1,517 @@
+"""The client's actor: links to every broker, one session, and who waits for which result.
+
+It follows the leader without asking: brokers push `LeaderIs`. To every new leader, and after every lost link to
+it, the actor says again what is unanswered (identical bytes, in order) and which results it waits for; the leader
+answers the difference. So nothing here retries by guessing, and a failover is invisible but for its duration.
+"""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
+from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, TaskNotFound, Unavailable
+from cluster.outbox import Draft, Outbox
+from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
+from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Close, Options, Register, Seen, Submit
+from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, TaskResult
+from cluster.window import Window
+from cluster.wire import (
+    HELLO_ITEMS_MAX,
+    ROLE_CLIENT,
+    Answers,
+    Describe,
+    Described,
+    Hello,
+    LeaderIs,
+    Lease,
+    Overload,
+    Record,
+    Refused,
+    RegisterAnswer,
+    Results,
+    StatusReply,
+    StatusRequest,
+    ToClient,
+    Unknown,
+    Watch,
+    Welcome,
+)
+
+LEASE_INTERVAL = 500 * MILLISECOND
+SEEN_INTERVAL = 1 * SECOND
+RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
+REWATCH_AFTER = 5 * SECOND         # results that are awaited with nothing heard for so long are asked for again
+SWEEP_INTERVAL = 100 * MILLISECOND
+QUEUED_TASKS_MAX = 1_000_000       # submits waiting in this process; more are refused at once
+REGISTER_RETRY = 1 * SECOND
+
+Waiter = Future[None]
+
+
+class Sink(Protocol):
+    """Who waits for a task's terminal record."""
+
+    def deliver(self, result: TaskResult) -> None: ...
+
+    def fail(self, task: int, error: ClusterError) -> None: ...
+
+
+class ManySink(Sink, Protocol):
+    """A sink that keeps count of the tasks it waits for."""
+
+    def add(self, task: int) -> None: ...
+
+
+class ClientActor(Actor):
+    """One client of one cluster."""
+
+    def __init__(self, cluster: str, name: str, incarnation: int, brokers: list[tuple[str, str]]) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.incarnation = incarnation
+        self.brokers = brokers
+        self.session = 0
+        self.leader: Peer | None = None
+        self.leader_name = ""
+        self.term = 0
+        self.refusal = ""                                   # why a broker does not want us
+        self._peers: dict[str, Peer] = {}
+        self._window = Window()
+        self._outbox: Outbox[Waiter] = Outbox()
+        self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
+        self._waiting: dict[int, Sink] = {}
+        self._seen: list[int] = []                          # flat inclusive ranges of task numbers
+        self._status: dict[int, Future[bytes]] = {}
+        self._described: dict[int, Future[list[Record]]] = {}
+        self._requests = 0
+        self._registered: list[Waiter] = []
+        self._heard = self._sent_at = self._resumes_at = 0
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def started(self) -> None:
+        identity = self.context.entropy.bits(128).to_bytes(16, "big")
+        self._endpoint = self.context.endpoint(b"\x01" + identity[1:])
+        decoder = msgspec.msgpack.Decoder(list[ToClient])
+        for node, address in self.brokers:
+            self._peers[node] = self._endpoint.dial(
+                address,
+                hello=self._hello,
+                decoder=decoder,
+                on_up=lambda peer: None,
+                on_messages=self._on_messages,
+                on_down=self._on_down,
+            )
+        self._handlers: dict[type, Callable[[Peer, Any], None]] = {
+            Welcome: self._on_welcome,
+            Refused: self._on_refused,
+            LeaderIs: self._on_leader_is,
+            RegisterAnswer: self._on_registered,
+            Answers: self._on_answers,
+            Results: self._on_results,
+            Unknown: self._on_unknown,
+            Overload: self._on_overload,
+            StatusReply: self._on_status,
+            Described: self._on_described,
+        }
+        self.context.timer("lease", LEASE_INTERVAL, self._lease)
+        self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
+        self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
+        self._sweep_at = self.context.clock.now()
+
+    def stopped(self, reason: object) -> None:
+        if self.session and self.leader:
+            self.leader.send(Close(self.session, self.incarnation))
+            self.leader.flush()
+        error = Unavailable("the client was closed", outcome="unknown")
+        for waiter in self._sent.values():
+            self._fail(waiter, error)
+        for draft in self._outbox.ready:
+            self._fail(draft, error)
+        for task, sink in self._waiting.items():
+            sink.fail(task, error)
+        for waiter in self._registered:
+            _reject(waiter, error)
+        for reply in self._status.values():
+            _reject(reply, error)
+        for description in self._described.values():
+            _reject(description, error)
+
+    def registered(self, waiter: Waiter) -> None:
+        """Resolves `waiter` once the session stands."""
+        if self.session:
+            waiter.set_result(None)
+        else:
+            self._registered.append(waiter)
+
+    # -- what the user's calls do ---------------------------------------------------------------------------------
+
+    def submit(
+        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter
+    ) -> int:
+        """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
+        self._admit(1)
+        number, draft = self._outbox.add(name, options, body)
+        if not draft.deadline or deadline < draft.deadline:
+            draft.deadline = deadline
+        draft.waiters.append(waiter)
+        task = (self.session << TASK_NUMBER_BITS) | number
+        self._waiting[task] = sink
+        self.context.at_turn_end(self._close_turn)
+        return task
+
+    def submit_many(
+        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: "ManySink"
+    ) -> list[Waiter]:
+        """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
+        self._admit(len(bodies))
+        add, waiting, base = self._outbox.add, self._waiting, self.session << TASK_NUMBER_BITS
+        waiters: list[Waiter] = []
+        previous = None
+        for body in bodies:
+            number, draft = add(name, options, body)
+            if draft is not previous:
+                previous = draft
+                draft.deadline = min(draft.deadline or deadline, deadline)
+                waiter: Waiter = get_running_loop().create_future()
+                draft.waiters.append(waiter)
+                waiters.append(waiter)
+            waiting[base | number] = sink
+            sink.add(base | number)
+        self.context.at_turn_end(self._close_turn)
+        return waiters
+
+    def _admit(self, tasks: int) -> None:
+        if self._outbox.tasks + tasks > QUEUED_TASKS_MAX:
+            raise Overloaded(f"{self._outbox.tasks} submits are waiting in this process already", retry_after=1.0)
+        if self._outbox.numbers_left < tasks:
+            raise Overloaded("this client's task numbers are used up: connect another", retry_after=0.0)
+
+    @property
+    def queued_tasks(self) -> int:
+        """Submits that wait in this process for the window to open."""
+        return self._outbox.tasks
+
+    def cancel(self, tasks: list[int], waiter: Waiter) -> None:
+        """Ends tasks that are not terminal yet; resolved when a majority has it."""
+        if not self._window.is_open:
+            _reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
+            return
+        low, seq = self._window.low, self._window.allot()
+        self._send_command(seq, Cancel(self.session, seq, low, tasks), waiter)
+
+    def watch(self, task: int, sink: Sink) -> None:
+        """Waits for the result of a task that this client may not have submitted."""
+        self._waiting[task] = sink
+        if self.leader:
+            self.leader.send(Watch([task]))
+
+    def status(self, node: str) -> Future[bytes]:
+        """One broker's view, as the msgpack of a map."""
+        self._requests += 1
+        future: Future[bytes] = get_running_loop().create_future()
+        self._status[self._requests] = future
+        if not self._peers[node].send(StatusRequest(self._requests)):
+            _reject(future, Unavailable(f"no link to broker {node!r}", outcome="refused"))
+        return future
+
+    def describe(self, tasks: list[int]) -> Future[list[Record]]:
+        """The leader's records of at most HELLO_ITEMS_MAX tasks."""
+        assert len(tasks) <= HELLO_ITEMS_MAX
+        self._requests += 1
+        future: Future[list[Record]] = get_running_loop().create_future()
+        if self.leader is None or not self.leader.send(Describe(self._requests, tasks)):
+            _reject(future, Unavailable("no leader is known", outcome="refused"))
+        else:
+            self._described[self._requests] = future
+        return future
+
+    def is_up(self, node: str) -> bool:
+        return self._peers[node].is_up
+
+    # -- links and the leader ---------------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        return Hello(self.cluster, self.name, self.incarnation, ROLE_CLIENT, session=self.session)
+
+    def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
+        if peer is self.leader:
+            self._heard = self.context.clock.now()
+        for message in messages:
+            handler = self._handlers.get(type(message))
+            if handler is not None:
+                handler(peer, message)
+
+    def _on_down(self, peer: Peer) -> None:
+        if peer is self.leader:
+            self._lose_leader()
+
+    def _lose_leader(self) -> None:
+        """Questions to it have no answer any more; everything else is said again to the next."""
+        self.leader = None
+        described, self._described = self._described, {}
+        for future in described.values():
+            _reject(future, Unavailable("the leader was lost", outcome="refused"))
+
+    def _on_welcome(self, peer: Peer, message: Welcome) -> None:
+        if message.leader and message.term >= self.term:
+            self._follow(message.term, message.leader, rejoin=self._peers.get(message.leader) is peer)
+
+    def _on_leader_is(self, peer: Peer, message: LeaderIs) -> None:
+        if message.term > self.term or (message.term == self.term and self.leader is None):
+            self._follow(message.term, message.node, rejoin=True)
+
+    def _on_refused(self, peer: Peer, message: Refused) -> None:
+        self.refusal = message.reason
+        self.context.log.event("client_refused", broker=peer.address, reason=message.reason)
+
+    def _follow(self, term: int, node: str, *, rejoin: bool) -> None:
+        peer = self._peers.get(node)
+        changed = term > self.term or peer is not self.leader
+        self.term, self.leader_name = term, node
+        if peer is not self.leader:
+            self._lose_leader()
+        if peer is None or not peer.is_up:
+            return
+        self.leader = peer
+        if changed or rejoin:
+            self._rejoin()
+
+    def _rejoin(self) -> None:
+        """To a new leader, or to the same one over a new link: everything that is unanswered, again."""
+        assert self.leader is not None
+        self._heard = self.context.clock.now()
+        self._resumes_at = 0
+        if not self.session:
+            self._register()
+            return
+        self._lease_now()
+        self._resend()
+        self._rewatch()
+        self._pump()
+
+    def _register(self) -> None:
+        if self.leader and not self.session:
+            self.leader.send(Register(self.name, self.incarnation, REGISTER_CLIENT))
+
+    def _on_registered(self, peer: Peer, message: RegisterAnswer) -> None:
+        answer = message.answer
+        if answer.incarnation != self.incarnation or self.session:
+            return
+        if answer.code != ANSWER_OK:
+            self.refusal = "its session has ended"
+            self._lose_session()
+            return
+        self.session = answer.session
+        waiters, self._registered = self._registered, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._lease_now()
+        self._pump()
+
+    def _lose_session(self) -> None:
+        """The state no longer knows this session: what was under way has an unknown outcome, the next calls start
+        over under a new one."""
+        self.context.log.event("client_session_lost", session=self.session, unanswered=len(self._sent))
+        error = Unavailable("the session expired; outcomes of unconfirmed submits are unknown", outcome="unknown")
+        for waiter in self._sent.values():
+            self._fail(waiter, error)
+        while (draft := self._outbox.take()) is not None:
+            self._fail(draft, error)
+        self._sent.clear()
+        self.session = 0
+        self.incarnation = self.context.entropy.bits(63)
+        self._window = Window()
+        self._outbox = Outbox()
+        self._register()
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def _close_turn(self) -> None:
+        self._outbox.close_turn()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Sends finished drafts while the window is open."""
+        outbox, window = self._outbox, self._window
+        if not (self.session and self.leader) or self._resumes_at:
+            return
+        while outbox.ready and window.is_open:
+            draft = outbox.take()
+            assert draft is not None
+            low, seq = window.low, window.allot()
+            draft.seq = seq
+            self._send_command(seq, Submit(self.session, seq, low, draft.groups, self._take_seen()), draft)
+
+    def _send_command(self, seq: int, command: Submit | Cancel, waiter: Draft[Waiter] | Waiter) -> None:
+        encoded = self._encode(command)
+        self._window.keep(seq, encoded)
+        self._sent[seq] = waiter
+        self._sent_at = self.context.clock.now()
+        if self.leader and not self._resumes_at:
+            self.leader.send_raw(encoded)
+
+    def _resend(self, start: int = 0) -> None:
+        if self.leader:
+            self._sent_at = self.context.clock.now()
+            for encoded in self._window.unanswered(start):
+                self.leader.send_raw(encoded)
+
+    def _on_answers(self, peer: Peer, message: Answers) -> None:
+        for answer in message.items:
+            if answer.session != self.session:
+                continue
+            if answer.code == ANSWER_GAP:
+                if peer is self.leader:
+                    self._resend(answer.value)
+            elif answer.code == ANSWER_NO_SESSION:
+                self._lose_session()
+                return
+            elif self._window.answered(answer.seq):
+                waiter = self._sent.pop(answer.seq)
+                if answer.code == ANSWER_OK:
+                    self._resolve(waiter)
+                else:
+                    self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
+        self._pump()
+
+    def _on_overload(self, peer: Peer, message: Overload) -> None:
+        if peer is self.leader and message.session == self.session:
+            self._resumes_at = self.context.clock.now() + message.retry_after_ms * MILLISECOND
+            self.context.timer("resume", message.retry_after_ms * MILLISECOND, self._resume)
+
+    def _resume(self) -> None:
+        self._resumes_at = 0
+        self._resend()
+        self._pump()
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def _on_results(self, peer: Peer, message: Results) -> None:
+        waiting = self._waiting
+        mine = self.session
+        for result in message.items:
+            task = result.task
+            sink = waiting.pop(task, None)
+            if sink is not None:
+                sink.deliver(result)
+            if task >> TASK_NUMBER_BITS == mine:
+                self._add_seen(task & ((1 << TASK_NUMBER_BITS) - 1))
+
+    def _on_unknown(self, peer: Peer, message: Unknown) -> None:
+        if peer is not self.leader:
+            return
+        for task in message.tasks:
+            sink = self._waiting.pop(task, None)
+            if sink is not None:
+                sink.fail(task, TaskNotFound(f"the cluster has no record of task {task}; results are kept for a time"))
+
+    def _rewatch(self) -> None:
+        """Asks for every awaited result whose submit was confirmed; the others are asked for once they are."""
+        assert self.leader is not None
+        unconfirmed: set[int] = set()
+        for waiter in (*self._sent.values(), *self._outbox.ready, self._outbox._draft):
+            if isinstance(waiter, Draft):
+                for group in waiter.groups:
+                    unconfirmed.update(range(group.first, group.first + len(group.bodies)))
+        base = self.session << TASK_NUMBER_BITS
+        tasks = [task for task in self._waiting if task - base not in unconfirmed]
+        for start in range(0, len(tasks), HELLO_ITEMS_MAX):
+            self.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
+
+    def _add_seen(self, number: int) -> None:
+        seen = self._seen
+        if seen and seen[-1] + 1 == number:
+            seen[-1] = number
+        else:
+            seen += (number, number)
+
+    def _take_seen(self) -> list[int]:
+        seen, self._seen = self._seen[:HELLO_ITEMS_MAX], self._seen[HELLO_ITEMS_MAX:]
+        return seen
+
+    def _on_status(self, peer: Peer, message: StatusReply) -> None:
+        future = self._status.pop(message.request, None)
+        if future is not None and not future.done():
+            future.set_result(bytes(message.report))
+
+    def _on_described(self, peer: Peer, message: Described) -> None:
+        future = self._described.pop(message.request, None)
+        if future is not None and not future.done():
+            future.set_result(message.records)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _lease(self) -> None:
+        self.context.timer("lease", LEASE_INTERVAL, self._lease)
+        self._lease_now()
+
+    def _lease_now(self) -> None:
+        if self.leader and self.session:
+            self.leader.send(Lease(self.session, self.context.clock.now()))
+
+    def _say_seen(self) -> None:
+        self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
+        if self.leader and self.session and self._seen:
+            self.leader.send(Seen(self.session, self._take_seen()))
+
+    def _sweep(self) -> None:
+        """Deadlines, lost answers and lost results; the only place where the client acts on silence."""
+        now = self.context.clock.now()
+        self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
+        for draft in [draft for draft in self._outbox.ready if draft.deadline <= now]:
+            self._outbox.drop(draft)
+            self._fail(draft, self._too_late("refused"))
+        for waiter in self._sent.values():
+            if isinstance(waiter, Draft) and waiter.deadline <= now and waiter.waiters:
+                self._fail(waiter, self._too_late("unknown"), forget=False)
+        if self.leader is None or self._resumes_at:
+            return
+        if not self.session:
+            if now - self._heard > REGISTER_RETRY:
+                self._heard = now
+                self._register()
+        elif self._sent and now - self._sent_at > RESEND_AFTER:
+            self._resend()
+        elif self._waiting and now - self._heard > REWATCH_AFTER:
+            self._heard = now
+            self._rewatch()
+
+    def _too_late(self, outcome: RequestOutcome) -> ClusterError:
+        if self.leader is None:
+            reason = self.refusal or "no leader is known: fewer than a majority of the brokers can be reached"
+            return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
+        return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
+
+    # -- waiters ------------------------------------------------------------------------------------------------------
+
+    def _resolve(self, waiter: Draft[Waiter] | Waiter) -> None:
+        for future in waiter.waiters if isinstance(waiter, Draft) else (waiter,):
+            if not future.done():
+                future.set_result(None)
+
+    def _fail(self, waiter: Draft[Waiter] | Waiter, error: ClusterError, *, forget: bool = True) -> None:
+        """Tells everyone who waits for a command; with `forget` also those who wait for its tasks' results."""
+        if not isinstance(waiter, Draft):
+            _reject(waiter, error)
+            return
+        for future in waiter.waiters:
+            _reject(future, error)
+        waiter.waiters = []
+        if forget:
+            base = self.session << TASK_NUMBER_BITS
+            for group in waiter.groups:
+                for number in range(group.first, group.first + len(group.bodies)):
+                    sink = self._waiting.pop(base | number, None)
+                    if sink is not None:
+                        sink.fail(base | number, error)
+
+
+def _reject(future: "Future[None] | Future[bytes] | Future[list[Record]]", error: ClusterError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,178 @@
+"""Arguments and results of tasks as bytes: encoded by the client, decoded by the executor child, and back.
+
+A body is msgpack of `[args, kwargs]`, a result is msgpack of the value. Decoding happens in two steps. The
+first gives plain values (None, bool, int, float, str, bytes, list, dict, datetime); the second converts only
+those whose annotation asks for something else, so a function of plain arguments pays for the first step
+alone. What an annotation asks for is worked out once per function. An annotation that cannot be resolved, or
+names a type that cannot travel, converts nothing: the value arrives plain.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cluster.errors import BodyTooLarge, EncodeError
+from cluster.state.commands import BODY_BYTES_MAX
+
+NONE_BODY = b"\xc0"
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder()
+_encode = _encoder.encode
+_decode = _decoder.decode
+
+_ANYTHING = [inspect.Parameter.empty, Any, object]      # a list: an annotation may be unhashable
+
+
+class DecodeError(EncodeError):
+    """A body does not fit the function's annotations; the message says where."""
+
+
+class Codec:
+    """How the arguments and the result of one function travel."""
+
+    def __init__(self, name: str, function: Callable[..., object]) -> None:
+        self.name = name
+        self._signature = signature = inspect.signature(function)
+        hints = _hints(function, signature)
+        self._positional: list[object] = []
+        self._named: dict[str, object] = {}
+        self._rest: object = None                  # annotation of *args
+        self._keywords: object = None              # annotation of **kwargs
+        required = 0
+        for parameter in signature.parameters.values():
+            wanted = hints.get(parameter.name)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                self._rest = wanted
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                self._keywords = wanted
+            else:
+                if parameter.kind is not parameter.KEYWORD_ONLY:
+                    self._positional.append(wanted)
+                if parameter.kind is not parameter.POSITIONAL_ONLY:
+                    self._named[parameter.name] = wanted
+                if parameter.default is parameter.empty:
+                    required += 1
+        # Calls with positional arguments only, which need no look at the signature beyond their number.
+        keyword_required = any(
+            p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in signature.parameters.values()
+        )
+        self._count_max = -1 if keyword_required else len(self._positional)
+        self._count_min = required
+        self._converts = any(
+            wanted is not None
+            for wanted in (*self._positional, *self._named.values(), self._rest, self._keywords)
+        )
+        result = hints.get("return")
+        self._result: msgspec.msgpack.Decoder[Any] = (
+            _decoder if result is None else msgspec.msgpack.Decoder(result)
+        )
+
+    def encode_arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
+        """The body of a call. Raises TypeError (does not fit the signature), EncodeError and BodyTooLarge."""
+        if kwargs or not self._count_min <= len(args) <= self._count_max:
+            self._signature.bind(*args, **kwargs)
+        try:
+            body = _encode((args, kwargs))
+        except Exception as error:
+            raise self._unencodable(args, kwargs) from error
+        if len(body) > BODY_BYTES_MAX:
+            raise BodyTooLarge(f"arguments of {self.name}", len(body), BODY_BYTES_MAX)
+        return body
+
+    def decode_arguments(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, converted to the function's annotations. Raises DecodeError."""
+        try:
+            args, kwargs = _decode(body)
+        except (msgspec.DecodeError, ValueError, TypeError) as error:
+            raise DecodeError(f"arguments of {self.name}: {error}") from error
+        if self._converts:
+            positional = self._positional
+            for index, value in enumerate(args):
+                wanted = positional[index] if index < len(positional) else self._rest
+                if wanted is not None and type(value) is not wanted:
+                    args[index] = self._convert(value, wanted, f"argument {index + 1}")
+            for key, value in kwargs.items():
+                wanted = self._named.get(key, self._keywords)
+                if wanted is not None and type(value) is not wanted:
+                    kwargs[key] = self._convert(value, wanted, f'argument "{key}"')
+        return args, kwargs
+
+    def encode_result(self, value: object) -> bytes:
+        """The body of a result. Raises EncodeError and BodyTooLarge."""
+        if value is None:
+            return NONE_BODY
+        try:
+            body = _encode(value)
+        except Exception as error:
+            raise EncodeError(f"result of {self.name}: {_reason(value, error)}") from error
+        if len(body) > BODY_BYTES_MAX:
+            raise BodyTooLarge(f"result of {self.name}", len(body), BODY_BYTES_MAX)
+        return body
+
+    def decode_result(self, body: bytes) -> Any:
+        """The result, as the function's return annotation says. Raises DecodeError."""
+        try:
+            return self._result.decode(body)
+        except msgspec.DecodeError as error:
+            raise DecodeError(f"result of {self.name}: {error}") from error
+
+    def _convert(self, value: object, wanted: object, where: str) -> object:
+        try:
+            return msgspec.convert(value, typing.cast("type[object]", wanted))
+        except msgspec.ValidationError as error:
+            raise DecodeError(f"{where} of {self.name}: {error}") from error
+
+    def _unencodable(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> EncodeError:
+        for where, value in [
+            *((f"argument {index + 1}", value) for index, value in enumerate(args)),
+            *((f'argument "{key}"', value) for key, value in kwargs.items()),
+        ]:
+            try:
+                _encode(value)
+            except Exception as error:
+                return EncodeError(f"{where} of {self.name}: {_reason(value, error)}")
+        raise AssertionError("each argument can be encoded, all of them cannot")
+
+
+def _reason(value: object, error: Exception) -> str:
+    return f"a value of type {type(value).__qualname__} cannot travel ({error})"
+
+
+def _hints(function: Callable[..., object], signature: inspect.Signature) -> dict[str, Any]:
+    """Annotations that ask for a conversion, by parameter name and "return"."""
+    raw: dict[str, object] = {p.name: p.annotation for p in signature.parameters.values()}
+    raw["return"] = signature.return_annotation
+    namespace = getattr(inspect.unwrap(function), "__globals__", {})
+    found: dict[str, Any] = {}
+    for name, annotation in raw.items():
+        if isinstance(annotation, str):
+            annotation = _resolve(annotation, namespace)
+        if annotation is None:
+            annotation = types.NoneType
+        if annotation not in _ANYTHING and _can_travel(annotation):
+            found[name] = annotation
+    return found
+
+
+def _resolve(annotation: str, namespace: dict[str, Any]) -> object:
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(holder, namespace, include_extras=True)["it"]
+    except Exception:                              # imported for type checkers only, or a typo
+        return inspect.Parameter.empty
+
+
+def _can_travel(annotation: object) -> bool:
+    try:
+        msgspec.msgpack.Decoder(annotation)
+    except Exception:
+        return False
+    info = msgspec.inspect.type_info(annotation)
+    return not isinstance(info, msgspec.inspect.CustomType)
+
+

@@ -1,0 +1,130 @@
+"""What callers may have to handle, in one flat tree. Every error says what happened and carries its data."""
+
+import builtins
+from typing import Literal, Self
+
+from cluster.state.commands import Failure
+
+RequestOutcome = Literal["refused", "unknown"]
+
+
+class ClusterError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class TopologyError(ClusterError):
+    """The topology file is wrong; the message names the key, and the line where it can be found."""
+
+
+class TaskNotFound(ClusterError):  # noqa: N818 - the documented name
+    """Not a `@task` function, or one that workers cannot import because it lives in `__main__`."""
+
+
+class EncodeError(ClusterError):
+    """An argument or a result is of a type that cannot travel; the message says which one."""
+
+
+class BodyTooLarge(ClusterError):  # noqa: N818
+    """The encoded arguments or the encoded result exceed `limit_bytes`."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{what}: {size_bytes} bytes encoded, the limit is {limit_bytes}")
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class TaskFailed(ClusterError):  # noqa: N818
+    """The task's function raised, or it ran past its time limit.
+
+    `type` and `message` are those of the remote exception, `traceback` is its text. Where the original type
+    can be built here, it is the `__cause__`.
+    """
+
+    def __init__(
+        self,
+        type: str,
+        message: str,
+        traceback: str = "",
+        *,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(f"{type}: {message}" if message else type)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.exit_code = exit_code
+        self.signal = signal
+        self.stderr = stderr
+
+    @classmethod
+    def from_failure(cls, failure: Failure) -> Self:
+        """From the record of an attempt that did not complete."""
+        error = cls(
+            failure.type,
+            failure.message,
+            failure.traceback,
+            exit_code=failure.exit_code if failure.exit_code >= 0 else None,
+            signal=failure.signal if failure.signal >= 0 else None,
+            stderr=failure.stderr,
+        )
+        error.__cause__ = _original(failure)
+        return error
+
+
+class TaskDead(ClusterError):  # noqa: N818
+    """The task ended its child process in each of its `attempts`; `evidence` is that of the last one."""
+
+    def __init__(self, evidence: Failure, attempts: int) -> None:
+        super().__init__(f"gave up after {attempts} attempts: {evidence.type}: {evidence.message}")
+        self.evidence = evidence
+        self.attempts = attempts
+
+
+class TaskCancelled(ClusterError):  # noqa: N818
+    """The task was cancelled before it finished."""
+
+
+class TaskExpired(ClusterError):  # noqa: N818
+    """The task's `expires` passed before it started, or its result's `result_ttl` before it was asked for."""
+
+
+class Overloaded(ClusterError):  # noqa: N818
+    """No more work is taken for now; nothing was accepted. Try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(ClusterError):  # noqa: N818
+    """No leader could be reached. `outcome` says whether the request may still have been accepted
+    ("unknown").
+    """
+
+    def __init__(self, message: str, outcome: RequestOutcome) -> None:
+        super().__init__(message)
+        self.outcome: RequestOutcome = outcome
+
+
+class DeadlineExceeded(ClusterError, TimeoutError):  # noqa: N818
+    """The request's deadline passed. `outcome` says whether it may still have been accepted ("unknown")."""
+
+    def __init__(self, message: str, outcome: RequestOutcome) -> None:
+        super().__init__(message)
+        self.outcome: RequestOutcome = outcome
+
+
+def _original(failure: Failure) -> BaseException | None:
+    """The original exception, if it is one of Python's own that is built from its message alone.
+
+    Others are not built: that would run an import or a constructor because of what came over the wire.
+    """
+    kind = getattr(builtins, failure.type, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return None
+    try:
+        return kind(failure.message)
+    except Exception:                      # UnicodeDecodeError and the like want more than a message
+        return None

@@ -1,0 +1,1 @@
+"""The consensus algorithm as a pure state machine."""

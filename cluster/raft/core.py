@@ -1,0 +1,370 @@
+"""The Raft core: one node's part of the algorithm, without clock, chance, disk or network.
+
+Events go in (`tick`, `step`, `propose`, `persisted`, `applied`, `link_down`, ...), effects come out (`take`). The
+algorithm is etcd's: Ongaro's Raft with pre-vote and check-quorum together, optimistic pipelining, conflict hints
+that skip whole terms, and answers that are gated on the write they depend on. It is divided by phase: `election` and
+`replication` hold the rules, this module the state they share and the border to the shell.
+
+Two ways of acknowledging writes exist. In production every `take` that has something to write carries a write id,
+and `persisted(id)` releases the gated messages and moves the durable index. Transcripts drive the same core by
+etcd's own messages: there the environment takes `effects.after` itself (`Config.manual_storage`) and calls
+`stable_to`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from cluster.raft import election, replication
+from cluster.raft.effects import Effects, Write
+from cluster.raft.log import LogStorage, RaftLog, size_of
+from cluster.raft.membership import Configuration, Tracker
+from cluster.raft.messages import (
+    NO_NODE,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    Role,
+    SoftState,
+)
+from cluster.raft.reads import Rounds
+
+GATED = frozenset(
+    (MessageType.APPEND_RESPONSE, MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE)
+)   # answers that say "durable": they never leave before the write that makes them true
+
+
+class Proposal(Enum):
+    """The fate of `propose`, told at once; an accepted one may still be lost with its leader."""
+
+    ACCEPTED = 0
+    NOT_LEADER = 1
+    OVERLOADED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How a core behaves. Times in ticks, sizes in bytes of payload; 0 means no bound for inflight_bytes_max."""
+
+    id: int
+    members: Configuration
+    below: Callable[[int], int]                     # uniform integer below the argument
+    election_ticks: int = 100
+    heartbeat_ticks: int = 10
+    pre_vote: bool = True
+    check_quorum: bool = True
+    async_storage_writes: bool = True               # apply only what is durable here
+    manual_storage: bool = False                    # the driver releases gated messages itself
+    lease_based_reads: bool = False
+    append_bytes_max: int = 1 << 20
+    inflight_messages_max: int = 64
+    inflight_bytes_max: int = 8 << 20
+    uncommitted_bytes_max: int = 32 << 20
+    uncommitted_entries_max: int = 65_536
+    applying_bytes_max: int = 16 << 20
+    applied: int = 0
+    first_payload: bytes = b""                      # of the very first entry of the cluster's log
+
+
+@dataclass(slots=True)
+class _PendingWrite:
+    """A write on its way. `last_index` 0: it vouches for no entry, or for none any more."""
+
+    id: int
+    last_index: int
+    after: list[Message]
+
+
+class Raft:
+    """One node. Public methods never call back; read-only attributes may be looked at between calls."""
+
+    def __init__(self, config: Config, storage: LogStorage) -> None:
+        self.config = config
+        self.id = config.id
+        self.log = RaftLog(storage, applied=config.applied, applying_bytes_max=config.applying_bytes_max)
+        self.tracker = Tracker(config.members, config.inflight_messages_max, config.inflight_bytes_max)
+        hard_state = storage.initial_state()
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.log.commit_to(min(hard_state.commit, self.log.last_index))
+        self.role = Role.FOLLOWER
+        self.leader = NO_NODE
+        self.quarantined = False            # lost acknowledged data: neither votes nor counts
+        self.election_elapsed = 0           # ticks since the leader was heard (or since we lead)
+        self.heartbeat_elapsed = 0
+        self.randomized_election_ticks = 0  # redrawn at every change of term, in [election, 2 * election - 1]
+        self.uncommitted_bytes = 0          # of entries proposed in this term and not committed; leader only
+        self.uncommitted_entries = 0
+        self.hurry = 0                      # early elections left after the leader's link went down
+        self.hurry_ticks = 0                # until the next of them
+        self.rounds = Rounds()
+        self.truncated_from = 0             # smallest overwritten index since the last take, 0 = none
+        self.outbox: list[Message] = []
+        self.gated: list[Message] = []
+        self._pending: deque[_PendingWrite] = deque()
+        self._write_id = 0
+        self._confirmed_told = 0
+        self._data_lost_by: list[int] = []
+        self._quarantine_demanded = self._quarantine_over = False
+        self._fault = ""
+        self._reset(self.term)
+        self._told_hard = self.hard_state
+        self._told_soft = self.soft_state
+
+    # -- what the shell reads -----------------------------------------------------------------------------------------
+
+    @property
+    def hard_state(self) -> HardState:
+        return HardState(self.term, self.vote, self.log.committed)
+
+    @property
+    def soft_state(self) -> SoftState:
+        return SoftState(self.leader, self.role)
+
+    @property
+    def durable_index(self) -> int:
+        return self.log.offset - 1
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One tick of time has passed."""
+        if self.role is Role.LEADER:
+            replication.tick_leader(self)
+        else:
+            election.tick_election(self)
+
+    def campaign(self) -> None:
+        """Stands for election now, as after an election timeout."""
+        election.hup(self)
+
+    def step(self, message: Message) -> None:
+        """A message of another node (or of this node to itself, once its write is durable)."""
+        election.step(self, message)
+
+    def propose(self, payloads: list[tuple[int, bytes]]) -> Proposal:
+        """Appends entries of (kind, payload) if this node leads."""
+        if self.role is not Role.LEADER or self.id not in self.tracker.progress:
+            return Proposal.NOT_LEADER
+        if not replication.append_entries(self, payloads):
+            return Proposal.OVERLOADED
+        replication.broadcast_append(self)
+        return Proposal.ACCEPTED
+
+    def forget_leader(self) -> None:
+        """A follower acts as if no leader was heard of, without leaving the term; it will grant pre-votes."""
+        if self.role is Role.FOLLOWER and not self.config.lease_based_reads:
+            self.leader = NO_NODE
+
+    def link_down(self, node: int) -> None:
+        """The link to `node` was closed. If that was the leader, do not wait for a whole timeout: forget it (else the
+        lease that check-quorum grants it would make others ignore us too) and stand early, a few times."""
+        if node == self.leader and self.role is Role.FOLLOWER:
+            self.forget_leader()
+            self.hurry = election.HURRY_ATTEMPTS_MAX
+            self.hurry_ticks = election.hurry_ticks(self)
+
+    def unreachable(self, node: int) -> None:
+        """A message to `node` could not be sent: it must be assumed lost."""
+        replication.unreachable(self, node)
+
+    def peer_restarted(self, node: int, term: int, last_index: int, quarantined: bool) -> None:
+        """A new incarnation of `node` said hello, with what its log holds durably."""
+        if term > self.term:
+            self.become_follower(term, NO_NODE)
+        if self.role is Role.LEADER and replication.peer_restarted(self, node, last_index, quarantined):
+            self._data_lost_by.append(node)
+
+    def open_round(self) -> int:
+        """Starts a confirmation that this node leads; `Effects.confirmed_round` reaches it once it is known. 0 if it
+        does not lead."""
+        return replication.open_round(self) if self.role is Role.LEADER else 0
+
+    def quarantine(self) -> None:
+        """The quarantine mark is durable: from now on this node neither votes nor counts."""
+        self.quarantined = True
+        self._quarantine_demanded = False
+
+    def lift_quarantine(self) -> None:
+        self.quarantined = False
+        self._quarantine_over = False
+
+    def step_down(self) -> None:
+        """A leader whose disk stalls gives up."""
+        if self.role is Role.LEADER:
+            self.become_follower(self.term, NO_NODE)
+
+    # -- storage ------------------------------------------------------------------------------------------------------
+
+    def persisted(self, write_id: int) -> None:
+        """Writes up to `write_id` are durable."""
+        pending = self._pending
+        while pending and pending[0].id <= write_id:
+            done = pending.popleft()
+            if done.last_index:
+                self.log.stable_to(done.last_index)
+            for message in done.after:
+                if message.to == self.id:
+                    self.step(message)
+                else:
+                    self.outbox.append(message)
+
+    def stable_to(self, index: int, log_term: int, term: int) -> None:
+        """etcd's acknowledgement of a write: durable up to (index, log_term), told in `term`. Ignored from an
+        earlier term, since its entries may have been overwritten meanwhile."""
+        if term >= self.term and index and self.log.term(index) == log_term:
+            self.log.stable_to(index)
+
+    def applied(self, entries: list[Entry]) -> None:
+        """These entries, which `take` handed out as committed, are applied."""
+        self.log.applied_to(max(entries[-1].index, self.log.applied), size_of(entries))
+        replication.reduce_uncommitted(self, entries)
+
+    def take(self) -> Effects | None:
+        """What is to be done now, None if nothing. Call it again after every event or batch of events."""
+        log = self.log
+        hard, soft = self.hard_state, self.soft_state
+        entries = log.next_unstable()
+        asynchronous = self.config.async_storage_writes
+        committed = log.next_committed(allow_unstable=not asynchronous)
+        news = self._news()
+        if not (
+            entries
+            or committed
+            or self.outbox
+            or self.gated
+            or news
+            or hard != self._told_hard
+            or soft != self._told_soft
+        ):
+            return None
+        changed = hard if hard != self._told_hard else None
+        must_sync = bool(entries) or hard[:2] != self._told_hard[:2]
+        write = None
+        gated, self.gated = self.gated, []
+        if entries or changed or gated:
+            write = self._write(hard, entries, gated, must_sync)
+        effects = Effects(
+            write=write,
+            messages=self.outbox,
+            committed=committed,
+            soft_state=soft if soft != self._told_soft else None,
+            hard_state=changed,
+            after=gated,
+        )
+        self.outbox = []
+        self._told_hard, self._told_soft = hard, soft
+        if entries:
+            log.hand_out()
+        if committed:
+            log.accept_applying(committed[-1].index, size_of(committed), allow_unstable=not asynchronous)
+        if news:
+            self._tell_news(effects)
+        return effects
+
+    def _write(self, hard: HardState, entries: list[Entry], gated: list[Message], must_sync: bool) -> Write:
+        self._write_id += 1
+        truncate_from, self.truncated_from = self.truncated_from, 0
+        if not self.config.manual_storage:
+            last = entries[-1].index if entries else 0
+            self._pending.append(_PendingWrite(self._write_id, last, gated))
+        return Write(self._write_id, hard, entries, truncate_from, must_sync)
+
+    def _news(self) -> bool:
+        return bool(
+            self._fault
+            or self._data_lost_by
+            or self._quarantine_demanded
+            or self._quarantine_over
+            or (self.role is Role.LEADER and self.rounds.confirmed > self._confirmed_told)
+        )
+
+    def _tell_news(self, effects: Effects) -> None:
+        effects.fault, self._fault = self._fault, ""
+        effects.data_lost_by, self._data_lost_by = self._data_lost_by, []
+        effects.quarantine_demanded, self._quarantine_demanded = self._quarantine_demanded, False
+        effects.quarantine_over, self._quarantine_over = self._quarantine_over, False
+        if self.rounds.confirmed > self._confirmed_told:
+            effects.confirmed_round = self._confirmed_told = self.rounds.confirmed
+
+    # -- state that election and replication share ----------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queues a message; answers that claim durability wait for the write."""
+        if message.type in GATED:
+            message.quarantined = self.quarantined
+            self.gated.append(message)
+        else:
+            assert message.to != self.id
+            self.outbox.append(message)
+
+    def _reset(self, term: int) -> None:
+        if self.term != term:
+            self.term = term
+            self.vote = NO_NODE
+        self.leader = NO_NODE
+        self.election_elapsed = self.heartbeat_elapsed = 0
+        self.randomized_election_ticks = self.config.election_ticks + self.config.below(self.config.election_ticks)
+        self.uncommitted_bytes = self.uncommitted_entries = 0
+        self.rounds = Rounds()
+        self._confirmed_told = 0
+        self.tracker.reset(self.id, self.log.last_index)
+
+    def become_follower(self, term: int, leader: int) -> None:
+        self._reset(term)
+        self.leader = leader
+        self.role = Role.FOLLOWER
+
+    def become_pre_candidate(self) -> None:
+        """Asks for votes without entering a term: nothing durable changes."""
+        assert self.role is not Role.LEADER
+        self.tracker.votes = {}
+        self.leader = NO_NODE
+        self.role = Role.PRE_CANDIDATE
+
+    def become_candidate(self) -> None:
+        assert self.role is not Role.LEADER
+        self._reset(self.term + 1)
+        self.vote = self.id
+        self.role = Role.CANDIDATE
+
+    def become_leader(self) -> None:
+        assert self.role is Role.CANDIDATE
+        self._reset(self.term)
+        self.leader = self.id
+        self.role = Role.LEADER
+        self.hurry = 0
+        own = self.tracker.progress[self.id]
+        own.become_replicate()
+        own.recent_active = True
+        # Raft section 8: an entry of the own term commits everything before it, and shows what was committed.
+        payload = self.config.first_payload if self.log.last_index == 0 else b""
+        accepted = replication.append_entries(self, [(EntryKind.NORMAL, payload)])
+        assert accepted, "the first entry of a term is never refused"
+
+    def truncate(self, start: int) -> None:
+        """Entries from `start` on are about to be overwritten: writes on their way vouch for less."""
+        if self.truncated_from == 0 or start < self.truncated_from:
+            self.truncated_from = start
+        for pending in self._pending:
+            if pending.last_index >= start:
+                pending.last_index = start - 1
+
+    def commit_to(self, index: int) -> None:
+        if not self.log.commit_to(index):
+            self._fault = (
+                f"the leader committed index {index}, this log ends at {self.log.last_index}: "
+                "acknowledged entries are missing here"
+            )
+
+    def heard_quarantine(self, value: int) -> None:
+        """The leader's word on a quarantine of this node."""
+        if value < 0 and not self.quarantined:
+            self._quarantine_demanded = True
+        elif (
+            value > 0 and self.quarantined and value < self.log.offset and self.log.term(value) == self.term
+        ):
+            self._quarantine_over = True

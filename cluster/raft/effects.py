@@ -1,0 +1,37 @@
+"""What the core wants done. The shell's duties with each of them are in `docs/internals/raft.md`."""
+
+from dataclasses import dataclass, field
+
+from cluster.raft.messages import Entry, HardState, Message, SoftState
+
+
+@dataclass(slots=True)
+class Write:
+    """To be made durable, in the order of `id`; then `Raft.persisted(id)`.
+
+    `truncate_from` > 0: entries from that index on are no longer part of the log (they are overwritten by `entries`).
+    """
+
+    id: int
+    hard_state: HardState
+    entries: list[Entry]
+    truncate_from: int
+    must_sync: bool                 # False: only the commit hint moved; it may ride on the next write
+
+
+@dataclass(slots=True)
+class Effects:
+    """Everything since the last `take`. `messages` may leave before the write is durable; what may not is kept in
+    the core until `persisted`."""
+
+    write: Write | None
+    messages: list[Message]
+    committed: list[Entry]          # to apply, in order; then `Raft.applied(index of the last)`
+    soft_state: SoftState | None    # if leader or role changed
+    hard_state: HardState | None    # if it changed
+    confirmed_round: int = 0        # > 0: this node led after that round was opened
+    after: list[Message] = field(default_factory=list)      # gated on the write (the core releases them; for transcripts)
+    quarantine_demanded: bool = False       # the leader says that this node lost data: mark it durably, then `quarantine()`
+    quarantine_over: bool = False           # lift the mark durably, then `lift_quarantine()`
+    data_lost_by: list[int] = field(default_factory=list)   # leader: these came back with less than they had acknowledged
+    fault: str = ""                 # this node cannot go on: stop it and tell the operator

@@ -1,0 +1,145 @@
+"""The processes of a simulated cluster: what `launch` would start and keep running, one machine for each.
+
+A broker or worker that ends by itself is started again after a while, as its supervisor would do it. Why it ended is
+told to `on_end`: a crash that no fault accounts for is a bug.
+"""
+
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Failed, Nanos, Ports
+from actors.simulation import ChildPort, Process, World
+from cluster.broker import Broker
+from cluster.broker_process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
+from cluster.peer import RaftPeer
+from cluster.simulation.tasks import executor_body
+from cluster.slot_child import EXECUTOR_ENTRY
+from cluster.storage.segment import WalLimits
+from cluster.topology import BrokerNode, Topology, WorkerNode
+from cluster.worker import start_worker
+from cluster.worker_config import WorkerConfig
+
+BROKERS = ("b1", "b2", "b3")
+WORKERS = ("w1", "w2")
+SLOTS = 2
+DIRECTORY = "data"              # of a broker, on its own disk
+RESTART_NS_MIN: Nanos = 100 * MILLISECOND
+RESTART_NS_MAX: Nanos = 1 * SECOND
+
+# Small, so that a minute of work fills several segments.
+LIMITS = WalLimits(segment_bytes=256 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
+
+OnEnd = Callable[[str, ExitReason], None]      # node, why one of its actors ended by itself
+Disguise = Callable[[str], AbstractContextManager[object]]      # what stands in for classes while a node starts
+
+
+def topology() -> Topology:
+    """Three brokers and two workers, each on a machine of its own name."""
+    return Topology(
+        name="simulated",
+        data=DIRECTORY,
+        insecure=True,
+        brokers=tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS),
+        workers=tuple(WorkerNode(name, name, SLOTS, ("default",), ("simulated",), 0, ()) for name in WORKERS),
+    )
+
+
+class Node:
+    """A process that is kept running."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.restarts = 0               # after it had ended by itself
+        self._random = world.stream(f"restarts {name}")
+        self.process: Process = world.process(name, self._start)
+        self.process.on_exit.append(self._ended)
+
+    def _start(self, ports: Ports) -> Coroutine[Any, Any, None]:
+        raise NotImplementedError
+
+    def _ended(self, exit: Exit) -> None:
+        if exit.code is None:
+            return                      # killed: whoever did that brings it back
+        self.restarts += 1
+        wait = self._random.randint(RESTART_NS_MIN, RESTART_NS_MAX)
+        self.world.after(wait, self._restart)
+
+    def _restart(self) -> None:
+        if not self.process.alive:
+            self.world.restart(self.process)
+
+
+class BrokerProcess(Node):
+    """A broker. `peer` and `broker` are its actors while it runs, and stay those of its last life."""
+
+    def __init__(
+        self, world: World, name: str, plan: Topology, sync_mode: str, on_start: "Callable[[BrokerProcess], None]",
+        on_end: OnEnd, disguise: Disguise | None = None,
+    ) -> None:
+        brokers = tuple((node.name, node.address, node.bulk_address) for node in plan.brokers)
+        self.config = BrokerConfig(plan.name, name, brokers, DIRECTORY, sync_mode, LIMITS)
+        self.peer: RaftPeer | None = None
+        self.broker: Broker | None = None
+        self._on_start = on_start
+        self._on_end = on_end
+        self._disguise = disguise or (lambda _: nullcontext())
+        super().__init__(world, name)
+
+    async def _start(self, ports: Ports) -> None:
+        status = 0
+
+        def fault(reason: ExitReason) -> None:
+            nonlocal status
+            if isinstance(reason, Failed):
+                status = status or EXIT_STATUS.get(reason.type, EXIT_FAULT)
+                self._on_end(self.name, reason)
+            system.stop()
+
+        with self._disguise(self.name):
+            system = start_broker(ports, self.config, self.process.incarnation, fault)
+        peer, broker = _actor(system, "raft"), _actor(system, "broker")
+        assert isinstance(peer, RaftPeer) and isinstance(broker, Broker)
+        self.peer, self.broker = peer, broker
+        self._on_start(self)
+        await system.wait_stopped()
+        raise SystemExit(status)
+
+
+class WorkerProcess(Node):
+    """A worker, whose children run `executor_body`."""
+
+    def __init__(self, world: World, name: str, plan: Topology, on_end: OnEnd) -> None:
+        self.config = WorkerConfig(
+            plan.name, name, tuple((node.name, node.address) for node in plan.brokers), ("simulated",), SLOTS
+        )
+        self._on_end = on_end
+        super().__init__(world, name)
+
+    async def _start(self, ports: Ports) -> None:
+        _, system, ended = start_worker(ports, self.config)
+        await system.wait_stopped()
+        for reason in ended:
+            if isinstance(reason, Failed):
+                self._on_end(self.name, reason)
+        raise SystemExit(EXIT_FAULT if ended else 0)
+
+
+def register_executor(world: World, on_run: Callable[[int, int], None]) -> None:
+    """What workers' children run; `on_run(task, attempt)` is told of every start."""
+
+    def body(port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
+        return executor_body(port, on_run)
+
+    world.register_entry(EXECUTOR_ENTRY, body)
+
+
+def _actor(system: ActorSystem, name: str) -> Actor:
+    ref = system.lookup(name)
+    assert ref is not None
+    actor = ref.target.actor
+    assert isinstance(actor, Actor)
+    return actor
+
+

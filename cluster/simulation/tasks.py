@@ -1,0 +1,62 @@
+"""The task of the simulated users, and the body of the executor children that run it.
+
+The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
+simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from actors.runtime.ports import MICROSECOND
+from actors.simulation import ChildPort
+from cluster.child_messages import Ready, encode
+from cluster.executor import Executor
+from cluster.task import task
+
+Fate = Literal["ok", "raise", "crash once", "crash always"]
+
+CRASH_EXIT_CODE = 139
+
+_decode_call = msgspec.msgpack.Decoder(tuple[list[object], dict[str, object]]).decode
+
+
+class Simulated(Exception):  # noqa: N818
+    """What a simulated function raises."""
+
+
+@task(name="simulated:work")
+def work(key: int, work_us: int, fate: Fate, padding: bytes) -> int:
+    """Takes `work_us` and returns `key`, or ends as `fate` says. Keys are unique in a world."""
+    if fate == "raise":
+        raise Simulated(f"task {key}")
+    return key
+
+
+# Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
+TASKS = {work.name: work}
+
+
+async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
+    """What `cluster.executor.main` does, with work that takes virtual time. `on_run(task, attempt)` sees every start."""
+    executor = Executor(port, TASKS)
+    port.send(encode(Ready(tuple(sorted(TASKS)))))
+    while True:
+        while executor.claim():
+            running = executor.running
+            assert running is not None
+            (_, work_us, fate, _), _ = _decode_call(running.body)
+            assert isinstance(work_us, int)
+            on_run(running.task, running.attempt)
+            await port.work(work_us * MICROSECOND)
+            if fate == "crash always" or (fate == "crash once" and running.attempt == 1):
+                raise SystemExit(CRASH_EXIT_CODE)
+            executor.run()
+        frame = port.poll()
+        if frame is None:
+            executor.flush()
+            frame = await port.receive()
+            if frame is None:
+                return
+        executor.receive(frame)

@@ -1,0 +1,179 @@
+"""Commands: what can be written into the log. Their integer tags and field order are on disk for ever.
+
+An entry's payload is msgpack of `[[kind, machine_version, commands], ...]`; `kind` is the tag of the command
+structs in that group. Structs grow by appending fields with defaults. Times are integer milliseconds unless the
+name says otherwise. A task's id is `(session << 24) | n`, with `n` counted by the client from 1.
+"""
+
+from msgspec import Struct
+
+MACHINE_VERSION = 1
+TASK_NUMBER_BITS = 24
+SUBMIT_TASKS_MAX = 1_024
+SUBMIT_BYTES_MAX = 256 * 1024
+BODY_BYTES_MAX = 1024 * 1024
+SESSION_WINDOW_COMMANDS = 64
+
+PRIORITY_MAX = 9
+PRIORITY_DEFAULT = 5
+QUEUE_DEFAULT = "default"
+TIMEOUT_DEFAULT_MS = 30 * 60 * 1000
+RESULT_TTL_DEFAULT_MS = 60 * 60 * 1000
+PREFETCH_AUTO = 0
+
+# What a worker says of one attempt.
+OUTCOME_COMPLETED = 0    # body = encoded result
+OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
+OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culprit; error is set
+OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; terminal: failed
+OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
+
+ROLE_WORKER = 1
+ROLE_CLIENT = 2
+
+
+class Command(Struct, array_like=True, gc=False, frozen=True):
+    """Base of all commands."""
+
+
+class Stamp(Command, tag=0):
+    """Leader -> log, first group of an entry: the leader's time of day, which never goes back. At most one each."""
+
+    wall_ms: int
+    term: int
+
+
+class Options(Struct, array_like=True, gc=False, frozen=True):
+    """How tasks of a group are to be run; 0 for `delay_ms` and `expires_ms` means none."""
+
+    queue: str = QUEUE_DEFAULT
+    priority: int = PRIORITY_DEFAULT
+    timeout_ms: int = TIMEOUT_DEFAULT_MS
+    delay_ms: int = 0
+    expires_ms: int = 0
+    result_ttl_ms: int = RESULT_TTL_DEFAULT_MS
+    retries: int = 0
+    labels: tuple[str, ...] = ()
+
+
+class TaskGroup(Struct, array_like=True, gc=False, frozen=True):
+    """Tasks of one name and one set of options; their numbers are first, first + 1, ...; `options` None = defaults.
+
+    A body is msgpack of `[args, kwargs]` and opaque to brokers.
+    """
+
+    name: str
+    first: int
+    bodies: list[bytes]
+    options: Options | None = None
+
+
+class Submit(Command, tag=1):
+    """Client -> leader -> log. Session command `seq`; `low` = lowest seq whose answer the sender still waits for.
+
+    `seen` = task numbers of this session whose results the client has, as flat inclusive ranges [a, b, c, d, ...].
+    """
+
+    session: int
+    seq: int
+    low: int
+    groups: list[TaskGroup]
+    seen: list[int] = []
+
+
+class Failure(Struct, array_like=True, gc=False, frozen=True):
+    """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    exit_code: int = -1
+    signal: int = -1
+    stderr: str = ""
+
+
+class Outcome(Struct, array_like=True, gc=False, frozen=True):
+    """The end of one attempt, as its worker saw it. `status` is one of OUTCOME_*."""
+
+    task: int
+    attempt: int
+    status: int
+    started_ms: int
+    run_us: int
+    body: bytes
+    error: Failure | None = None
+
+
+class Complete(Command, tag=2):
+    """Worker -> leader -> log. Session command `seq`, as for Submit."""
+
+    session: int
+    seq: int
+    low: int
+    outcomes: list[Outcome]
+
+
+class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
+    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot."""
+
+    slots: int
+    queues: tuple[str, ...]
+    names: tuple[str, ...]
+    prefetch: int = PREFETCH_AUTO
+    labels: tuple[str, ...] = ()
+
+
+class Register(Command, tag=3):
+    """Worker or client -> leader -> log: opens a session for (name, incarnation); answered with its id.
+
+    Repeating it gives the same id. Another incarnation under the same name ends the old session first; an ended
+    incarnation is refused.
+    """
+
+    name: str
+    incarnation: int
+    role: int
+    worker: WorkerSpec | None = None
+
+
+class Expire(Command, tag=4):
+    """Leader -> log: `session` (of this incarnation) has been silent for a whole lease."""
+
+    session: int
+    incarnation: int
+
+
+class Close(Command, tag=5):
+    """Client or worker -> leader -> log: the session ends in order. Its tasks live on."""
+
+    session: int
+    incarnation: int
+
+
+class Seen(Command, tag=6):
+    """Idle client -> leader -> log, at most once a second: results it has, as in Submit. Not a sequenced command."""
+
+    session: int
+    seen: list[int]
+
+
+class Cancel(Command, tag=7):
+    """Client -> leader -> log. Session command `seq`: ends these tasks (ids) if they are not terminal yet."""
+
+    session: int
+    seq: int
+    low: int
+    tasks: list[int]
+
+
+class Tick(Command, tag=8):
+    """Leader -> log: a deadline in the state is due at the entry's stamp."""
+
+    due_ms: int
+
+
+class Formation(Command, tag=9):
+    """The first entry: repeats what formation stored on every broker."""
+
+    cluster_id: bytes
+    voters: tuple[str, ...]

@@ -1,0 +1,251 @@
+"""Credit: which slot may get how many more messages.
+
+A slot runs one task at a time. Giving it the next one only when it reports the last costs a round trip per task;
+giving it many starves the other slots and makes tasks wait behind a long one. So with prefetch "auto" a slot may hold
+about 20 ms of *estimated* work: plenty to hide a round trip, little to wait for. The estimate is kept per task name,
+in integers, and moves by an eighth of the difference with each run. A message keeps the estimate it was counted with
+until it leaves its slot, so that the sum of a slot is exact whatever the estimate does meanwhile.
+
+Slots of workers that announce the same queues and names with the same prefetch are interchangeable; they form a
+*pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two rings:
+idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed slot is in no
+ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred tasks moves once.
+
+A pool also knows which lanes of its channels may hold something (`ready`, per priority). After each entry no pool has
+both a slot with room and a live message it could place there, with one exception: a message that must go alone is at
+the head and all slots are busy. Such a pool stays `dirty` and is tried again with the next entry.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cluster.state.commands import PREFETCH_AUTO, PRIORITY_MAX, WorkerSpec
+
+if TYPE_CHECKING:
+    from cluster.state.queues import Channel, Message, Queues
+
+ESTIMATE_UNKNOWN_US = 20_000        # of a name that has not run yet: fills a slot
+ESTIMATE_MAX_US = 1 << 40
+ESTIMATE_SHIFT = 3                  # a run moves the estimate by an eighth of the difference, rounded down
+SLOT_WORK_US_MAX = 20_000           # auto: a slot with less may get more
+SLOT_MESSAGES_MAX = 512             # auto: however short they are
+SLOTS_MAX = 1_024                   # of one worker
+PREFETCH_MAX = 4_096                # fixed, of one slot
+SLOT_BITS = 12
+
+assert SLOTS_MAX <= 1 << SLOT_BITS
+assert ESTIMATE_UNKNOWN_US >= SLOT_WORK_US_MAX, "an unknown task must not be prefetched behind another"
+
+# Where a slot is listed.
+NOWHERE = 0
+IDLE = 1
+OPEN = 2
+
+PoolKey = tuple[tuple[str, ...], tuple[str, ...], int]      # queues, names, prefetch
+
+
+class Slot:
+    """One place of a worker where one task runs and others may wait.
+
+    Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is `key`;
+    all of them are in `held`, which the slots of a session share. A `closed` slot holds something and gets nothing.
+    """
+
+    __slots__ = ("closed", "count", "held", "index", "key", "load_us", "place", "pool", "session", "touched")
+
+    def __init__(self, session: int, index: int, pool: Pool, held: dict[int, Message]) -> None:
+        self.session = session
+        self.index = index
+        self.key = slot_key(session, index)
+        self.pool = pool
+        self.held = held
+        self.count = 0
+        self.load_us = 0
+        self.closed = False     # runs a message alone, or has handed back what waited behind a long one
+        self.touched = False
+        self.place = NOWHERE
+
+    def room(self, estimate_us: int) -> int:
+        """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at least."""
+        assert estimate_us > 0
+        if self.closed:
+            return 0
+        prefetch = self.pool.prefetch
+        if prefetch != PREFETCH_AUTO:
+            return prefetch - self.count
+        by_count = SLOT_MESSAGES_MAX - self.count
+        by_work = -((self.load_us - SLOT_WORK_US_MAX) // estimate_us)       # rounded up: the last one may overshoot
+        return by_work if by_work < by_count else by_count
+
+    def belongs(self) -> int:
+        """Where it is to be listed."""
+        if self.closed:
+            return NOWHERE
+        if self.count == 0:
+            return IDLE
+        prefetch = self.pool.prefetch
+        if prefetch == PREFETCH_AUTO:
+            return OPEN if self.load_us < SLOT_WORK_US_MAX and self.count < SLOT_MESSAGES_MAX else NOWHERE
+        return OPEN if self.count < prefetch else NOWHERE
+
+
+class Pool:
+    """Interchangeable slots, and the lanes that they serve."""
+
+    __slots__ = ("_dirty", "_names", "_queues", "idle", "index", "key", "mask", "open", "prefetch", "ready", "sessions")
+
+    def __init__(self, index: int, key: PoolKey, dirty: dict[int, Pool]) -> None:
+        self.index = index
+        self.key = key
+        self._queues = frozenset(key[0])    # asked, never iterated
+        self._names = frozenset(key[1])
+        self.prefetch = key[2]
+        self.sessions = 0
+        self.idle: OrderedDict[int, Slot] = OrderedDict()       # slot key -> slot; longest idle first
+        self.open: OrderedDict[int, Slot] = OrderedDict()       # next in turn first
+        self.ready: list[OrderedDict[int, Channel]] = [OrderedDict() for _ in range(PRIORITY_MAX + 1)]
+        self.mask = 0                                           # bit p set: ready[p] is not empty
+        self._dirty = dirty
+
+    def serves(self, queue: str, name: str) -> bool:
+        return queue in self._queues and name in self._names
+
+    def wake(self, channel: Channel, priority: int) -> None:
+        """A lane of `channel` gets its first message."""
+        self.ready[priority][channel.index] = channel
+        self.mask |= 1 << priority
+        if self.idle or self.open:
+            self._dirty[self.index] = self
+
+    def retry(self) -> None:
+        """Has room, but the message next in order needs an idle slot: look again after the next entry."""
+        self._dirty[self.index] = self
+
+    def next_lane(self) -> tuple[Channel, int] | None:
+        """The channel and priority to be served next: highest priority first, channels of one priority in turn."""
+        while self.mask:
+            priority = self.mask.bit_length() - 1
+            ring = self.ready[priority]
+            while ring:
+                index = next(iter(ring))
+                channel = ring[index]
+                if channel.lanes[priority]:
+                    return channel, priority
+                del ring[index]
+            self.mask ^= 1 << priority
+        return None
+
+    def next_turn(self, channel: Channel, priority: int) -> None:
+        """`channel` was served: the others of this priority come first now."""
+        ring = self.ready[priority]
+        if len(ring) > 1:
+            ring.move_to_end(channel.index)
+
+    def take_slots(self, ring: OrderedDict[int, Slot], count: int) -> list[Slot]:
+        """Removes the first `count` slots of a ring; `list_slot` must follow for each."""
+        if count >= len(ring):
+            slots = list(ring.values())
+            ring.clear()
+        else:
+            slots = list(islice(ring.values(), count))
+            for slot in slots:
+                del ring[slot.key]
+        for slot in slots:
+            slot.place = NOWHERE
+        return slots
+
+    def list_slot(self, slot: Slot) -> None:
+        """Lists a slot where it belongs now; it keeps its turn if it is there already."""
+        place = slot.belongs()
+        if place == slot.place:
+            return
+        self.unlist(slot)
+        slot.place = place
+        if place == IDLE:
+            self.idle[slot.key] = slot
+        elif place == OPEN:
+            self.open[slot.key] = slot
+
+    def unlist(self, slot: Slot) -> None:
+        if slot.place == IDLE:
+            del self.idle[slot.key]
+        elif slot.place == OPEN:
+            del self.open[slot.key]
+        slot.place = NOWHERE
+
+
+class Credit:
+    """All pools, and what changed in this entry."""
+
+    __slots__ = ("_made", "dirty", "pools", "touched")
+
+    def __init__(self) -> None:
+        self.pools: dict[PoolKey, Pool] = {}
+        self.dirty: dict[int, Pool] = {}        # by index: have room and something that they may place
+        self.touched: list[Slot] = []           # empty between entries
+        self._made = 0
+
+    def serving(self, queue: str, name: str) -> list[Pool]:
+        return [pool for pool in self.pools.values() if pool.serves(queue, name)]
+
+    def join(self, session: int, worker: WorkerSpec, queues: Queues, held: dict[int, Message]) -> dict[int, Slot]:
+        """Adds a worker's slots, idle; returns them by key."""
+        key = (_canonical(worker.queues), _canonical(worker.names), worker.prefetch)
+        pool = self.pools.get(key)
+        if pool is None:
+            self._made += 1
+            pool = self.pools[key] = Pool(self._made, key, self.dirty)
+            for channel in queues.among(*key[:2]):
+                channel.pools.append(pool)
+                for priority, lane in enumerate(channel.lanes):
+                    if lane:
+                        pool.wake(channel, priority)
+        pool.sessions += 1
+        slots = [Slot(session, index, pool, held) for index in range(worker.slots)]
+        for slot in slots:
+            self.touch(slot)
+        return {slot.key: slot for slot in slots}
+
+    def leave(self, slots: dict[int, Slot], queues: Queues) -> None:
+        """Removes a worker's slots, which hold nothing any more."""
+        some = next(iter(slots.values()))
+        pool = some.pool
+        self.touched = [slot for slot in self.touched if slot.session != some.session]
+        for slot in slots.values():
+            assert slot.count == 0 and slot.load_us == 0
+            pool.unlist(slot)
+        pool.sessions -= 1
+        if pool.sessions == 0:
+            for channel in queues.among(*pool.key[:2]):
+                channel.pools.remove(pool)
+            del self.pools[pool.key]
+            self.dirty.pop(pool.index, None)
+
+    def touch(self, slot: Slot) -> None:
+        """`count`, `load_us` or `closed` of a slot changed: list it anew before the next dispatch."""
+        if not slot.touched:
+            slot.touched = True
+            self.touched.append(slot)
+
+    def settle(self) -> None:
+        """Lists all touched slots where they belong now, in the order in which they were touched."""
+        for slot in self.touched:
+            slot.touched = False
+            if slot.count == 0:
+                slot.closed = False
+            pool = slot.pool
+            pool.list_slot(slot)
+            if slot.place and pool.mask:
+                self.dirty[pool.index] = pool
+        self.touched.clear()
+
+
+def slot_key(session: int, index: int) -> int:
+    return session << SLOT_BITS | index
+
+
+def _canonical(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(dict.fromkeys(names)))

@@ -1,0 +1,137 @@
+"""Dispatch: at the end of each entry, waiting messages meet slots with room.
+
+It is part of `apply`, as in RabbitMQ's quorum queues: every replica decides alike, only the leader tells the workers.
+So a new leader knows who holds what, and a task costs two commands (submit, complete) and none for being handed out.
+
+Order. A pool serves its lanes from the highest priority down, first in, first out, channels of one priority in turn.
+Idle slots come first and get one message each; only then do busy slots get more, round robin, so that no message
+waits behind another while a slot has nothing to do. Where several pools compete they take turns, one round each.
+
+Rounds in bulk. Handing out one message at a time would move a slot through its ring for each. Instead, n open slots
+that each have room for r messages take n * r messages at once; the j-th slot gets every n-th of them from the j-th on.
+That is what r single rounds would give it.
+
+A message that must go alone needs an idle slot. When it is next in order and none is idle, nothing overtakes it:
+busy slots get no more until one of them has run empty, which takes them about the time of what they hold. Otherwise
+slots that are refilled before they are idle would leave it waiting for ever.
+
+Cost: O(messages handed out), plus the slots and pools that changed in this entry.
+"""
+
+from __future__ import annotations
+
+from cluster.state.credit import Pool, Slot
+from cluster.state.effects import Assignment
+from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK
+from cluster.state.queues import HELD, Channel, Message
+from cluster.state.tables import Tables
+
+ROUNDS_MAX = 4_096      # in one go: more than any slot has room for
+
+
+def dispatch(tables: Tables) -> None:
+    """Hands out all that can be handed out."""
+    credit = tables.credit
+    if credit.touched:
+        credit.settle()
+    if not credit.dirty:
+        return
+    pools = list(credit.dirty.values())
+    credit.dirty.clear()
+    for pool in pools:
+        while pool.idle and _fill_idle(tables, pool):
+            pass
+    rounds = ROUNDS_MAX if len(pools) == 1 else 1
+    while pools:
+        pools = [pool for pool in pools if pool.open and _fill_open(tables, pool, rounds)]
+
+
+def _fill_idle(tables: Tables, pool: Pool) -> bool:
+    """One message for each of some idle slots; False if nothing waits."""
+    top = pool.next_lane()
+    if top is None:
+        return False
+    channel, priority = top
+    if channel.head_is_alone(priority):
+        (slot,) = pool.take_slots(pool.idle, 1)
+        _assign(tables, channel, slot, [channel.take_alone(priority)])
+        slot.closed = True
+        return True
+    lane = channel.lanes[priority]
+    assert lane is not None
+    slots = pool.take_slots(pool.idle, len(lane))
+    messages = channel.take(priority, len(slots))
+    pool.next_turn(channel, priority)
+    for slot, message in zip(slots, messages, strict=False):
+        _assign(tables, channel, slot, [message])
+    for slot in slots:
+        pool.list_slot(slot)
+    return True
+
+
+def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
+    """Up to `rounds` rounds over the open slots, from one lane; False if nothing more can be placed."""
+    top = pool.next_lane()
+    if top is None:
+        return False
+    channel, priority = top
+    if channel.head_is_alone(priority):
+        pool.retry()
+        return False
+    lane = channel.lanes[priority]
+    assert lane is not None
+    if len(pool.ready[priority]) > 1:
+        rounds = 1
+    estimate_us = channel.name.estimate_us
+    ring = pool.take_slots(pool.open, len(lane))
+    while ring and lane:
+        room = min(rounds, min([slot.room(estimate_us) for slot in ring]))
+        assert room > 0, "a slot without room was listed as open"
+        messages = channel.take(priority, room * len(ring))
+        for turn, slot in enumerate(ring):
+            share = messages[turn :: len(ring)]
+            if share:
+                _assign(tables, channel, slot, share)
+        served = len(messages) % len(ring)          # an incomplete round: the others are next in turn
+        ring = [slot for slot in ring[served:] + ring[:served] if slot.belongs()]
+        rounds -= room
+        if not rounds or not messages:
+            break
+    for slot in ring:
+        pool.list_slot(slot)
+    pool.next_turn(channel, priority)
+    return True
+
+
+def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message]) -> None:
+    """Gives `messages`, which have just left their lane, to a slot that is in no ring."""
+    ledger = tables.ledger
+    decide = ledger.decisions.append
+    estimate_us = channel.name.estimate_us
+    key = slot.key
+    held = slot.held
+    decide(ASSIGNED)
+    decide(key)
+    for message in messages:
+        message.state = HELD
+        message.holder = key
+        message.estimate_us = estimate_us
+        task = message.id
+        held[task] = message
+        decide(task)
+        if message.attempt != 1:
+            decide(-message.attempt - ATTEMPT_MARK)
+    slot.count += len(messages)
+    slot.load_us += len(messages) * estimate_us
+    if ledger.effects is None:
+        return
+    index = slot.index
+    name = channel.name.name
+    assignments = [
+        Assignment(m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone) for m in messages
+    ]
+    per_session = ledger.effects.assignments
+    if slot.session in per_session:
+        per_session[slot.session] += assignments
+    else:
+        per_session[slot.session] = assignments

@@ -1,0 +1,78 @@
+"""What `apply` tells the leader's shell to do. Followers pass None and nothing is built.
+
+Effects may run twice or never: every one can be rebuilt from the state by reconciliation.
+"""
+
+from msgspec import Struct
+
+from cluster.state.commands import Failure
+
+ANSWER_OK = 0
+ANSWER_GAP = 1            # value = the sequence number expected
+ANSWER_NO_SESSION = 2     # unknown, expired or ended; the outcome of what was sent under it is unknown
+ANSWER_REFUSED = 3        # registration of an ended incarnation, a wrapped task number, ...
+
+STATE_COMPLETED = 0
+STATE_FAILED = 1
+STATE_DEAD = 2
+STATE_CANCELLED = 3
+STATE_EXPIRED = 4
+
+
+class Answer(Struct, array_like=True, gc=False, frozen=True):
+    """The fate of one session command (seq > 0); `value` depends on the code."""
+
+    session: int
+    seq: int
+    code: int
+    value: int = 0
+
+
+class Registered(Struct, array_like=True, gc=False, frozen=True):
+    """Answer to Register: the session id, and the next sequence number that it expects."""
+
+    name: str
+    incarnation: int
+    code: int
+    session: int = 0
+    next_seq: int = 1
+
+
+class Assignment(Struct, array_like=True, gc=False, frozen=True):
+    """One attempt for one slot of a worker. `alone` = nothing else may wait beside it in its slot."""
+
+    task: int
+    attempt: int
+    slot: int
+    estimate_us: int
+    timeout_ms: int
+    name: str
+    body: bytes
+    alone: bool = False
+
+
+class TaskResult(Struct, array_like=True, gc=False, frozen=True):
+    """A task's terminal record as its client sees it."""
+
+    task: int
+    state: int
+    attempts: int
+    body: bytes
+    error: Failure | None = None
+
+
+class Effects:
+    """Collected over one or more `apply` calls, then carried out and cleared by the leader's shell."""
+
+    __slots__ = ("answers", "assignments", "ended", "registered", "results", "withdrawn")
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.registered: list[Registered] = []
+        self.assignments: dict[int, list[Assignment]] = {}       # worker session -> in order of decision
+        self.withdrawn: dict[int, list[tuple[int, int]]] = {}    # worker session -> (task, attempt) to give up
+        self.results: dict[int, list[TaskResult]] = {}           # submitting client session -> terminal records
+        self.ended: list[int] = []                               # sessions that ended
+
+    def clear(self) -> None:
+        self.__init__()

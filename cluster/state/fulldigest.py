@@ -1,0 +1,61 @@
+"""A checksum of the whole state, for simulator, compactor and tests: two replicas at one index must agree on it.
+
+Orders that decide what happens next are part of it: lanes, rings of slots, turns of channels, what a worker holds.
+Tables that are only looked up in go in order of their keys.
+"""
+
+from collections.abc import Iterator
+from zlib import crc32
+
+import msgspec
+
+from cluster.state.credit import Credit
+from cluster.state.queues import Queues
+from cluster.state.sessions import Sessions
+from cluster.state.tables import Tables
+
+
+def full_digest(tables: Tables) -> int:
+    encode = msgspec.msgpack.Encoder().encode
+    digest = 0
+    for part in _parts(tables):
+        digest = crc32(encode(part), digest)
+    return digest
+
+
+def _parts(tables: Tables) -> Iterator[object]:
+    yield (tables.now_ms, tables.machine_version, tables.cluster_id, tables.voters, tables.ledger.rolling)
+    yield tables.counters.as_dict()
+    yield sorted(tables.timers.heap)
+    yield from _queues(tables.queues)
+    yield from _credit(tables.credit)
+    yield from _sessions(tables.sessions)
+    yield from tables.tasks.in_order()
+
+
+def _queues(queues: Queues) -> Iterator[object]:
+    for name, queue in sorted(queues.queues.items()):
+        yield (name, queue.ready, queue.delayed, queue.running, queue.ended)
+    for name, known in sorted(queues.names.items()):
+        yield (name, known.estimate_us)
+    for channel in queues.channels:
+        yield (channel.queue.name, channel.name.name, [pool.index for pool in channel.pools])
+        yield (channel.waiting, channel.alone, channel.stale)
+        for lane in channel.lanes:
+            yield [message.id for message in lane or ()]
+
+
+def _credit(credit: Credit) -> Iterator[object]:
+    yield list(credit.dirty)
+    for key, pool in credit.pools.items():
+        yield (key, pool.index, pool.sessions, pool.mask, list(pool.idle), list(pool.open))
+        yield [list(ring) for ring in pool.ready]
+
+
+def _sessions(sessions: Sessions) -> Iterator[object]:
+    yield (sessions.last_id, [(owner, list(ended)) for owner, ended in sessions.ended.items()])
+    for session in sessions:
+        yield (session.id, session.name, session.incarnation, session.role, session.worker, list(session.ended))
+        yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
+        yield list(session.held)
+        yield [(key, slot.count, slot.load_us, slot.closed, slot.place) for key, slot in session.slots.items()]

@@ -1,0 +1,87 @@
+"""Submit: from a command to tasks that wait.
+
+A command is accepted whole or refused whole. Its task numbers must rise, within the command and above all that the
+session submitted before; that is the deduplication of tasks (a number is used once, whatever became of the task), and
+it refuses a number that wrapped. The answer to a refused command is the next number that would be accepted.
+
+The loop over tasks runs inside `map` and `dict.update`: a record is made, tabled and queued in about 0.2 us.
+"""
+
+from itertools import repeat
+
+from cluster.state.commands import PRIORITY_MAX, SUBMIT_TASKS_MAX, TASK_NUMBER_BITS, Options, Submit
+from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
+from cluster.state.queues import DELAYED, PENDING
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+from cluster.state.tasks import RUN_BITS, Task
+from cluster.state.texts import is_name
+from cluster.state.timers import EXPIRES, READY
+
+TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
+DURATION_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000       # ten years: a longer delay is a mistake in units
+LABELS_MAX = 64
+
+
+def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]:
+    """Applies a Submit in its turn; returns its answer's (code, value)."""
+    last_number = _last_number(session, command)
+    if last_number is None:
+        return ANSWER_REFUSED, session.last_number + 1
+    session.last_number = last_number
+    base = session.id << TASK_NUMBER_BITS
+    now_ms = tables.now_ms
+    table = tables.tasks
+    for group in command.groups:
+        if not group.bodies:
+            continue
+        options = group.options
+        delay_ms = options.delay_ms if options is not None else 0
+        spec = tables.queues.spec(group.name, options, now_ms)
+        state = DELAYED if delay_ms else PENDING
+        first = base | group.first
+        end = first + len(group.bodies)
+        tasks = list(map(Task, range(first, end), repeat(spec), group.bodies, repeat(state)))
+        start = first
+        while start < end:
+            cut = min(end, ((start >> RUN_BITS) + 1) << RUN_BITS)
+            shard = table.shard(start >> RUN_BITS)
+            shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
+            start = cut
+        channel = tables.queues.channels[spec.channel]
+        if delay_ms:
+            channel.queue.delayed += len(tasks)
+            tables.timers.add(now_ms + delay_ms, first, len(tasks), READY)
+        else:
+            channel.append(spec.priority, tasks)
+        if spec.expires_at_ms:
+            tables.timers.add(spec.expires_at_ms, first, len(tasks), EXPIRES)
+    return ANSWER_OK, 0
+
+
+def _last_number(session: Session, command: Submit) -> int | None:
+    """The highest task number after this command; None if it must be refused."""
+    last = session.last_number
+    tasks = 0
+    for group in command.groups:
+        if not group.bodies:
+            continue
+        tasks += len(group.bodies)
+        if group.first <= last or tasks > SUBMIT_TASKS_MAX or not is_name(group.name):
+            return None
+        last = group.first + len(group.bodies) - 1
+        if last > TASK_NUMBER_MAX or (group.options is not None and not _is_valid(group.options)):
+            return None
+    return last
+
+
+def _is_valid(options: Options) -> bool:
+    return (
+        is_name(options.queue)
+        and 0 <= options.priority <= PRIORITY_MAX
+        and 0 <= options.timeout_ms <= DURATION_MS_MAX
+        and 0 <= options.delay_ms <= DURATION_MS_MAX
+        and 0 <= options.expires_ms <= DURATION_MS_MAX
+        and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
+        and len(options.labels) <= LABELS_MAX
+    )

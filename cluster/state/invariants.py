@@ -1,0 +1,144 @@
+"""What must hold between entries. Run after every entry in simulator and tests; too slow for anything else."""
+
+from cluster.state.commands import SESSION_WINDOW_COMMANDS
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, Slot
+from cluster.state.queues import DELAYED, HELD, PENDING
+from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
+from cluster.state.tables import Tables
+from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
+from cluster.state.timers import EXPIRES, READY
+
+
+def check(tables: Tables) -> None:
+    """Asserts every invariant of the state."""
+    assert not tables.ledger.decisions, "an entry is open"
+    assert not tables.credit.touched, "slots were not listed anew"
+    _check_places(tables)
+    _check_counters(tables)
+    _check_slots(tables)
+    _check_rings(tables)
+    _check_sessions(tables)
+
+
+def _check_places(tables: Tables) -> None:
+    """Every task is in exactly one place: a lane, a slot, the timers, or ended."""
+    waiting: dict[int, int] = {}
+    for channel in tables.queues.channels:
+        for priority, lane in enumerate(channel.lanes):
+            for message in lane or ():
+                if message.state != PENDING:
+                    assert message.state < PENDING, f"a stale entry that is not terminal: {message.id}"
+                    continue
+                assert message.id not in waiting, f"{message.id} waits twice"
+                waiting[message.id] = channel.index
+                assert message.spec.channel == channel.index and message.spec.priority == priority
+                assert tables.tasks.get(message.id) is message
+    held: dict[int, int] = {}
+    for session in tables.sessions:
+        for number, message in session.held.items():
+            assert message.id == number and tables.tasks.get(number) is message
+            assert message.holder in session.slots, f"{number} is held under a foreign slot"
+            assert number not in held, f"{number} is held twice"
+            held[number] = message.holder
+    dates = _dates(tables)
+    for task in tables.tasks.in_order():
+        places = (task.id in waiting) + (task.id in held) + (task.state == DELAYED) + task.is_terminal
+        assert places == 1, f"{task.id} is in {places} places"
+        assert (task.state == PENDING) == (task.id in waiting)
+        assert (task.state == HELD) == (task.id in held)
+        assert (task.holder != 0) == (task.state == HELD)
+        assert task.attempt >= 1 or task.is_terminal
+        assert task.crashes <= CRASHES_MAX and len(task.attempts or ()) <= ATTEMPTS_KEPT_MAX
+        assert task.state != DELAYED or (task.id, READY) in dates, f"{task.id} would never be ready"
+        assert task.state not in (PENDING, DELAYED) or not task.spec.expires_at_ms or (task.id, EXPIRES) in dates
+
+
+def _dates(tables: Tables) -> dict[tuple[int, int], int]:
+    dates: dict[tuple[int, int], int] = {}
+    heap = tables.timers.heap
+    for place, (date_ms, first, count, what) in enumerate(heap):
+        assert place == 0 or heap[(place - 1) // 2] <= heap[place], "the timers are no heap"
+        for number in range(first, first + count):
+            assert (number, what) not in dates
+            dates[number, what] = date_ms
+    return dates
+
+
+def _check_counters(tables: Tables) -> None:
+    ready: dict[str, int] = {}
+    delayed: dict[str, int] = {}
+    running: dict[str, int] = {}
+    ended: dict[tuple[str, int], int] = {}
+    for task in tables.tasks.in_order():
+        name = task.spec.queue
+        if task.is_terminal:
+            ended[name, task.state] = ended.get((name, task.state), 0) + 1
+        else:
+            counts = {PENDING: ready, DELAYED: delayed, HELD: running}[task.state]
+            counts[name] = counts.get(name, 0) + 1
+    for name, queue in tables.queues.queues.items():
+        assert queue.ready == ready.get(name, 0), f"ready of {name}"
+        assert queue.delayed == delayed.get(name, 0), f"delayed of {name}"
+        assert queue.running == running.get(name, 0), f"running of {name}"
+        assert queue.ended == [ended.get((name, state), 0) for state in range(5)], f"ended of {name}"
+    for channel in tables.queues.channels:
+        entries = [message for lane in channel.lanes for message in lane or ()]
+        live = [message for message in entries if message.state == PENDING]
+        assert channel.waiting == len(live)
+        assert channel.stale == len(entries) - len(live)
+        assert channel.alone == sum([message.alone for message in live])
+        assert channel.name.estimate_us >= 1
+
+
+def _check_slots(tables: Tables) -> None:
+    """The sums of credit are those of the messages held, and a closed slot holds something."""
+    for session in tables.sessions:
+        assert bool(session.slots) == (session.worker is not None)
+        for slot in session.slots.values():
+            mine = [message for message in session.held.values() if message.holder == slot.key]
+            assert slot.session == session.id == slot.key >> SLOT_BITS and slot.held is session.held
+            assert slot.count == len(mine), f"count of slot {slot.key}"
+            assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
+            assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
+            if slot.count and any(message.alone for message in mine):
+                assert slot.count == 1 and slot.closed, f"{slot.key} holds more than a message that goes alone"
+
+
+def _check_rings(tables: Tables) -> None:
+    """Rings hold exactly the slots with room; a pool with room and work is only left when what is next goes alone."""
+    slots: dict[int, Slot] = {slot.key: slot for session in tables.sessions for slot in session.slots.values()}
+    listed = {NOWHERE: 0, IDLE: 0, OPEN: 0}
+    for slot in slots.values():
+        assert slot.place == slot.belongs() and not slot.touched
+        assert slot.pool is tables.credit.pools[slot.pool.key]
+        listed[slot.place] += 1
+        assert (slot.key in slot.pool.idle) == (slot.place == IDLE)
+        assert (slot.key in slot.pool.open) == (slot.place == OPEN)
+    pools = list(tables.credit.pools.values())
+    assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
+    assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
+    for channel in tables.queues.channels:
+        serving = [pool for pool in pools if pool.serves(channel.queue.name, channel.name.name)]
+        assert sorted([pool.index for pool in serving]) == sorted([pool.index for pool in channel.pools])
+        for pool in serving:
+            for priority, lane in enumerate(channel.lanes):
+                if lane:
+                    assert channel.index in pool.ready[priority] and pool.mask >> priority & 1
+            if channel.waiting and pool.index not in tables.credit.dirty:
+                assert not pool.idle and not pool.open, "a message waits although a slot has room"
+            assert not (channel.waiting and pool.idle), "a message waits although a slot is idle"
+
+
+def _check_sessions(tables: Tables) -> None:
+    sessions = tables.sessions
+    assert len(sessions.by_id) == len(sessions.by_owner) <= SESSIONS_MAX
+    assert len(sessions.ended) <= ENDED_NAMES_MAX
+    last = 0
+    for session in sessions:
+        assert last < session.id <= sessions.last_id
+        last = session.id
+        assert sessions.by_owner[session.role, session.name] is session
+        assert session.incarnation not in session.ended and len(session.ended) <= ENDED_INCARNATIONS_MAX
+        assert 1 <= session.kept_from <= session.next_seq
+        assert session.next_seq - session.kept_from <= SESSION_WINDOW_COMMANDS
+        assert all(session.kept_from <= seq < session.next_seq for seq in session.refusals)

@@ -1,0 +1,143 @@
+"""What happens to a task besides being submitted, handed out and completed.
+
+Three ways lead out of a slot without a result:
+- *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted; up to
+  CRASHES_MAX it is tried again, then it is dead, with the evidence.
+- *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
+- *returned*: handed back unrun, or lost with a child through another's fault. Not counted.
+
+The first two are dispatched alone from then on, so that the next loss names its culprit. All three raise the attempt
+number, which fences off whatever the old holder still says, and put the task back at the front of its lane. Tasks that
+come back together come back in the order of their ids: the order of submission, for one client.
+"""
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, TASK_NUMBER_BITS, Failure
+from cluster.state.credit import SLOT_BITS
+from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
+from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+from cluster.state.tasks import CRASHES_MAX, Attempt, Task
+from cluster.state.timers import READY
+
+_by_id = attrgetter("id")
+
+
+def release(tables: Tables, session: Session, task: Message) -> None:
+    """Takes a held task from its slot; the caller says what becomes of it."""
+    slot = session.slots[task.holder]
+    del session.held[task.id]
+    slot.count -= 1
+    slot.load_us -= task.estimate_us
+    assert slot.count >= 0 and slot.load_us >= 0
+    task.holder = 0
+    tables.queues.channels[task.spec.channel].queue.running -= 1
+    tables.credit.touch(slot)
+
+
+def finish(tables: Tables, task: Task, state: int) -> None:
+    """Makes a task terminal that is in no slot and no lane; the one place for all but completion."""
+    assert state != STATE_COMPLETED and task.holder == 0 and not task.is_terminal
+    if task.state != HELD:
+        task.attempt -= 1       # it was not handed out that often
+    task.state = state
+    task.body = b""
+    tables.queues.channels[task.spec.channel].queue.ended[state] += 1
+    result = task.result()
+    tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.id, state, result.attempts, b"", result.error)
+
+
+def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
+    """Counts a crash of a released task; True if it is to be requeued, False if it is dead now."""
+    assert attempt.status == OUTCOME_CRASHED
+    task.record(attempt)
+    task.crashes += 1
+    if task.crashes >= CRASHES_MAX:
+        finish(tables, task, STATE_DEAD)
+        return False
+    task.alone = True
+    return True
+
+
+def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
+    """Puts released tasks back at the front of their lanes, in order, with their attempt numbers raised."""
+    for task in sorted(tasks, key=_by_id, reverse=True):
+        assert task.state == HELD and task.holder == 0
+        expires_at_ms = task.spec.expires_at_ms
+        if 0 < expires_at_ms <= tables.now_ms:
+            finish(tables, task, STATE_EXPIRED)
+            continue
+        task.attempt += 1
+        task.state = PENDING
+        tables.queues.channels[task.spec.channel].prepend(task)
+
+
+def end_session(tables: Tables, session: Session) -> None:
+    """Closes, expires or replaces a session. A client's tasks live on; a worker's go back."""
+    if session.slots:
+        _lose(tables, session)
+        tables.credit.leave(session.slots, tables.queues)
+    tables.sessions.close(session)
+    tables.ledger.session_ended(session.id)
+
+
+def _lose(tables: Tables, session: Session) -> None:
+    """Everything that a lost worker held."""
+    culprits = {slot.key: slot.count == 1 for slot in session.slots.values()}
+    back: list[Task] = []
+    for task in list(session.held.values()):
+        assert isinstance(task, Task)
+        crashed = culprits[task.holder]
+        release(tables, session, task)
+        if crashed:
+            error = Failure("WorkerLost", f"worker {session.name} was lost while it held this task alone")
+            if crash(tables, task, Attempt(task.attempt, session.name, OUTCOME_CRASHED, 0, tables.now_ms, error)):
+                back.append(task)
+        else:
+            task.record(Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
+            task.alone = True
+            back.append(task)
+    requeue(tables, back)
+
+
+def cancel(tables: Tables, task: Task) -> None:
+    """Ends a task that is not terminal; a holder is told to give it up."""
+    if task.state == HELD:
+        session = tables.sessions.by_id[task.holder >> SLOT_BITS]
+        task.worker = session.name
+        release(tables, session, task)
+        tables.ledger.withdrawn(session.id, task.id, task.attempt)
+        finish(tables, task, STATE_CANCELLED)
+    else:
+        _end_waiting(tables, task, STATE_CANCELLED)
+
+
+def run_timers(tables: Tables) -> None:
+    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end."""
+    for _, first, count, what in tables.timers.take_due(tables.now_ms):
+        tasks = [task for number in range(first, first + count) if (task := tables.tasks.get(number)) is not None]
+        if what == READY:
+            ready = [task for task in tasks if task.state == DELAYED]
+            if ready:
+                for task in ready:
+                    task.state = PENDING
+                channel = tables.queues.channels[ready[0].spec.channel]
+                channel.queue.delayed -= len(ready)
+                channel.append(ready[0].spec.priority, ready)
+        else:
+            for task in tasks:
+                if task.state in (PENDING, DELAYED):
+                    _end_waiting(tables, task, STATE_EXPIRED)
+
+
+def _end_waiting(tables: Tables, task: Task, state: int) -> None:
+    channel = tables.queues.channels[task.spec.channel]
+    delayed = task.state == DELAYED
+    finish(tables, task, state)
+    if delayed:
+        channel.queue.delayed -= 1
+    else:
+        channel.went_stale(task)

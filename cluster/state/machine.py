@@ -1,0 +1,269 @@
+"""The replicated state machine: entries in, decisions out.
+
+`apply` is called with every committed entry, in order, on every broker, and must decide alike everywhere and for ever:
+the same log replayed next year gives the same digests. So there is no clock (entries carry the leader's stamp), no
+chance, no iteration over sets, no float, and no exception as behaviour: what is wrong is answered, or skipped and
+counted. Only the leader passes `effects`; on a follower they are None and nothing is built for them.
+
+Queues, sessions, credit, dates and dispatch are all in here, and one entry is applied whole before the next. What
+others need to know of the state is read between entries, through the methods below `apply`.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Final, Literal
+
+from cluster.state.commands import (
+    ROLE_CLIENT,
+    ROLE_WORKER,
+    Cancel,
+    Close,
+    Complete,
+    Expire,
+    Formation,
+    Register,
+    Seen,
+    Stamp,
+    Submit,
+    Tick,
+)
+from cluster.state.decoding import decode_commands, decode_entry
+from cluster.state.dispatch import dispatch
+from cluster.state.effects import (
+    ANSWER_GAP,
+    ANSWER_NO_SESSION,
+    ANSWER_OK,
+    ANSWER_REFUSED,
+    Assignment,
+    Effects,
+    TaskResult,
+)
+from cluster.state.fulldigest import full_digest
+from cluster.state.intake import submit
+from cluster.state.invariants import check
+from cluster.state.lifecycle import cancel, end_session, run_timers
+from cluster.state.outcomes import complete
+from cluster.state.registration import register
+from cluster.state.sessions import Session
+from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
+from cluster.state.tables import Tables
+from cluster.state.tasks import Attempt
+
+
+class Unfinished(Enum):
+    """What `Machine.result` says of a task that has not ended."""
+
+    PENDING = "pending"
+
+
+PENDING: Final = Unfinished.PENDING
+
+
+class Machine:
+    """All replicated state, and the one way to change it."""
+
+    __slots__ = ("_handlers", "_tables", "applied_index")
+
+    def __init__(self) -> None:
+        self.applied_index = 0
+        self._tables = Tables()
+        self._handlers: dict[int, Callable[[Any], None]] = {
+            0: self._on_stamp,
+            1: self._on_submit,
+            2: self._on_complete,
+            3: self._on_register,
+            4: self._on_expire,
+            5: self._on_close,
+            6: self._on_seen,
+            7: self._on_cancel,
+            8: self._on_tick,
+            9: self._on_formation,
+        }
+
+    def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
+        """Applies a committed entry. An empty payload is a no-op, but an entry."""
+        assert index > self.applied_index, f"entry {index} after {self.applied_index}"
+        tables = self._tables
+        tables.ledger.open(index, effects)
+        if payload:
+            self._apply_groups(payload)
+            dispatch(tables)
+        tables.ledger.close(index)
+        self.applied_index = index
+
+    def _apply_groups(self, payload: bytes) -> None:
+        counters = self._tables.counters
+        groups = decode_entry(payload)
+        if groups is None:
+            counters.undecodable += 1
+            return
+        for kind, version, encoded in groups:
+            # By the version alone, whether the kind is known or not: all replicas skip the same groups, new or old.
+            if version > self._tables.machine_version:
+                counters.newer_versions += 1
+                continue
+            handle = self._handlers.get(kind)
+            if handle is None:
+                counters.unknown_kinds += 1
+                continue
+            commands, bad = decode_commands(kind, encoded)
+            counters.undecodable += bad
+            for command in commands:
+                handle(command)
+
+    # -- reading, between entries -------------------------------------------------------------------------------
+
+    @property
+    def digest(self) -> tuple[int, int]:
+        """(index, rolling digest) at the last multiple of 256 that was applied; (0, 0) before the first."""
+        return self._tables.ledger.reported
+
+    @property
+    def rolling(self) -> int:
+        """The rolling digest after the last entry."""
+        return self._tables.ledger.rolling
+
+    @property
+    def now_ms(self) -> int:
+        """The last stamp."""
+        return self._tables.now_ms
+
+    @property
+    def cluster_id(self) -> bytes:
+        """From the formation entry; b"" before it."""
+        return self._tables.cluster_id
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        return self._tables.voters
+
+    def next_deadline_ms(self) -> int | None:
+        """The earliest date in the state: the leader proposes a Tick when its stamp reaches it."""
+        return self._tables.timers.next_deadline_ms()
+
+    def session(self, session: int) -> Session | None:
+        return self._tables.sessions.by_id.get(session)
+
+    def sessions_open(self) -> Iterator[Session]:
+        """All live sessions, in order of their ids."""
+        return iter(self._tables.sessions)
+
+    def worker_sessions(self) -> list[Session]:
+        return [session for session in self._tables.sessions if session.worker is not None]
+
+    def held_by(self, session: int) -> list[Assignment]:
+        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is none."""
+        known = self._tables.sessions.by_id.get(session)
+        return [] if known is None else [assignment_of(known, message) for message in known.held.values()]
+
+    def result(self, task: int) -> TaskResult | Literal[Unfinished.PENDING] | None:
+        """The terminal record of a task; PENDING if it has not ended, None if there is no such task."""
+        found = self._tables.tasks.get(task)
+        if found is None:
+            return None
+        return found.result() if found.is_terminal else PENDING
+
+    def state_of(self, task: int) -> str | None:
+        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such task."""
+        found = self._tables.tasks.get(task)
+        return None if found is None else STATE_NAMES[found.state]
+
+    def attempts(self, task: int) -> list[Attempt]:
+        """The ended attempts of a task, at most the last 10."""
+        found = self._tables.tasks.get(task)
+        return [] if found is None else found.all_attempts()
+
+    def queue_of(self, task: int) -> str | None:
+        found = self._tables.tasks.get(task)
+        return None if found is None else found.spec.queue
+
+    def status(self) -> Status:
+        return status_of(self._tables)
+
+    def full_digest(self) -> int:
+        """A checksum of everything, at the cost of encoding everything: for simulator, compactor and tests."""
+        return full_digest(self._tables)
+
+    def check(self) -> None:
+        """Asserts all invariants, at the cost of visiting everything: for simulator and tests."""
+        check(self._tables)
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def _on_stamp(self, command: Stamp) -> None:
+        if command.wall_ms > self._tables.now_ms:
+            self._tables.now_ms = command.wall_ms
+        run_timers(self._tables)
+
+    def _on_tick(self, command: Tick) -> None:
+        """Nothing: the stamp of its entry has done the work."""
+
+    def _on_submit(self, command: Submit) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            self._answer(session, command.low, *submit(self._tables, session, command))
+
+    def _on_complete(self, command: Complete) -> None:
+        session = self._admit(command, ROLE_WORKER)
+        if session is not None:
+            complete(self._tables, session, command)
+            self._answer(session, command.low, ANSWER_OK, 0)
+
+    def _on_cancel(self, command: Cancel) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            for number in command.tasks:
+                task = self._tables.tasks.get(number)
+                if task is not None and not task.is_terminal:
+                    cancel(self._tables, task)
+            self._answer(session, command.low, ANSWER_OK, 0)
+
+    def _on_register(self, command: Register) -> None:
+        register(self._tables, command)
+
+    def _on_expire(self, command: Expire) -> None:
+        self._end(command.session, command.incarnation)
+
+    def _on_close(self, command: Close) -> None:
+        self._end(command.session, command.incarnation)
+
+    def _on_seen(self, command: Seen) -> None:
+        """Accepted: what a client has seen will shorten how long its results are kept."""
+
+    def _on_formation(self, command: Formation) -> None:
+        if not self._tables.cluster_id:
+            self._tables.cluster_id = command.cluster_id
+            self._tables.voters = command.voters
+
+    def _end(self, session: int, incarnation: int) -> None:
+        known = self._tables.sessions.by_id.get(session)
+        if known is not None and known.incarnation == incarnation:
+            end_session(self._tables, known)
+
+    def _admit(self, command: Submit | Complete | Cancel, role: int) -> Session | None:
+        """The session if this is its next command and may come from it; else None, and it has been answered."""
+        counters, ledger = self._tables.counters, self._tables.ledger
+        session = self._tables.sessions.by_id.get(command.session)
+        if session is None:
+            counters.unknown_sessions += 1
+            ledger.answer(command.session, command.seq, ANSWER_NO_SESSION, 0)
+        elif command.seq > session.next_seq:
+            counters.gaps += 1
+            ledger.answer(session.id, command.seq, ANSWER_GAP, session.next_seq)
+        elif command.seq < session.next_seq:
+            counters.duplicate_commands += 1
+            kept = session.kept_answer(command.seq)
+            if kept is not None:
+                ledger.answer(session.id, command.seq, *kept)
+        elif session.role != role:
+            self._answer(session, command.low, ANSWER_REFUSED, 0)
+        else:
+            return session
+        return None
+
+    def _answer(self, session: Session, low: int, code: int, value: int) -> None:
+        """Answers the session's next command and goes on to the one after it."""
+        if code == ANSWER_REFUSED:
+            self._tables.counters.refused_commands += 1
+        self._tables.ledger.answer(session.id, session.next_seq, code, value)
+        session.advance(low, code, value)

@@ -1,0 +1,173 @@
+"""Complete: what workers say of the attempts they were given.
+
+An outcome counts only if its task is held by the very session that sends it, with the very attempt number; anything
+else is late (the task went to somebody else, was cancelled, or has ended) and is refused, silently but counted. That
+check is what makes a terminal record happen once, however often the task ran.
+
+This is the hottest loop of the product. Neighbouring outcomes nearly always share their slot, their group and their
+dict, so counters and the estimate are kept in locals and written back when one of these changes.
+"""
+
+from cluster.state.commands import (
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_FAILED,
+    OUTCOME_RETURNED,
+    OUTCOME_TIMED_OUT,
+    Complete,
+    Outcome,
+)
+from cluster.state.credit import ESTIMATE_MAX_US, ESTIMATE_SHIFT, Slot
+from cluster.state.effects import STATE_COMPLETED, STATE_FAILED, TaskResult
+from cluster.state.ledger import ENDED, Ledger
+from cluster.state.lifecycle import crash, finish, release, requeue
+from cluster.state.queues import Spec
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
+
+
+def complete(tables: Tables, session: Session, command: Complete) -> None:
+    """Applies the outcomes of a Complete in its turn. Its answer is always OK: refused outcomes are only counted."""
+    name = session.name
+    slots = session.slots
+    held = session.held
+    refused = 0
+    back: list[Task] = []           # to be requeued together, so that their order is kept
+    done: list[Task] = []           # completed, of one submitter, not yet in the ledger
+    submitter = -1
+    run = -1                        # ids of this run are in `shard`
+    shard: dict[int, Task] = {}
+    slot: Slot | None = None        # whose `freed` messages with `freed_us` are not yet written back
+    holder = -1
+    freed = freed_us = 0
+    spec: Spec | None = None        # whose `ended` tasks and new `estimate_us` are not yet written back
+    ended = estimate_us = 0
+
+    for outcome in command.outcomes:
+        number = outcome.task
+        if number >> RUN_BITS != run:
+            run = number >> RUN_BITS
+            shard = tables.tasks.shard(run)
+            if run >> SESSION_SHIFT != submitter:
+                _publish(tables.ledger, submitter, done)
+                submitter = run >> SESSION_SHIFT
+                done = []
+        task = shard.get(number)
+        if task is None:
+            refused += 1
+            continue
+        if task.holder != holder:
+            other = slots.get(task.holder)
+            if other is None:
+                refused += 1
+                continue
+            if slot is not None:
+                _write_slot(tables, slot, freed, freed_us)
+            slot = other
+            holder = task.holder
+            freed = freed_us = 0
+        if task.attempt != outcome.attempt:
+            refused += 1
+            continue
+        assert slot is not None
+        if outcome.status != OUTCOME_COMPLETED:
+            _write_slot(tables, slot, freed, freed_us)
+            freed = freed_us = 0
+            _write_spec(tables, spec, ended, estimate_us)
+            spec = None
+            ended = 0
+            refused += not _end_otherwise(tables, session, task, outcome, back)
+            continue
+        if task.spec is not spec:
+            _write_spec(tables, spec, ended, estimate_us)
+            spec = task.spec
+            ended = 0
+            estimate_us = tables.queues.channels[spec.channel].name.estimate_us
+        del held[number]
+        freed += 1
+        freed_us += task.estimate_us
+        ended += 1
+        estimate_us += (outcome.run_us - estimate_us) >> ESTIMATE_SHIFT
+        task.holder = 0
+        task.state = STATE_COMPLETED
+        task.body = outcome.body
+        task.worker = name
+        task.started_ms = outcome.started_ms
+        task.run_us = outcome.run_us
+        if task.attempts is not None:
+            task.record(_attempt(name, outcome))
+        done.append(task)
+
+    if slot is not None:
+        _write_slot(tables, slot, freed, freed_us)
+    _write_spec(tables, spec, ended, estimate_us)
+    _publish(tables.ledger, submitter, done)
+    requeue(tables, back)
+    tables.counters.refused_outcomes += refused
+
+
+def _publish(ledger: Ledger, submitter: int, done: list[Task]) -> None:
+    """Puts completed tasks into the ledger, all at once."""
+    if not done:
+        return
+    decisions = ledger.decisions
+    decisions.append(ENDED)
+    decisions.append(STATE_COMPLETED)
+    decisions += [task.id for task in done]
+    if ledger.effects is not None:
+        results = [TaskResult(task.id, STATE_COMPLETED, task.attempt, task.body) for task in done]
+        per_submitter = ledger.effects.results
+        if submitter in per_submitter:
+            per_submitter[submitter] += results
+        else:
+            per_submitter[submitter] = results
+
+
+def _write_slot(tables: Tables, slot: Slot, freed: int, freed_us: int) -> None:
+    if freed:
+        slot.count -= freed
+        slot.load_us -= freed_us
+        slot.closed = False     # what it closed for has ended: this was what ran
+        assert slot.count >= 0 and slot.load_us >= 0
+        tables.credit.touch(slot)
+
+
+def _write_spec(tables: Tables, spec: Spec | None, ended: int, estimate_us: int) -> None:
+    if spec is not None and ended:
+        channel = tables.queues.channels[spec.channel]
+        channel.queue.running -= ended
+        channel.queue.ended[STATE_COMPLETED] += ended
+        channel.name.estimate_us = max(1, min(estimate_us, ESTIMATE_MAX_US))
+
+
+def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcome, back: list[Task]) -> bool:
+    """An outcome that is not a result, for an attempt that is held; False if its status is unknown."""
+    status = outcome.status
+    if status not in (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED):
+        return False
+    slot = session.slots[task.holder]
+    release(tables, session, task)
+    attempt = _attempt(session.name, outcome)
+    # A slot hands back what waits when the task that runs is much slower than was thought. It gets nothing more until
+    # that task ends, or the same would come back again.
+    slot.closed = status == OUTCOME_RETURNED and slot.count > 0
+    if status == OUTCOME_RETURNED:
+        if outcome.started_ms:
+            task.record(attempt)
+        back.append(task)
+    elif status == OUTCOME_CRASHED:
+        if crash(tables, task, attempt):
+            back.append(task)
+    else:
+        task.record(attempt)
+        name = tables.queues.channels[task.spec.channel].name
+        name.estimate_us += (outcome.run_us - name.estimate_us) >> ESTIMATE_SHIFT
+        name.estimate_us = max(1, min(name.estimate_us, ESTIMATE_MAX_US))
+        finish(tables, task, STATE_FAILED)
+    return True
+
+
+def _attempt(worker: str, outcome: Outcome) -> Attempt:
+    ended_ms = end_ms(outcome.started_ms, outcome.run_us)
+    return Attempt(outcome.attempt, worker, outcome.status, outcome.started_ms, ended_ms, bounded(outcome.error))

@@ -1,0 +1,265 @@
+"""Where messages wait: queues, their channels, and the ten lanes of each channel.
+
+A queue is what users name. Inside it, messages are kept apart by task name, because a worker serves only the names it
+announced: a (queue, name) pair is a *channel*, and a message of a channel can go to exactly the pools of slots that
+serve the channel (`credit.Pool`). So a name that nobody announces never stands in the way of another, and dispatch
+never looks at a message that it cannot place. In a channel there is one first-in-first-out lane per priority, made
+when first used.
+
+This module knows messages only by (id, priority, state, attempt, holder); what a task is hangs on them
+(`tasks.Task`). Plain messages and streams can hang there as well.
+
+A message that ends while it waits (cancelled, expired) is not looked for in its lane, which would cost its length. It
+stays as a *stale* entry, known by its state, and is dropped when it comes up, or when stale entries outnumber the
+live ones: then all lanes of the channel are rebuilt, which costs each removed entry O(1).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from cluster.state.commands import PRIORITY_MAX, Options
+from cluster.state.credit import ESTIMATE_UNKNOWN_US
+
+if TYPE_CHECKING:
+    from cluster.state.credit import Pool
+
+# States of a message beside the terminal ones, `effects.STATE_*`, which are 0 to 4.
+PENDING = 5         # in a lane
+HELD = 6            # assigned to a slot
+DELAYED = 7         # waits for its time
+
+LANES = PRIORITY_MAX + 1
+STALE_MIN = 64              # of a channel, before its lanes are worth rebuilding
+SPECS_MAX = 4_096           # of remembered specs; forgetting them costs memory, not meaning
+
+Body = bytes                # inline; later also a reference into the log or to an arena
+
+
+class Spec(Struct, gc=False, frozen=True):
+    """What tasks of one group have in common; one object for all of them."""
+
+    queue: str
+    name: str
+    channel: int
+    priority: int
+    timeout_ms: int
+    result_ttl_ms: int
+    expires_at_ms: int      # 0 = never
+
+
+class Message(Struct, gc=False):
+    """One thing that waits, is held, or has ended.
+
+    `attempt` numbers the current or next hand-out, from 1. `holder` is the key of the slot while HELD, else 0;
+    `estimate_us` is what it was counted with there.
+    """
+
+    id: int
+    spec: Spec
+    body: Body
+    state: int = PENDING
+    attempt: int = 1
+    holder: int = 0
+    estimate_us: int = 0
+    alone: bool = False
+
+
+class Queue:
+    """Counters of one queue. ready + delayed + running + sum(ended) = all messages it ever had and still knows."""
+
+    __slots__ = ("delayed", "ended", "name", "ready", "running")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready = 0
+        self.delayed = 0
+        self.running = 0                # held by a slot, whether it runs or waits there
+        self.ended = [0, 0, 0, 0, 0]    # by terminal state
+
+
+class Name:
+    """What is known of a task name: how long one run takes, in microseconds."""
+
+    __slots__ = ("estimate_us", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.estimate_us = ESTIMATE_UNKNOWN_US
+
+
+class Channel:
+    """Messages of one name in one queue.
+
+    Invariants: `waiting` = live messages in all lanes, `alone` of them are marked alone; `stale` = entries that are
+    not PENDING. A lane that is not empty is registered in every pool of `pools` (they unregister lazily).
+    """
+
+    __slots__ = ("alone", "index", "lanes", "name", "pools", "queue", "stale", "waiting")
+
+    def __init__(self, index: int, queue: Queue, name: Name, pools: list[Pool]) -> None:
+        self.index = index
+        self.queue = queue
+        self.name = name
+        self.pools = pools              # that serve it; empty = parked
+        self.lanes: list[deque[Message] | None] = [None] * LANES
+        self.waiting = 0
+        self.alone = 0
+        self.stale = 0
+
+    def append(self, priority: int, messages: Sequence[Message]) -> None:
+        """Puts new PENDING messages behind the others."""
+        self._lane(priority).extend(messages)
+        self.waiting += len(messages)
+        self.queue.ready += len(messages)
+
+    def prepend(self, message: Message) -> None:
+        """Puts a PENDING message before the others of its lane."""
+        assert message.state == PENDING and not message.holder
+        self._lane(message.spec.priority).appendleft(message)
+        self.waiting += 1
+        self.alone += message.alone
+        self.queue.ready += 1
+
+    def take(self, priority: int, count: int) -> list[Message]:
+        """Removes up to `count` live messages from the front of a lane; stops before one that must go alone."""
+        lane = self.lanes[priority]
+        assert lane is not None
+        if self.stale or self.alone:
+            taken = self._take_carefully(lane, count)
+        elif count >= len(lane):
+            taken = list(lane)
+            lane.clear()
+        else:
+            popleft = lane.popleft
+            taken = [popleft() for _ in range(count)]
+        self._handed_out(len(taken))
+        return taken
+
+    def take_alone(self, priority: int) -> Message:
+        """Removes the head of a lane, which `head_is_alone`."""
+        lane = self.lanes[priority]
+        assert lane is not None
+        message = lane.popleft()
+        assert message.state == PENDING and message.alone
+        self.alone -= 1
+        self._handed_out(1)
+        return message
+
+    def head_is_alone(self, priority: int) -> bool:
+        """Whether the next live message of a lane must go alone; drops stale entries before it."""
+        lane = self.lanes[priority]
+        assert lane is not None
+        if not self.alone:
+            return False
+        while lane and lane[0].state != PENDING:
+            lane.popleft()
+            self.stale -= 1
+        return bool(lane) and lane[0].alone
+
+    def went_stale(self, message: Message) -> None:
+        """`message` was live in a lane and has just ended there."""
+        assert message.state != PENDING
+        self.waiting -= 1
+        self.alone -= message.alone
+        self.stale += 1
+        self.queue.ready -= 1
+        if self.stale >= STALE_MIN and self.stale > self.waiting:
+            self._rebuild()
+
+    def _handed_out(self, count: int) -> None:
+        self.waiting -= count
+        self.queue.ready -= count
+        self.queue.running += count
+
+    def _take_carefully(self, lane: deque[Message], count: int) -> list[Message]:
+        taken: list[Message] = []
+        while lane and len(taken) < count:
+            message = lane[0]
+            if message.state != PENDING:
+                self.stale -= 1
+            elif message.alone:
+                break
+            else:
+                taken.append(message)
+            lane.popleft()
+        return taken
+
+    def _rebuild(self) -> None:
+        for lane in self.lanes:
+            if lane:
+                live = [message for message in lane if message.state == PENDING]
+                lane.clear()
+                lane.extend(live)
+        self.stale = 0
+
+    def _lane(self, priority: int) -> deque[Message]:
+        """The lane, about to receive a message: if it is empty, the pools hear of it."""
+        lane = self.lanes[priority]
+        if lane is None:
+            lane = self.lanes[priority] = deque()
+        if not lane:
+            for pool in self.pools:
+                pool.wake(self, priority)
+        return lane
+
+
+class Queues:
+    """All queues, names and channels; they are made when first used."""
+
+    __slots__ = ("_pools_serving", "_specs", "by_key", "channels", "names", "queues")
+
+    def __init__(self, pools_serving: Callable[[str, str], Iterable[Pool]]) -> None:
+        self._pools_serving = pools_serving
+        self.queues: dict[str, Queue] = {}
+        self.names: dict[str, Name] = {}
+        self.channels: list[Channel] = []                       # by index
+        self.by_key: dict[tuple[str, str], Channel] = {}        # (queue, name)
+        self._specs: dict[tuple[str, Options | None], Spec] = {}
+
+    def spec(self, name: str, options: Options | None, now_ms: int) -> Spec:
+        """The spec of a group that is submitted now. A client's default is None; it is remembered as such."""
+        if options is not None and options.expires_ms:
+            return self._make_spec(name, options, now_ms + options.expires_ms)
+        key = (name, options)
+        spec = self._specs.get(key)
+        if spec is None:
+            if len(self._specs) >= SPECS_MAX:
+                self._specs.clear()
+            spec = self._specs[key] = self._make_spec(name, options or Options(), 0)
+        return spec
+
+    def channel(self, queue: str, name: str) -> Channel:
+        """The channel, made if there is none."""
+        channel = self.by_key.get((queue, name))
+        if channel is None:
+            if queue not in self.queues:
+                self.queues[queue] = Queue(queue)
+            if name not in self.names:
+                self.names[name] = Name(name)
+            pools = list(self._pools_serving(queue, name))
+            channel = Channel(len(self.channels), self.queues[queue], self.names[name], pools)
+            self.by_key[queue, name] = channel
+            self.channels.append(channel)
+        return channel
+
+    def among(self, queues: tuple[str, ...], names: tuple[str, ...]) -> list[Channel]:
+        """The existing channels of these queues and names."""
+        keys = ((queue, name) for queue in queues for name in names)
+        return [channel for key in keys if (channel := self.by_key.get(key)) is not None]
+
+    def _make_spec(self, name: str, options: Options, expires_at_ms: int) -> Spec:
+        channel = self.channel(options.queue, name)
+        return Spec(
+            channel.queue.name,
+            channel.name.name,
+            channel.index,
+            options.priority,
+            options.timeout_ms,
+            options.result_ttl_ms,
+            expires_at_ms,
+        )

@@ -1,0 +1,59 @@
+"""Register: who becomes a session, and on what terms. See `sessions` for the rules."""
+
+from cluster.state.commands import PREFETCH_AUTO, ROLE_CLIENT, ROLE_WORKER, Register, WorkerSpec
+from cluster.state.credit import PREFETCH_MAX, SLOTS_MAX
+from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
+from cluster.state.lifecycle import end_session
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+from cluster.state.texts import is_name
+
+WORKER_NAMES_MAX = 4_096        # task names that a worker announces
+WORKER_QUEUES_MAX = 64
+
+
+def register(tables: Tables, command: Register) -> None:
+    """Opens a session, or finds the one that is open, or refuses."""
+    session = _session(tables, command)
+    if session is None:
+        tables.counters.refused_registrations += 1
+        tables.ledger.registered(command.name, command.incarnation, ANSWER_REFUSED, 0, 1)
+    else:
+        tables.ledger.registered(command.name, command.incarnation, ANSWER_OK, session.id, session.next_seq)
+
+
+def _session(tables: Tables, command: Register) -> Session | None:
+    sessions = tables.sessions
+    owner = (command.role, command.name)
+    current = sessions.by_owner.get(owner)
+    if current is not None and current.incarnation == command.incarnation:
+        return current
+    if not _is_valid(command) or sessions.has_ended(owner, command.incarnation):
+        return None
+    if current is not None:
+        end_session(tables, current)
+    elif sessions.is_full():
+        return None
+    worker = command.worker if command.role == ROLE_WORKER else None
+    session = sessions.open(owner, command.incarnation, worker)
+    if worker is not None:
+        session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
+    return session
+
+
+def _is_valid(command: Register) -> bool:
+    if not is_name(command.name):
+        return False
+    if command.role == ROLE_CLIENT:
+        return True
+    return command.role == ROLE_WORKER and command.worker is not None and _is_valid_worker(command.worker)
+
+
+def _is_valid_worker(worker: WorkerSpec) -> bool:
+    return (
+        1 <= worker.slots <= SLOTS_MAX
+        and (worker.prefetch == PREFETCH_AUTO or 1 <= worker.prefetch <= PREFETCH_MAX)
+        and len(worker.queues) <= WORKER_QUEUES_MAX
+        and len(worker.names) <= WORKER_NAMES_MAX
+        and all(is_name(name) for name in worker.queues + worker.names)
+    )

@@ -1,0 +1,122 @@
+"""What is read from the state between entries: for status, for reconciliation, for people. Nothing here is hot."""
+
+from typing import TypedDict
+
+from cluster.state.commands import ROLE_CLIENT
+from cluster.state.effects import (
+    STATE_CANCELLED,
+    STATE_COMPLETED,
+    STATE_DEAD,
+    STATE_EXPIRED,
+    STATE_FAILED,
+    Assignment,
+)
+from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+
+PARKED_NAMES_SHOWN_MAX = 1_000
+
+STATE_NAMES = {
+    STATE_COMPLETED: "completed",
+    STATE_FAILED: "failed",
+    STATE_DEAD: "dead",
+    STATE_CANCELLED: "cancelled",
+    STATE_EXPIRED: "expired",
+    PENDING: "pending",
+    DELAYED: "pending",
+    HELD: "processing",
+}
+
+
+class QueueStatus(TypedDict):
+    """Messages of one queue. `parked` is the part of `ready` whose task name no live worker serves in this queue."""
+
+    name: str
+    ready: int
+    waiting: int        # 0 here: only heartbeats tell what waits at a slot from what runs
+    running: int        # held by a slot
+    delayed: int
+    completed: int
+    failed: int
+    dead: int
+    cancelled: int
+    expired: int
+    parked: int
+
+
+class WorkerStatus(TypedDict):
+    name: str
+    session: int
+    slots: int
+    held: int
+
+
+class ParkedStatus(TypedDict):
+    queue: str
+    name: str
+    ready: int
+
+
+class Status(TypedDict):
+    queues: list[QueueStatus]
+    workers: list[WorkerStatus]
+    clients: int
+    parked: list[ParkedStatus]
+    counters: dict[str, int]
+    now_ms: int
+
+
+def status_of(tables: Tables) -> Status:
+    """A summary; costs O(queues, channels and sessions)."""
+    parked = [channel for channel in tables.queues.channels if channel.waiting and not channel.pools]
+    per_queue: dict[str, int] = {}
+    for channel in parked:
+        per_queue[channel.queue.name] = per_queue.get(channel.queue.name, 0) + channel.waiting
+    return Status(
+        queues=[
+            QueueStatus(
+                name=queue.name,
+                ready=queue.ready,
+                waiting=0,
+                running=queue.running,
+                delayed=queue.delayed,
+                completed=queue.ended[STATE_COMPLETED],
+                failed=queue.ended[STATE_FAILED],
+                dead=queue.ended[STATE_DEAD],
+                cancelled=queue.ended[STATE_CANCELLED],
+                expired=queue.ended[STATE_EXPIRED],
+                parked=per_queue.get(queue.name, 0),
+            )
+            for _, queue in sorted(tables.queues.queues.items())
+        ],
+        workers=[_worker(session) for session in tables.sessions if session.worker is not None],
+        clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
+        parked=[
+            ParkedStatus(queue=channel.queue.name, name=channel.name.name, ready=channel.waiting)
+            for channel in parked[:PARKED_NAMES_SHOWN_MAX]
+        ],
+        counters=tables.counters.as_dict(),
+        now_ms=tables.now_ms,
+    )
+
+
+def _worker(session: Session) -> WorkerStatus:
+    assert session.worker is not None
+    return WorkerStatus(
+        name=session.name, session=session.id, slots=session.worker.slots, held=len(session.held)
+    )
+
+
+def assignment_of(session: Session, message: Message) -> Assignment:
+    """The assignment by which `session` holds `message`, as it was sent or should have been."""
+    return Assignment(
+        message.id,
+        message.attempt,
+        session.slots[message.holder].index,
+        message.estimate_us,
+        message.spec.timeout_ms,
+        message.spec.name,
+        message.body,
+        message.alone,
+    )

@@ -1,0 +1,60 @@
+"""All replicated state in one place: what `apply` changes, and what a snapshot will contain."""
+
+from dataclasses import dataclass, fields
+
+from cluster.state.commands import MACHINE_VERSION
+from cluster.state.credit import Credit
+from cluster.state.ledger import Ledger
+from cluster.state.queues import Queues
+from cluster.state.sessions import Sessions
+from cluster.state.tasks import TaskTable
+from cluster.state.timers import Timers
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was refused or skipped, for operators. The same on every replica."""
+
+    undecodable: int = 0            # entries, groups or commands
+    unknown_kinds: int = 0          # groups
+    newer_versions: int = 0         # groups above the agreed machine version
+    duplicate_commands: int = 0
+    gaps: int = 0
+    unknown_sessions: int = 0
+    refused_commands: int = 0
+    refused_registrations: int = 0
+    refused_outcomes: int = 0       # late, fenced by their attempt number, or of tasks not held
+
+    def as_dict(self) -> dict[str, int]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Tables:
+    """Between entries every part is consistent, see `invariants`."""
+
+    __slots__ = (
+        "cluster_id",
+        "counters",
+        "credit",
+        "ledger",
+        "machine_version",
+        "now_ms",
+        "queues",
+        "sessions",
+        "tasks",
+        "timers",
+        "voters",
+    )
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.credit = Credit()
+        self.queues = Queues(self.credit.serving)
+        self.sessions = Sessions()
+        self.tasks = TaskTable()
+        self.timers = Timers()
+        self.counters = Counters()
+        self.now_ms = 0                             # the last stamp; never goes back
+        self.machine_version = MACHINE_VERSION      # agreed; a group above it is refused
+        self.cluster_id = b""
+        self.voters: tuple[str, ...] = ()

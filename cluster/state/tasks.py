@@ -1,0 +1,127 @@
+"""Task records, and the table that finds them by id.
+
+A task is one record from submit until its result is dropped. There is no second object for its result, its holder or
+its first attempt: they are fields. `body` holds the arguments until the task ends, then the result.
+
+Tables that grow with load are 256 dicts, since a single dict that grows past millions of keys stalls one insert for
+hundreds of milliseconds. Neighbouring ids share a dict in runs of 1,024, so that a batch touches one or two of them
+and their newest memory; the session is mixed in, so that many short sessions spread as well.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from cluster.state.commands import OUTCOME_COMPLETED, TASK_NUMBER_BITS, Failure
+from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_FAILED, TaskResult
+from cluster.state.queues import PENDING, Message
+from cluster.state.texts import head, tail
+
+CRASHES_MAX = 3                 # a task that crashed so often is dead
+ATTEMPTS_KEPT_MAX = 10          # the last ones
+TRACEBACK_BYTES_MAX = 8 * 1024
+STDERR_BYTES_MAX = 4 * 1024
+ERROR_TYPE_BYTES_MAX = 512
+ERROR_MESSAGE_BYTES_MAX = 4 * 1024
+DATE_MS_MAX = 1 << 53
+
+SHARDS = 256
+RUN_BITS = 10                                       # ids that differ in these bits only share a dict
+SESSION_SHIFT = TASK_NUMBER_BITS - RUN_BITS         # from a run number to the session
+
+assert SHARDS & (SHARDS - 1) == 0
+
+
+class Attempt(Struct, array_like=True, gc=False, frozen=True):
+    """One ended attempt. `status` is its OUTCOME_*; times are 0 where the worker could not say."""
+
+    number: int
+    worker: str
+    status: int
+    started_ms: int
+    ended_ms: int
+    error: Failure | None = None
+
+
+class Task(Message, gc=False):
+    """A task. `worker`, `started_ms` and `run_us` are of the attempt that completed it. Once terminal, `attempt` is
+    how often it was handed out.
+
+    `attempts` stays None until an attempt ends otherwise: a first-try success needs no list.
+    """
+
+    worker: str = ""
+    started_ms: int = 0
+    run_us: int = 0
+    crashes: int = 0
+    attempts: list[Attempt] | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state < PENDING
+
+    def record(self, attempt: Attempt) -> None:
+        if self.attempts is None:
+            self.attempts = []
+        self.attempts.append(attempt)
+        if len(self.attempts) > ATTEMPTS_KEPT_MAX:
+            del self.attempts[0]
+
+    def all_attempts(self) -> list[Attempt]:
+        """Its ended attempts, the last ATTEMPTS_KEPT_MAX of them."""
+        if self.attempts is None and self.state == STATE_COMPLETED:
+            ended_ms = end_ms(self.started_ms, self.run_us)
+            return [Attempt(self.attempt, self.worker, OUTCOME_COMPLETED, self.started_ms, ended_ms)]
+        return list(self.attempts or ())
+
+    def result(self) -> TaskResult:
+        """Its terminal record, as its client sees it."""
+        assert self.is_terminal
+        error = None
+        if self.state in (STATE_FAILED, STATE_DEAD) and self.attempts:
+            error = self.attempts[-1].error
+        return TaskResult(self.id, self.state, self.attempt, self.body, error)
+
+
+class TaskTable:
+    """All tasks by id."""
+
+    __slots__ = ("shards",)
+
+    def __init__(self) -> None:
+        self.shards: list[dict[int, Task]] = [{} for _ in range(SHARDS)]
+
+    def __len__(self) -> int:
+        return sum([len(shard) for shard in self.shards])
+
+    def shard(self, run: int) -> dict[int, Task]:
+        """The dict of the ids with `id >> RUN_BITS == run`."""
+        return self.shards[(run ^ run >> SESSION_SHIFT) & (SHARDS - 1)]
+
+    def get(self, task: int) -> Task | None:
+        return self.shard(task >> RUN_BITS).get(task)
+
+    def in_order(self) -> Iterator[Task]:
+        """All tasks, in an order that depends on their ids only."""
+        for shard in self.shards:
+            for task in sorted(shard):
+                yield shard[task]
+
+
+def end_ms(started_ms: int, run_us: int) -> int:
+    """When an attempt ended, kept within what can be encoded whatever a worker says."""
+    return max(-DATE_MS_MAX, min(started_ms + run_us // 1_000, DATE_MS_MAX))
+
+
+def bounded(failure: Failure | None) -> Failure | None:
+    """`failure` as it is kept: the ends of long texts, where the cause is; the start of type and message."""
+    if failure is None:
+        return None
+    return Failure(
+        head(failure.type, ERROR_TYPE_BYTES_MAX),
+        head(failure.message, ERROR_MESSAGE_BYTES_MAX),
+        tail(failure.traceback, TRACEBACK_BYTES_MAX),
+        failure.exit_code,
+        failure.signal,
+        tail(failure.stderr, STDERR_BYTES_MAX),
+    )

@@ -1,0 +1,50 @@
+"""What can go wrong with a log, besides `actors.errors.Locked`."""
+
+
+class StorageError(Exception):
+    """Base of the log's errors."""
+
+
+class WalFailed(StorageError):
+    """A write or a sync of the log failed; nothing more is written. Stop the process, then look at the disk.
+
+    It is never retried: after a failed sync the kernel may have dropped the very bytes that it could not
+    write, and a second sync that succeeds would say nothing about them. `cause` is the operating system's
+    error.
+    """
+
+    def __init__(self, operation: str, cause: BaseException) -> None:
+        super().__init__(f"the log's {operation} failed: {cause}; stop the process, then look at the disk")
+        self.operation = operation
+        self.cause = cause
+
+
+class ForeignDirectory(StorageError):
+    """The data directory belongs to another node or cluster; correct the topology's `data` path."""
+
+    def __init__(self, path: str, what: str, expected: str, found: str) -> None:
+        super().__init__(f"{path} belongs to {what} {found!r}, not {expected!r}")
+        self.path = path
+        self.what = what
+        self.expected = expected
+        self.found = found
+
+
+class UnsupportedVersion(StorageError):
+    """The segment was written by a newer version of this program; start that one."""
+
+    def __init__(self, path: str, version: int) -> None:
+        super().__init__(f"{path} has format version {version}; start the newer version that wrote it")
+        self.path = path
+        self.version = version
+
+
+class DamagedRead(StorageError):
+    """Bytes that were good when the log was opened can no longer be read; restart, recovery takes it from
+    there."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"{path} at offset {offset}: {reason}")
+        self.path = path
+        self.offset = offset
+        self.reason = reason

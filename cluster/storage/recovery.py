@@ -1,0 +1,211 @@
+"""From what the directory holds to a log that may be written: the repair, and what the caller learns of it.
+
+The last segment's valid frames are copied into a fresh segment and synced, at every start: bytes that can be
+read after a crash may exist in the page cache only (a sync of theirs may have failed), and a torn frame that
+stayed in the log would be vouched for by the next synced_seq. The renaming of the fresh segment puts all of
+it into effect at once; before it a crash changes nothing, after it only leftovers are to be cleared away.
+
+    found                                                     is           done
+    no segment                                                empty        a first segment
+    bad frame, nothing valid behind it vouches for it         torn tail    cut
+    bad frame that a later synced_seq or segment vouches for  damage       cut, files kept aside, quarantine
+    segment of the chain missing, or both its headers bad     damage       the same
+    whole frame that does not continue the log                damage       the same
+    one copy of a header bad                                  torn or rot  the other one counts
+    frame of another salt, zeros                              end of log   nothing
+    another node's or cluster's name or id                    foreign      error, nothing is changed
+    frames lost at the end with all that vouched for them     not visible  the leader's Match tells
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from msgspec import structs
+
+from actors.runtime.ports import Buffer, File, Files
+from cluster.storage.frame import FRAME_HEADER_BYTES, encode_header, header_with_salt
+from cluster.storage.header import (
+    FRAMES_START,
+    Damage,
+    HardState,
+    Meta,
+    Quarantine,
+    SegmentHeader,
+)
+from cluster.storage.scan import NodeIdentity, Scan
+from cluster.storage.segment import WalLimits, create_segment, file_name, fill_spare
+
+COPY_BYTES = 1024 * 1024  # of frames copied at once
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What the log held when it was opened. Entries are read in pages with `Wal.read`.
+
+    `terms` are the (first index, term) pairs of entries `first_index` to `last_index`. `damaged` is set from
+    the start that found the damage until the quarantine is lifted; `cut_bytes` is the size of a torn tail.
+    """
+
+    hard_state: HardState
+    first_index: int
+    last_index: int
+    terms: tuple[tuple[int, int], ...]
+    cluster_id: bytes | None
+    voters: tuple[str, ...]
+    quarantine: Quarantine | None
+    cut_bytes: int
+
+    @property
+    def damaged(self) -> Damage | None:
+        return self.quarantine.damage if self.quarantine is not None else None
+
+    @property
+    def quarantined(self) -> bool:
+        return self.quarantine is not None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was ever acknowledged here: the broker may take part in a formation."""
+        return self.cluster_id is None and self.last_index == 0 and self.quarantine is None
+
+
+class Repaired(NamedTuple):
+    """The segment that is ready to be written behind `position`; its last 64 bytes are a marker frame."""
+
+    file: File
+    header: SegmentHeader
+    position: int
+    next_seq: int
+    marker: bytes
+    spares: list[int]
+    next_number: int
+
+
+def quarantine_of(scan: Scan) -> Quarantine | None:
+    """The mark of an earlier start, or the one that this start has to make."""
+    if scan.damage is not None:
+        aside = tuple(file_name(number, "damaged") for number in scan.leftovers)
+        return Quarantine(f"damage in {scan.damage.file}", structs.replace(scan.damage, kept_aside=aside))
+    return scan.meta.quarantine if scan.meta is not None else None
+
+
+def repair(
+    files: Files,
+    directory: str,
+    scan: Scan,
+    identity: NodeIdentity,
+    limits: WalLimits,
+    salt: Callable[[], int],
+) -> Repaired:
+    """Gives the log a fresh last segment and clears away what no longer belongs to it."""
+    spares, number = _usable_spares(files, directory, scan, limits)
+    replaced = scan.chain[-1] if scan.chain else None
+    if not spares:
+        filled = 0
+        while filled < limits.segment_bytes:
+            filled = fill_spare(files, directory, number, filled, limits)
+        spares.append(number)
+        number += 1
+    old = scan.meta or Meta(identity.node, identity.cluster, identity.incarnation)
+    commit_before = replaced.meta.hard_state.commit if replaced is not None else 0
+    header = SegmentHeader(
+        salt=salt(),
+        number=number,
+        previous=replaced.previous if replaced is not None else 0,
+        first_seq=scan.next_seq - len(scan.frames),
+        generation=1,
+        meta=structs.replace(
+            old,
+            cluster=old.cluster or identity.cluster,
+            incarnation=identity.incarnation,
+            hard_state=HardState(scan.hard_state.term, scan.hard_state.vote, commit_before),
+            quarantine=quarantine_of(scan),
+        ),
+    )
+    position = FRAMES_START + sum(frame.end - frame.offset for frame in scan.frames)
+    marker = encode_header(
+        (),
+        salt=header.salt,
+        seq=scan.next_seq,
+        synced_seq=scan.next_seq - 1,  # true once this segment has its name, and not to be seen before
+        term=scan.hard_state.term,
+        vote=scan.hard_state.vote,
+        commit=scan.hard_state.commit,
+        truncate_from=0,
+    )
+    body = [*_copies(scan, header.salt), (position, marker)]
+    file = create_segment(files, directory, header, spares.pop(0), body)
+    _place_copies(scan, header.number)
+    _clear_leftovers(files, directory, scan, header, limits, spares)
+    return Repaired(
+        file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, spares, number + 1
+    )
+
+
+def _usable_spares(files: Files, directory: str, scan: Scan, limits: WalLimits) -> tuple[list[int], int]:
+    """Spares of full size, the others and half-filled ones removed; and the next free number."""
+    spares: list[int] = []
+    for number in scan.names.spares:
+        path = f"{directory}/{file_name(number, 'spare')}"
+        file = files.open(path)
+        size = file.size()
+        file.close()
+        if size >= limits.segment_bytes and len(spares) < limits.spares_max:
+            spares.append(number)
+        else:
+            files.remove(path)
+    for number in scan.names.unfinished:
+        files.remove(f"{directory}/{file_name(number, 'zero')}")
+    return spares, scan.names.next_number
+
+
+def _copies(scan: Scan, salt: int) -> Iterator[tuple[int, Buffer]]:
+    """(offset, bytes) of the valid frames under the fresh segment's salt, close together, in pieces."""
+    offset = FRAMES_START
+    parts: list[Buffer] = []
+    size = 0
+    view = memoryview(scan.data)
+    for frame in scan.frames:
+        parts.append(header_with_salt(scan.data, frame, salt))
+        parts.append(view[frame.offset + FRAME_HEADER_BYTES : frame.end])
+        size += frame.end - frame.offset
+        if size >= COPY_BYTES:
+            yield offset, b"".join(parts)
+            offset += size
+            parts, size = [], 0
+    if parts:
+        yield offset, b"".join(parts)
+
+
+def _place_copies(scan: Scan, number: int) -> None:
+    """Frames lie back to back from the start in both segments, so only the segment's number changes in the
+    index."""
+    if scan.frames:
+        assert scan.frames[0].offset == FRAMES_START
+        scan.index.move_segment(scan.chain[-1].number, number)
+
+
+def _clear_leftovers(
+    files: Files, directory: str, scan: Scan, header: SegmentHeader, limits: WalLimits, spares: list[int]
+) -> None:
+    """Damaged files are kept aside as evidence, others become spares while there is need of them."""
+    if not scan.leftovers:
+        return
+    quarantine = header.meta.quarantine
+    evidence = (
+        quarantine.damage.kept_aside if quarantine is not None and quarantine.damage is not None else ()
+    )
+    for number in scan.leftovers:
+        path = f"{directory}/{file_name(number, 'wal')}"
+        file = files.open(path)
+        size = file.size()
+        file.close()
+        if file_name(number, "damaged") in evidence:
+            files.rename(path, f"{directory}/{file_name(number, 'damaged')}")
+        elif size >= limits.segment_bytes and len(spares) < limits.spares_max:
+            files.rename(path, f"{directory}/{file_name(number, 'spare')}")
+            spares.append(number)
+        else:
+            files.remove(path)
+    files.sync_dir(directory)

@@ -1,0 +1,160 @@
+"""Files of a log's directory: their names, how a segment comes into being, and spares for the next one.
+
+    0000000000000007.wal       a segment
+    0000000000000006.damaged   a segment kept aside: the operator's evidence, never read again
+    0000000000000008.spare     of full size, for the next segment: zeros, or a segment that has had its day
+    0000000000000009.zero      a spare that is still being filled
+    lock                       held while the log is open
+
+A segment appears under its name only when its header is durable, so a `.wal` file without one is damage and
+never the trace of a crash. Files are filled with zeros once, because a write into blocks that were never
+written makes the file system journal that they now are, and each sync pays for it (0.14 ms instead of 0.09 ms
+on the reference disk). A recycled file keeps its old bytes: the new salt makes them mean nothing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from actors.runtime.ports import Buffer, File, Files
+from cluster.storage.header import HEADER_COPIES, SegmentHeader, encode_segment_header
+
+MIB = 1024 * 1024
+LOCK_NAME = "lock"
+
+_NAME = re.compile(r"(\d{16})\.(wal|damaged|spare|zero)")
+
+
+@dataclass(frozen=True, slots=True)
+class WalLimits:
+    """Sizes and times of a log."""
+
+    segment_bytes: int = 64 * MIB
+    zero_chunk_bytes: int = MIB  # written and synced at a time; the log's own jobs wait no longer than that
+    spares_max: int = 2  # more are removed when the log is opened
+    read_bytes_max: int = MIB  # one pread, unless a frame is larger
+    probe_syncs: int = 32
+    thread_above_ns: int = 500_000  # a median sync above this does not belong on the loop
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryNames:
+    """What a log's directory lists, by kind; numbers rise and are never used again."""
+
+    segments: tuple[int, ...]
+    spares: tuple[int, ...]
+    unfinished: tuple[int, ...]
+    next_number: int
+
+
+def file_name(number: int, kind: str) -> str:
+    return f"{number:016d}.{kind}"
+
+
+def list_names(files: Files, directory: str) -> DirectoryNames:
+    """Sorts the directory's names; those that are not ours are left alone."""
+    by_kind: dict[str, list[int]] = {"wal": [], "damaged": [], "spare": [], "zero": []}
+    for name in files.list(directory):
+        match = _NAME.fullmatch(name)
+        if match is not None:
+            by_kind[match[2]].append(int(match[1]))
+    highest = max((numbers[-1] for numbers in by_kind.values() if numbers), default=0)
+    return DirectoryNames(tuple(by_kind["wal"]), tuple(by_kind["spare"]), tuple(by_kind["zero"]), highest + 1)
+
+
+def write_header(file: File, header: SegmentHeader) -> None:
+    """Changes the header of a segment that is in use: at any time one of both copies is whole."""
+    copy = encode_segment_header(header)
+    for position in range(HEADER_COPIES):
+        file.pwrite((copy,), position * len(copy))
+        file.sync()
+
+
+def create_segment(
+    files: Files,
+    directory: str,
+    header: SegmentHeader,
+    spare: int | None,
+    body: Sequence[tuple[int, Buffer]] = (),
+) -> File:
+    """A durable segment with this header, in the place of a spare if there is one. Blocking.
+
+    `body` are (offset, bytes) to be in it before it appears. Without a spare the file starts small and grows:
+    slower to sync, but filling it now would hold up the log.
+    """
+    kind = "zero" if spare is None else "spare"
+    source = f"{directory}/{file_name(header.number if spare is None else spare, kind)}"
+    file = files.open(source, create=spare is None)
+    copy = encode_segment_header(header)
+    file.pwrite((copy,) * HEADER_COPIES, 0)
+    for offset, data in body:
+        file.pwrite((data,), offset)
+    file.sync()
+    files.rename(source, f"{directory}/{file_name(header.number, 'wal')}")
+    files.sync_dir(directory)
+    return file
+
+
+class SparePreparer:
+    """Fills one file at a time with zeros, off the loop, a chunk per job."""
+
+    def __init__(self, files: Files, directory: str, limits: WalLimits, ready: Callable[[int], None]) -> None:
+        self._files = files
+        self._directory = directory
+        self._limits = limits
+        self._ready = ready  # called on the loop with the number of the new spare
+        self._number: int | None = None
+        self.failure: BaseException | None = (
+            None  # why the last one failed; the log then grows its next segment
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        return self._number is not None
+
+    def start(self, number: int) -> None:
+        assert self._number is None
+        self._number = number
+        self._submit(0)
+
+    def stop(self) -> None:
+        """The chunk in flight ends, no other follows; the unfinished file is removed by the next open."""
+        self._number = None
+
+    def _submit(self, filled: int) -> None:
+        number = self._number
+        assert number is not None
+        self._files.submit(lambda: self._fill(number, filled), lambda outcome: self._filled(number, outcome))
+
+    def _fill(self, number: int, filled: int) -> int:
+        return fill_spare(self._files, self._directory, number, filled, self._limits)
+
+    def _filled(self, number: int, outcome: int | BaseException) -> None:
+        if self._number != number:
+            return
+        if isinstance(outcome, BaseException):
+            self._number = None
+            self.failure = outcome
+        elif outcome < self._limits.segment_bytes:
+            self._submit(outcome)
+        else:
+            self._number = None
+            self._ready(number)
+
+
+def fill_spare(files: Files, directory: str, number: int, filled: int, limits: WalLimits) -> int:
+    """Writes and syncs one more chunk; after the last one the file becomes a spare. Returns how far it is
+    filled."""
+    path = f"{directory}/{file_name(number, 'zero')}"
+    file = files.open(path, create=True)
+    try:
+        size = min(limits.zero_chunk_bytes, limits.segment_bytes - filled)
+        file.pwrite((bytes(size),), filled)
+        file.sync()
+    finally:
+        file.close()
+    filled += size
+    if filled == limits.segment_bytes:
+        files.rename(path, f"{directory}/{file_name(number, 'spare')}")
+        files.sync_dir(directory)
+    return filled

@@ -1,0 +1,204 @@
+"""`@task`: what makes a plain function one that the cluster can run, and the registry that finds it by name.
+
+The decorator attaches a name, options and a codec; it opens nothing and connects to nothing, and the function
+stays callable. Nothing from the wire is imported: a name is looked up among the functions that were
+registered when the modules listed in the topology were imported.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+from msgspec import Struct
+
+from cluster.encoding import Codec
+from cluster.errors import TaskNotFound
+from cluster.options import Duration, merge_options
+from cluster.state.commands import Options
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULTS = Options()
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options of `@task` and `.options()`. A duration is a timedelta, a number of seconds, or text such as
+    "5m".
+    """
+
+    timeout: Duration               # killed when it runs longer; 30 m
+    retry: int                      # times that a raised exception is retried; 0
+    priority: int                   # 0 to 9, 9 first; 5
+    queue: str                      # "default"
+    labels: list[str] | tuple[str, ...]    # only workers that have them all
+    delay: Duration                 # not before; 0
+    expires: Duration               # not started by then: expired; never
+    result_ttl: Duration            # how long the result is kept; 1 h
+
+
+class Task(Generic[P, R]):
+    """A function that the cluster can run. Calling it runs it here; submitting it yields an `R`.
+
+    `name` finds it on workers, `settings` are its options as they travel.
+    """
+
+    __wrapped__: Callable[..., object]
+    __module__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[..., object], name: str, settings: Options) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self.settings = settings
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._codec: Codec | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast("R", self.function(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    def options(self, **options: Unpack[TaskOptions]) -> "Task[P, R]":
+        """A copy with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
+        copy = type(self)(self.function, self.name, merge_options(self.settings, options))
+        copy._codec = self._codec
+        return copy
+
+    @property
+    def wire_options(self) -> Options | None:
+        """Its options as they travel; None means that all of them have their defaults."""
+        return None if self.settings == DEFAULTS else self.settings
+
+    def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
+        """The body of a call. Raises TypeError (arguments do not fit), EncodeError and BodyTooLarge."""
+        return self.codec.encode_arguments(args, kwargs)
+
+    def decode_result(self, body: bytes) -> R:
+        """What the function returned, as its annotation says. Raises EncodeError if it does not fit."""
+        return cast("R", self.codec.decode_result(body))
+
+    @property
+    def codec(self) -> Codec:
+        """How its arguments and results travel; built at the first use, when every annotation can be
+        resolved.
+        """
+        codec = self._codec
+        if codec is None:
+            codec = self._codec = Codec(self.name, self.function)
+        return codec
+
+
+class AsyncTask(Task[P, R]):
+    """A task with an `async def` body: calling it here gives a coroutine, submitting it yields its `R`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+
+    def options(self, **options: Unpack[TaskOptions]) -> "AsyncTask[P, R]":
+        return cast("AsyncTask[P, R]", super().options(**options))
+
+
+class _Decorator:
+    """`@task(...)` with options; overloaded like `task` itself."""
+
+    def __init__(self, name: str | None, settings: Options) -> None:
+        self._name = name
+        self._settings = settings
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., object], /) -> Task[..., Any]:
+        return _register(function, self._name, self._settings)
+
+
+@overload
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(*, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
+def task(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[TaskOptions],
+) -> Task[..., Any] | _Decorator:
+    """Makes a function a task: `@task`, or `@task(timeout="5m", queue="mail")`.
+
+    Its name is `module:qualname` unless `name` gives a stable one. Raises TypeError for an unknown option or
+    for something that is no function, ValueError for an option out of range.
+    """
+    settings = merge_options(DEFAULTS, options)
+    if function is None:
+        return _Decorator(name, settings)
+    return _register(function, name, settings)
+
+
+_registry: dict[str, Task[..., Any]] = {}
+
+
+def registered_tasks() -> Mapping[str, Task[..., Any]]:
+    """Every task of the modules imported so far, by name."""
+    return MappingProxyType(_registry)
+
+
+def task_of(function: object) -> Task[..., Any]:
+    """The task to submit for what a caller gave. Raises TaskNotFound, saying what to change."""
+    if not isinstance(function, Task):
+        name = getattr(function, "__qualname__", repr(function))
+        raise TaskNotFound(f"{name} is not a task: put @task above it")
+    if function.__module__ == "__main__":
+        raise TaskNotFound(
+            f"{function.__qualname__} lives in __main__, which workers cannot import: move it into a module "
+            "that the topology lists"
+        )
+    return function
+
+
+def _register(function: Callable[..., object], name: str | None, settings: Options) -> Task[..., Any]:
+    if isinstance(function, Task) or not inspect.isroutine(function):
+        raise TypeError(f"@task takes a plain function, not {function!r}")
+    if name is None:
+        name = f"{function.__module__}:{function.__qualname__}"
+    kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
+    made: Task[..., Any] = kind(function, name, settings)
+    _registry[name] = made
+    return made
+
+
+class CurrentTask(Struct, frozen=True):
+    """The attempt that runs in this executor child."""
+
+    id: int
+    attempt: int
+    name: str
+    deadline: datetime
+
+
+class Running(Struct):
+    """Set by the executor before each attempt, as cheap as can be; `current` makes it readable."""
+
+    id: int = 0                     # 0: nothing runs here
+    attempt: int = 0
+    name: str = ""
+    deadline_ms: int = 0
+
+
+running = Running()
+
+
+def current() -> CurrentTask:
+    """The task that is running, for its own use. Raises RuntimeError outside of an executor child."""
+    if running.id == 0:
+        raise RuntimeError("current() is for use inside a running task")
+    deadline = datetime.fromtimestamp(running.deadline_ms / 1_000, UTC)
+    return CurrentTask(running.id, running.attempt, running.name, deadline)

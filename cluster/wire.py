@@ -1,0 +1,226 @@
+"""Messages between processes, one union per role of the sender: a role can only say what its union contains.
+
+Tags below 32 are commands (`cluster.state.commands`), which travel as they are written into the log.
+"""
+
+from msgspec import Raw, Struct
+
+from cluster.state.commands import Cancel, Close, Complete, Register, Seen, Submit, WorkerSpec
+from cluster.state.effects import Answer, Assignment, Registered, TaskResult
+
+WIRE_VERSION = 1
+HELLO_ITEMS_MAX = 4_096     # of a list of ids in one message; longer ones are continued
+BODY_BYTES_MAX = 1024 * 1024
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+
+ROLE_BROKER = 0
+ROLE_WORKER = 1
+ROLE_CLIENT = 2
+
+
+class Message(Struct, array_like=True, gc=False, frozen=True):
+    """Base of all messages."""
+
+
+class Hello(Message, tag=32, frozen=True):
+    """Anyone -> whom it dialled, first in every session. Owes: Welcome.
+
+    A refused hello (another cluster, wire version or group) is answered with Refused and the peer is dropped.
+    """
+
+    cluster: str
+    node: str
+    incarnation: int
+    role: int
+    wire_version: int = WIRE_VERSION
+    group: int = 0
+    principal: str = ""
+    broker: "BrokerState | None" = None
+    worker: WorkerSpec | None = None
+    session: int = 0            # of a worker or client that has one
+
+
+class BrokerState(Message, frozen=True):
+    """What a broker's log holds when it says hello."""
+
+    cluster_id: bytes
+    term: int
+    last_index: int
+    last_term: int
+    quarantined: bool
+
+
+class Welcome(Message, tag=33, frozen=True):
+    """Broker -> dialler: the hello was accepted. `leader` is "" while none is known."""
+
+    node: str
+    incarnation: int
+    term: int
+    leader: str
+
+
+class Refused(Message, tag=34, frozen=True):
+    """Broker -> dialler: nothing from you will be read, for this reason."""
+
+    reason: str
+
+
+class LeaderIs(Message, tag=35, frozen=True):
+    """Broker -> everyone linked to it, when it becomes leader or learns of one. Owes (to a leader): Holding, Watch,
+    and every unanswered session command again, in order."""
+
+    term: int
+    node: str
+
+
+class Lease(Message, tag=36, frozen=True):
+    """Worker or client -> leader, every 500 ms; `sent` is its own clock. Owes: LeaseAck once the leader knows that it led
+    after this arrived. `running` = ids that run now (workers), for status."""
+
+    session: int
+    sent: int
+    running: tuple[int, ...] = ()
+    children: tuple[int, ...] = ()
+
+
+class LeaseAck(Message, tag=37, frozen=True):
+    """Leader -> holder: your lease counts from `sent`."""
+
+    session: int
+    sent: int
+
+
+class Holding(Message, tag=38, frozen=True):
+    """Worker -> new leader: every (task, attempt) it holds or has finished without an answer, flat [t, a, t, a, ...].
+    Continued while `more`. Owes: assignments it lacks, Withdraw of those it should not hold."""
+
+    session: int
+    term: int
+    pairs: list[int]
+    more: bool
+
+
+class Assignments(Message, tag=39, frozen=True):
+    """Leader -> worker: run these. A worker drops those of a term below the highest leader term it knows, and pairs
+    that it holds already."""
+
+    term: int
+    session: int
+    items: list[Assignment]
+
+
+class Withdraw(Message, tag=40, frozen=True):
+    """Leader -> worker: give these pairs up, flat [task, attempt, ...]; kill what runs. Owes: nothing."""
+
+    term: int
+    session: int
+    pairs: list[int]
+
+
+class Answers(Message, tag=41, frozen=True):
+    """Leader -> worker or client: fates of session commands."""
+
+    items: list[Answer]
+
+
+class RegisterAnswer(Message, tag=42, frozen=True):
+    """Leader -> worker or client: fate of its registration."""
+
+    answer: Registered
+
+
+class Results(Message, tag=43, frozen=True):
+    """Leader -> client: terminal records, pushed to the submitting session or asked for by Watch."""
+
+    items: list[TaskResult]
+
+
+class Watch(Message, tag=44, frozen=True):
+    """Client -> leader: I wait for these ids (again after every change of leader). Owes: Results for those that are
+    terminal now and later, Unknown for those that the state does not have."""
+
+    tasks: list[int]
+
+
+class Unknown(Message, tag=45, frozen=True):
+    """Leader -> client: no such tasks (never submitted, or evicted)."""
+
+    tasks: list[int]
+
+
+class Overload(Message, tag=46, frozen=True):
+    """Leader -> client: this session command was not proposed; send it again after `retry_after_ms`."""
+
+    session: int
+    seq: int
+    retry_after_ms: int
+
+
+class StatusRequest(Message, tag=47, frozen=True):
+    """Client -> any broker. Owes: StatusReply with what this broker knows."""
+
+    request: int
+
+
+class StatusReply(Message, tag=48, frozen=True):
+    """Broker -> client: msgpack of a map, shaped as in `python -m cluster status --json`."""
+
+    request: int
+    report: Raw
+
+
+
+class Describe(Message, tag=54, frozen=True):
+    """Client -> leader. Owes: Described, with a row for each task, in order."""
+
+    request: int
+    tasks: list[int]
+
+
+class Record(Message, frozen=True):
+    """What the state has of one task: its state by name ("unknown" if it has none), and its attempts so far."""
+
+    task: int
+    state: str
+    attempts: int
+
+
+class Described(Message, tag=55, frozen=True):
+    """Leader -> client: the records asked for."""
+
+    request: int
+    records: list[Record]
+
+
+class RaftMessage(Message, tag=50, frozen=True):
+    """Broker -> broker: one message of the Raft core, as `cluster.raft.wire` encodes it."""
+
+    data: bytes
+
+
+class FormationNews(Message, tag=51, frozen=True):
+    """Broker -> broker, on every link and every change: how far its formation is (`cluster.formation`)."""
+
+    phase: int
+    cluster_id: bytes
+
+
+class Form(Message, tag=52, frozen=True):
+    """First broker of the topology -> the others: store this. Owes: FormationNews once it is durable."""
+
+    cluster_id: bytes
+    voters: tuple[str, ...]
+
+
+class ClockNews(Message, tag=53, frozen=True):
+    """Broker -> broker, once a second: its wall clock, for the leader's stamp."""
+
+    wall_ms: int
+
+
+FromWorker = Hello | Register | Complete | Lease | Holding | Close
+FromClient = Hello | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
+ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
+ToClient = Welcome | Refused | LeaderIs | RegisterAnswer | Answers | Results | Unknown | Overload | LeaseAck | StatusReply | Described
+ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
+FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews

@@ -1,0 +1,61 @@
+"""A worker process: its actor on a loop, and the fork server that its executor children come from."""
+
+import asyncio
+
+import msgspec
+
+from actors import ActorSystem, ExitReason, Failed, Ports, real_ports
+from cluster.worker_actor import Drain, Worker
+from cluster.worker_config import WorkerConfig, explain
+
+__all__ = ["WorkerConfig", "drain", "run_worker", "start_worker"]
+
+EXIT_OPERATOR = 2           # an operator must put something right; a restart would not help
+EXIT_FAULT = 70
+EXECUTOR_MODULE = "cluster.executor"
+
+
+def run_worker(channel: object, argument: bytes) -> None:
+    """The entry of a worker's process, as `launch` spawns it; `argument` is an encoded WorkerConfig.
+
+    Ends the process with status 0 after a drain (SIGTERM), with 2 if a module of tasks cannot be imported.
+    """
+    import uvloop
+
+    config = msgspec.msgpack.decode(argument, type=WorkerConfig)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        raise SystemExit(runner.run(_serve(config)))
+
+
+async def _serve(config: WorkerConfig) -> int:
+    from actors.runtime.process import freeze_memory, on_terminate
+
+    # Modules of tasks are imported by the fork server and the children only: this process runs no user code.
+    preload = (EXECUTOR_MODULE, *config.modules)
+    ports = real_ports(asyncio.get_running_loop(), node=config.node, preload=preload, path=config.path)
+    worker, system, ended = start_worker(ports, config)
+    on_terminate(lambda: drain(system), interrupt=True)
+    freeze_memory()
+    await system.wait_stopped()
+    if worker.start_failure is not None:
+        ports.log.event("worker_start_failed", node=config.node, reason=explain(worker.start_failure))
+        return EXIT_OPERATOR
+    return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else 0
+
+
+def start_worker(ports: Ports, config: WorkerConfig) -> tuple[Worker, ActorSystem, list[ExitReason]]:
+    """Starts the actor; the list gets the reason for which it ends. The same in the real and the simulated
+    world.
+    """
+    system = ActorSystem(ports, node=config.node)
+    worker = Worker(config)
+    ended: list[ExitReason] = []
+    system.on_exit(system.spawn(worker, name="worker"), ended.append)
+    return worker, system, ended
+
+
+def drain(system: ActorSystem) -> None:
+    """Asks the worker to finish what runs, hand back the rest and end."""
+    worker = system.lookup("worker")
+    if worker is not None:
+        worker.tell(Drain())

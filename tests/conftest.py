@@ -1,0 +1,34 @@
+"""Options and summary lines that all tests share."""
+
+from collections import Counter
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--transcripts",
+        action="append",
+        metavar="DIR",
+        help="folder with transcripts of etcd's Raft tests for tests/conformance/test_etcd_raft.py; may be repeated",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many of etcd's transcripts passed, ran and were skipped for which reasons."""
+    outcomes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            if not any(name == "transcript" for name, _ in report.user_properties):
+                continue
+            outcomes[outcome] += 1
+            if outcome == "skipped":
+                reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    if not outcomes:
+        return
+    listed = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+    terminalreporter.write_line(
+        f"transcripts: {outcomes['passed']} passed, {outcomes['passed'] + outcomes['failed']} run, "
+        f"{outcomes['skipped']} skipped ({listed or 'none'})"
+    )

@@ -1,0 +1,244 @@
+"""A seeded stream of entries: what clients, workers and a leader may say, in all the wrong orders as well.
+
+`python random_stream.py SEED ENTRIES` prints the digests, for comparing processes with different hash seeds.
+"""
+
+import sys
+from random import Random
+
+from state_rig import EPOCH_MS, encode_entry
+
+from cluster.state.commands import (
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_FAILED,
+    OUTCOME_RETURNED,
+    OUTCOME_TIMED_OUT,
+    PREFETCH_AUTO,
+    ROLE_CLIENT,
+    ROLE_WORKER,
+    Cancel,
+    Close,
+    Command,
+    Complete,
+    Expire,
+    Failure,
+    Options,
+    Outcome,
+    Register,
+    Seen,
+    Submit,
+    TaskGroup,
+    Tick,
+    WorkerSpec,
+)
+from cluster.state.effects import ANSWER_GAP, ANSWER_OK, Assignment, Effects
+from cluster.state.machine import Machine
+
+NAMES = ("f", "g", "häßlich", "nobody")
+QUEUES = ("default", "other", "bulk")
+STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_RETURNED, 42)
+
+
+class Stream:
+    """Drives `machine`, which it also watches: no attempt is assigned twice, no task ends twice, nothing
+    that was confirmed is unknown."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.machine = Machine()
+        self.log: list[bytes] = []
+        self.now_ms = EPOCH_MS
+        self.seqs: dict[int, int] = {}              # session -> next command
+        self.numbers: dict[int, int] = {}           # client session -> next task number
+        self.clients: list[int] = []
+        self.workers: list[int] = []
+        self.incarnations: dict[int, int] = {}
+        self.held: dict[int, list[Assignment]] = {}
+        self.sent: dict[tuple[int, int], list[int]] = {}        # (session, seq) -> tasks, until answered
+        self.confirmed: list[int] = []
+        self.assigned: dict[tuple[int, int], int] = {}
+        self.ended: dict[int, int] = {}
+        self.late: list[Assignment] = []
+        self.said: dict[tuple[int, int], Command] = {}          # (session, seq) -> the command, for saying it again
+        self.again: list[Command] = []
+
+    def run(self, entries: int, check: bool) -> None:
+        for _ in range(entries):
+            self.now_ms += self.random.choice((0, 1, 5, 50, 400))
+            commands = [self._command() for _ in range(self.random.choice((1, 1, 2, 3, 6)))]
+            stamp = self.now_ms if self.random.random() < 0.9 else None
+            payload = encode_entry(*[command for command in commands if command is not None], now_ms=stamp)
+            if self.random.random() < 0.01:
+                payload = self.random.choice((b"", b"\xc1", payload[:-1]))
+            self.log.append(payload)
+            effects = Effects()
+            self.machine.apply(len(self.log), 1, payload, effects)
+            self._watch(effects)
+            if check:
+                self.machine.check()
+        for task in self.confirmed:
+            assert self.machine.state_of(task) is not None, f"{task} was confirmed and is unknown"
+        for task in self.ended:
+            assert self.machine.state_of(task) not in ("pending", "processing")
+
+    def _watch(self, effects: Effects) -> None:
+        for registered in effects.registered:
+            if registered.code == ANSWER_OK and registered.session not in self.seqs:
+                self.seqs[registered.session] = registered.next_seq
+                self.incarnations[registered.session] = registered.incarnation
+                known = self.machine.session(registered.session)
+                if known is not None:
+                    (self.clients if known.role == ROLE_CLIENT else self.workers).append(known.id)
+        for answer in effects.answers:
+            tasks = [] if answer.code == ANSWER_GAP else self.sent.pop((answer.session, answer.seq), [])
+            if answer.code == ANSWER_OK:
+                self.confirmed += tasks
+            elif answer.code == ANSWER_GAP and not self.again:
+                # What a client does: it goes back to the number expected and repeats all from there.
+                seqs = range(answer.value, self.seqs[answer.session])
+                self.again = [self.said[answer.session, seq] for seq in seqs]
+        for session, assignments in effects.assignments.items():
+            for assignment in assignments:
+                key = (assignment.task, assignment.attempt)
+                assert key not in self.assigned, f"{key} was assigned twice"
+                assert assignment.task not in self.ended, f"{assignment.task} was assigned after its end"
+                self.assigned[key] = session
+            self.held.setdefault(session, []).extend(assignments)
+        for results in effects.results.values():
+            for result in results:
+                assert result.task not in self.ended, f"{result.task} ended twice"
+                self.ended[result.task] = result.state
+        for session in effects.ended:
+            for sessions in (self.clients, self.workers):
+                if session in sessions:
+                    sessions.remove(session)
+            self.late += self.held.pop(session, [])
+
+    def _command(self) -> Command | None:
+        if self.again:
+            return self.again.pop(0)
+        choice = self.random.random()
+        if not self.workers or choice < 0.03:
+            return self._register_worker()
+        if not self.clients or choice < 0.05:
+            return Register(f"c{self.random.randrange(3)}", self.random.randrange(6), ROLE_CLIENT)
+        if choice < 0.08:
+            session = self.random.choice(self.clients + self.workers * 2)
+            end = self.random.choice((Expire, Close))
+            return end(session, self.incarnations[session] + (self.random.random() < 0.2))
+        if choice < 0.35:
+            return self._submit()
+        if choice < 0.42:
+            return self._cancel()
+        if choice < 0.45:
+            return Tick(self.now_ms)
+        if choice < 0.46:
+            return Seen(self.random.choice(self.clients), [1, 2])
+        return self._complete()
+
+    def _register_worker(self) -> Register:
+        random = self.random
+        names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
+        queues = tuple(random.sample(QUEUES, random.randint(1, 3)))
+        spec = WorkerSpec(random.randint(1, 4), queues, names, random.choice((PREFETCH_AUTO, 1, 3, 20)))
+        return Register(f"w{random.randrange(5)}", random.randrange(40), ROLE_WORKER, spec)
+
+    def _seq(self, session: int) -> int:
+        """The next number; sometimes one too far."""
+        seq = self.seqs[session]
+        if self.random.random() < 0.03:
+            return seq + 2
+        self.seqs[session] = seq + 1
+        return seq
+
+    def _say(self, command: Submit | Cancel | Complete) -> Command:
+        """Remembers a command that got its number in turn; sometimes says an older one instead, and this one then."""
+        session, seq = command.session, command.seq
+        if seq < self.seqs[session]:
+            self.said[session, seq] = command
+        if self.random.random() < 0.05:
+            older = self.said.get((session, seq - self.random.randint(1, 4)))
+            if older is not None:
+                self.again.append(command)
+                return older
+        return command
+
+    def _low(self, seq: int) -> int:
+        return max(1, seq - self.random.randint(0, 70))
+
+    def _submit(self) -> Submit:
+        random = self.random
+        session = random.choice(self.clients)
+        seq = self._seq(session)
+        fresh = seq == self.seqs[session] - 1
+        number = self.numbers.get(session, 1)
+        groups: list[TaskGroup] = []
+        tasks: list[int] = []
+        for _ in range(random.randint(1, 3)):
+            bodies = [b"body"] * random.choice((1, 2, 10, 60))
+            groups.append(TaskGroup(random.choice(NAMES), number, bodies, self._options()))
+            tasks += [session << 24 | number + place for place in range(len(bodies))]
+            number += len(bodies) + (random.random() < 0.1)
+        if fresh:
+            self.numbers[session] = number
+            self.sent[session, seq] = tasks
+        return self._say(Submit(session, seq, self._low(seq), groups))
+
+    def _options(self) -> Options | None:
+        random = self.random
+        if random.random() < 0.5:
+            return None
+        return Options(
+            queue=random.choice(QUEUES),
+            priority=random.choice((0, 5, 5, 9, 9, 9 + (random.random() < 0.05))),
+            delay_ms=random.choice((0, 0, 0, 100, 1_000)),
+            expires_ms=random.choice((0, 0, 0, 50, 2_000)),
+        )
+
+    def _cancel(self) -> Cancel | None:
+        if not self.confirmed:
+            return None
+        session = self.random.choice(self.clients)
+        seq = self._seq(session)
+        tasks = [self.random.choice(self.confirmed) for _ in range(self.random.choice((1, 3, 80)))]
+        return self._say(Cancel(session, seq, self._low(seq), tasks))
+
+    def _complete(self) -> Complete:
+        random = self.random
+        session = random.choice(self.workers)
+        seq = self._seq(session)
+        held = self.held.get(session, [])
+        said = held[: random.choice((1, 1, 5, 100))] if random.random() < 0.8 else random.sample(held, len(held) // 2)
+        if seq == self.seqs[session] - 1:
+            gone = [(assignment.task, assignment.attempt) for assignment in said]
+            self.held[session] = [kept for kept in held if (kept.task, kept.attempt) not in gone]
+        if self.late and random.random() < 0.2:
+            said = [*said, random.choice(self.late)]
+        outcomes = [self._outcome(assignment) for assignment in said]
+        return self._say(Complete(session, seq, self._low(seq), outcomes))
+
+    def _outcome(self, assignment: Assignment) -> Outcome:
+        random = self.random
+        run_us = random.choice((3, 40, 700, 30_000))
+        if random.random() < 0.8:
+            return Outcome(assignment.task, assignment.attempt, OUTCOME_COMPLETED, self.now_ms, run_us, b"ok")
+        attempt = assignment.attempt + (random.random() < 0.1)
+        started_ms = random.choice((0, self.now_ms))
+        error = Failure("E", "m", "t", 1)
+        return Outcome(assignment.task, attempt, random.choice(STATUSES), started_ms, run_us, b"", error)
+
+
+def replay(log: list[bytes], effects_for: range | None = None) -> Machine:
+    """Applies a log again; effects are built for the entries of `effects_for` only, as if that were a term."""
+    machine = Machine()
+    for index, payload in enumerate(log, 1):
+        machine.apply(index, 1, payload, Effects() if effects_for and index in effects_for else None)
+    return machine
+
+
+if __name__ == "__main__":
+    stream = Stream(int(sys.argv[1]))
+    stream.run(int(sys.argv[2]), check=False)
+    machine = stream.machine
+    sys.stdout.write(f"{machine.digest} {machine.rolling} {machine.full_digest()} {machine.status()}\n")

@@ -1,0 +1,65 @@
+"""What status shows."""
+
+from state_rig import Rig
+
+from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_FAILED
+from cluster.state.effects import Effects
+
+
+def test_queues_are_counted_by_state(rig: Rig):
+    client, worker = rig.client(), rig.worker(slots=2)
+    client.submit(count=6)
+    client.submit(delay_ms=1_000)
+    client.submit("nobody", count=2)
+    worker.end(worker.inbox[0], OUTCOME_FAILED)
+    worker.complete(worker.inbox[0])
+    for _ in range(3):
+        crashing = min(worker.inbox, key=lambda assignment: assignment.task)
+        worker.end(crashing, OUTCOME_CRASHED)
+    assert rig.queue() == {
+        "name": "default",
+        "ready": 3,
+        "waiting": 0,
+        "running": 2,
+        "delayed": 1,
+        "completed": 1,
+        "failed": 1,
+        "dead": 1,
+        "cancelled": 0,
+        "expired": 0,
+        "parked": 2,
+    }
+
+
+def test_queues_are_listed_by_name(rig: Rig):
+    client = rig.client()
+    for queue in ("b", "c", "a"):
+        client.submit(queue=queue)
+    assert [row["name"] for row in rig.leader.status()["queues"]] == ["a", "b", "c"]
+
+
+def test_workers_and_clients_are_listed(rig: Rig):
+    client, worker = rig.client(), rig.worker(slots=2)
+    client.submit()
+    status = rig.leader.status()
+    assert status["workers"] == [{"name": "w1", "session": worker.session, "slots": 2, "held": 1}]
+    assert status["clients"] == 1
+    assert [session.id for session in rig.leader.worker_sessions()] == [worker.session]
+    assert [session.id for session in rig.leader.sessions_open()] == [client.session, worker.session]
+
+
+def test_a_task_knows_its_queue(rig: Rig):
+    (task,) = rig.client().submit(queue="q")
+    assert rig.leader.queue_of(task) == "q"
+
+
+def test_effects_collect_over_several_entries_until_they_are_cleared(rig: Rig):
+    client, worker = rig.client(), rig.worker(prefetch=9)
+    collected = Effects()
+    for _ in range(2):
+        client.submit(count=2)
+        for session, assignments in rig.effects.assignments.items():
+            collected.assignments.setdefault(session, []).extend(assignments)
+    assert collected.assignments == {worker.session: worker.inbox}
+    collected.clear()
+    assert collected.assignments == {}
