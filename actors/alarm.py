@@ -56,7 +56,9 @@ class Alarm:
 
 
 class Fire(NamedTuple):
-    """In the system lane of a mailbox: this timer is due. `number` tells it from one that was set again since."""
+    """In the system lane of a mailbox: this timer is due. `number` tells it from one that was set again
+    since.
+    """
 
     key: Hashable
     number: int
@@ -65,7 +67,8 @@ class Fire(NamedTuple):
 class ActorTimers:
     """The timers of one actor, by its own keys.
 
-    A timer that is due waits in the mailbox until it is the actor's turn; cancelled until then, it does not run.
+    A timer that is due waits in the mailbox until it is the actor's turn; cancelled until then, it does not
+    run.
     """
 
     __slots__ = ("_alarm", "_number", "_post", "_set")

@@ -11,19 +11,19 @@ and the cell takes nothing until it is done; only the end does not wait for it w
 """
 
 import asyncio
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.actor import Actor
 from actors.alarm import ActorTimers, Fire
-from actors.asks import DeferredReply, Reply, WaitingReply, WantedReply
+from actors.asks import DeferredReply, Reply
 from actors.context import Context
-from actors.errors import AskDied, AskNotFound, AskOverloaded
-from actors.life import Life, Observer, Start, Stop
-from actors.mailbox import Mailbox, MailboxSpec, Put
-from actors.messages import KILLED, SHUTDOWN, Down, ExitReason, Failed, Killed
+from actors.errors import AskDied, AskNotFound
+from actors.intake import Intake
+from actors.life import Life, Observer, Start, Stop, failure
+from actors.mailbox import MailboxSpec
+from actors.messages import KILLED, SHUTDOWN, Down, ExitReason, Killed
 from actors.ref import Ref
 from actors.runtime.ports import SECOND, Nanos
 from actors.transport.endpoint import Endpoint
@@ -32,38 +32,30 @@ if TYPE_CHECKING:
     from actors.system import ActorSystem
 
 F = TypeVar("F", bound=Callable[..., Any])
-Entry = tuple[Any, Reply | None]
 
 SHUTDOWN_DEFAULT_NS = 5 * SECOND
 _SHUTDOWN_LIMIT = object()    # the key of that timer
-TRACEBACK_CHARACTERS_MAX = 8_192
 
 
-class Cell:
+class Cell(Intake):
     """One incarnation of one actor.
 
-    Invariants: `_task` is set while a coroutine of the actor runs; `_queued` while the turn holds this cell;
-    `reason` is set from STOPPING on; a child in `children` is not DEAD.
+    Invariants: a child in `children` is not DEAD; while `life` is STOPPING only `_asked` is being stopped.
     """
 
     __slots__ = (
+        "_asked",
         "_deferred",
         "_endpoints",
         "_ends",
-        "_mailbox",
-        "_queued",
         "_reply",
         "_running",
-        "_system",
-        "_task",
+        "_running_down",
         "_was_started",
         "actor",
         "children",
-        "life",
-        "name",
         "observer",
         "parent",
-        "reason",
         "ref",
         "shutdown",
         "timers",
@@ -80,82 +72,36 @@ class Cell:
         parent: "Cell | None",
         observer: Observer | None,
     ) -> None:
-        self._system = system
-        self._mailbox: Mailbox[Entry] = Mailbox(mailbox)
+        super().__init__(system, name, mailbox)
+        self.actor = actor
+        self.shutdown = shutdown    # None: waited for, for ever
+        self.parent = parent
+        self.observer = observer
+        self.children: dict[Cell, None] = {}
+        self.timers = ActorTimers(system.alarm, self.put_system)
+        self.ref: Ref[Any] = Ref(self, system.node, name, incarnation)
         self._reply: Reply | None = None    # of the message that is handled now
         self._deferred: dict[DeferredReply, None] = {}
         self._ends: dict[Callable[[], None], None] = {}
         self._endpoints: list[Endpoint] = []
-        self._task: asyncio.Task[None] | None = None
-        self._queued = False
-        self._running = False            # a handler or callback is on the stack
-        self._was_started = False        # `started` has returned, so `stopped` will run
-        self.timers = ActorTimers(system.alarm, self._put_system)
-        self.actor = actor
-        self.name = name
-        self.shutdown = shutdown            # None: waited for, for ever
-        self.parent = parent
-        self.observer = observer
-        self.children: dict[Cell, None] = {}
-        self.life = Life.NEW
-        self.reason: ExitReason | None = None
-        self.ref: Ref[Any] = Ref(self, system.node, name, incarnation)
+        self._asked: Cell | None = None     # the child that was asked to stop, while we stop
+        self._running = False               # a handler or callback is on the stack
+        self._running_down = False          # `_stop_children` is on the stack
+        self._was_started = False           # `started` has returned, so `stopped` will run
         actor.context = Context(self, system, self.ref)
-        self._put_system(Start())
+        self.put_system(Start())
 
     def __repr__(self) -> str:
         return f"<Cell {self.name} {self.life.name}>"
 
     # What others call
 
-    def tell(self, message: Any) -> bool:
-        """See `Ref.tell`."""
-        return self._post((message, None))
-
-    def send(self, message: Any) -> Awaitable[bool]:
-        """See `Ref.send`."""
-        future = asyncio.get_running_loop().create_future()
-
-        def admit() -> bool:
-            if future.done():
-                return False
-            future.set_result(True)
-            return True
-
-        def give_up() -> None:
-            if not future.done():
-                future.set_result(False)
-
-        if self._post((message, None)):
-            future.set_result(True)
-        elif not self._wait((message, WaitingReply(give_up)), admit):
-            future.set_result(False)
-        return future
-
-    def ask(self, message: Any, timeout: Nanos) -> Awaitable[Any]:
-        """See `Ref.ask`."""
-        reply, future = self._system.open_ask(timeout)
-        self.deliver(message, reply)
-        return future
-
-    def deliver(self, message: Any, reply: WantedReply) -> None:
-        """Takes a message that is to be answered, or answers it with an error."""
-        entry = message, reply
-        if not self._post(entry) and not self._wait(entry, lambda: reply.wanted):
-            reply.fail(AskOverloaded("the mailbox is full"))
-
-    def put_down(self, down: Down) -> None:
-        """Takes a Down, behind what has come before."""
-        if self.life < Life.STOPPING:
-            self._mailbox.put_signal((down, None))
-            self._wake()
-
     def request_stop(self, reason: ExitReason) -> None:
         """Ends the actor politely: after the handler that runs, before anything else that waits."""
         if self.life >= Life.STOPPING:
             return
-        if self._running or self._task is not None:
-            self._put_system(Stop(reason))
+        if self._running or self.task is not None:
+            self.put_system(Stop(reason))
         else:
             self.end(reason)
 
@@ -165,7 +111,7 @@ class Cell:
             self.kill()
             return
         if self.shutdown is not None and self.life < Life.DEAD:
-            self._system.alarm.set((self, _SHUTDOWN_LIMIT), self.shutdown, self.kill)
+            self.system.alarm.set((self, _SHUTDOWN_LIMIT), self.shutdown, self.kill)
         self.request_stop(SHUTDOWN)
 
     def kill(self) -> None:
@@ -175,23 +121,21 @@ class Cell:
         if self.life < Life.STOPPING:
             self._close_down(KILLED)
         self.reason = KILLED
-        for child in reversed(tuple(self.children)):
-            child.kill()
-        if self.life < Life.DEAD:
-            self._finish()
+        self._asked = None
+        self._stop_children()
 
     # What the context calls
 
     def stop_self(self, reason: ExitReason) -> None:
         """The actor ends itself."""
         if self.life < Life.STOPPING:
-            self._put_system(Stop(reason))
+            self.put_system(Stop(reason))
 
     def at_turn_end(self, callback: Callable[[], None]) -> None:
         """See `Context.at_turn_end`."""
         if self.life < Life.STOPPING:
             self._ends[callback] = None
-            self._system.turn.at_end(self._run_ends)
+            self.system.turn.at_end(self._run_ends)
 
     def defer(self) -> Reply:
         """See `Context.defer`."""
@@ -203,6 +147,11 @@ class Cell:
         """See `Context.callback`."""
         return partial(self._call, function)    # type: ignore[return-value]
 
+    def order_children(self, order: "list[Cell]") -> None:
+        """See `Context.order_children`."""
+        assert all(child in self.children for child in order)
+        self.children = dict.fromkeys(order) | self.children
+
     def own(self, endpoint: Endpoint) -> None:
         """This endpoint is closed when the actor ends."""
         assert self.life < Life.STOPPING, "an actor that ends opens no endpoint"
@@ -212,48 +161,19 @@ class Cell:
 
     def run(self, entries_max: int) -> int:
         """See `actors.turn.Runnable`."""
-        assert self._queued
-        mailbox = self._mailbox
+        assert self.queued
+        mailbox = self.mailbox
         count = 0
-        while count < entries_max and self._task is None and self.life < Life.STOPPING:
+        while count < entries_max and self.task is None and self.life < Life.STOPPING:
             entry = mailbox.take()
             if entry is None:
                 break
             count += 1
             self._handle(*entry)
-        self._queued = False
+        self.queued = False
         if len(mailbox):
-            self._wake()
+            self.wake()
         return count
-
-    def _post(self, entry: Entry) -> bool:
-        if self.life >= Life.STOPPING:
-            self._bury(entry)
-            return False
-        put = self._mailbox.put(entry)
-        if put is Put.REJECTED:
-            return False
-        if put is Put.DROPPED:
-            victim = self._mailbox.victim
-            assert victim is not None
-            self._mailbox.victim = None
-            self._system.dead_letter(self.name, victim[0], "overflow")
-            if victim[1] is not None:
-                victim[1].fail(AskOverloaded("the mailbox is full"))
-        self._wake()
-        return True
-
-    def _wait(self, entry: Entry, admit: Callable[[], bool]) -> bool:
-        return self.life < Life.STOPPING and self._mailbox.wait(entry, admit)
-
-    def _put_system(self, signal: Start | Stop | Fire) -> None:
-        self._mailbox.put_system((signal, None))
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self._queued and self._task is None and self.life < Life.STOPPING:
-            self._queued = True
-            self._system.turn.ready(self)
 
     def _handle(self, message: Any, reply: Reply | None) -> None:
         kind = type(message)
@@ -263,7 +183,7 @@ class Cell:
             self.end(message.reason)
         elif kind is Fire:
             self._fire(self.timers.take(message))
-        elif kind is not Down or self._system.monitors.take(message.reference):
+        elif kind is not Down or self.system.monitors.take(message.reference):
             handler = self.actor.handlers.get(kind)
             if handler is not None:
                 self._call_handler(partial(handler.function, self.actor, message), reply, self._handled)
@@ -281,7 +201,7 @@ class Cell:
             self.crash(error)
         else:
             if isinstance(value, Coroutine):
-                self._task = asyncio.get_running_loop().create_task(self._drive(value, done))
+                self.task = asyncio.get_running_loop().create_task(self._drive(value, done))
             else:
                 done(value)
         finally:
@@ -291,17 +211,17 @@ class Cell:
         try:
             value = await coroutine
         except asyncio.CancelledError as error:
-            self._task = None
+            self.task = None
             if self.life < Life.STOPPING:    # else by `kill`, and all is done
                 self.crash(error)
         except Exception as error:
-            self._task = None
+            self.task = None
             self.crash(error)
         else:
-            self._task = None
+            self.task = None
             if self.life < Life.STOPPING:
                 done(value)
-                self._wake()
+                self.wake()
 
     def _started(self, _: Any) -> None:
         self._reply = None
@@ -319,9 +239,9 @@ class Cell:
     def _unhandled(self, message: Any, reply: Reply | None) -> None:
         if type(message) is Down:
             fields = {"actor": self.name, "of": message.ref.name, "reason": str(message.reason)}
-            self._system.ports.log.event("down_unhandled", **fields)
+            self.system.ports.log.event("down_unhandled", **fields)
             return
-        self._system.dead_letter(self.name, message, "unhandled")
+        self.system.dead_letter(self.name, message, "unhandled")
         if reply is not None:
             reply.fail(AskNotFound(f"{self.name} does not handle {type(message).__qualname__}"))
 
@@ -355,56 +275,59 @@ class Cell:
         """A handler or callback raised."""
         if self.life >= Life.STOPPING:
             return
-        lines = "".join(traceback.format_exception(error))
-        reason = Failed(type(error).__qualname__, str(error), lines[-TRACEBACK_CHARACTERS_MAX:])
-        self._system.ports.log.event(
-            "actor_crashed", actor=self.name, type=reason.type, message=reason.message, traceback=reason.traceback
-        )
+        reason = failure(error)
+        log = self.system.ports.log
+        log.event("actor_crashed", actor=self.name, reason=str(reason), traceback=reason.traceback)
         self.end(reason)
 
     def end(self, reason: ExitReason) -> None:
         """Goes to STOPPING; the rest follows when the children have ended."""
         if self.life < Life.STOPPING:
             self._close_down(reason)
-            self._stop_next_child()
+            self._stop_children()
 
     def _close_down(self, reason: ExitReason) -> None:
         """Takes nothing any more, and lets go of whoever waits for an answer."""
         assert self.life < Life.STOPPING
         self.life = Life.STOPPING
         self.reason = reason
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
         if self._reply is not None:
             self._reply.fail(AskDied(reason))
             self._reply = None
         for deferred in tuple(self._deferred):
             deferred.fail(AskDied(reason))
-        for entry in self._mailbox.clear():
-            self._bury(entry)
+        self.bury_all()
         self._ends.clear()
         self.timers.clear()
-        self._system.drop_monitors(self)
-
-    def _bury(self, entry: Entry) -> None:
-        message, reply = entry
-        assert self.reason is not None
-        if reply is not None:
-            reply.fail(AskDied(self.reason))
-        self._system.dead_letter(self.name, message, "dead")
-
-    def _stop_next_child(self) -> None:
-        if not self.children:
-            self._finish()
-            return
-        next(reversed(self.children)).stop_within_limit()    # the next one follows from `forget_child`
+        self.system.drop_monitors(self)
 
     def forget_child(self, child: "Cell") -> None:
         """A child has ended."""
         del self.children[child]
-        if self.life is Life.STOPPING:
-            self._stop_next_child()
+        if self.life is Life.STOPPING and (self._asked is child or self._asked is None):
+            self._stop_children()
+
+    def _stop_children(self) -> None:
+        """One after another, the youngest first. A loop: a thousand idle children must not be a thousand
+        frames.
+        """
+        if self._running_down:
+            return
+        self._running_down = True
+        while self.children:
+            self._asked = child = next(reversed(self.children))
+            if self.reason is KILLED:
+                child.kill()
+            else:
+                child.stop_within_limit()
+            if child.life < Life.DEAD:
+                break    # its end goes on here
+        self._running_down = False
+        if not self.children:
+            self._finish()
 
     def _finish(self) -> None:
         assert self.life is Life.STOPPING
@@ -415,9 +338,10 @@ class Cell:
             try:
                 self.actor.stopped(self.reason)
             except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                self._system.ports.log.event("actor_stopped_badly", actor=self.name, traceback=text)
+                log = self.system.ports.log
+                log.event("actor_stopped_badly", actor=self.name, traceback=failure(error).traceback)
         for endpoint in self._endpoints:
             endpoint.close()
-        self._system.alarm.cancel((self, _SHUTDOWN_LIMIT))
-        self._system.ended(self)
+        self.timers.clear()
+        self.system.alarm.cancel((self, _SHUTDOWN_LIMIT))
+        self.system.ended(self)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.actor import Actor
 from actors.asks import Reply
+from actors.life import Observer
 from actors.mailbox import MailboxSpec
 from actors.messages import NORMAL, ExitReason
 from actors.ref import Ref
@@ -49,6 +50,25 @@ class Context:
         """
         return self.system.start(actor, name=name, mailbox=mailbox, shutdown=shutdown, parent=self._cell).ref
 
+    def start_child(
+        self, actor: Actor, mailbox: MailboxSpec, shutdown: Nanos | None, observer: Observer
+    ) -> "Cell":
+        """For supervisors: like `spawn`, under a fresh name, and the observer hears of its start and end. A
+        `shutdown` of None waits for ever.
+        """
+        return self.system.start(
+            actor,
+            mailbox=mailbox,
+            shutdown=shutdown,
+            waits_for_ever=shutdown is None,
+            parent=self._cell,
+            observer=GuardedObserver(self._cell, observer),
+        )
+
+    def order_children(self, order: "list[Cell]") -> None:
+        """For supervisors: children will be stopped from the last of these to the first."""
+        self._cell.order_children(order)
+
     def stop(self, reason: ExitReason = NORMAL) -> None:
         """Ends this actor when the handler that runs now returns."""
         self._cell.stop_self(reason)
@@ -92,3 +112,13 @@ class Context:
         endpoint = Endpoint(self.ports, identity, limits, turn=self.system.turn, wrap=self._cell.guarded)
         self._cell.own(endpoint)
         return endpoint
+
+
+class GuardedObserver:
+    """An observer whose errors are those of its own actor, not of the child that it hears of."""
+
+    __slots__ = ("child_ended", "child_started")
+
+    def __init__(self, cell: "Cell", observer: Observer) -> None:
+        self.child_started = cell.guarded(observer.child_started)
+        self.child_ended = cell.guarded(observer.child_ended)

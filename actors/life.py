@@ -1,12 +1,15 @@
 """How far an actor is, and the signals that move it on; they come in the system lane of its mailbox."""
 
+import traceback
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from actors.messages import ExitReason
+from actors.messages import ExitReason, Failed
 
 if TYPE_CHECKING:
     from actors.cell import Cell
+
+TRACEBACK_CHARACTERS_MAX = 8_192
 
 
 class Life(IntEnum):
@@ -34,3 +37,9 @@ class Observer(Protocol):
     def child_started(self, cell: "Cell") -> None: ...
 
     def child_ended(self, cell: "Cell", reason: ExitReason) -> None: ...
+
+
+def failure(error: BaseException) -> Failed:
+    """The reason for the end of an actor that raised; the end of a long traceback says most."""
+    lines = "".join(traceback.format_exception(error))
+    return Failed(type(error).__qualname__, str(error), lines[-TRACEBACK_CHARACTERS_MAX:])

@@ -5,11 +5,10 @@ the end; watching twice yields two. A reference lives until its Down is handled,
 `demonitor` no Down comes, even if it was in the mailbox already.
 """
 
-from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-W = TypeVar("W", bound=Hashable)
-T = TypeVar("T", bound=Hashable)
+W = TypeVar("W")
+T = TypeVar("T")
 
 
 class Monitors(Generic[W, T]):
@@ -67,14 +66,13 @@ class Monitors(Generic[W, T]):
         self._forget(reference)
         return live[1]
 
-    def watcher_gone(self, watcher: W) -> list[T]:
-        """A watcher's own end drops all its references; returns their targets, each once."""
-        targets: dict[T, None] = {}
-        for reference in tuple(self._by_watcher.get(watcher, ())):
-            targets[self._live[reference][1]] = None
+    def watcher_gone(self, watcher: W) -> list[tuple[int, T]]:
+        """A watcher's own end drops all its references; returns them, with their targets."""
+        dropped = [(reference, self._live[reference][1]) for reference in self._by_watcher.get(watcher, ())]
+        for reference, _ in dropped:
             self._forget(reference)
         assert watcher not in self._by_watcher
-        return list(targets)
+        return dropped
 
     def _forget(self, reference: int) -> tuple[W, T] | None:
         live = self._live.pop(reference, None)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.actor import Actor
 from actors.alarm import Alarm
@@ -19,6 +19,15 @@ from actors.runtime.ports import Nanos, Ports
 from actors.telemetry.log import PeerLog
 from actors.turn import Turn
 
+if TYPE_CHECKING:
+    from actors.remote import Remote, RemoteTarget
+
+
+class Watcher(Protocol):
+    """Who gets a Down: a cell, or a link on behalf of another node's."""
+
+    def put_down(self, down: Down) -> None: ...
+
 
 class ActorSystem:
     """The composition root of the actors of one process; `node` is its name in references."""
@@ -27,8 +36,9 @@ class ActorSystem:
         self.ports = ports
         self.node = node
         self.turn = Turn(ports.clock)
-        self.monitors: Monitors[Cell, Any] = Monitors()
+        self.monitors: Monitors[Watcher, Any] = Monitors()
         self.dead_letters = 0
+        self._remote: Remote | None = None
         self._asks = Asks()
         self._registry: Registry[Cell] = Registry()
         self.alarm = Alarm(ports.clock, self._asks)
@@ -55,10 +65,35 @@ class ActorSystem:
         cell = self._registry.find(name)
         return None if cell is None else cell.ref
 
-    def ref(self, node: str, name: str) -> Ref[Any]:
-        """Whoever has the name on that node when a message arrives there."""
-        assert node == self.node
-        return Ref(_Named(self, name), node, name, ANY_INCARNATION)
+    def ref(self, node: str, name: str, actor: type[Actor] | None = None) -> Ref[Any]:
+        """Whoever has the name on that node when a message arrives there.
+
+        With the class of the actor, answers come as the types that its handlers return; without, as plain
+        types.
+        """
+        if node == self.node:
+            return Ref(_Named(self, name), node, name, ANY_INCARNATION)
+        return self.remote.ref(node, name, actor)
+
+    def listen(self, address: str) -> str:
+        """Lets other nodes, and child processes, link to this one; returns the bound address.
+
+        Who can reach it may send to any actor here, what that actor handles. Raises AddressInUse.
+        """
+        return self.remote.listen(address)
+
+    def connect(self, address: str) -> None:
+        """Keeps a link to the node that listens there."""
+        self.remote.connect(address)
+
+    @property
+    def remote(self) -> "Remote":
+        """The links to other nodes; made when they are first asked for."""
+        if self._remote is None:
+            from actors.remote import Remote
+
+            self._remote = Remote(self)
+        return self._remote
 
     def names(self) -> list[str]:
         """The names of all live actors, oldest first."""
@@ -79,6 +114,8 @@ class ActorSystem:
         """Stops all actors, the youngest first. Those that are idle have ended when this returns."""
         for cell in reversed(tuple(self._roots)):
             cell.stop_within_limit()
+        if self._remote is not None:
+            self._remote.close()
 
     async def wait_stopped(self) -> None:
         """Returns when no actor lives."""
@@ -117,12 +154,12 @@ class ActorSystem:
         self._registry.unregister(cell.name, cell)
         for watcher, reference in self.monitors.fire(cell):
             watcher.put_down(Down(reference, cell.ref, reason))
-        if cell.observer is not None:
-            cell.observer.child_ended(cell, reason)
         for callback in self._exits.pop(cell, ()):
             callback(reason)
         if cell.parent is not None:
             cell.parent.forget_child(cell)
+            if cell.observer is not None:
+                cell.observer.child_ended(cell, reason)
             return
         del self._roots[cell]
         if not self._roots:
@@ -142,19 +179,26 @@ class ActorSystem:
             target = self._registry.find(ref.name) or target
         reference = self.monitors.add(watcher, target)
         if isinstance(target, _Named):
-            self._fire_one(reference, ref, NOT_FOUND)
-        elif isinstance(target, Cell) and target.life is Life.DEAD:
-            assert target.reason is not None
-            self._fire_one(reference, ref, target.reason)
+            self.fire_one(reference, ref, NOT_FOUND)
+        elif isinstance(target, Cell):
+            if target.life is Life.DEAD:
+                assert target.reason is not None
+                self.fire_one(reference, ref, target.reason)
+        else:
+            self.remote.watch(ref.node, reference, ref)
         return reference
 
     def demonitor(self, watcher: Cell, reference: int) -> None:
         """See `Context.demonitor`."""
-        self.monitors.drop(watcher, reference)
+        target = self.monitors.drop(watcher, reference)
+        if target is not None and not isinstance(target, Cell):
+            self._unwatch(target, reference)
 
     def drop_monitors(self, watcher: Cell) -> None:
         """A watcher ends."""
-        self.monitors.watcher_gone(watcher)
+        for reference, target in self.monitors.watcher_gone(watcher):
+            if not isinstance(target, Cell):
+                self._unwatch(target, reference)
 
     def open_ask(self, timeout: Nanos) -> "tuple[LocalReply, asyncio.Future[Any]]":
         """A reply to hand on, and the future that its first call settles."""
@@ -185,10 +229,15 @@ class ActorSystem:
         self.dead_letters += 1
         self._letters.event("dead_letter", name, type=type(message).__qualname__, why=why)
 
-    def _fire_one(self, reference: int, ref: Ref[Any], reason: ExitReason) -> None:
+    def fire_one(self, reference: int, ref: Ref[Any], reason: ExitReason) -> None:
+        """What this reference watches is gone, or was never there."""
         watcher = self.monitors.fire_one(reference)
-        assert watcher is not None
-        watcher.put_down(Down(reference, ref, reason))
+        if watcher is not None:
+            watcher.put_down(Down(reference, ref, reason))
+
+    def _unwatch(self, target: "_Named | RemoteTarget", reference: int) -> None:
+        if not isinstance(target, _Named):
+            self.remote.unwatch(target.node, reference)
 
 
 class _Named:

@@ -2,10 +2,11 @@
 
     pytest bench/test_log.py
 
-One append of the log, one of the plain loop, in turns, on the same disk, on files that were filled with zeros before: a
-disk is never as fast as it was a minute ago, and medians of neighbours do not care. The plain loop gets its bytes in
-one piece, the frame's 64 included; the log gets entries that were encoded just before, as in a broker's turn, and does
-all that it does there: frame header, crc, index, callback, marker. Encoding is measured apart.
+One append of the log, one of the plain loop, in turns, on the same disk, on files that were filled with zeros
+before: a disk is never as fast as it was a minute ago, and medians of neighbours do not care. The plain loop
+gets its bytes in one piece, the frame's 64 included; the log gets entries that were encoded just before, as
+in a broker's turn, and does all that it does there: frame header, crc, index, callback, marker. Encoding is
+measured apart.
 
 Data lies in bench/results or $QUORUMQ_BENCH_DIR, never in memory.
 """
@@ -65,7 +66,7 @@ class LogUnderTest:
             on_persisted=self._count,
         )
         self.sync_mode = self.wal.sync_mode
-        self.wal.sync_mode = "inline"       # also on a disk that is slow today: the loop beside it has no thread
+        self.wal.sync_mode = "inline"       # on a slow disk too: the plain loop has no thread either
         self._batch = batch
         self._write_id = 0
 
@@ -161,7 +162,8 @@ def test_appends_reach_three_quarters_of_a_plain_loop(benchmark: Any, directory:
     plain.close()
     log.close()
     if not benchmark.disabled:
-        ratio = max(benchmark.extra_info["ratio_of_rates"], benchmark.extra_info["ratio_of_medians"])
+        # Medians: a stall of the disk hits one of the two by chance, and a few of them decide a mean.
+        ratio = plain_p50 / log_p50
         assert ratio >= FLOOR, f"{ratio:.2f} of the plain loop's rate, {FLOOR} expected"
 
 

@@ -377,9 +377,8 @@ class Broker(Actor):
         link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
 
     def _record(self, task: int) -> Record:
-        result = self.machine.result(task)
-        attempts = result.attempts if isinstance(result, TaskResult) else len(self.machine.attempts(task))
-        return Record(task, self.machine.state_of(task) or "unknown", attempts)
+        # Attempts that were handed back before they began are no attempts to a user.
+        return Record(task, self.machine.state_of(task) or "unknown", len(self.machine.attempts(task)))
 
     def _notify_watchers(self, results: list[TaskResult]) -> None:
         for result in results:

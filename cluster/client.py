@@ -84,7 +84,7 @@ class Client:
         self._ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
         name = f"client-{self._ports.entropy.bits(64):016x}"
-        brokers = [(node.name, node.address) for node in self._topology.brokers]
+        brokers = tuple((node.name, node.address) for node in self._topology.brokers)
         self._actor = ClientActor(self._topology.name, name, self._ports.entropy.bits(63), brokers)
         self._system = ActorSystem(self._ports, node=name)
         self._system.spawn(self._actor, name="client")
@@ -207,10 +207,12 @@ class Client:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._actor.registered(waiter)
         nodes = ", ".join(f"{node.name} {node.address}" for node in self._topology.brokers)
-        reason = self._actor.refusal or f"no leader answered ({nodes})"
-        await self._within(
-            waiter, seconds, lambda: Unavailable(f"no session in {seconds:g} s: {self._actor.refusal or reason}", outcome="refused")
-        )
+
+        def error() -> ClusterError:
+            reason = self._actor.refusal or f"no leader answered ({nodes})"
+            return Unavailable(f"no session in {seconds:g} s: {reason}", outcome="refused")
+
+        await self._within(waiter, seconds, error)
 
     async def _within(self, future: "asyncio.Future[Any]", seconds: float | None, error: Callable[[], ClusterError]) -> Any:
         """The future's value, or `error` after `seconds`, on the client's clock."""

@@ -13,6 +13,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, TaskNotFound, Unavailable
+from cluster.leader_links import LeaderLinks
 from cluster.outbox import Draft, Outbox
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Close, Options, Register, Seen, Submit
@@ -25,11 +26,9 @@ from cluster.wire import (
     Describe,
     Described,
     Hello,
-    LeaderIs,
     Lease,
     Overload,
     Record,
-    Refused,
     RegisterAnswer,
     Results,
     StatusReply,
@@ -37,7 +36,6 @@ from cluster.wire import (
     ToClient,
     Unknown,
     Watch,
-    Welcome,
 )
 
 LEASE_INTERVAL = 500 * MILLISECOND
@@ -68,17 +66,13 @@ class ManySink(Sink, Protocol):
 class ClientActor(Actor):
     """One client of one cluster."""
 
-    def __init__(self, cluster: str, name: str, incarnation: int, brokers: list[tuple[str, str]]) -> None:
+    def __init__(self, cluster: str, name: str, incarnation: int, brokers: tuple[tuple[str, str], ...]) -> None:
         self.cluster = cluster
         self.name = name
         self.incarnation = incarnation
         self.brokers = brokers
         self.session = 0
-        self.leader: Peer | None = None
-        self.leader_name = ""
-        self.term = 0
-        self.refusal = ""                                   # why a broker does not want us
-        self._peers: dict[str, Peer] = {}
+        self._end: Unavailable | None = None                # why nothing can be asked any more
         self._window = Window()
         self._outbox: Outbox[Waiter] = Outbox()
         self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
@@ -94,22 +88,12 @@ class ClientActor(Actor):
     # -- life ---------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
-        identity = self.context.entropy.bits(128).to_bytes(16, "big")
-        self._endpoint = self.context.endpoint(b"\x01" + identity[1:])
         decoder = msgspec.msgpack.Decoder(list[ToClient])
-        for node, address in self.brokers:
-            self._peers[node] = self._endpoint.dial(
-                address,
-                hello=self._hello,
-                decoder=decoder,
-                on_up=lambda peer: None,
-                on_messages=self._on_messages,
-                on_down=self._on_down,
-            )
+        self._links = LeaderLinks(
+            self.context, self.brokers, decoder, self._hello, self._rejoin, self._on_message, self._forget_questions
+        )
+        self._links.open()
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {
-            Welcome: self._on_welcome,
-            Refused: self._on_refused,
-            LeaderIs: self._on_leader_is,
             RegisterAnswer: self._on_registered,
             Answers: self._on_answers,
             Results: self._on_results,
@@ -124,25 +108,30 @@ class ClientActor(Actor):
         self._sweep_at = self.context.clock.now()
 
     def stopped(self, reason: object) -> None:
-        if self.session and self.leader:
-            self.leader.send(Close(self.session, self.incarnation))
-            self.leader.flush()
-        error = Unavailable("the client was closed", outcome="unknown")
+        """Whoever waits is told; nobody may wait from now on."""
+        if self.session and self._links.leader:
+            self._links.leader.send(Close(self.session, self.incarnation))
+            self._links.leader.flush()
+        self._end = error = Unavailable(f"the client ended: {reason}", outcome="unknown")
         for waiter in self._sent.values():
             self._fail(waiter, error)
-        for draft in self._outbox.ready:
+        self._outbox.close_turn()
+        while (draft := self._outbox.take()) is not None:
             self._fail(draft, error)
         for task, sink in self._waiting.items():
             sink.fail(task, error)
-        for waiter in self._registered:
-            _reject(waiter, error)
-        for reply in self._status.values():
-            _reject(reply, error)
-        for description in self._described.values():
-            _reject(description, error)
+        for futures in (self._registered, self._status.values(), self._described.values()):
+            for future in futures:
+                _reject(future, error)
+        self._waiting.clear()
+
+    def _check_open(self) -> None:
+        if self._end is not None:
+            raise Unavailable(str(self._end), outcome="refused")
 
     def registered(self, waiter: Waiter) -> None:
         """Resolves `waiter` once the session stands."""
+        self._check_open()
         if self.session:
             waiter.set_result(None)
         else:
@@ -186,6 +175,7 @@ class ClientActor(Actor):
         return waiters
 
     def _admit(self, tasks: int) -> None:
+        self._check_open()
         if self._outbox.tasks + tasks > QUEUED_TASKS_MAX:
             raise Overloaded(f"{self._outbox.tasks} submits are waiting in this process already", retry_after=1.0)
         if self._outbox.numbers_left < tasks:
@@ -198,6 +188,7 @@ class ClientActor(Actor):
 
     def cancel(self, tasks: list[int], waiter: Waiter) -> None:
         """Ends tasks that are not terminal yet; resolved when a majority has it."""
+        self._check_open()
         if not self._window.is_open:
             _reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
             return
@@ -206,84 +197,61 @@ class ClientActor(Actor):
 
     def watch(self, task: int, sink: Sink) -> None:
         """Waits for the result of a task that this client may not have submitted."""
+        self._check_open()
         self._waiting[task] = sink
-        if self.leader:
-            self.leader.send(Watch([task]))
+        if self._links.leader:
+            self._links.leader.send(Watch([task]))
 
     def status(self, node: str) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
+        self._check_open()
         self._requests += 1
         future: Future[bytes] = get_running_loop().create_future()
         self._status[self._requests] = future
-        if not self._peers[node].send(StatusRequest(self._requests)):
+        if not self._links.peer(node).send(StatusRequest(self._requests)):
             _reject(future, Unavailable(f"no link to broker {node!r}", outcome="refused"))
         return future
 
     def describe(self, tasks: list[int]) -> Future[list[Record]]:
         """The leader's records of at most HELLO_ITEMS_MAX tasks."""
         assert len(tasks) <= HELLO_ITEMS_MAX
+        self._check_open()
         self._requests += 1
         future: Future[list[Record]] = get_running_loop().create_future()
-        if self.leader is None or not self.leader.send(Describe(self._requests, tasks)):
+        if self._links.leader is None or not self._links.leader.send(Describe(self._requests, tasks)):
             _reject(future, Unavailable("no leader is known", outcome="refused"))
         else:
             self._described[self._requests] = future
         return future
 
+    @property
+    def refusal(self) -> str:
+        """Why a broker does not want this client; "" if none said so."""
+        return self._links.refusal
+
     def is_up(self, node: str) -> bool:
-        return self._peers[node].is_up
+        return self._links.peer(node).is_up
 
     # -- links and the leader ---------------------------------------------------------------------------------------
 
     def _hello(self) -> Hello:
         return Hello(self.cluster, self.name, self.incarnation, ROLE_CLIENT, session=self.session)
 
-    def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
-        if peer is self.leader:
+    def _on_message(self, peer: Peer, message: msgspec.Struct) -> None:
+        if peer is self._links.leader:
             self._heard = self.context.clock.now()
-        for message in messages:
-            handler = self._handlers.get(type(message))
-            if handler is not None:
-                handler(peer, message)
+        handler = self._handlers.get(type(message))
+        if handler is not None:         # lease answers say no more than that the leader was heard
+            handler(peer, message)
 
-    def _on_down(self, peer: Peer) -> None:
-        if peer is self.leader:
-            self._lose_leader()
-
-    def _lose_leader(self) -> None:
-        """Questions to it have no answer any more; everything else is said again to the next."""
-        self.leader = None
+    def _forget_questions(self) -> None:
+        """Questions to a lost leader have no answer any more; everything else is said again to the next."""
         described, self._described = self._described, {}
         for future in described.values():
             _reject(future, Unavailable("the leader was lost", outcome="refused"))
 
-    def _on_welcome(self, peer: Peer, message: Welcome) -> None:
-        if message.leader and message.term >= self.term:
-            self._follow(message.term, message.leader, rejoin=self._peers.get(message.leader) is peer)
-
-    def _on_leader_is(self, peer: Peer, message: LeaderIs) -> None:
-        if message.term > self.term or (message.term == self.term and self.leader is None):
-            self._follow(message.term, message.node, rejoin=True)
-
-    def _on_refused(self, peer: Peer, message: Refused) -> None:
-        self.refusal = message.reason
-        self.context.log.event("client_refused", broker=peer.address, reason=message.reason)
-
-    def _follow(self, term: int, node: str, *, rejoin: bool) -> None:
-        peer = self._peers.get(node)
-        changed = term > self.term or peer is not self.leader
-        self.term, self.leader_name = term, node
-        if peer is not self.leader:
-            self._lose_leader()
-        if peer is None or not peer.is_up:
-            return
-        self.leader = peer
-        if changed or rejoin:
-            self._rejoin()
-
-    def _rejoin(self) -> None:
+    def _rejoin(self, leader: Peer) -> None:
         """To a new leader, or to the same one over a new link: everything that is unanswered, again."""
-        assert self.leader is not None
         self._heard = self.context.clock.now()
         self._resumes_at = 0
         if not self.session:
@@ -295,15 +263,14 @@ class ClientActor(Actor):
         self._pump()
 
     def _register(self) -> None:
-        if self.leader and not self.session:
-            self.leader.send(Register(self.name, self.incarnation, REGISTER_CLIENT))
+        if self._links.leader and not self.session:
+            self._links.leader.send(Register(self.name, self.incarnation, REGISTER_CLIENT))
 
     def _on_registered(self, peer: Peer, message: RegisterAnswer) -> None:
         answer = message.answer
         if answer.incarnation != self.incarnation or self.session:
             return
         if answer.code != ANSWER_OK:
-            self.refusal = "its session has ended"
             self._lose_session()
             return
         self.session = answer.session
@@ -339,7 +306,7 @@ class ClientActor(Actor):
     def _pump(self) -> None:
         """Sends finished drafts while the window is open."""
         outbox, window = self._outbox, self._window
-        if not (self.session and self.leader) or self._resumes_at:
+        if not (self.session and self._links.leader) or self._resumes_at:
             return
         while outbox.ready and window.is_open:
             draft = outbox.take()
@@ -353,21 +320,21 @@ class ClientActor(Actor):
         self._window.keep(seq, encoded)
         self._sent[seq] = waiter
         self._sent_at = self.context.clock.now()
-        if self.leader and not self._resumes_at:
-            self.leader.send_raw(encoded)
+        if self._links.leader and not self._resumes_at:
+            self._links.leader.send_raw(encoded)
 
     def _resend(self, start: int = 0) -> None:
-        if self.leader:
+        if self._links.leader:
             self._sent_at = self.context.clock.now()
             for encoded in self._window.unanswered(start):
-                self.leader.send_raw(encoded)
+                self._links.leader.send_raw(encoded)
 
     def _on_answers(self, peer: Peer, message: Answers) -> None:
         for answer in message.items:
             if answer.session != self.session:
                 continue
             if answer.code == ANSWER_GAP:
-                if peer is self.leader:
+                if peer is self._links.leader:
                     self._resend(answer.value)
             elif answer.code == ANSWER_NO_SESSION:
                 self._lose_session()
@@ -381,7 +348,7 @@ class ClientActor(Actor):
         self._pump()
 
     def _on_overload(self, peer: Peer, message: Overload) -> None:
-        if peer is self.leader and message.session == self.session:
+        if peer is self._links.leader and message.session == self.session:
             self._resumes_at = self.context.clock.now() + message.retry_after_ms * MILLISECOND
             self.context.timer("resume", message.retry_after_ms * MILLISECOND, self._resume)
 
@@ -404,7 +371,7 @@ class ClientActor(Actor):
                 self._add_seen(task & ((1 << TASK_NUMBER_BITS) - 1))
 
     def _on_unknown(self, peer: Peer, message: Unknown) -> None:
-        if peer is not self.leader:
+        if peer is not self._links.leader:
             return
         for task in message.tasks:
             sink = self._waiting.pop(task, None)
@@ -413,7 +380,7 @@ class ClientActor(Actor):
 
     def _rewatch(self) -> None:
         """Asks for every awaited result whose submit was confirmed; the others are asked for once they are."""
-        assert self.leader is not None
+        assert self._links.leader is not None
         unconfirmed: set[int] = set()
         for waiter in (*self._sent.values(), *self._outbox.ready, self._outbox._draft):
             if isinstance(waiter, Draft):
@@ -422,7 +389,7 @@ class ClientActor(Actor):
         base = self.session << TASK_NUMBER_BITS
         tasks = [task for task in self._waiting if task - base not in unconfirmed]
         for start in range(0, len(tasks), HELLO_ITEMS_MAX):
-            self.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
+            self._links.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
 
     def _add_seen(self, number: int) -> None:
         seen = self._seen
@@ -452,13 +419,13 @@ class ClientActor(Actor):
         self._lease_now()
 
     def _lease_now(self) -> None:
-        if self.leader and self.session:
-            self.leader.send(Lease(self.session, self.context.clock.now()))
+        if self._links.leader and self.session:
+            self._links.leader.send(Lease(self.session, self.context.clock.now()))
 
     def _say_seen(self) -> None:
         self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
-        if self.leader and self.session and self._seen:
-            self.leader.send(Seen(self.session, self._take_seen()))
+        if self._links.leader and self.session and self._seen:
+            self._links.leader.send(Seen(self.session, self._take_seen()))
 
     def _sweep(self) -> None:
         """Deadlines, lost answers and lost results; the only place where the client acts on silence."""
@@ -470,7 +437,7 @@ class ClientActor(Actor):
         for waiter in self._sent.values():
             if isinstance(waiter, Draft) and waiter.deadline <= now and waiter.waiters:
                 self._fail(waiter, self._too_late("unknown"), forget=False)
-        if self.leader is None or self._resumes_at:
+        if self._links.leader is None or self._resumes_at:
             return
         if not self.session:
             if now - self._heard > REGISTER_RETRY:
@@ -483,8 +450,8 @@ class ClientActor(Actor):
             self._rewatch()
 
     def _too_late(self, outcome: RequestOutcome) -> ClusterError:
-        if self.leader is None:
-            reason = self.refusal or "no leader is known: fewer than a majority of the brokers can be reached"
+        if self._links.leader is None:
+            reason = self._links.refusal or "no leader is known: fewer than a majority of the brokers can be reached"
             return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
         return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
 
@@ -512,6 +479,6 @@ class ClientActor(Actor):
                         sink.fail(base | number, error)
 
 
-def _reject(future: "Future[None] | Future[bytes] | Future[list[Record]]", error: ClusterError) -> None:
+def _reject(future: "Future[Any]", error: ClusterError) -> None:
     if not future.done():
         future.set_exception(error)

@@ -1,4 +1,8 @@
-"""Links to every broker, and which of them leads. Brokers push `LeaderIs`; nothing here asks or guesses."""
+"""Links to every broker, and which of them leads. Brokers push `LeaderIs`; nothing here asks or guesses.
+
+A leader is followed on its own word only: it says so when its state holds everything that was committed before,
+and drops what comes earlier. Another broker's word says no more than that the leader so far has been replaced.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +17,11 @@ IDENTITY_BITS = 120
 
 
 class LeaderLinks:
-    """The links of one incarnation of a worker. `leader` is set only while its link is up.
+    """The links of one incarnation of a worker or client. `leader` is set only while its link is up.
 
     `on_leader(peer)` comes for each new leader, and for the same one over a new link; `on_message(peer,
-    message)` for everything that is not about leadership. `term` is the highest that was heard of.
+    message)` for everything that is not about leadership; `on_lost()` when the leader so far is one no more.
+    `term` is the highest that was heard of.
     """
 
     def __init__(
@@ -27,6 +32,7 @@ class LeaderLinks:
         hello: Callable[[], Hello],
         on_leader: Callable[[Peer], None],
         on_message: Callable[[Peer, msgspec.Struct], None],
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._context = context
         self._brokers = brokers
@@ -34,6 +40,7 @@ class LeaderLinks:
         self._hello = hello
         self._on_leader = on_leader
         self._on_message = on_message
+        self._on_lost = on_lost
         self._peers: dict[str, Peer] = {}
         self._endpoint: Endpoint | None = None
         self.term = 0
@@ -75,36 +82,45 @@ class LeaderLinks:
             if kind is Welcome:
                 self._on_welcome(peer, message)
             elif kind is LeaderIs:
-                self._on_leader_is(message)
+                self._on_leader_is(peer, message)
             elif kind is Refused:
                 self._on_refused(peer, message)
             else:
                 self._on_message(peer, message)
 
+    def peer(self, node: str) -> Peer:
+        """The link to one broker, up or not."""
+        return self._peers[node]
+
     def _on_down(self, peer: Peer) -> None:
         if peer is self.leader:
-            self.leader = None
+            self._lose()
 
     def _on_welcome(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Welcome)
-        if message.leader and message.term >= self.term:
-            # The leader's own welcome begins a new link to it; another's only says who it is.
-            self._follow(message.term, message.leader, again=message.leader == message.node)
+        if message.leader:
+            self._heard(peer, message.term, message.leader)
 
-    def _on_leader_is(self, message: msgspec.Struct) -> None:
+    def _on_leader_is(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaderIs)
-        if message.term > self.term or (message.term == self.term and self.leader is None):
-            self._follow(message.term, message.node, again=True)
+        self._heard(peer, message.term, message.node)
 
     def _on_refused(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Refused)
         self.refusal = message.reason
         self._context.log.event("hello_refused", broker=peer.address, reason=message.reason)
 
-    def _follow(self, term: int, node: str, *, again: bool) -> None:
-        peer = self._peers.get(node)
-        changed = again or term > self.term or peer is not self.leader
+    def _heard(self, peer: Peer, term: int, node: str) -> None:
+        """`peer` says that `node` leads in `term`."""
+        if term < self.term:
+            return
+        if self.leader is not None and (term > self.term or peer is self._peers.get(node)):
+            self._lose()
         self.term = term
-        self.leader = peer if peer is not None and peer.is_up else None
-        if self.leader is not None and changed:
-            self._on_leader(self.leader)
+        if peer is self._peers.get(node):
+            self.leader = peer
+            self._on_leader(peer)
+
+    def _lose(self) -> None:
+        self.leader = None
+        self._on_lost()

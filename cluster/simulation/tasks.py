@@ -1,4 +1,4 @@
-"""The task of the simulated users, and the body of the executor children that run it.
+"""The one task of the simulated users, and the body of the executor children that run it.
 
 The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
 simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
@@ -19,7 +19,24 @@ Fate = Literal["ok", "raise", "crash once", "crash always"]
 
 CRASH_EXIT_CODE = 139
 
-_decode_call = msgspec.msgpack.Decoder(tuple[list[object], dict[str, object]]).decode
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True):
+    """What a simulated user asks for: `work_us` of work that ends as `fate` says. Keys are unique in a world."""
+
+    key: int
+    work_us: int
+    fate: Fate
+    padding: bytes = b""
+
+
+_decode_body = msgspec.msgpack.Decoder(tuple[tuple[Call], dict[str, object]]).decode
+
+
+def call_of(body: bytes) -> Call:
+    """The call in a task's body."""
+    (call,), _ = _decode_body(body)
+    return call
 
 
 class Simulated(Exception):  # noqa: N818
@@ -27,11 +44,11 @@ class Simulated(Exception):  # noqa: N818
 
 
 @task(name="simulated:work")
-def work(key: int, work_us: int, fate: Fate, padding: bytes) -> int:
-    """Takes `work_us` and returns `key`, or ends as `fate` says. Keys are unique in a world."""
-    if fate == "raise":
-        raise Simulated(f"task {key}")
-    return key
+def work(call: Call) -> int:
+    """Returns the call's key or raises, as it says."""
+    if call.fate == "raise":
+        raise Simulated(f"call {call.key}")
+    return call.key
 
 
 # Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
@@ -46,11 +63,10 @@ async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> 
         while executor.claim():
             running = executor.running
             assert running is not None
-            (_, work_us, fate, _), _ = _decode_call(running.body)
-            assert isinstance(work_us, int)
+            call = call_of(running.body)
             on_run(running.task, running.attempt)
-            await port.work(work_us * MICROSECOND)
-            if fate == "crash always" or (fate == "crash once" and running.attempt == 1):
+            await port.work(call.work_us * MICROSECOND)
+            if call.fate == "crash always" or (call.fate == "crash once" and running.attempt == 1):
                 raise SystemExit(CRASH_EXIT_CODE)
             executor.run()
         frame = port.poll()

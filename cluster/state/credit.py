@@ -1,22 +1,23 @@
 """Credit: which slot may get how many more messages.
 
-A slot runs one task at a time. Giving it the next one only when it reports the last costs a round trip per task;
-giving it many starves the other slots and makes tasks wait behind a long one. So with prefetch "auto" a slot may hold
-about 20 ms of *estimated* work: plenty to hide a round trip, little to wait for. The estimate is kept per task name,
-in integers, and moves by an eighth of the difference with each run. A message keeps the estimate it was counted with
-until it leaves its slot, so that the sum of a slot is exact whatever the estimate does meanwhile.
+A slot runs one task at a time. Giving it the next one only when it reports the last costs a round trip per
+task; giving it many starves the other slots and makes tasks wait behind a long one. So with prefetch "auto" a
+slot may hold about 20 ms of *estimated* work: plenty to hide a round trip, little to wait for. The estimate
+is kept per task name, in integers, and moves by an eighth of the difference with each run. A message keeps
+the estimate it was counted with until it leaves its slot, so that the sum of a slot is exact whatever the
+estimate does meanwhile.
 
-Slots of workers that announce the same queues and names with the same prefetch are interchangeable; they form a
-*pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two rings:
-idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed slot is in no
-ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred tasks moves once.
+Slots of workers that announce the same queues and names with the same prefetch are interchangeable; they form
+a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
+rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
+slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
+tasks moves once.
 
-A pool also knows which lanes of its channels may hold something (`ready`, per priority). After each entry no pool has
-both a slot with room and a live message it could place there, with one exception: a message that must go alone is at
-the head and all slots are busy. Such a pool stays `dirty` and is tried again with the next entry.
+A pool also knows which lanes of its channels may hold something (`ready`, per priority). After each entry no
+pool has both a slot with room and a live message it could place there, with one exception: a message that
+must go alone is at the head and all slots are busy. Such a pool stays `dirty` and is tried again with the
+next entry.
 """
-
-from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
@@ -50,13 +51,14 @@ PoolKey = tuple[tuple[str, ...], tuple[str, ...], int]      # queues, names, pre
 class Slot:
     """One place of a worker where one task runs and others may wait.
 
-    Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is `key`;
-    all of them are in `held`, which the slots of a session share. A `closed` slot holds something and gets nothing.
+    Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is
+    `key`; all of them are in `held`, which the slots of a session share. A `closed` slot holds something and
+    gets nothing.
     """
 
     __slots__ = ("closed", "count", "held", "index", "key", "load_us", "place", "pool", "session", "touched")
 
-    def __init__(self, session: int, index: int, pool: Pool, held: dict[int, Message]) -> None:
+    def __init__(self, session: int, index: int, pool: "Pool", held: "dict[int, Message]") -> None:
         self.session = session
         self.index = index
         self.key = slot_key(session, index)
@@ -69,7 +71,8 @@ class Slot:
         self.place = NOWHERE
 
     def room(self, estimate_us: int) -> int:
-        """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at least."""
+        """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at
+        least."""
         assert estimate_us > 0
         if self.closed:
             return 0
@@ -77,7 +80,8 @@ class Slot:
         if prefetch != PREFETCH_AUTO:
             return prefetch - self.count
         by_count = SLOT_MESSAGES_MAX - self.count
-        by_work = -((self.load_us - SLOT_WORK_US_MAX) // estimate_us)       # rounded up: the last one may overshoot
+        # Rounded up: the last one may overshoot.
+        by_work = -((self.load_us - SLOT_WORK_US_MAX) // estimate_us)
         return by_work if by_work < by_count else by_count
 
     def belongs(self) -> int:
@@ -95,9 +99,21 @@ class Slot:
 class Pool:
     """Interchangeable slots, and the lanes that they serve."""
 
-    __slots__ = ("_dirty", "_names", "_queues", "idle", "index", "key", "mask", "open", "prefetch", "ready", "sessions")
+    __slots__ = (
+        "_dirty",
+        "_names",
+        "_queues",
+        "idle",
+        "index",
+        "key",
+        "mask",
+        "open",
+        "prefetch",
+        "ready",
+        "sessions",
+    )
 
-    def __init__(self, index: int, key: PoolKey, dirty: dict[int, Pool]) -> None:
+    def __init__(self, index: int, key: PoolKey, dirty: "dict[int, Pool]") -> None:
         self.index = index
         self.key = key
         self._queues = frozenset(key[0])    # asked, never iterated
@@ -113,7 +129,7 @@ class Pool:
     def serves(self, queue: str, name: str) -> bool:
         return queue in self._queues and name in self._names
 
-    def wake(self, channel: Channel, priority: int) -> None:
+    def wake(self, channel: "Channel", priority: int) -> None:
         """A lane of `channel` gets its first message."""
         self.ready[priority][channel.index] = channel
         self.mask |= 1 << priority
@@ -124,8 +140,9 @@ class Pool:
         """Has room, but the message next in order needs an idle slot: look again after the next entry."""
         self._dirty[self.index] = self
 
-    def next_lane(self) -> tuple[Channel, int] | None:
-        """The channel and priority to be served next: highest priority first, channels of one priority in turn."""
+    def next_lane(self) -> "tuple[Channel, int] | None":
+        """The channel and priority to be served next: highest priority first, channels of one priority in
+        turn."""
         while self.mask:
             priority = self.mask.bit_length() - 1
             ring = self.ready[priority]
@@ -138,7 +155,7 @@ class Pool:
             self.mask ^= 1 << priority
         return None
 
-    def next_turn(self, channel: Channel, priority: int) -> None:
+    def next_turn(self, channel: "Channel", priority: int) -> None:
         """`channel` was served: the others of this priority come first now."""
         ring = self.ready[priority]
         if len(ring) > 1:
@@ -191,7 +208,9 @@ class Credit:
     def serving(self, queue: str, name: str) -> list[Pool]:
         return [pool for pool in self.pools.values() if pool.serves(queue, name)]
 
-    def join(self, session: int, worker: WorkerSpec, queues: Queues, held: dict[int, Message]) -> dict[int, Slot]:
+    def join(
+        self, session: int, worker: WorkerSpec, queues: "Queues", held: "dict[int, Message]"
+    ) -> dict[int, Slot]:
         """Adds a worker's slots, idle; returns them by key."""
         key = (_canonical(worker.queues), _canonical(worker.names), worker.prefetch)
         pool = self.pools.get(key)
@@ -209,7 +228,7 @@ class Credit:
             self.touch(slot)
         return {slot.key: slot for slot in slots}
 
-    def leave(self, slots: dict[int, Slot], queues: Queues) -> None:
+    def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:
         """Removes a worker's slots, which hold nothing any more."""
         some = next(iter(slots.values()))
         pool = some.pool
@@ -222,7 +241,6 @@ class Credit:
             for channel in queues.among(*pool.key[:2]):
                 channel.pools.remove(pool)
             del self.pools[pool.key]
-            self.dirty.pop(pool.index, None)
 
     def touch(self, slot: Slot) -> None:
         """`count`, `load_us` or `closed` of a slot changed: list it anew before the next dispatch."""

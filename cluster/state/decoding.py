@@ -1,12 +1,13 @@
 """From the bytes of an entry to its commands.
 
-An entry is `[[kind, machine_version, commands], ...]`. The outer list is decoded with the commands left raw, because
-whether a group may be looked at depends on its kind and version alone. Each kind then has a decoder of its own
-(`list[Submit]`, ...), which is faster than a union and cannot yield a command that its group does not name.
+An entry is `[[kind, machine_version, commands], ...]`. The outer list is decoded with the commands left raw,
+because whether a group may be looked at depends on its kind and version alone. Each kind then has a decoder
+of its own (`list[Submit]`, ...), which is faster than a union and cannot yield a command that its group does
+not name.
 
-What cannot be decoded is skipped and counted, on every replica alike: all of them run the same decoder over the same
-bytes. Brokers propose only what they have decoded themselves, so this is a fence against our own mistakes; but a
-replica that raised here would raise again after every restart.
+What cannot be decoded is skipped and counted, on every replica alike: all of them run the same decoder over
+the same bytes. Brokers propose only what they have decoded themselves, so this is a fence against our own
+mistakes; but a replica that raised here would raise again after every restart.
 """
 
 import msgspec
@@ -39,15 +40,18 @@ KINDS: dict[int, type[Command]] = {
     9: Formation,
 }
 
-# ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError does not
-# pass the depth check at the transport.
+# ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError
+# does not pass the depth check at the transport.
 UNDECODABLE = (ValueError, RecursionError)
 
 Group = tuple[int, int, Raw]
 
 _decode_groups = msgspec.msgpack.Decoder(list[Group]).decode
 _decode_raws = msgspec.msgpack.Decoder(list[Raw]).decode
-_decode_lists = {kind: msgspec.msgpack.Decoder(list[command]).decode for kind, command in KINDS.items()}  # type: ignore[valid-type]
+_decode_lists = {
+    kind: msgspec.msgpack.Decoder(list[command]).decode  # type: ignore[valid-type]
+    for kind, command in KINDS.items()
+}
 _decode_one = {kind: msgspec.msgpack.Decoder(command).decode for kind, command in KINDS.items()}
 
 

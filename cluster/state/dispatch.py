@@ -1,24 +1,24 @@
 """Dispatch: at the end of each entry, waiting messages meet slots with room.
 
-It is part of `apply`, as in RabbitMQ's quorum queues: every replica decides alike, only the leader tells the workers.
-So a new leader knows who holds what, and a task costs two commands (submit, complete) and none for being handed out.
+It is part of `apply`, as in RabbitMQ's quorum queues: every replica decides alike, only the leader tells the
+workers. So a new leader knows who holds what, and a task costs two commands (submit, complete) and none for
+being handed out.
 
-Order. A pool serves its lanes from the highest priority down, first in, first out, channels of one priority in turn.
-Idle slots come first and get one message each; only then do busy slots get more, round robin, so that no message
-waits behind another while a slot has nothing to do. Where several pools compete they take turns, one round each.
+Order. A pool serves its lanes from the highest priority down, first in, first out, channels of one priority
+in turn. Idle slots come first and get one message each; only then do busy slots get more, round robin, so
+that no message waits behind another while a slot has nothing to do. Where several pools compete they take
+turns, one round each.
 
-Rounds in bulk. Handing out one message at a time would move a slot through its ring for each. Instead, n open slots
-that each have room for r messages take n * r messages at once; the j-th slot gets every n-th of them from the j-th on.
-That is what r single rounds would give it.
+Rounds in bulk. Handing out one message at a time would move a slot through its ring for each. Instead, n open
+slots that each have room for r messages take n * r messages at once; the j-th slot gets every n-th of them
+from the j-th on. That is what r single rounds would give it.
 
-A message that must go alone needs an idle slot. When it is next in order and none is idle, nothing overtakes it:
-busy slots get no more until one of them has run empty, which takes them about the time of what they hold. Otherwise
-slots that are refilled before they are idle would leave it waiting for ever.
+A message that must go alone needs an idle slot. When it is next in order and none is idle, nothing overtakes
+it: busy slots get no more until one of them has run empty, which takes them about the time of what they hold.
+Otherwise slots that are refilled before they are idle would leave it waiting for ever.
 
 Cost: O(messages handed out), plus the slots and pools that changed in this entry.
 """
-
-from __future__ import annotations
 
 from cluster.state.credit import Pool, Slot
 from cluster.state.effects import Assignment
@@ -128,7 +128,8 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     index = slot.index
     name = channel.name.name
     assignments = [
-        Assignment(m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone) for m in messages
+        Assignment(m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone)
+        for m in messages
     ]
     per_session = ledger.effects.assignments
     if slot.session in per_session:

@@ -1,7 +1,8 @@
-"""A checksum of the whole state, for simulator, compactor and tests: two replicas at one index must agree on it.
+"""A checksum of the whole state, for simulator, compactor and tests: two replicas at one index must agree on
+it.
 
-Orders that decide what happens next are part of it: lanes, rings of slots, turns of channels, what a worker holds.
-Tables that are only looked up in go in order of their keys.
+Orders that decide what happens next are part of it: lanes, rings of slots, turns of channels, what a worker
+holds. Tables that are only looked up in go in order of their keys.
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def _credit(credit: Credit) -> Iterator[object]:
 def _sessions(sessions: Sessions) -> Iterator[object]:
     yield (sessions.last_id, [(owner, list(ended)) for owner, ended in sessions.ended.items()])
     for session in sessions:
-        yield (session.id, session.name, session.incarnation, session.role, session.worker, list(session.ended))
+        yield (session.id, session.name, session.incarnation, session.role, session.worker)
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
-        yield list(session.held)
-        yield [(key, slot.count, slot.load_us, slot.closed, slot.place) for key, slot in session.slots.items()]
+        yield (list(session.ended), list(session.held))
+        for key, slot in session.slots.items():
+            yield (key, slot.count, slot.load_us, slot.closed, slot.place)

@@ -1,8 +1,9 @@
 """Submit: from a command to tasks that wait.
 
-A command is accepted whole or refused whole. Its task numbers must rise, within the command and above all that the
-session submitted before; that is the deduplication of tasks (a number is used once, whatever became of the task), and
-it refuses a number that wrapped. The answer to a refused command is the next number that would be accepted.
+A command is accepted whole or refused whole. Its task numbers must rise, within the command and above all
+that the session submitted before; that is the deduplication of tasks (a number is used once, whatever became
+of the task), and it refuses a number that wrapped. The answer to a refused command is the next number that
+would be accepted.
 
 The loop over tasks runs inside `map` and `dict.update`: a record is made, tabled and queued in about 0.2 us.
 """

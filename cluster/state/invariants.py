@@ -1,7 +1,8 @@
-"""What must hold between entries. Run after every entry in simulator and tests; too slow for anything else."""
+"""What must hold between entries. Run after every entry in simulator and tests; too slow for anything
+else."""
 
 from cluster.state.commands import SESSION_WINDOW_COMMANDS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, Slot
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
@@ -50,7 +51,8 @@ def _check_places(tables: Tables) -> None:
         assert task.attempt >= 1 or task.is_terminal
         assert task.crashes <= CRASHES_MAX and len(task.attempts or ()) <= ATTEMPTS_KEPT_MAX
         assert task.state != DELAYED or (task.id, READY) in dates, f"{task.id} would never be ready"
-        assert task.state not in (PENDING, DELAYED) or not task.spec.expires_at_ms or (task.id, EXPIRES) in dates
+        waits = task.state in (PENDING, DELAYED)
+        assert not waits or not task.spec.expires_at_ms or (task.id, EXPIRES) in dates
 
 
 def _dates(tables: Tables) -> dict[tuple[int, int], int]:
@@ -101,24 +103,27 @@ def _check_slots(tables: Tables) -> None:
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
             assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
             if slot.count and any(message.alone for message in mine):
-                assert slot.count == 1 and slot.closed, f"{slot.key} holds more than a message that goes alone"
+                assert slot.count == 1 and slot.closed, f"{slot.key} holds more than what goes alone"
 
 
 def _check_rings(tables: Tables) -> None:
-    """Rings hold exactly the slots with room; a pool with room and work is only left when what is next goes alone."""
-    slots: dict[int, Slot] = {slot.key: slot for session in tables.sessions for slot in session.slots.values()}
+    """Rings hold exactly the slots with room; a pool with room and work is only left when what is next goes
+    alone."""
+    slots = [slot for session in tables.sessions for slot in session.slots.values()]
     listed = {NOWHERE: 0, IDLE: 0, OPEN: 0}
-    for slot in slots.values():
+    for slot in slots:
         assert slot.place == slot.belongs() and not slot.touched
         assert slot.pool is tables.credit.pools[slot.pool.key]
         listed[slot.place] += 1
         assert (slot.key in slot.pool.idle) == (slot.place == IDLE)
         assert (slot.key in slot.pool.open) == (slot.place == OPEN)
     pools = list(tables.credit.pools.values())
+    assert all(pool in pools for pool in tables.credit.dirty.values()), "a pool that is gone is dirty"
     assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
     assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
     for channel in tables.queues.channels:
-        serving = [pool for pool in pools if pool.serves(channel.queue.name, channel.name.name)]
+        queue, name = channel.queue.name, channel.name.name
+        serving = [pool for pool in pools if pool.serves(queue, name)]
         assert sorted([pool.index for pool in serving]) == sorted([pool.index for pool in channel.pools])
         for pool in serving:
             for priority, lane in enumerate(channel.lanes):

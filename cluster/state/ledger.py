@@ -1,9 +1,9 @@
 """What one entry decided: the digest that replicas compare, and on the leader the effects.
 
-Replicas of a correct machine decide alike. To notice when they do not, every decision of an entry (an assignment, an
-answer, a terminal state) is appended to a flat list of integers, and the list's encoding is folded into a rolling
-crc32. The list costs a replica some tens of nanoseconds per task; it is the only trace of a decision that a follower
-makes, since effects are not built there at all (`effects is None`).
+Replicas of a correct machine decide alike. To notice when they do not, every decision of an entry (an
+assignment, an answer, a terminal state) is appended to a flat list of integers, and the list's encoding is
+folded into a rolling crc32. The list costs a replica some tens of nanoseconds per task; it is the only trace
+of a decision that a follower makes, since effects are not built there at all (`effects is None`).
 
 Marks are negative, so that no two different sequences of decisions write the same list:
     index                           of the entry, first
@@ -17,7 +17,6 @@ from zlib import crc32
 
 import msgspec
 
-from cluster.state.commands import Failure
 from cluster.state.effects import Answer, Effects, Registered, TaskResult
 
 DIGEST_INTERVAL = 256       # entries between two reported digests
@@ -73,9 +72,8 @@ class Ledger:
         if self.effects is not None:
             self.effects.withdrawn.setdefault(session, []).append((task, attempt))
 
-    def ended(self, submitter: int, task: int, state: int, attempts: int, body: bytes, error: Failure | None) -> None:
+    def ended(self, submitter: int, result: TaskResult) -> None:
         """A terminal record, for the session that submitted the task."""
-        self.decisions += (ENDED, state, task)
+        self.decisions += (ENDED, result.state, result.task)
         if self.effects is not None:
-            result = TaskResult(task, state, attempts, body, error)
             self.effects.results.setdefault(submitter, []).append(result)

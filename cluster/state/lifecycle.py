@@ -1,14 +1,15 @@
 """What happens to a task besides being submitted, handed out and completed.
 
 Three ways lead out of a slot without a result:
-- *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted; up to
-  CRASHES_MAX it is tried again, then it is dead, with the evidence.
+- *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted;
+  up to CRASHES_MAX it is tried again, then it is dead, with the evidence.
 - *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
 - *returned*: handed back unrun, or lost with a child through another's fault. Not counted.
 
-The first two are dispatched alone from then on, so that the next loss names its culprit. All three raise the attempt
-number, which fences off whatever the old holder still says, and put the task back at the front of its lane. Tasks that
-come back together come back in the order of their ids: the order of submission, for one client.
+The first two are dispatched alone from then on, so that the next loss names its culprit. All three raise the
+attempt number, which fences off whatever the old holder still says, and put the task back at the front of its
+lane. Tasks that come back together come back in the order of their ids: the order of submission, for one
+client.
 """
 
 from collections.abc import Iterable
@@ -46,8 +47,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     task.state = state
     task.body = b""
     tables.queues.channels[task.spec.channel].queue.ended[state] += 1
-    result = task.result()
-    tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.id, state, result.attempts, b"", result.error)
+    tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -94,7 +94,8 @@ def _lose(tables: Tables, session: Session) -> None:
         release(tables, session, task)
         if crashed:
             error = Failure("WorkerLost", f"worker {session.name} was lost while it held this task alone")
-            if crash(tables, task, Attempt(task.attempt, session.name, OUTCOME_CRASHED, 0, tables.now_ms, error)):
+            attempt = Attempt(task.attempt, session.name, OUTCOME_CRASHED, 0, tables.now_ms, error)
+            if crash(tables, task, attempt):
                 back.append(task)
         else:
             task.record(Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
@@ -118,7 +119,8 @@ def cancel(tables: Tables, task: Task) -> None:
 def run_timers(tables: Tables) -> None:
     """Delayed tasks whose time has come wait behind the others; waiting ones that expired end."""
     for _, first, count, what in tables.timers.take_due(tables.now_ms):
-        tasks = [task for number in range(first, first + count) if (task := tables.tasks.get(number)) is not None]
+        found = [tables.tasks.get(number) for number in range(first, first + count)]
+        tasks = [task for task in found if task is not None]
         if what == READY:
             ready = [task for task in tasks if task.state == DELAYED]
             if ready:

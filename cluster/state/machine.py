@@ -1,12 +1,13 @@
 """The replicated state machine: entries in, decisions out.
 
-`apply` is called with every committed entry, in order, on every broker, and must decide alike everywhere and for ever:
-the same log replayed next year gives the same digests. So there is no clock (entries carry the leader's stamp), no
-chance, no iteration over sets, no float, and no exception as behaviour: what is wrong is answered, or skipped and
-counted. Only the leader passes `effects`; on a follower they are None and nothing is built for them.
+`apply` is called with every committed entry, in order, on every broker, and must decide alike everywhere and
+for ever: the same log replayed next year gives the same digests. So there is no clock (entries carry the
+leader's stamp), no chance, no iteration over sets, no float, and no exception as behaviour: what is wrong is
+answered, or skipped and counted. Only the leader passes `effects`; on a follower they are None and nothing is
+built for them.
 
-Queues, sessions, credit, dates and dispatch are all in here, and one entry is applied whole before the next. What
-others need to know of the state is read between entries, through the methods below `apply`.
+Queues, sessions, credit, dates and dispatch are all in here, and one entry is applied whole before the next.
+What others need to know of the state is read between entries, through the methods below `apply`.
 """
 
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ class Machine:
             counters.undecodable += 1
             return
         for kind, version, encoded in groups:
-            # By the version alone, whether the kind is known or not: all replicas skip the same groups, new or old.
+            # By the version alone, whether the kind is known or not: new and old replicas skip the same.
             if version > self._tables.machine_version:
                 counters.newer_versions += 1
                 continue
@@ -111,7 +112,7 @@ class Machine:
             for command in commands:
                 handle(command)
 
-    # -- reading, between entries -------------------------------------------------------------------------------
+    # -- reading, between entries ----------------------------------------------------------------------------
 
     @property
     def digest(self) -> tuple[int, int]:
@@ -152,7 +153,8 @@ class Machine:
         return [session for session in self._tables.sessions if session.worker is not None]
 
     def held_by(self, session: int) -> list[Assignment]:
-        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is none."""
+        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is
+        none."""
         known = self._tables.sessions.by_id.get(session)
         return [] if known is None else [assignment_of(known, message) for message in known.held.values()]
 
@@ -164,7 +166,8 @@ class Machine:
         return found.result() if found.is_terminal else PENDING
 
     def state_of(self, task: int) -> str | None:
-        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such task."""
+        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such
+        task."""
         found = self._tables.tasks.get(task)
         return None if found is None else STATE_NAMES[found.state]
 
@@ -181,14 +184,15 @@ class Machine:
         return status_of(self._tables)
 
     def full_digest(self) -> int:
-        """A checksum of everything, at the cost of encoding everything: for simulator, compactor and tests."""
+        """A checksum of everything, at the cost of encoding everything: for simulator, compactor and
+        tests."""
         return full_digest(self._tables)
 
     def check(self) -> None:
         """Asserts all invariants, at the cost of visiting everything: for simulator and tests."""
         check(self._tables)
 
-    # -- commands -----------------------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------------------
 
     def _on_stamp(self, command: Stamp) -> None:
         if command.wall_ms > self._tables.now_ms:
@@ -241,7 +245,8 @@ class Machine:
             end_session(self._tables, known)
 
     def _admit(self, command: Submit | Complete | Cancel, role: int) -> Session | None:
-        """The session if this is its next command and may come from it; else None, and it has been answered."""
+        """The session if this is its next command and may come from it; else None, and it has been
+        answered."""
         counters, ledger = self._tables.counters, self._tables.ledger
         session = self._tables.sessions.by_id.get(command.session)
         if session is None:

@@ -1,11 +1,11 @@
 """Complete: what workers say of the attempts they were given.
 
-An outcome counts only if its task is held by the very session that sends it, with the very attempt number; anything
-else is late (the task went to somebody else, was cancelled, or has ended) and is refused, silently but counted. That
-check is what makes a terminal record happen once, however often the task ran.
+An outcome counts only if its task is held by the very session that sends it, with the very attempt number;
+anything else is late (the task went to somebody else, was cancelled, or has ended) and is refused, silently
+but counted. That check is what makes a terminal record happen once, however often the task ran.
 
-This is the hottest loop of the product. Neighbouring outcomes nearly always share their slot, their group and their
-dict, so counters and the estimate are kept in locals and written back when one of these changes.
+This is the hottest loop of the product. Neighbouring outcomes nearly always share their slot, their group and
+their dict, so counters and the estimate are kept in locals and written back when one of these changes.
 """
 
 from cluster.state.commands import (
@@ -28,7 +28,8 @@ from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded,
 
 
 def complete(tables: Tables, session: Session, command: Complete) -> None:
-    """Applies the outcomes of a Complete in its turn. Its answer is always OK: refused outcomes are only counted."""
+    """Applies the outcomes of a Complete in its turn. Its answer is always OK: refused outcomes are only
+    counted."""
     name = session.name
     slots = session.slots
     held = session.held
@@ -149,8 +150,8 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
     slot = session.slots[task.holder]
     release(tables, session, task)
     attempt = _attempt(session.name, outcome)
-    # A slot hands back what waits when the task that runs is much slower than was thought. It gets nothing more until
-    # that task ends, or the same would come back again.
+    # A slot hands back what waits when the task that runs is much slower than was thought. It gets nothing
+    # more until that task ends, or the same would come back again.
     slot.closed = status == OUTCOME_RETURNED and slot.count > 0
     if status == OUTCOME_RETURNED:
         if outcome.started_ms:
@@ -169,5 +170,6 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
 
 
 def _attempt(worker: str, outcome: Outcome) -> Attempt:
-    ended_ms = end_ms(outcome.started_ms, outcome.run_us)
-    return Attempt(outcome.attempt, worker, outcome.status, outcome.started_ms, ended_ms, bounded(outcome.error))
+    started_ms = outcome.started_ms
+    ended_ms = end_ms(started_ms, outcome.run_us)
+    return Attempt(outcome.attempt, worker, outcome.status, started_ms, ended_ms, bounded(outcome.error))

@@ -1,20 +1,19 @@
 """Where messages wait: queues, their channels, and the ten lanes of each channel.
 
-A queue is what users name. Inside it, messages are kept apart by task name, because a worker serves only the names it
-announced: a (queue, name) pair is a *channel*, and a message of a channel can go to exactly the pools of slots that
-serve the channel (`credit.Pool`). So a name that nobody announces never stands in the way of another, and dispatch
-never looks at a message that it cannot place. In a channel there is one first-in-first-out lane per priority, made
-when first used.
+A queue is what users name. Inside it, messages are kept apart by task name, because a worker serves only the
+names it announced: a (queue, name) pair is a *channel*, and a message of a channel can go to exactly the
+pools of slots that serve the channel (`credit.Pool`). So a name that nobody announces never stands in the way
+of another, and dispatch never looks at a message that it cannot place. In a channel there is one
+first-in-first-out lane per priority, made when first used.
 
 This module knows messages only by (id, priority, state, attempt, holder); what a task is hangs on them
 (`tasks.Task`). Plain messages and streams can hang there as well.
 
-A message that ends while it waits (cancelled, expired) is not looked for in its lane, which would cost its length. It
-stays as a *stale* entry, known by its state, and is dropped when it comes up, or when stale entries outnumber the
-live ones: then all lanes of the channel are rebuilt, which costs each removed entry O(1).
+A message that ends while it waits (cancelled, expired) is not looked for in its lane, which would cost its
+length. It stays as a *stale* entry, known by its state, and is dropped when it comes up, or when stale
+entries outnumber the live ones: then all lanes of the channel are rebuilt, which costs each removed entry
+O(1).
 """
-
-from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -55,8 +54,8 @@ class Spec(Struct, gc=False, frozen=True):
 class Message(Struct, gc=False):
     """One thing that waits, is held, or has ended.
 
-    `attempt` numbers the current or next hand-out, from 1. `holder` is the key of the slot while HELD, else 0;
-    `estimate_us` is what it was counted with there.
+    `attempt` numbers the current or next hand-out, from 1. `holder` is the key of the slot while HELD, else
+    0; `estimate_us` is what it was counted with there.
     """
 
     id: int
@@ -70,7 +69,8 @@ class Message(Struct, gc=False):
 
 
 class Queue:
-    """Counters of one queue. ready + delayed + running + sum(ended) = all messages it ever had and still knows."""
+    """Counters of one queue. ready + delayed + running + sum(ended) = all messages it ever had and still
+    knows."""
 
     __slots__ = ("delayed", "ended", "name", "ready", "running")
 
@@ -95,13 +95,14 @@ class Name:
 class Channel:
     """Messages of one name in one queue.
 
-    Invariants: `waiting` = live messages in all lanes, `alone` of them are marked alone; `stale` = entries that are
-    not PENDING. A lane that is not empty is registered in every pool of `pools` (they unregister lazily).
+    Invariants: `waiting` = live messages in all lanes, `alone` of them are marked alone; `stale` = entries
+    that are not PENDING. A lane that is not empty is registered in every pool of `pools` (they unregister
+    lazily).
     """
 
     __slots__ = ("alone", "index", "lanes", "name", "pools", "queue", "stale", "waiting")
 
-    def __init__(self, index: int, queue: Queue, name: Name, pools: list[Pool]) -> None:
+    def __init__(self, index: int, queue: Queue, name: Name, pools: "list[Pool]") -> None:
         self.index = index
         self.queue = queue
         self.name = name
@@ -126,7 +127,8 @@ class Channel:
         self.queue.ready += 1
 
     def take(self, priority: int, count: int) -> list[Message]:
-        """Removes up to `count` live messages from the front of a lane; stops before one that must go alone."""
+        """Removes up to `count` live messages from the front of a lane; stops before one that must go
+        alone."""
         lane = self.lanes[priority]
         assert lane is not None
         if self.stale or self.alone:
@@ -213,7 +215,7 @@ class Queues:
 
     __slots__ = ("_pools_serving", "_specs", "by_key", "channels", "names", "queues")
 
-    def __init__(self, pools_serving: Callable[[str, str], Iterable[Pool]]) -> None:
+    def __init__(self, pools_serving: "Callable[[str, str], Iterable[Pool]]") -> None:
         self._pools_serving = pools_serving
         self.queues: dict[str, Queue] = {}
         self.names: dict[str, Name] = {}

@@ -1,17 +1,16 @@
 """Sessions: who may command, and which of its commands were applied.
 
-A client or worker registers under its name and its incarnation (random, new with each process) and gets the next id of
-a counter. Registering again gives the same id; another incarnation under the same name ends the old session in the
-same entry. Ended incarnations are remembered per name and refused: a message of a process that was declared dead,
-delayed somewhere, must not end the session of the one that replaced it.
+A client or worker registers under its name and its incarnation (random, new with each process) and gets the
+next id of a counter. Registering again gives the same id; another incarnation under the same name ends the
+old session in the same entry. Ended incarnations are remembered per name and refused: a message of a process
+that was declared dead, delayed somewhere, must not end the session of the one that replaced it.
 
-Within a session commands are numbered from 1 and applied in that order, each once. A gap is refused with the number
-expected. A duplicate gets its first answer again. Answers are kept for the last SESSION_WINDOW_COMMANDS numbers, less
-those below the `low` of the newest command, which the sender no longer waits for. Nearly all answers are "OK, 0", so
-only the others are stored: a kept number without an entry in `refusals` was answered OK.
+Within a session commands are numbered from 1 and applied in that order, each once. A gap is refused with the
+number expected. A duplicate gets its first answer again. Answers are kept for the last
+SESSION_WINDOW_COMMANDS numbers, less those below the `low` of the newest command, which the sender no longer
+waits for. Nearly all answers are "OK, 0", so only the others are stored: a kept number without an entry in
+`refusals` was answered OK.
 """
-
-from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -31,8 +30,8 @@ Owner = tuple[int, str]             # role, name: a client cannot end a worker's
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A live session. Invariants: `1 <= kept_from <= next_seq`, `next_seq - kept_from <= SESSION_WINDOW_COMMANDS`,
-    and every key of `refusals` lies in between."""
+    """A live session. Invariants: `1 <= kept_from <= next_seq`, `next_seq - kept_from <=
+    SESSION_WINDOW_COMMANDS`, and every key of `refusals` lies in between."""
 
     id: int
     name: str
@@ -42,7 +41,7 @@ class Session:
     next_seq: int = 1
     kept_from: int = 1
     refusals: dict[int, tuple[int, int]] = field(default_factory=dict)      # seq -> (code, value)
-    last_number: int = 0                                                    # the highest task number submitted
+    last_number: int = 0                                                    # highest task number submitted
     slots: dict[int, Slot] = field(default_factory=dict)                    # of a worker, by slot key
     held: dict[int, Message] = field(default_factory=dict)                  # of a worker, by task id
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_INCARNATIONS_MAX))     # of its name
@@ -75,7 +74,7 @@ class Sessions:
     def __init__(self) -> None:
         self.by_id: dict[int, Session] = {}         # at most SESSIONS_MAX
         self.by_owner: dict[Owner, Session] = {}
-        self.ended: OrderedDict[Owner, deque[int]] = OrderedDict()      # of names without a session; newest last
+        self.ended: OrderedDict[Owner, deque[int]] = OrderedDict()  # names without a session; newest last
         self.last_id = 0
 
     def __iter__(self) -> Iterator[Session]:

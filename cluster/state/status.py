@@ -1,4 +1,5 @@
-"""What is read from the state between entries: for status, for reconciliation, for people. Nothing here is hot."""
+"""What is read from the state between entries: for status, for reconciliation, for people. Nothing here is
+hot."""
 
 from typing import TypedDict
 
@@ -30,7 +31,8 @@ STATE_NAMES = {
 
 
 class QueueStatus(TypedDict):
-    """Messages of one queue. `parked` is the part of `ready` whose task name no live worker serves in this queue."""
+    """Messages of one queue. `parked` is the part of `ready` whose task name no live worker serves in this
+    queue."""
 
     name: str
     ready: int

@@ -1,11 +1,12 @@
 """Task records, and the table that finds them by id.
 
-A task is one record from submit until its result is dropped. There is no second object for its result, its holder or
-its first attempt: they are fields. `body` holds the arguments until the task ends, then the result.
+A task is one record from submit until its result is dropped. There is no second object for its result, its
+holder or its first attempt: they are fields. `body` holds the arguments until the task ends, then the result.
 
-Tables that grow with load are 256 dicts, since a single dict that grows past millions of keys stalls one insert for
-hundreds of milliseconds. Neighbouring ids share a dict in runs of 1,024, so that a batch touches one or two of them
-and their newest memory; the session is mixed in, so that many short sessions spread as well.
+Tables that grow with load are 256 dicts, since a single dict that grows past millions of keys stalls one
+insert for hundreds of milliseconds. Neighbouring ids share a dict in runs of 1,024, so that a batch touches
+one or two of them and their newest memory; the session is mixed in, so that many short sessions spread as
+well.
 """
 
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ class Attempt(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Task(Message, gc=False):
-    """A task. `worker`, `started_ms` and `run_us` are of the attempt that completed it. Once terminal, `attempt` is
-    how often it was handed out.
+    """A task. `worker`, `started_ms` and `run_us` are of the attempt that completed it. Once terminal,
+    `attempt` is how often it was handed out.
 
     `attempts` stays None until an attempt ends otherwise: a first-try success needs no list.
     """

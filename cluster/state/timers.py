@@ -1,9 +1,9 @@
 """Dates in the state: when a delayed task becomes ready, and when a task that nobody has run expires.
 
-One heap, keyed by (date, first task id). An item stands for all tasks of one submitted group, since they share their
-options and have neighbouring ids: a thousand delayed tasks cost one item and one push. Nothing is ever searched or
-removed in the middle: a task that was cancelled or handed out in the meantime is recognised by its state when its
-item comes up.
+One heap, keyed by (date, first task id). An item stands for all tasks of one submitted group, since they
+share their options and have neighbouring ids: a thousand delayed tasks cost one item and one push. Nothing is
+ever searched or removed in the middle: a task that was cancelled or handed out in the meantime is recognised
+by its state when its item comes up.
 
 The machine has no clock. It moves when an entry brings a later stamp; the leader keeps a single timer at
 `next_deadline_ms` and proposes a `tick`, whose stamp does the work.

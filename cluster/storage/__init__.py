@@ -1,0 +1,1 @@
+"""The write-ahead log: records, frames, segments and recovery, over the Files port. Begin with `wal`."""

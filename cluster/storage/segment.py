@@ -62,6 +62,20 @@ def list_names(files: Files, directory: str) -> DirectoryNames:
     return DirectoryNames(tuple(by_kind["wal"]), tuple(by_kind["spare"]), tuple(by_kind["zero"]), highest + 1)
 
 
+def make_durable_directory(files: Files, directory: str) -> None:
+    """Creates what is missing of the path, and syncs each directory that got a new name in it."""
+    missing: list[str] = []
+    path = directory
+    while path and not files.exists(path):
+        missing.append(path)
+        path = path.rpartition("/")[0]
+    if missing:
+        files.make_dirs(directory)
+    for path in reversed(missing):
+        parent, slash, _ = path.rpartition("/")
+        files.sync_dir(parent or slash or ".")
+
+
 def write_header(file: File, header: SegmentHeader) -> None:
     """Changes the header of a segment that is in use: at any time one of both copies is whole."""
     copy = encode_segment_header(header)

@@ -38,6 +38,7 @@ from cluster.storage.segment import (
     LOCK_NAME,
     SparePreparer,
     WalLimits,
+    make_durable_directory,
 )
 from cluster.storage.writer import Batch, SegmentWriter, probe_sync
 
@@ -109,9 +110,7 @@ class Wal:
         `actors.errors.Locked`, ForeignDirectory, UnsupportedVersion, and OSError if the directory cannot be
         read or written.
         """
-        if not files.exists(directory):
-            files.make_dirs(directory)
-            files.sync_dir(directory.rpartition("/")[0] or ".")
+        make_durable_directory(files, directory)
         lock = files.lock(f"{directory}/{LOCK_NAME}")
         try:
             scan = scan_directory(files, directory, identity)
@@ -130,6 +129,7 @@ class Wal:
         wal.sync_mode = sync_mode
         wal.on_persisted = on_persisted or _ignore
         wal.on_failed = on_failed or _ignore
+        wal._prepare_spare()    # not before the probe: it would measure a disk that is being filled
         meta = wal.meta
         recovery = Recovery(
             hard_state=scan.hard_state,
@@ -162,7 +162,6 @@ class Wal:
             new_number=self._take_number,
             new_salt=self._salt,
         )
-        self._prepare_spare()
 
     # What is durable
 

@@ -60,7 +60,7 @@ class Stream:
         self.assigned: dict[tuple[int, int], int] = {}
         self.ended: dict[int, int] = {}
         self.late: list[Assignment] = []
-        self.said: dict[tuple[int, int], Command] = {}          # (session, seq) -> the command, for saying it again
+        self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
         self.again: list[Command] = []
 
     def run(self, entries: int, check: bool) -> None:
@@ -153,7 +153,8 @@ class Stream:
         return seq
 
     def _say(self, command: Submit | Cancel | Complete) -> Command:
-        """Remembers a command that got its number in turn; sometimes says an older one instead, and this one then."""
+        """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
+        then."""
         session, seq = command.session, command.seq
         if seq < self.seqs[session]:
             self.said[session, seq] = command
@@ -209,7 +210,9 @@ class Stream:
         session = random.choice(self.workers)
         seq = self._seq(session)
         held = self.held.get(session, [])
-        said = held[: random.choice((1, 1, 5, 100))] if random.random() < 0.8 else random.sample(held, len(held) // 2)
+        said = held[: random.choice((1, 1, 5, 100))]
+        if random.random() < 0.2:
+            said = random.sample(held, len(held) // 2)
         if seq == self.seqs[session] - 1:
             gone = [(assignment.task, assignment.attempt) for assignment in said]
             self.held[session] = [kept for kept in held if (kept.task, kept.attempt) not in gone]
@@ -230,7 +233,8 @@ class Stream:
 
 
 def replay(log: list[bytes], effects_for: range | None = None) -> Machine:
-    """Applies a log again; effects are built for the entries of `effects_for` only, as if that were a term."""
+    """Applies a log again; effects are built for the entries of `effects_for` only, as if that were a
+    term."""
     machine = Machine()
     for index, payload in enumerate(log, 1):
         machine.apply(index, 1, payload, Effects() if effects_for and index in effects_for else None)

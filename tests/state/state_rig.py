@@ -1,4 +1,5 @@
-"""A leader and a follower that apply the same log, checked after every entry, and the clients and workers around them."""
+"""A leader and a follower that apply the same log, checked after every entry, and the clients and workers
+around them."""
 
 import msgspec
 

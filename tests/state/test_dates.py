@@ -2,7 +2,7 @@
 
 from state_rig import EPOCH_MS, Rig, encode_entry
 
-from cluster.state.commands import OUTCOME_RETURNED, OUTCOME_CRASHED, Tick
+from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, Tick
 from cluster.state.effects import STATE_EXPIRED
 from cluster.state.timers import TIMER_TASKS_MAX
 

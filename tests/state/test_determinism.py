@@ -17,7 +17,7 @@ from cluster.state.ledger import DIGEST_INTERVAL
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_invariants_hold_after_every_entry_of_a_random_stream(seed):
     stream = Stream(seed)
     stream.run(250, check=True)
@@ -55,7 +55,8 @@ def test_two_hash_seeds_give_the_same_digests():
             "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
         }
         command = [sys.executable, str(HERE / "random_stream.py"), "7", "600"]
-        said.append(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+        ended = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+        said.append(ended.stdout)
     assert said[0] == said[1] != ""
 
 
@@ -89,9 +90,10 @@ def test_the_digest_sees_a_different_decision():
 
 
 def naive(slots: list[tuple[int, int]], prefetch: int, tasks: int) -> list[list[int]]:
-    """Dispatch as it is described, one message at a time. `slots` are (key, count) in turn; returns tasks per slot."""
+    """Dispatch as it is described, one message at a time. `slots` are (key, count) in turn; returns tasks per
+    slot."""
     given: dict[int, list[int]] = {key: [] for key, _ in slots}
-    count = {key: held for key, held in slots}
+    count = dict(slots)
     idle = [key for key, held in slots if held == 0]
     ring = [key for key, held in slots if 0 < held < prefetch]
     waiting = list(range(tasks))

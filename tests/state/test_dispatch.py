@@ -5,7 +5,14 @@ from collections import Counter
 import pytest
 from state_rig import PREFETCH_AUTO, Rig, outcome_of
 
-from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_CRASHED, OUTCOME_RETURNED
+from cluster.state.commands import (
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_RETURNED,
+    Options,
+    Submit,
+    TaskGroup,
+)
 from cluster.state.credit import ESTIMATE_UNKNOWN_US, SLOT_MESSAGES_MAX
 
 
@@ -33,7 +40,7 @@ def drain(worker) -> list[int]:
     return order
 
 
-# -- order ----------------------------------------------------------------------------------------------------
+# -- order ---------------------------------------------------------------------------------------------------
 
 
 def test_tasks_of_one_lane_run_first_in_first_out(rig):
@@ -71,8 +78,6 @@ def test_a_task_of_a_later_command_is_handed_out_at_once_if_a_slot_is_idle(rig):
 
 def test_dispatch_comes_at_the_end_of_the_entry(rig):
     """A higher priority that comes later in the same entry is still first."""
-    from cluster.state.commands import Options, Submit, TaskGroup
-
     client, worker = rig.client(), rig.worker()
     rig.apply(
         Submit(client.session, 1, 1, [TaskGroup("f", 1, [b"low"])]),
@@ -81,7 +86,15 @@ def test_dispatch_comes_at_the_end_of_the_entry(rig):
     assert [assignment.body for assignment in worker.inbox] == [b"high"]
 
 
-# -- who is served --------------------------------------------------------------------------------------------
+def test_names_take_turns_on_busy_slots_as_well(rig):
+    client = rig.client()
+    blocker = client.submit("f")
+    of_f, of_g = client.submit("f", count=4), client.submit("g", count=4)
+    worker = rig.worker(names=("f", "g"), prefetch=7)
+    assert set(worker.tasks()) == {*blocker, *of_f[:3], *of_g[:3]}
+
+
+# -- who is served -------------------------------------------------------------------------------------------
 
 
 def test_only_workers_that_announce_the_name_and_consume_the_queue_are_served(rig):
@@ -120,7 +133,7 @@ def test_the_order_in_which_a_worker_lists_its_names_does_not_matter(rig):
     assert len(rig.leader._tables.credit.pools) == 1
 
 
-# -- which slot -----------------------------------------------------------------------------------------------
+# -- which slot ----------------------------------------------------------------------------------------------
 
 
 def test_idle_slots_come_first(rig):
@@ -142,6 +155,14 @@ def test_busy_slots_are_served_in_turn(rig):
         assert max(per_slot) - min(per_slot) <= 1
 
 
+def test_a_busy_slot_keeps_its_turn_when_one_of_its_tasks_ends(rig):
+    client, worker = rig.client(), rig.worker(slots=2, prefetch=5)
+    client.submit(count=4)
+    worker.complete(next(a for a in worker.inbox if a.slot == 0))
+    (task,) = client.submit()
+    assert [a.slot for a in worker.inbox if a.task == task] == [0]
+
+
 def test_a_batch_is_spread_over_the_slots_and_each_gets_its_part_in_order(rig):
     client = rig.client()
     worker = rig.worker(slots=2, prefetch=3)
@@ -154,7 +175,8 @@ def test_a_batch_is_spread_over_the_slots_and_each_gets_its_part_in_order(rig):
 def test_workers_of_different_kinds_share_a_batch(rig):
     """One announces more names than the other, so they are no single pool."""
     client = rig.client()
-    old, new = rig.worker("old", slots=2, prefetch=50), rig.worker("new", names=("f", "g"), slots=2, prefetch=50)
+    old = rig.worker("old", slots=2, prefetch=50)
+    new = rig.worker("new", names=("f", "g"), slots=2, prefetch=50)
     client.submit(count=100)
     assert len(old.inbox) == len(new.inbox) == 50
 
@@ -169,7 +191,7 @@ def test_the_oldest_idle_slot_is_next(rig):
     assert (len(a.inbox), len(b.inbox)) == (0, 1)
 
 
-# -- credit ---------------------------------------------------------------------------------------------------
+# -- credit --------------------------------------------------------------------------------------------------
 
 
 def test_prefetch_1_is_strict(rig):
@@ -241,7 +263,7 @@ def test_an_assignment_keeps_the_estimate_it_was_counted_with(rig):
     assert (slot.count, slot.load_us) == (0, 0)
 
 
-# -- alone ----------------------------------------------------------------------------------------------------
+# -- alone ---------------------------------------------------------------------------------------------------
 
 
 def with_a_crashed_task(rig: Rig, prefetch: int = 4):
@@ -289,7 +311,16 @@ def test_idle_slots_take_tasks_that_go_alone_one_each(rig):
     assert drain(worker) == tasks
 
 
-# -- returned -------------------------------------------------------------------------------------------------
+def test_a_worker_that_leaves_while_a_task_waits_to_go_alone_leaves_nothing_behind(rig):
+    _, worker, task = with_a_crashed_task(rig)
+    assert rig.leader._tables.credit.dirty != {}
+    worker.expire()
+    assert rig.leader._tables.credit.dirty == {}
+    assert rig.queue()["parked"] == rig.queue()["ready"] == 11
+    assert task in drain(rig.worker("next"))
+
+
+# -- returned ------------------------------------------------------------------------------------------------
 
 
 def test_what_a_slot_hands_back_goes_to_the_front_in_order_with_its_attempt_raised(rig):
@@ -315,6 +346,17 @@ def test_a_slot_that_handed_back_gets_nothing_until_its_running_task_ends(rig, h
     assert worker.inbox != []
 
 
+def test_a_slot_that_handed_back_opens_although_it_still_holds_another(rig):
+    """One assignment was on its way while the slot handed back; it stayed."""
+    client, worker = rig.client(), rig.worker(prefetch=3)
+    client.submit(count=6)
+    running, returned, stayed = worker.inbox
+    worker.report(outcome_of(returned, OUTCOME_RETURNED))
+    assert worker.inbox == [running, stayed]
+    worker.complete(running)
+    assert len(worker.inbox) == 3
+
+
 def test_a_slot_that_handed_back_opens_when_its_running_task_is_cancelled(rig):
     client, worker = rig.client(), rig.worker(prefetch=3)
     tasks = client.submit(count=3)
@@ -331,7 +373,7 @@ def test_a_slot_that_handed_back_everything_is_idle(rig):
     assert [(a.task, a.attempt) for a in worker.inbox] == [(tasks[0], 2), (tasks[1], 2)]
 
 
-# -- cost -----------------------------------------------------------------------------------------------------
+# -- cost ----------------------------------------------------------------------------------------------------
 
 
 def test_lanes_forget_what_was_cancelled_in_them(rig):

@@ -3,7 +3,17 @@
 import pytest
 from state_rig import Rig
 
-from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_CRASHED, OUTCOME_RETURNED, Close, Complete, Expire
+from cluster.state.commands import (
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_RETURNED,
+    ROLE_WORKER,
+    Close,
+    Complete,
+    Expire,
+    Register,
+    WorkerSpec,
+)
 from cluster.state.effects import ANSWER_NO_SESSION, STATE_DEAD
 
 
@@ -76,7 +86,8 @@ def test_a_lost_worker_is_not_listened_to(rig: Rig, end):
 
 
 def test_a_new_incarnation_of_a_worker_gets_its_tasks_back_as_new_attempts(rig: Rig):
-    client, worker = rig.client(), rig.worker()
+    client = rig.client()
+    rig.worker()
     (task,) = client.submit()
     again = rig.worker(incarnation=2)
     assert [(a.task, a.attempt) for a in again.inbox] == [(task, 2)]
@@ -85,8 +96,6 @@ def test_a_new_incarnation_of_a_worker_gets_its_tasks_back_as_new_attempts(rig: 
 
 
 def test_a_repeated_registration_loses_nothing(rig: Rig):
-    from cluster.state.commands import ROLE_WORKER, Register, WorkerSpec
-
     client, worker = rig.client(), rig.worker()
     client.submit()
     rig.apply(Register("w1", 1, ROLE_WORKER, WorkerSpec(1, ("default",), ("f",), 1)))

@@ -155,7 +155,7 @@ def test_tasks_of_several_names_and_queues_in_one_command_are_counted_apart(rig)
     assert rig.queue("other")["completed"] == 2
 
 
-# -- crashes --------------------------------------------------------------------------------------------------
+# -- crashes -------------------------------------------------------------------------------------------------
 
 
 def test_a_task_that_crashes_three_times_is_dead_with_the_evidence(rig):

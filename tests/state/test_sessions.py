@@ -42,7 +42,9 @@ def answer_to(rig: Rig, command: Command) -> Answer:
     return answer
 
 
-def submit_of(session: int, seq: int, first: int = 1, count: int = 1, low: int = 1, **options: object) -> Submit:
+def submit_of(
+    session: int, seq: int, first: int = 1, count: int = 1, low: int = 1, **options: object
+) -> Submit:
     group = TaskGroup("f", first, [b"x"] * count, Options(**options) if options else None)
     return Submit(session, seq, low, [group])
 
@@ -188,7 +190,8 @@ def test_low_beyond_the_command_itself_still_keeps_its_answer(rig):
 def test_a_task_number_is_used_once(rig):
     client = rig.client()
     assert answer_to(rig, submit_of(client.session, 1, first=1, count=3)).code == ANSWER_OK
-    assert answer_to(rig, submit_of(client.session, 2, first=3)) == Answer(client.session, 2, ANSWER_REFUSED, 4)
+    refused = answer_to(rig, submit_of(client.session, 2, first=3))
+    assert refused == Answer(client.session, 2, ANSWER_REFUSED, 4)
     assert answer_to(rig, submit_of(client.session, 3, first=4)).code == ANSWER_OK
     assert rig.queue()["ready"] == 4
 

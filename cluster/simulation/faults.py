@@ -1,0 +1,198 @@
+"""What breaks in a seed of the cluster, and what of it really happened.
+
+Every seed gets a mix of faults of its own, drawn from the seed: some are calm, some stormy. Whatever the dice say, each
+has a crash, a partition and one kind of damage to a disk, the kind in turn by the seed's number: unsynced bytes lost
+with the power, a torn frame, a flipped bit. A fault that came to nothing (the power failed, but nothing unsynced was
+there to lose) is tried again until it has happened, so the guarantee is about effects and not about attempts.
+
+Beside what `actors.simulation` offers there are two faults that aim: a voter crashes in the very instant in which its
+vote makes a leader, and at the end of some seeds all machines lose their power at once.
+
+More than a minority of synced data is never damaged, and a flipped bit lies where a later frame vouches for it: the
+last synced frame of a log has no witness on its own disk, and with the leader gone nobody could know of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from random import Random
+
+from actors import MILLISECOND, SECOND, Nanos
+from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
+from cluster.simulation.nodes import DIRECTORY
+from cluster.storage.frame import Frame, parse_frame
+from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_header
+
+LOST_UNSYNCED = "lost_unsynced_bytes"
+TORN_FRAME = "torn_frame"
+FLIPPED_BIT = "flipped_bit"
+BLACKOUT = "blackout"
+VOTER_CRASH = "voter_crash"
+
+DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
+CAUSES = {LOST_UNSYNCED: "power_loss", TORN_FRAME: "torn_write", FLIPPED_BIT: "flipped_bit"}
+RETRY_NS: Nanos = 1 * SECOND
+VOTER_CRASH_ONE_IN = 4
+VOTER_BACK_NS_MAX: Nanos = 300 * MILLISECOND
+BLACKOUT_ONE_IN = 5
+BLACKOUT_NS: Nanos = 500 * MILLISECOND
+
+
+def mix_of(random: Random, disk_kind: str) -> FaultMix:
+    """The weather of one seed."""
+    storm = random.choice((0.5, 1.0, 1.0, 2.0))     # intervals are this much longer
+
+    def rate(seconds: float, low_ms: int, high_ms: int, at_least: int = 0) -> Rate:
+        return Rate(int(seconds * storm * SECOND), low_ms * MILLISECOND, high_ms * MILLISECOND, at_least)
+
+    mix = FaultMix(
+        crash=rate(12, 50, 3_000, at_least=1),
+        pause=rate(25, 50, 5_000),
+        power_loss=rate(30, 200, 3_000),
+        torn_write=rate(40, 200, 3_000),
+        partition=rate(20, 300, 7_000, at_least=1),
+        one_way=rate(40, 500, 6_000),
+        isolate=rate(30, 500, 6_000),
+        slow_link=rate(30, 1_000, 8_000),
+        lossy_link=rate(40, 500, 3_000),
+        link_break=rate(10, 0, 0),
+        slow_disk=rate(25, 500, 5_000),
+        sync_error=rate(60, 0, 0),
+        clock_jump=rate(30, 1_000, 20_000),
+        slow_disk_factor_max=100,
+    )
+    cause = CAUSES[disk_kind]
+    interval = SECOND * 60 if disk_kind == FLIPPED_BIT else getattr(mix, cause).interval_ns
+    return replace(mix, **{cause: Rate(interval, 200 * MILLISECOND, 2 * SECOND, at_least=2)})
+
+
+class ClusterFaults(FaultPlan):
+    """The faults of one seed. `happened` counts them by kind, as they really took place."""
+
+    def __init__(
+        self, world: World, *, brokers: list[Process], others: list[Process], on_damage: Callable[[str], object]
+    ) -> None:
+        random = world.stream("cluster faults")
+        self.disk_kind = DISK_KINDS[world.seed % len(DISK_KINDS)]
+        super().__init__(
+            world, mix_of(random, self.disk_kind), members=brokers, others=others, flip=flip_vouched
+        )
+        self.torn_tails: Callable[[], int] = lambda: 0      # set: how many torn frames recoveries have cut off
+        self._random = random
+        self._on_damage = on_damage
+        self._extra = dict.fromkeys((LOST_UNSYNCED, BLACKOUT, VOTER_CRASH), 0)
+        self._brokers = [process.machine for process in brokers]
+        for machine in self._brokers:
+            _watch_losses(machine, self._lost)
+
+    def start(self, span: Nanos) -> None:
+        super().start(span)
+        self.world.after(span // 3, self._insist)
+
+    @property
+    def happened(self) -> dict[str, int]:
+        counts = {kind: count for kind, count in self.counts.items() if count}
+        counts |= {kind: count for kind, count in self._extra.items() if count}
+        if torn := self.torn_tails():
+            counts[TORN_FRAME] = torn
+        return dict(sorted(counts.items()))
+
+    def crash_voter(self, voters: list[Process]) -> None:
+        """Now and then: one of those who voted for the leader of this instant crashes."""
+        if self._random.randrange(VOTER_CRASH_ONE_IN) == 0 and self.world.now < self._until:
+            process = self._victim(self._random, voters)
+            if process is not None:
+                self.crash_for(process, self._random.randrange(VOTER_BACK_NS_MAX))
+
+    def crash_for(self, process: Process, lasts: Nanos) -> None:
+        self._extra[VOTER_CRASH] += 1
+        self._mark([process], VOTER_CRASH)
+        # Not from within its own turn or another's: processes die between events.
+        self.world.after(0, partial(self.world.crash, process))
+        self._number += 1
+        self._active[self._number] = partial(self._recover, [process])
+        self.world.after(lasts, partial(self._finish, self._number))
+
+    def maybe_blackout(self) -> None:
+        """After the plan, in some seeds: all brokers lose their power in one instant."""
+        if self.world.seed % BLACKOUT_ONE_IN == 0:
+            self.blackout()
+
+    def blackout(self) -> None:
+        self._extra[BLACKOUT] += 1
+        for machine in self._brokers:
+            self.world.power_off(machine)
+        self.world.after(BLACKOUT_NS, self._lights_on)
+
+    def _lights_on(self) -> None:
+        for machine in self._brokers:
+            self.world.power_on(machine)
+        for process in self.members:
+            if not process.alive:
+                self.world.restart(process)
+
+    def _insist(self) -> None:
+        """The seed's kind of damage has not happened yet: another try."""
+        if self.world.now < self._until and not self.happened.get(self.disk_kind):
+            self._strike(CAUSES[self.disk_kind])
+            self.world.after(RETRY_NS, self._insist)
+
+    def _lost(self) -> None:
+        self._extra[LOST_UNSYNCED] += 1
+
+    def _mark(self, processes: "list[Process]", kind: str) -> None:  # type: ignore[override]
+        super()._mark(processes, kind)
+        if kind == "flipped_bit":
+            self._on_damage(processes[0].name)
+
+
+def _watch_losses(machine: Machine, on_loss: Callable[[], object]) -> None:
+    """Calls back for each loss of power that took bytes from a log."""
+    disk = machine.disk
+    crash = disk.crash
+
+    def watched() -> None:
+        before = {path: disk.read(path) for path in _segments(disk) if disk.unsynced_sectors(path)}
+        crash()
+        paths = disk.paths()
+        if any(path not in paths or disk.read(path) != data for path, data in before.items()):
+            on_loss()
+
+    disk.crash = watched  # type: ignore[method-assign]
+
+
+def flip_vouched(disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | None:
+    """Chooses a bit of a frame that a later frame, or the header of a later segment, says is durable."""
+    chain = _chain(disk)
+    frames: list[tuple[str, Frame]] = []
+    for path, header in chain:
+        data = disk.read(path)
+        offset = FRAMES_START
+        while (frame := parse_frame(data, offset, header.salt)) is not None:
+            frames.append((path, frame))
+            offset = frame.end
+    vouched = max([frame.synced_seq for _, frame in frames] + [header.first_seq - 1 for _, header in chain], default=0)
+    open_to_damage = [(path, frame) for path, frame in frames if frame.seq <= vouched]
+    if not open_to_damage:
+        return None
+    path, frame = random.choice(open_to_damage)
+    return path, random.randrange(frame.offset, frame.end), random.randrange(8)
+
+
+def _chain(disk: SimulatedDisk) -> list[tuple[str, SegmentHeader]]:
+    """The segments of the log, newest first."""
+    headers: dict[int, tuple[str, SegmentHeader]] = {}
+    for path in _segments(disk):
+        header = decode_segment_header(disk.read(path)[:FRAMES_START]).header
+        if header is not None:
+            headers[header.number] = (path, header)
+    chain: list[tuple[str, SegmentHeader]] = []
+    number = max(headers, default=0)
+    while number in headers:
+        chain.append(headers[number])
+        number = headers[number][1].previous
+    return chain
+
+
+def _segments(disk: SimulatedDisk) -> list[str]:
+    return [path for path in disk.paths() if path.startswith(f"{DIRECTORY}/") and path.endswith(".wal")]

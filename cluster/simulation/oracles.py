@@ -1,0 +1,172 @@
+"""All oracles of one world, how they are wired into it, and what is asked of them when everything has been healed.
+
+Nothing in production code knows of them: a broker's machine is exchanged for a watched one before it applies anything,
+and its core is watched from the moment when the broker says that it has made one.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from actors import ExitReason, Failed
+from actors.simulation import History, Outcome, World
+from cluster.raft.core import Raft
+from cluster.simulation.nodes import BrokerProcess
+from cluster.simulation.raft_oracle import RaftOracle
+from cluster.simulation.state_oracle import StateOracle, WatchedMachine
+from cluster.simulation.verdict import Judge
+from cluster.state.effects import STATE_COMPLETED
+from cluster.state.status import STATE_NAMES
+
+TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
+STUCK_SHOWN_MAX = 5
+
+OnLeader = Callable[[BrokerProcess, Raft], None]
+
+
+class Oracles:
+    """`acknowledged` maps calls to tasks, as clients were told; it is the workload's."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.judge = Judge(world.seed, lambda: world.now)
+        self.raft = RaftOracle(self.judge)
+        self.state = StateOracle(self.judge)
+        self.brokers: dict[str, BrokerProcess] = {}
+        self.lost = 0                   # acknowledged tasks that have no terminal record in the end
+        self._failures = 0              # of the world's that were looked at
+        world.raise_failures = False
+        world.on_log.append(self._on_log)
+
+    @property
+    def violated(self) -> bool:
+        self._look_at_failures()
+        return bool(self.judge.violations)
+
+    # -- while it runs ----------------------------------------------------------------------------------------------
+
+    def broker_started(self, node: BrokerProcess) -> None:
+        """The actors of a broker exist and have done nothing yet."""
+        assert node.peer is not None and node.broker is not None
+        self.brokers[node.name] = node
+        node.peer.machine = node.broker.machine = WatchedMachine(self.state, node.name)
+
+    def ended(self, name: str, reason: ExitReason) -> None:
+        """An actor of a broker or worker ended by itself."""
+        assert isinstance(reason, Failed)
+        faults = self.world.machine(name).disk.faults
+        by_disk = reason.type in ("WalFailed", "BrokerFault") and "sync" in reason.message
+        if by_disk and faults.get("sync_error", 0):
+            return
+        if reason.type == "BrokerFault" and name in self.raft.damaged:
+            return
+        self.judge.violated("crash", f"{name} ended: {reason}\n{reason.traceback}")
+
+    def acknowledged(self, key: int, task: int) -> None:
+        """A client was told that a call is safe, as this task."""
+        known = self.state.task_of_key.get(key)
+        self.judge.require(
+            known == task and self.state.reference.state_of(task) is not None,
+            "acknowledged",
+            f"call {key} was acknowledged as task {task}, but no broker has applied it (known as {known})",
+        )
+
+    def _on_log(self, process: str, name: str, fields: dict[str, object]) -> None:
+        if name == "broker_started":
+            self.raft.watch(self.brokers[process])
+        elif name == "data_lost":
+            node = str(fields["node"])
+            self.judge.require(
+                node in self.raft.damaged, "damage", f"{process} says that {node} lost data, and nothing damaged it"
+            )
+        elif name == "actor_crashed" and process not in self.brokers and not process.startswith("w"):
+            self.judge.violated("crash", f"{process}: {fields['type']}: {fields['message']}\n{fields['traceback']}")
+
+    def _look_at_failures(self) -> None:
+        for failure in self.world.failures[self._failures :]:
+            cause = failure.__cause__
+            trace = "" if cause is None else "".join(_traceback(cause))
+            self.judge.violated("crash", f"{failure}\n{trace}")
+        self._failures = len(self.world.failures)
+
+    # -- in the end ---------------------------------------------------------------------------------------------------
+
+    def unfinished(self, acknowledged: dict[int, int]) -> list[str]:
+        """What still keeps the cluster from being at rest, for people; empty if it is."""
+        reasons: list[str] = []
+        for node in self.brokers.values():
+            peer = node.peer
+            if not node.process.alive or peer is None or peer.core is None:
+                reasons.append(f"{node.name} is down")
+            elif peer.wal.quarantined:
+                reasons.append(f"{node.name} is quarantined")
+            elif peer.machine.applied_index < len(self.raft.committed):
+                reasons.append(f"{node.name} applied {peer.machine.applied_index} of {len(self.raft.committed)}")
+        waiting = [task for task in acknowledged.values() if task not in self.state.terminal]
+        for task in waiting[:STUCK_SHOWN_MAX]:
+            reference = self.state.reference
+            reasons.append(f"task {task} is {reference.state_of(task)}, attempts {reference.attempts(task)}")
+        if len(waiting) > STUCK_SHOWN_MAX:
+            reasons.append(f"{len(waiting)} tasks have not ended")
+        return reasons
+
+    def judge_end(self, acknowledged: dict[int, int], refused: list[int], history: History) -> None:
+        """Everything is healed and had its time."""
+        judge, state = self.judge, self.state
+        for reason in self.unfinished(acknowledged):
+            judge.violated("liveness", reason)
+        self._judge_tasks(acknowledged)
+        self._judge_replicas(acknowledged)
+        for key in refused:
+            judge.require(
+                key not in state.task_of_key, "refused", f"call {key} was refused, and is task {state.task_of_key.get(key)}"
+            )
+        self._judge_results(history)
+        state.check()
+        self.raft.check_logs(list(self.brokers.values()))
+
+    def _judge_tasks(self, acknowledged: dict[int, int]) -> None:
+        """Nothing acknowledged is lost, and what ended well ended with what its call returns."""
+        for key, task in acknowledged.items():
+            record = self.state.terminal.get(task)
+            if record is None:
+                self.lost += 1
+                self.judge.violated("acknowledged", f"call {key}, task {task}, was acknowledged and has no terminal record")
+            elif record.state == STATE_COMPLETED:
+                value = msgspec.msgpack.decode(record.body)
+                self.judge.require(value == key, "result", f"task {task} returned {value}, its call was {key}")
+
+    def _judge_replicas(self, acknowledged: dict[int, int]) -> None:
+        digests = set()
+        for node in self.brokers.values():
+            assert node.peer is not None
+            machine = node.peer.machine
+            digests.add((machine.applied_index, machine.full_digest()))
+            missing = [task for task in acknowledged.values() if machine.state_of(task) not in TERMINAL]
+            if missing:
+                self.judge.violated("acknowledged", f"{node.name} has {len(missing)} tasks as not ended, the first: {missing[0]}")
+        self.judge.require(len(digests) == 1, "digest", f"brokers differ in the end: {sorted(digests)}")
+
+    def _judge_results(self, history: History) -> None:
+        """What clients saw is what the log says."""
+        keys = {task: key for key, task in self.state.task_of_key.items()}
+        for operation in history.of("result"):
+            if operation.outcome is Outcome.PENDING:
+                self.judge.violated("liveness", f"{operation.process} still waits for the result of {operation.argument}")
+            elif operation.outcome is Outcome.OK:
+                task = operation.argument
+                assert isinstance(task, int) and isinstance(operation.value, tuple)
+                seen, value = operation.value
+                record = self.state.terminal.get(task)
+                said = None if record is None else STATE_NAMES[record.state]
+                self.judge.require(
+                    seen == said and (seen != "completed" or value == keys[task]),
+                    "result",
+                    f"{operation.process} was told {seen} {value} for task {task} (call {keys.get(task)}), the log says {said}",
+                )
+
+
+def _traceback(error: BaseException) -> list[str]:
+    import traceback
+
+    return traceback.format_exception(error)

@@ -1,0 +1,137 @@
+"""One seed: a cluster of three brokers, two workers and two clients lives for a minute or more, and is judged.
+
+First everything breaks that may break; then all is healed, in some seeds after a last blackout, and everything that was
+acknowledged must come to its end. Oracles look on all the time; the first violation ends the run, since what follows a
+broken promise says little.
+"""
+
+from dataclasses import dataclass, field
+
+from actors import MILLISECOND, SECOND, Nanos
+from actors.simulation import History, World
+from cluster.raft.core import Raft
+from cluster.simulation.faults import ClusterFaults
+from cluster.simulation.nodes import BROKERS, WORKERS, BrokerProcess, Disguise, WorkerProcess, register_executor, topology
+from cluster.simulation.oracles import Oracles
+from cluster.simulation.verdict import Violation
+from cluster.simulation.workload import Workload
+
+CHUNK_NS: Nanos = 50 * MILLISECOND      # of world time between two looks at the oracles
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How long the parts of a run last."""
+
+    faults_ns: Nanos = 45 * SECOND      # work and faults
+    calm_ns: Nanos = 4 * SECOND         # work without faults, after that no new work
+    rest_ns_max: Nanos = 90 * SECOND    # until everything acknowledged has ended and all brokers agree
+    total_ns_min: Nanos = 60 * SECOND
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of one seed."""
+
+    seed: int
+    violations: list[Violation] = field(default_factory=list)
+    simulated_ns: Nanos = 0
+    operations: int = 0
+    acknowledged: int = 0               # tasks
+    lost: int = 0                       # of those, without a terminal record in the end
+    duplicated_records: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    elections: int = 0
+    runs: int = 0                       # attempts that a child started
+    late_outcomes: int = 0              # that the state refused
+    entries: int = 0                    # committed
+    digest: int = 0                     # of the whole course
+
+
+class Scenario:
+    """A world with a cluster in it. `disguise` lets tests put other classes into brokers while these start."""
+
+    def __init__(self, seed: int, course: Course | None = None, disguise: Disguise | None = None) -> None:
+        self.course = course or Course()
+        self.world = world = World(seed)
+        self.oracles = oracles = Oracles(world)
+        self.history = History(lambda: world.now)
+        plan = topology()
+        # Both ways of syncing the log, whatever the probe would find.
+        sync_mode = "inline" if seed // 2 % 2 else "thread"
+        register_executor(world, oracles.state.ran)
+        self.brokers = [
+            BrokerProcess(world, name, plan, sync_mode, oracles.broker_started, oracles.ended, disguise) for name in BROKERS
+        ]
+        self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
+        self.workload = Workload(world, plan, self.history, oracles.acknowledged)
+        self.faults = ClusterFaults(
+            world,
+            brokers=[node.process for node in self.brokers],
+            others=[node.process for node in (*self.workers, *self.workload.clients)],
+            on_damage=self._damaged,
+        )
+        self.faults.torn_tails = lambda: oracles.raft.torn_tails
+        oracles.raft.on_leader.append(self._new_leader)
+
+    def run(self) -> Report:
+        """Runs the whole course, or until something is violated."""
+        course, oracles = self.course, self.oracles
+        with self.world:
+            self.faults.start(course.faults_ns)
+            self.run_for(course.faults_ns + MILLISECOND)
+            self.faults.maybe_blackout()
+            self.run_for(course.calm_ns)
+            self.workload.is_over = True
+            deadline = self.world.now + course.rest_ns_max
+            while not oracles.violated and self.world.now < deadline and not self.is_at_rest:
+                self.world.run_for(CHUNK_NS)
+            self.run_for(course.total_ns_min - self.world.now)
+            if not oracles.violated:
+                oracles.judge_end(self.workload.acknowledged, self.workload.refused, self.history)
+            return self._report()
+
+    def run_for(self, span: Nanos) -> None:
+        """Lets time pass, unless something is violated."""
+        end = self.world.now + span
+        while self.world.now < end and not self.oracles.violated:
+            self.world.run_for(min(CHUNK_NS, end - self.world.now))
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self.workload.waits and not self.oracles.unfinished(self.workload.acknowledged)
+
+    def _damaged(self, name: str) -> None:
+        self.oracles.raft.damaged.add(name)
+        self.oracles.raft.undetected.add(name)
+
+    def _new_leader(self, node: BrokerProcess, core: Raft) -> None:
+        voters = [
+            self.brokers[number - 1].process
+            for number, granted in sorted(core.tracker.votes.items())
+            if granted and number != core.id
+        ]
+        self.faults.crash_voter(voters)
+
+    def _report(self) -> Report:
+        oracles = self.oracles
+        return Report(
+            seed=self.world.seed,
+            violations=oracles.judge.violations,
+            simulated_ns=self.world.now,
+            operations=len(self.history.operations),
+            acknowledged=len(self.workload.acknowledged),
+            lost=oracles.lost,
+            duplicated_records=oracles.state.duplicated_records,
+            faults=self.faults.happened,
+            elections=oracles.raft.elections,
+            runs=oracles.state.runs,
+            late_outcomes=oracles.state.late_outcomes,
+            entries=len(oracles.raft.committed),
+            digest=self.world.digest,
+        )
+
+
+def run_seed(seed: int, course: Course | None = None) -> Report:
+    """One seed from beginning to end."""
+    return Scenario(seed, course).run()

@@ -1,0 +1,218 @@
+"""What the replicated state promises, judged entry by entry as brokers apply them.
+
+The first broker that applies an entry moves a *reference* on: a machine of the oracle's own, which always collects
+effects, as if it led. Every other broker must then get the same entry at that index and the same digest from it. From
+the effects of the reference the oracle keeps books of its own, which know nothing of queues and credit:
+
+- who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
+- an outcome counts only if it comes from the session that holds that attempt at that moment;
+- a task gets one terminal record, and only from its holder or by cancellation or expiry;
+- a call is in the log once, however often its client had to say it; one that was refused never.
+"""
+
+from dataclasses import dataclass
+from zlib import crc32
+
+from cluster.simulation.tasks import call_of
+from cluster.simulation.verdict import Judge
+from cluster.state.commands import Close, Command, Complete, Expire, Register, Submit, TASK_NUMBER_BITS
+from cluster.state.decoding import KINDS, decode_commands, decode_entry
+from cluster.state.effects import (
+    STATE_CANCELLED,
+    STATE_DEAD,
+    STATE_EXPIRED,
+    Effects,
+    TaskResult,
+)
+from cluster.state.machine import Machine
+
+FULL_DIGEST_INTERVAL = 256      # entries between comparisons of everything
+CHECK_INTERVAL = 128            # entries between checks of all invariants of the state
+
+Pair = tuple[int, int]          # task id, attempt
+
+
+class WatchedMachine(Machine):
+    """A broker's machine that reports every entry it applied."""
+
+    __slots__ = ("_node", "_oracle")
+
+    def __init__(self, oracle: "StateOracle", node: str) -> None:
+        super().__init__()
+        self._oracle = oracle
+        self._node = node
+
+    def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
+        super().apply(index, term, payload, effects)
+        self._oracle.applied(self._node, self, index, term, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the reference did at one index."""
+
+    term: int
+    crc: int                    # of the payload
+    rolling: int                # digest after it
+    full: int | None            # full digest after it, at multiples of FULL_DIGEST_INTERVAL
+
+
+class StateOracle:
+    """Invariant of the books: `_held[task]` = (session, attempt) exactly while the state has handed that out."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.reference = Machine()
+        self.applied_entries: list[Applied] = []            # from index 1 on
+        self.terminal: dict[int, TaskResult] = {}           # first terminal record of each task
+        self.task_of_key: dict[int, int] = {}               # simulated call -> its task
+        self.duplicated_records = 0
+        self._judge = judge
+        self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
+        self._given: dict[Pair, int] = {}                   # every pair ever handed out -> session
+        self._ran: set[Pair] = set()
+
+    # -- what brokers apply -----------------------------------------------------------------------------------------
+
+    def applied(self, node: str, machine: Machine, index: int, term: int, payload: bytes) -> None:
+        if index == len(self.applied_entries) + 1:
+            self._advance(index, term, payload)
+        elif index > len(self.applied_entries):
+            self._judge.violated("apply", f"{node} applied entry {index} before anyone applied the one before it")
+            return
+        first = self.applied_entries[index - 1]
+        if (first.term, first.crc) != (term, crc32(payload)):
+            self._judge.violated(
+                "state machine safety", f"{node} applied an entry of term {term} at {index}, others one of {first.term}"
+            )
+        elif machine.rolling != first.rolling or (first.full is not None and machine.full_digest() != first.full):
+            self._judge.violated("digest", f"{node} differs from others after entry {index}")
+
+    def _advance(self, index: int, term: int, payload: bytes) -> None:
+        claims = self._read(payload)
+        effects = Effects()
+        reference = self.reference
+        reference.apply(index, term, payload, effects)
+        if index % CHECK_INTERVAL == 0:
+            self.check()
+        full = reference.full_digest() if index % FULL_DIGEST_INTERVAL == 0 else None
+        self.applied_entries.append(Applied(term, crc32(payload), reference.rolling, full))
+        self._book(index, effects, claims)
+
+    def check(self) -> None:
+        """All invariants of the state."""
+        try:
+            self.reference.check()
+        except AssertionError as error:
+            self._judge.violated("invariant", f"state after entry {self.reference.applied_index}: {error}")
+
+    # -- what an entry asks for -------------------------------------------------------------------------------------
+
+    def _read(self, payload: bytes) -> set[int]:
+        """Walks through the commands in their order, before they are applied. Returns the tasks whose attempt its
+        holder ended."""
+        ended: set[int] = set()
+        gone: set[int] = set()          # sessions that end within this entry
+        for kind, _, encoded in (decode_entry(payload) or []) if payload else []:
+            commands = decode_commands(kind, encoded)[0] if kind in KINDS else []
+            for command in commands:
+                if isinstance(command, Submit):
+                    self._read_submit(command)
+                elif isinstance(command, Complete):
+                    self._read_complete(command, gone, ended)
+                elif isinstance(command, Expire | Close | Register):
+                    gone.update(self._ends(command))
+        return ended
+
+    def _read_submit(self, command: Submit) -> None:
+        """Notes which task stands for which simulated call. A command that is said again names the same tasks."""
+        for group in command.groups:
+            for offset, body in enumerate(group.bodies):
+                task = (command.session << TASK_NUMBER_BITS) | (group.first + offset)
+                key = call_of(body).key
+                known = self.task_of_key.setdefault(key, task)
+                self._judge.require(
+                    known == task, "exactly once", f"call {key} was submitted as task {known} and again as {task}"
+                )
+
+    def _read_complete(self, command: Complete, gone: set[int], ended: set[int]) -> None:
+        if command.session not in gone:
+            for outcome in command.outcomes:
+                if self._held.get(outcome.task) == (command.session, outcome.attempt):
+                    ended.add(outcome.task)
+
+    def _ends(self, command: Command) -> list[int]:
+        """Sessions that this command ends, if it is obeyed."""
+        if isinstance(command, Expire | Close):
+            known = self.reference.session(command.session)
+            return [known.id] if known is not None and known.incarnation == command.incarnation else []
+        assert isinstance(command, Register)
+        return [
+            session.id
+            for session in self.reference.sessions_open()
+            if (session.role, session.name) == (command.role, command.name) and session.incarnation != command.incarnation
+        ]
+
+    # -- what came of it ----------------------------------------------------------------------------------------------
+
+    def _book(self, index: int, effects: Effects, ended: set[int]) -> None:
+        lost = set(effects.ended)
+        withdrawn = {task for pairs in effects.withdrawn.values() for task, _ in pairs}
+        for results in effects.results.values():
+            for result in results:
+                self._end(index, result, ended, lost)
+        for task in ended:
+            del self._held[task]
+        if lost:
+            self._held = {task: holder for task, holder in self._held.items() if holder[0] not in lost}
+        for task in withdrawn:
+            self._held.pop(task, None)
+        for session_id, assignments in effects.assignments.items():
+            for assignment in assignments:
+                self._give(index, session_id, (assignment.task, assignment.attempt))
+
+    def _end(self, index: int, result: TaskResult, ended: set[int], lost: set[int]) -> None:
+        """A task got a terminal record."""
+        judge, task = self._judge, result.task
+        if task in self.terminal:
+            self.duplicated_records += 1
+            judge.violated("one terminal record", f"task {task} ended again at entry {index}, as {result.state}")
+            return
+        self.terminal[task] = result
+        if result.state in (STATE_CANCELLED, STATE_EXPIRED):
+            return
+        holder = self._held.get(task)
+        by_loss = result.state == STATE_DEAD and holder is not None and holder[0] in lost
+        judge.require(
+            task in ended or by_loss,
+            "expired holder",
+            f"task {task} ended at entry {index} as {result.state}, but not by its holder {holder}",
+        )
+
+    def _give(self, index: int, session: int, pair: Pair) -> None:
+        """An attempt was handed out."""
+        judge = self._judge
+        judge.require(pair not in self._given, "double dispatch", f"{pair} was handed out again at entry {index}")
+        judge.require(
+            pair[0] not in self._held, "double dispatch", f"{pair} was handed out at {index} while {self._held.get(pair[0])} holds"
+        )
+        judge.require(pair[0] not in self.terminal, "double dispatch", f"{pair} was handed out at {index} after its end")
+        self._given[pair] = session
+        self._held[pair[0]] = (session, pair[1])
+
+    # -- what workers do ----------------------------------------------------------------------------------------------
+
+    def ran(self, task: int, attempt: int) -> None:
+        """A child starts an attempt."""
+        pair = (task, attempt)
+        self._judge.require(pair in self._given, "double dispatch", f"{pair} runs, and nobody handed it out")
+        self._judge.require(pair not in self._ran, "double dispatch", f"{pair} runs a second time")
+        self._ran.add(pair)
+
+    @property
+    def runs(self) -> int:
+        return len(self._ran)
+
+    @property
+    def late_outcomes(self) -> int:
+        """Outcomes of attempts that their sender no longer held; the state refused them."""
+        return self.reference.status()["counters"]["refused_outcomes"]

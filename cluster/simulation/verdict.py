@@ -1,0 +1,41 @@
+"""Where oracles say what they found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors import SECOND, Nanos
+
+VIOLATIONS_MAX = 20         # of one seed: the first says what went wrong, the rest what followed
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise was broken."""
+
+    seed: int
+    at: Nanos               # world time
+    oracle: str
+    detail: str
+
+    def __str__(self) -> str:
+        return (
+            f"seed {self.seed}, {self.at / SECOND:.6f} s: {self.oracle}: {self.detail}\n"
+            f"  again: python -m cluster.simulation --seeds 1 --from {self.seed} --verbose"
+        )
+
+
+class Judge:
+    """Collects the violations of one seed."""
+
+    def __init__(self, seed: int, now: Callable[[], Nanos]) -> None:
+        self.seed = seed
+        self.violations: list[Violation] = []
+        self._now = now
+
+    def violated(self, oracle: str, detail: str) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(self.seed, self._now(), oracle, detail))
+
+    def require(self, condition: object, oracle: str, detail: str) -> None:
+        if not condition:
+            self.violated(oracle, detail)

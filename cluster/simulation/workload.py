@@ -1,0 +1,244 @@
+"""Simulated users: seeded clients that submit, wait, cancel, come back, and write down what they were told.
+
+Each client is a process on a machine of its own. It uses the public API only, several calls at a time, leaves now
+and then in order, and is killed by the fault plan without one. What it asked for and what it was told outlives it in
+the history, as it would in its user's database: another life of it asks for results of tasks that an earlier one
+submitted.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from actors import MILLISECOND, SECOND, Nanos, Ports
+from actors.simulation import History, Operation, World
+from cluster.client import Client, Handle
+from cluster.errors import (
+    ClusterError,
+    DeadlineExceeded,
+    Overloaded,
+    TaskCancelled,
+    TaskDead,
+    TaskExpired,
+    TaskFailed,
+    Unavailable,
+)
+from cluster.simulation.nodes import Node
+from cluster.simulation.tasks import Call, Fate, work
+from cluster.task import TaskOptions
+from cluster.topology import Topology
+
+CLIENTS = ("c1", "c2")
+LANES = 3                       # calls that a client makes side by side
+DEADLINE_S = 15.0
+PAUSE_MEAN_NS = 250 * MILLISECOND
+VISIT_NS_MIN: Nanos = 4 * SECOND        # a client stays connected for so long, then leaves and comes back
+VISIT_NS_MAX: Nanos = 40 * SECOND
+MAP_TASKS_MAX = 60
+GATHER_TASKS_MAX = 16
+BIG_PADDING_BYTES = 90_000      # more than an append on the control channel may hold
+PADDING_BYTES_MAX = 400
+
+FATES: tuple[tuple[Fate, int], ...] = (("ok", 92), ("raise", 5), ("crash once", 2), ("crash always", 1))
+DURATIONS_US = (((200, 5_000), 70), ((5_000, 50_000), 22), ((100_000, 300_000), 7), ((1_000_000, 3_000_000), 1))
+
+ENDS: tuple[tuple[type[ClusterError], str], ...] = (
+    (TaskFailed, "failed"),
+    (TaskDead, "dead"),
+    (TaskCancelled, "cancelled"),
+    (TaskExpired, "expired"),
+)
+
+
+class Workload:
+    """All clients of one world. `acknowledged` maps calls to tasks; both sides of it are what clients were told."""
+
+    def __init__(self, world: World, plan: Topology, history: History, on_acknowledged: Callable[[int, int], None]) -> None:
+        self.world = world
+        self.plan = plan
+        self.history = history
+        self.acknowledged: dict[int, int] = {}      # key -> task
+        self.refused: list[int] = []                # keys of calls that were refused
+        self.is_over = False                        # nothing new is asked for
+        self.on_acknowledged = on_acknowledged
+        self._keys = 0
+        self.clients = [ClientProcess(self, name) for name in CLIENTS]
+
+    def new_key(self) -> int:
+        self._keys += 1
+        return self._keys
+
+    @property
+    def waits(self) -> bool:
+        """Whether a client still waits for something."""
+        return any(client.process.alive and client.is_busy for client in self.clients)
+
+
+class ClientProcess(Node):
+    """One user."""
+
+    def __init__(self, workload: Workload, name: str) -> None:
+        self.workload = workload
+        self.history = workload.history
+        self.random = workload.world.stream(f"client {name}")
+        self.is_busy = False
+        super().__init__(workload.world, name)
+        self.process.on_exit.append(lambda exit: self._died())
+
+    def _died(self) -> None:
+        self.is_busy = False
+        self.history.abandon(self.name)
+
+    async def _start(self, ports: Ports) -> None:
+        self.is_busy = True
+        while not self.workload.is_over:
+            leave_at = ports.clock.now() + self.random.randint(VISIT_NS_MIN, VISIT_NS_MAX)
+            try:
+                async with Client(self.workload.plan, lambda: ports, DEADLINE_S) as client:
+                    lanes = [self._lane(client, ports, leave_at) for _ in range(LANES)]
+                    await asyncio.gather(*lanes)
+            except Unavailable:
+                self.history.observe(self.name, "no session")
+        self.is_busy = False
+        await ports_pause(ports, 1_000 * SECOND)
+
+    async def _lane(self, client: Client, ports: Ports, leave_at: Nanos) -> None:
+        calls: list[tuple[Callable[[Client], Coroutine[Any, Any, None]], int]] = [
+            (self._submit_one, 40),
+            (self._gather, 25),
+            (self._map, 20),
+            (self._ask_again, 10),
+            (partial(self._cancel, ports=ports), 5),
+        ]
+        while not self.workload.is_over and ports.clock.now() < leave_at:
+            await self._choose(calls)(client)
+            await ports_pause(ports, int(self.random.expovariate(1.0) * PAUSE_MEAN_NS))
+
+    # -- what a user does -------------------------------------------------------------------------------------------
+
+    async def _submit_one(self, client: Client) -> None:
+        handle = await self._submit(client, self._call(), self._options())
+        if handle is not None:
+            await self._await(handle)
+
+    async def _gather(self, client: Client) -> None:
+        calls = [self._call() for _ in range(self.random.randint(2, GATHER_TASKS_MAX))]
+        handles = await asyncio.gather(*[self._submit(client, call, {}) for call in calls])
+        await asyncio.gather(*[self._await(handle) for handle in handles if handle is not None])
+
+    async def _map(self, client: Client) -> None:
+        calls = [self._call() for _ in range(self.random.randint(2, MAP_TASKS_MAX))]
+        operation = self.history.invoke(self.name, "map", [call.key for call in calls])
+        try:
+            batch = await client.map(work, calls)
+        except ClusterError as error:
+            self.history.unknown(operation, _reason(error))     # a part of it may have been taken
+            return
+        self._acknowledge(operation, [call.key for call in calls], batch.ids)
+        waiting = {task: self.history.invoke(self.name, "result", task) for task in batch.ids}
+        async for handle in batch.as_completed():
+            await self._finish(waiting.pop(handle.id), handle)
+
+    async def _ask_again(self, client: Client) -> None:
+        """A result of any life of any client."""
+        if self.workload.acknowledged:
+            tasks = list(self.workload.acknowledged.values())
+            await self._await(client.handle(tasks[self.random.randrange(len(tasks))]))
+
+    async def _cancel(self, client: Client, ports: Ports) -> None:
+        handle = await self._submit(client, self._call(), self._options())
+        if handle is None:
+            return
+        await ports_pause(ports, self.random.randrange(100 * MILLISECOND))
+        operation = self.history.invoke(self.name, "cancel", handle.id)
+        try:
+            await handle.cancel()
+        except ClusterError as error:
+            self._not_done(operation, error)
+        else:
+            self.history.ok(operation)
+        await self._await(handle)
+
+    # -- what it writes down ------------------------------------------------------------------------------------------
+
+    async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
+        operation = self.history.invoke(self.name, "submit", call.key)
+        try:
+            handle = await client.submit(work.options(**options), call)
+        except ClusterError as error:
+            self._not_done(operation, error)
+            if _is_refusal(error):
+                self.workload.refused.append(call.key)
+            return None
+        self._acknowledge(operation, [call.key], [handle.id])
+        return handle
+
+    def _acknowledge(self, operation: Operation, keys: list[int], tasks: list[int]) -> None:
+        self.history.ok(operation, tasks)
+        for key, task in zip(keys, tasks, strict=True):
+            self.workload.acknowledged[key] = task
+            self.workload.on_acknowledged(key, task)
+
+    async def _await(self, handle: Handle[int]) -> None:
+        await self._finish(self.history.invoke(self.name, "result", handle.id), handle)
+
+    async def _finish(self, operation: Operation, handle: Handle[int]) -> None:
+        """Waits for a terminal record; its value is ("completed", what the function returned) or (state, None)."""
+        try:
+            self.history.ok(operation, ("completed", await handle))
+        except ClusterError as error:
+            state = next((state for kind, state in ENDS if isinstance(error, kind)), None)
+            if state is None:
+                self.history.unknown(operation, _reason(error))
+            else:
+                self.history.ok(operation, (state, None))
+
+    def _not_done(self, operation: Operation, error: ClusterError) -> None:
+        if _is_refusal(error):
+            self.history.refused(operation, _reason(error))
+        else:
+            self.history.unknown(operation, _reason(error))
+
+    # -- chance -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, weighted: "list[tuple[Any, int]] | tuple[tuple[Any, int], ...]") -> Any:
+        choices, weights = zip(*weighted, strict=True)
+        return self.random.choices(choices, weights)[0]
+
+    def _call(self) -> Call:
+        low, high = self._choose(DURATIONS_US)
+        big = self.random.randrange(200) == 0
+        padding = self.random.randbytes(BIG_PADDING_BYTES if big else self.random.randrange(PADDING_BYTES_MAX))
+        return Call(self.workload.new_key(), self.random.randint(low, high), self._choose(FATES), padding)
+
+    def _options(self) -> TaskOptions:
+        roll = self.random.randrange(20)
+        if roll == 0:
+            return {"priority": self.random.randrange(10)}
+        if roll == 1:
+            return {"delay": self.random.random() * 4}
+        if roll == 2:
+            return {"timeout": 0.1}
+        if roll == 3:
+            return {"expires": 0.05 + self.random.random()}
+        return {}
+
+
+async def ports_pause(ports: Ports, span: Nanos) -> None:
+    """Waits for so long on the process's own clock."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ports.clock.call_at(ports.clock.now() + span, lambda: done.set_result(None))
+    await done
+
+
+def _is_refusal(error: ClusterError) -> bool:
+    return isinstance(error, Overloaded) or (
+        isinstance(error, Unavailable | DeadlineExceeded) and error.outcome == "refused"
+    )
+
+
+def _reason(error: ClusterError) -> str:
+    return f"{type(error).__name__}: {error}"
+
+

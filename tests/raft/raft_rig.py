@@ -1,0 +1,202 @@
+"""Cores on disks in memory: a node with its shell's duties, and a group of them on a network that obeys the test."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+
+from cluster.raft import invariants
+from cluster.raft.core import Config, Raft
+from cluster.raft.effects import Effects, Write
+from cluster.raft.membership import Configuration
+from cluster.raft.messages import NO_NODE, Entry, EntryKind, HardState, Message, Role
+
+ELECTION_TICKS = 10
+HEARTBEAT_TICKS = 1
+ROUNDS_MAX = 1_000
+
+
+class Disk:
+    """What a node has durably, and the writes that are on their way there, in order."""
+
+    def __init__(self) -> None:
+        self.hard_state = HardState(0, NO_NODE, 0)
+        self.kept: list[Entry] = []
+        self.pending: deque[Write] = deque()
+        self.quarantined = False
+
+    def initial_state(self) -> HardState:
+        return self.hard_state
+
+    def first_index(self) -> int:
+        return 1
+
+    def last_index(self) -> int:
+        return len(self.kept)
+
+    def term_runs(self) -> Sequence[tuple[int, int]]:
+        runs = [(0, 0)]
+        for entry in self.kept:
+            if entry.term != runs[-1][1]:
+                runs.append((entry.index, entry.term))
+        return runs
+
+    def entries(self, low: int, high: int, bytes_max: int) -> list[Entry]:
+        return self.kept[low - 1 : high - 1]
+
+    def term(self, index: int) -> int:
+        return self.kept[index - 1].term if 0 < index <= len(self.kept) else 0
+
+    def complete(self) -> int:
+        """The oldest write is done: its id."""
+        write = self.pending.popleft()
+        self.hard_state = write.hard_state
+        if write.truncate_from:
+            del self.kept[write.truncate_from - 1 :]
+        if write.entries:
+            assert write.entries[0].index == len(self.kept) + 1, "a write must continue the log"
+        self.kept += write.entries
+        return write.id
+
+
+class Node:
+    """A core and the duties of its shell. Writes wait on the disk until the test completes them."""
+
+    def __init__(self, node: int, disk: Disk, below: Callable[[int], int], **options: object) -> None:
+        self.id = node
+        self.disk = disk
+        self.below = below
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        """A new incarnation: what was not durable is gone."""
+        options = {"election_ticks": ELECTION_TICKS, "heartbeat_ticks": HEARTBEAT_TICKS, **self.options}
+        make = options.pop("core", Raft)
+        size = options.pop("size", 3)
+        configuration = Configuration(tuple(range(1, size + 1)))
+        self.disk.pending.clear()
+        self.core: Raft = make(Config(self.id, configuration, self.below, **options), self.disk)
+        if self.disk.quarantined:
+            self.core.quarantine()
+        self.applied: list[Entry] = []
+        self.confirmed = 0
+        self.data_lost_by: list[int] = []
+        self.fault = ""
+
+    def take(self) -> list[Message]:
+        """Carries out what the core wants, but for its writes. Returns what leaves."""
+        leaving: list[Message] = []
+        while (effects := self.core.take()) is not None:
+            leaving += effects.messages
+            self._perform(effects)
+        invariants.check(self.core)
+        return leaving
+
+    def _perform(self, effects: Effects) -> None:
+        if effects.write is not None:
+            self.disk.pending.append(effects.write)
+        if effects.committed:
+            assert effects.committed[0].index == len(self.applied) + 1
+            assert effects.committed[-1].index <= self.disk.last_index(), "applied before it is durable here"
+            self.applied += effects.committed
+            self.core.applied(effects.committed)
+        if effects.quarantine_demanded:
+            self.disk.quarantined = True
+            self.core.quarantine()
+        if effects.quarantine_over:
+            self.disk.quarantined = False
+            self.core.lift_quarantine()
+        self.confirmed = max(self.confirmed, effects.confirmed_round)
+        self.data_lost_by += effects.data_lost_by
+        self.fault = self.fault or effects.fault
+
+    def persist(self, count: int = 1 << 30) -> None:
+        """Completes the oldest writes and tells the core."""
+        for _ in range(min(count, len(self.disk.pending))):
+            self.core.persisted(self.disk.complete())
+
+    @property
+    def terms(self) -> list[int]:
+        """The term of each entry of the log, from index 1."""
+        return [self.core.log.term(index) for index in range(1, self.core.log.last_index + 1)]
+
+
+class Group:
+    """Nodes 1..size. Messages wait in `mail` until `settle`, or until the test hands them over one by one."""
+
+    def __init__(self, size: int = 3, seed: int = 1, **options: object) -> None:
+        random = Random(seed)
+        self.nodes = {
+            node: Node(node, Disk(), random.randrange, size=size, **options) for node in range(1, size + 1)
+        }
+        self.mail: list[Message] = []
+        self.cut: set[tuple[int, int]] = set()
+        self.lose: Callable[[Message], bool] = lambda message: False
+
+    def __getitem__(self, node: int) -> Node:
+        return self.nodes[node]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def collect(self, *nodes: int) -> None:
+        for node in nodes or self.nodes:
+            self.mail += self[node].take()
+
+    def settle(self, *nodes: int) -> None:
+        """Writes complete and messages arrive until nothing is left to do, among these nodes (or all)."""
+        among = set(nodes or self.nodes)
+        for _ in range(ROUNDS_MAX):
+            self.collect(*among)
+            for node in among:
+                self[node].persist()
+            self.collect(*among)
+            arriving, self.mail = self.mail, []
+            for message in arriving:
+                if not self._is_lost(message, among):
+                    self[message.to].core.step(message)
+            if not self.mail and not arriving and not any(self[node].disk.pending for node in among):
+                return
+        raise AssertionError("the group never comes to rest")
+
+    def _is_lost(self, message: Message, among: set[int]) -> bool:
+        link = (message.sender, message.to)
+        return link in self.cut or message.to not in among or self.lose(message)
+
+    def isolate(self, node: int) -> None:
+        self.cut |= {(node, other) for other in self.nodes} | {(other, node) for other in self.nodes}
+
+    def heal(self) -> None:
+        self.cut = set()
+
+    def elect(self, node: int, *voters: int) -> Raft:
+        """`node` leads, elected by `voters` (or all)."""
+        for other in self:
+            other.core.forget_leader()
+        among = {node, *(voters or self.nodes)}
+        self[node].core.campaign()
+        self.settle(*among)
+        assert self[node].core.role is Role.LEADER, "not elected"
+        return self[node].core
+
+    def propose(self, node: int, *payloads: bytes) -> None:
+        self[node].core.propose([(EntryKind.NORMAL, payload) for payload in payloads])
+
+    def restart(self, node: int) -> None:
+        self[node].start()
+
+
+def node_with_log(node: int, terms: list[int], term: int = 0, vote: int = NO_NODE, **options: object) -> Node:
+    """A node whose durable log has entries of these terms."""
+    disk = Disk()
+    disk.kept = [Entry(index, of, EntryKind.NORMAL, b"%d" % of) for index, of in enumerate(terms, start=1)]
+    disk.hard_state = HardState(max([term, *terms]), vote, 0)
+    return Node(node, disk, Random(node).randrange, **options)
+
+
+def group_with_logs(*logs: list[int], **options: object) -> Group:
+    """Node n has entries of the terms of the n-th list."""
+    group = Group(len(logs), **options)
+    for node, terms in enumerate(logs, start=1):
+        group.nodes[node] = node_with_log(node, terms, size=len(logs), **options)
+    return group

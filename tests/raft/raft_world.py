@@ -1,0 +1,213 @@
+"""Many cores on a network that loses, reorders and repeats, with disks that take their time and nodes that crash.
+
+Everything is drawn from one seed. After every event what Raft promises is checked (Figure 3 of the paper), against a
+record of all that ever happened: who led which term, which entry was ever written at which place, what was ever
+committed, and whether it was on a majority of the disks when it was.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from raft_rig import Disk, Node
+
+from cluster.raft.core import Raft
+from cluster.raft.messages import Entry, EntryKind, Message, Role
+
+ELECTION_TICKS = 6
+MAIL_MAX = 60
+
+
+@dataclass
+class Chances:
+    """Of each kind of event, in relation to each other."""
+
+    deliver: int = 50
+    tick: int = 40
+    persist: int = 30
+    propose: int = 8
+    crash: int = 4
+    link_down: int = 3
+    open_round: int = 2
+
+
+@dataclass
+class Record:
+    """What must never be contradicted."""
+
+    leaders: dict[int, tuple[int, int]] = field(default_factory=dict)               # term -> (node, incarnation)
+    written: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)  # (index, term) -> (payload, term before)
+    committed: list[tuple[int, bytes]] = field(default_factory=list)                # (term, payload) from index 1
+    commits: int = 0
+
+
+class World:
+    def __init__(self, seed: int, size: int, core: type[Raft] = Raft, disk: type[Disk] = Disk) -> None:
+        self.random = Random(seed)
+        self.size = size
+        self.nodes = {
+            node: Node(
+                node,
+                disk(),
+                self.random.randrange,
+                size=size,
+                core=core,
+                election_ticks=ELECTION_TICKS,
+                append_bytes_max=self.random.choice((1, 1 << 20)),
+                inflight_messages_max=self.random.choice((2, 64)),
+            )
+            for node in range(1, size + 1)
+        }
+        self.mail: list[Message] = []
+        self.record = Record()
+        self.incarnation = dict.fromkeys(self.nodes, 0)
+        self.led: dict[int, tuple[int, int]] = {}       # node -> (term, incarnation) it was last seen leading
+        self.rounds: dict[tuple[int, int, int], int] = {}   # (node, term, round) -> latest term led when it was opened
+        self.proposed = 0
+
+    def run(self, events: int, chances: Chances) -> None:
+        kinds = [kind for kind, weight in vars(chances).items() for _ in range(weight)]
+        for _ in range(events):
+            getattr(self, self.random.choice(kinds))()
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def deliver(self) -> None:
+        if not self.mail:
+            return
+        position = self.random.randrange(len(self.mail)) if self.random.random() < 0.2 else 0
+        message = self.mail[position]
+        if self.random.random() > 0.05:     # else it comes again
+            del self.mail[position]
+        if self.random.random() > 0.05:     # else it is lost
+            self.nodes[message.to].core.step(message)
+            self.look(self.nodes[message.to])
+
+    def tick(self) -> None:
+        node = self._any()
+        node.core.tick()
+        self.look(node)
+
+    def persist(self) -> None:
+        node = self._any()
+        node.persist(self.random.choice((1, 1, 2, 8)))
+        self.look(node)
+
+    def propose(self) -> None:
+        for node in self.nodes.values():
+            if node.core.role is Role.LEADER:
+                self.proposed += 1
+                node.core.propose([(EntryKind.NORMAL, b"%d" % self.proposed)])
+                self.look(node)
+
+    def crash(self) -> None:
+        """What was not durable is lost, but for some writes of which the core has not heard. Mail survives."""
+        node = self._any()
+        for _ in range(self.random.randrange(len(node.disk.pending) + 1)):
+            node.disk.complete()
+        node.start()
+        self.incarnation[node.id] += 1
+        for other in self.nodes.values():
+            if other is not node:
+                state = node.disk.hard_state
+                other.core.peer_restarted(node.id, state.term, node.disk.last_index(), False)
+                self.look(other)
+
+    def link_down(self) -> None:
+        one, other = self.random.sample(sorted(self.nodes), 2)
+        self.nodes[one].core.link_down(other)
+        self.nodes[one].core.unreachable(other)
+        self.look(self.nodes[one])
+
+    def open_round(self) -> None:
+        node = self._any()
+        if number := node.core.open_round():
+            self.rounds[node.id, node.core.term, number] = max(self.record.leaders)
+            self.look(node)
+
+    def _any(self) -> Node:
+        return self.nodes[self.random.randrange(self.size) + 1]
+
+    # -- what is checked ------------------------------------------------------------------------------------------------
+
+    def look(self, node: Node) -> None:
+        applied = len(node.applied)
+        writes = len(node.disk.pending)
+        self.mail += node.take()
+        del self.mail[:-MAIL_MAX]
+        assert not node.fault, node.fault
+        assert not node.data_lost_by, "no disk lost anything"
+        for write in list(node.disk.pending)[writes:]:
+            self._check_written(node, write.entries)
+        self._check_leader(node)
+        self._check_committed(node)
+        for entry in node.applied[applied:]:
+            assert self.record.committed[entry.index - 1] == (entry.term, entry.payload), "State Machine Safety"
+
+    def _check_written(self, node: Node, entries: list[Entry]) -> None:
+        for entry in entries:
+            before = node.core.log.term(entry.index - 1)
+            known = self.record.written.setdefault((entry.index, entry.term), (entry.payload, before))
+            assert known == (entry.payload, before), "Log Matching"
+
+    def _check_leader(self, node: Node) -> None:
+        core = node.core
+        if core.role is not Role.LEADER:
+            return
+        here = (node.id, self.incarnation[node.id])
+        assert self.record.leaders.setdefault(core.term, here) == here, "Election Safety"
+        if self.led.get(node.id) != (core.term, here[1]):
+            self.led[node.id] = (core.term, here[1])
+            for index, (term, _) in enumerate(self.record.committed, start=1):
+                assert core.log.term(index) == term, "Leader Completeness"
+        for number in [number for (owner, term, number) in self.rounds if (owner, term) == (node.id, core.term)]:
+            if number <= core.rounds.confirmed:
+                assert self.rounds.pop((node.id, core.term, number)) <= core.term, "confirmed while another led"
+
+    def _check_committed(self, node: Node) -> None:
+        core, known = node.core, self.record.committed
+        for index in range(len(known) + 1, core.log.committed + 1):
+            entry = core.log.entries(index, index + 1, 1)[0]
+            holders = sum(other.disk.term(index) == entry.term for other in self.nodes.values())
+            assert 2 * holders > self.size, "committed while no majority has it durably"
+            known.append((entry.term, entry.payload))
+            self.record.commits += 1
+        if core.log.committed:
+            assert core.log.term(core.log.committed) == known[core.log.committed - 1][0], "a committed entry was lost"
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def come_to_rest(self) -> None:
+        """The network heals, nobody crashes: a new entry reaches everyone soon."""
+        self.mail.clear()
+        last = b"the last"
+        for _ in range(40 * ELECTION_TICKS):
+            for node in self.nodes.values():
+                node.core.tick()
+                self.look(node)
+            for _ in range(6):
+                for node in self.nodes.values():
+                    node.persist()
+                    self.look(node)
+                arriving, self.mail = self.mail, []
+                for message in arriving:
+                    self.nodes[message.to].core.step(message)
+                    self.look(self.nodes[message.to])
+            for node in self.nodes.values():
+                if node.core.role is Role.LEADER and not any(payload == last for _, payload in self._log_of(node)):
+                    node.core.propose([(EntryKind.NORMAL, last)])
+                    self.look(node)
+            if all(any(entry.payload == last for entry in node.applied) for node in self.nodes.values()):
+                return
+        raise AssertionError("no progress on a healthy network")
+
+    @staticmethod
+    def _log_of(node: Node) -> list[tuple[int, bytes]]:
+        log = node.core.log
+        return [(entry.term, entry.payload) for entry in log.entries(1, log.last_index + 1, 1 << 40)]
+
+
+def run(seed: int, events: int, core: type[Raft] = Raft, disk: type[Disk] = Disk, chances: Chances | None = None) -> World:
+    world = World(seed, 3 if seed % 2 else 5, core, disk)
+    world.run(events, chances or Chances())
+    world.come_to_rest()
+    return world

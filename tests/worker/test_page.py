@@ -1,0 +1,77 @@
+"""The claim page, both sides of it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.page import PAGE_BYTES, RING_OFFSET, WINDOW_TASKS, ClaimPage
+
+
+def pages(size: int = PAGE_BYTES) -> tuple[ClaimPage, ClaimPage]:
+    memory = memoryview(bytearray(size))
+    return ClaimPage(memory, create=True), ClaimPage(memory)
+
+
+def test_a_claim_is_seen_with_its_time():
+    child, worker = pages()
+    assert worker.claimed == 0
+    assert child.claim(1, 12_345)
+    assert (worker.claimed, worker.claimed_at) == (1, 12_345)
+
+
+def test_a_task_withdrawn_before_its_claim_is_skipped_once():
+    child, worker = pages()
+    assert worker.withdraw(2)
+    assert child.claim(1, 10)
+    assert not child.claim(2, 20)
+    assert child.claim(3, 30)
+    for number in range(4, WINDOW_TASKS + 4):
+        assert child.claim(number, 40), "the mark of number 2 must not hit its successor in the window"
+
+
+def test_a_claimed_task_cannot_be_withdrawn():
+    child, worker = pages()
+    child.claim(1, 10)
+    assert not worker.withdraw(1)
+    assert child.claim(2, 20)
+
+
+def test_tasks_are_claimed_in_order():
+    child, _ = pages()
+    with pytest.raises(AssertionError):
+        child.claim(2, 10)
+
+
+def test_a_number_beyond_the_window_cannot_be_marked():
+    _, worker = pages()
+    assert worker.withdraw(WINDOW_TASKS)
+    with pytest.raises(AssertionError):
+        worker.withdraw(WINDOW_TASKS + 1)
+
+
+def test_a_full_ring_takes_nothing_until_it_is_emptied():
+    child, worker = pages(RING_OFFSET + 10)
+    assert child.append(b"123456")
+    assert not child.append(b"12345")
+    assert worker.take() == (1, b"123456")
+    assert child.append(b"12345")
+
+
+def test_memory_that_is_no_page_is_refused():
+    with pytest.raises(AssertionError):
+        ClaimPage(memoryview(bytearray(PAGE_BYTES)))
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=40))))
+def test_the_ring_gives_back_what_was_put_in_exactly_once_and_in_order(steps: list[bytes | None]):
+    child, worker = pages(RING_OFFSET + 100)
+    model: list[bytes] = []
+    for step in [*steps, None]:
+        if step is None:
+            assert worker.has_outcomes == bool(model)
+            assert worker.take() == (len(model), b"".join(model))
+            model.clear()
+        elif child.append(step):
+            model.append(step)
+        else:
+            assert sum(map(len, model)) + len(step) > 100

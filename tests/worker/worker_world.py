@@ -1,0 +1,141 @@
+"""Three brokers, workers and one client in a simulated world, for tests of what a worker does when it is cut off,
+stopped, or left by its leader. Everything but the time that a task takes is the real code."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from actors import MICROSECOND, MILLISECOND, SECOND, Nanos, Ports
+from actors.simulation import ChildPort, Process, World
+from cluster.broker_process import BrokerConfig, start_broker
+from cluster.child_messages import Ready, encode
+from cluster.client import Client
+from cluster.executor import Executor
+from cluster.slot_child import EXECUTOR_ENTRY
+from cluster.task import task
+from cluster.topology import BrokerNode, Topology
+from cluster.worker import drain, start_worker
+from cluster.worker_actor import Worker
+from cluster.worker_config import WorkerConfig
+
+BROKERS = ("b1", "b2", "b3")
+LIMIT = 120 * SECOND
+
+
+@task(name="world:sleep")
+def sleep(work_us: int) -> int:
+    """Takes that long in virtual time, and returns it."""
+    return work_us
+
+
+class Run:
+    """One run of one attempt; `ended` is None while it goes on, and for ever if its child was killed."""
+
+    def __init__(self, pid: int, started: Nanos) -> None:
+        self.pid = pid
+        self.started = started
+        self.ended: Nanos | None = None
+
+
+class WorkerWorld:
+    """`runs` says for each task which children ran it when."""
+
+    def __init__(self, seed: int, *, workers: int = 1, slots: int = 1) -> None:
+        self.world = World(seed)
+        self.world.register_entry(EXECUTOR_ENTRY, self._executor)
+        self.runs: dict[int, list[Run]] = {}
+        self.log: list[tuple[str, str]] = []
+        self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
+        addresses = tuple((name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
+        self.brokers = [self.world.process(name, self._broker(name, addresses)) for name in BROKERS]
+        self.actors: dict[str, Worker] = {}
+        self.systems: dict[str, Any] = {}
+        self.workers = [
+            self.world.process(f"w{number}", self._worker(f"w{number}", slots)) for number in range(1, workers + 1)
+        ]
+        self.results: dict[int, object] = {}
+        self.clients = 0
+
+    def _broker(self, name: str, addresses: tuple[tuple[str, str, str], ...]) -> Callable[[Ports], Awaitable[None]]:
+        async def start(ports: Ports) -> None:
+            config = BrokerConfig("world", name, addresses, "data", "inline")
+            await start_broker(ports, config, 0, lambda reason: None).wait_stopped()
+
+        return start
+
+    def _worker(self, name: str, slots: int) -> Callable[[Ports], Awaitable[None]]:
+        async def start(ports: Ports) -> None:
+            config = WorkerConfig("world", name, tuple((node, f"{node}:7100") for node in BROKERS), (), slots)
+            self.actors[name], self.systems[name], _ = start_worker(ports, config)
+            await self.systems[name].wait_stopped()
+
+        return start
+
+    async def _executor(self, port: ChildPort, argument: bytes) -> None:
+        executor = Executor(port, {sleep.name: sleep})
+        port.send(encode(Ready((sleep.name,))))
+        while True:
+            while executor.claim():
+                assignment = executor.running
+                assert assignment is not None
+                (work_us,), _ = sleep.codec.decode_arguments(assignment.body)
+                run = Run(port._loop.number, self.world.now)
+                self.runs.setdefault(assignment.task, []).append(run)
+                await port.work(work_us * MICROSECOND)
+                run.ended = self.world.now
+                executor.run()
+            frame = port.poll()
+            if frame is None:
+                executor.flush()
+                frame = await port.receive()
+                if frame is None:
+                    return
+            executor.receive(frame)
+
+    def submit(self, *works_us: int) -> None:
+        """A client submits one task for each and keeps the results by position."""
+        self.clients += 1
+        base = len(self.results)
+        del base
+        plan = Topology(
+            "world", "data", True, tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS), ()
+        )
+
+        async def start(ports: Ports) -> None:
+            async with Client(plan, lambda: ports, 60.0) as cluster:
+                handles = [await cluster.submit(sleep, work_us) for work_us in works_us]
+                for handle in handles:
+                    self.results[handle.id] = await handle
+
+        self.world.process(f"client-{self.clients}", start)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        assert self.world.run_until(condition, LIMIT), f"not within the limit; log: {self.log[-20:]}"
+
+    def registered(self, name: str = "w1") -> bool:
+        return name in self.actors and self.actors[name].session != 0
+
+    def leader(self) -> Process:
+        leading = [process for process, event in self.log if event == "leading"]
+        return next(broker for broker in self.brokers if broker.name == leading[-1])
+
+    def overlapping(self) -> list[int]:
+        """Tasks of which a second run began while the child of the first was alive and at it."""
+        return [
+            one
+            for one, runs in self.runs.items()
+            for first, second in zip(runs, runs[1:], strict=False)
+            if (first.ended is None or first.ended > second.started) and self._alive_at(first.pid, second.started)
+        ]
+
+    def _alive_at(self, pid: int, when: Nanos) -> bool:
+        return self.deaths.get(pid, when + 1) > when
+
+    @property
+    def deaths(self) -> dict[int, Nanos]:
+        """When each child ended."""
+        from actors.simulation.events import EXIT
+
+        return {process: now for now, process, kind, _ in self.world.trace.ring if kind == EXIT}
+
+
+assert MILLISECOND
