@@ -52,6 +52,19 @@ from actors.runtime.ports import (
     Ports,
     Processes,
 )
+from actors.supervision.spec import Backoff, ChildSpec, Restart, Strategy, SupervisorSpec
+from actors.supervision.strategy import Refusal
+from actors.supervision.supervisor import (
+    ChildAnswer,
+    ChildStatus,
+    DeleteChild,
+    RestartChild,
+    StartChild,
+    StartFailed,
+    Supervisor,
+    TerminateChild,
+    WhichChildren,
+)
 from actors.system import ActorSystem
 from actors.telemetry.log import PeerLog
 from actors.transport.core import EndpointCounters, EndpointLimits
@@ -85,13 +98,18 @@ __all__ = [
     "AskNotFound",
     "AskOverloaded",
     "AskTimeout",
+    "Backoff",
     "BadAddress",
     "Buffer",
     "Cancel",
     "Child",
+    "ChildAnswer",
+    "ChildSpec",
+    "ChildStatus",
     "Clock",
     "Context",
     "Crashed",
+    "DeleteChild",
     "Down",
     "Endpoint",
     "EndpointCounters",
@@ -120,8 +138,18 @@ __all__ = [
     "Ports",
     "Processes",
     "Ref",
+    "Refusal",
     "Reply",
+    "Restart",
+    "RestartChild",
     "Shutdown",
+    "StartChild",
+    "StartFailed",
+    "Strategy",
+    "Supervisor",
+    "SupervisorSpec",
+    "TerminateChild",
+    "WhichChildren",
     "handles",
     "real_ports",
     "run",

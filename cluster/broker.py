@@ -78,6 +78,7 @@ OVERLOAD_RETRY_MS = 100
 HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
 WATCHED_TASKS_MAX = 1_000_000       # of one client
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
+LINK_SILENCE = 30 * SECOND          # whoever talks to the leader does so twice a second; a silent link is dead
 
 
 @dataclass(eq=False, slots=True)
@@ -94,6 +95,7 @@ class Link:
     watched: set[int] = field(default_factory=set)          # tasks of other sessions that it waits for
     running: tuple[int, ...] = ()
     children: tuple[int, ...] = ()
+    heard: Nanos = 0
 
 
 class Broker(Actor):
@@ -114,6 +116,7 @@ class Broker(Actor):
         self._by_session: dict[int, Link] = {}
         self._by_name: dict[tuple[str, int], Link] = {}
         self._watchers: dict[int, list[Link]] = {}
+        self._closing: set[int] = set()                     # sessions whose owner has said goodbye
         self._entry = EntryBuilder()
         self._leases: LeaseTable[Link] = LeaseTable()
         self._lease_round = 0
@@ -135,13 +138,15 @@ class Broker(Actor):
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
             decoder: msgspec.msgpack.Decoder[list[msgspec.Struct]] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]
-            self.reception.serve(role, Service(decoder, self._accept, self._on_messages, self._on_closed))
+            guard = self.context.callback
+            service = Service(decoder, guard(self._accept), guard(self._on_messages), guard(self._on_closed))
+            self.reception.serve(role, service)
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)
 
     # -- links ------------------------------------------------------------------------------------------------------
 
     def _accept(self, peer: Peer, hello: Hello) -> str:
-        link = Link(peer, hello.node, hello.incarnation, hello.role)
+        link = Link(peer, hello.node, hello.incarnation, hello.role, heard=self.context.clock.now())
         self._links[peer] = link
         self._by_name[link.name, link.incarnation] = link
         if hello.session:
@@ -159,6 +164,10 @@ class Broker(Actor):
             del self._by_session[link.session]
         self._unwatch(link)
 
+    def _drop(self, link: Link) -> None:
+        link.peer.close()
+        self._on_closed(link.peer)
+
     def _claim(self, link: Link, session: int) -> bool:
         """Binds a session to the link that speaks for it; only its own name and incarnation may."""
         if link.session == session:
@@ -175,6 +184,7 @@ class Broker(Actor):
         link = self._links.get(peer)
         if link is None:
             return
+        link.heard = self.context.clock.now()
         told = False
         for message in messages:
             kind = type(message)
@@ -220,6 +230,7 @@ class Broker(Actor):
     def _on_close(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Close)
         if message.incarnation == link.incarnation and self._claim(link, message.session):
+            self._closing.add(message.session)
             self._propose(message, 0)
 
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
@@ -255,6 +266,7 @@ class Broker(Actor):
         for link in self._links.values():
             link.reconciled = False
             link.held.clear()
+            link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
         self.context.log.event("leading", node=self.node, term=self.term)
         self._arm()
@@ -298,6 +310,9 @@ class Broker(Actor):
             if (link := by_session.pop(session, None)) is not None:
                 link.session = 0
                 link.reconciled = False
+                if session in self._closing:
+                    self._drop(link)
+        self._closing.difference_update(effects.ended)
         self._arm()
 
     def _on_registered(self, registered: Registered, effects: Effects) -> None:
@@ -423,7 +438,10 @@ class Broker(Actor):
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)
         if not self.leading:
             return
-        for session in self._leases.silent(self.context.clock.now(), self.machine.session):
+        now = self.context.clock.now()
+        for link in [link for link in self._links.values() if now - link.heard > LINK_SILENCE]:
+            self._drop(link)
+        for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:
                 self.context.log.event("lease_expired", node=known.name, session=session)

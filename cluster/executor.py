@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from actors.runtime.ports import SECOND, Nanos, Page
+from actors import SECOND, Nanos, Page
 from cluster.child_messages import (
     FINISHED,
     FLUSH_ESTIMATE_US,

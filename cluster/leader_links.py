@@ -1,7 +1,8 @@
 """Links to every broker, and which of them leads. Brokers push `LeaderIs`; nothing here asks or guesses.
 
-A leader is followed on its own word only: it says so when its state holds everything that was committed before,
-and drops what comes earlier. Another broker's word says no more than that the leader so far has been replaced.
+A leader is followed on its own word only: it says so when its state holds everything that was committed
+before, and drops what comes earlier. Another broker's word says no more than that the leader so far has been
+replaced.
 """
 
 from collections.abc import Callable

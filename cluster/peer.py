@@ -145,6 +145,7 @@ class RaftPeer(Actor):
             sync_mode=config.sync_mode,  # type: ignore[arg-type]
             on_persisted=self._persisted,
             on_failed=self._failed,
+            guard=context.callback,
         )
 
     def _opened(self) -> None:
@@ -156,7 +157,9 @@ class RaftPeer(Actor):
             )
         self.storage = EntryCache(self.wal, self.recovery)
         decoder = msgspec.msgpack.Decoder(list[FromBroker])
-        self.reception.serve(ROLE_BROKER, Service(decoder, self._accept, self._on_messages, self._on_closed))
+        guard = context.callback
+        service = Service(decoder, guard(self._accept), guard(self._on_messages), guard(self._on_closed))
+        self.reception.serve(ROLE_BROKER, service)
         others = [
             (number, name, control, bulk)
             for number, (name, control, bulk) in enumerate(config.brokers, start=1)
@@ -170,7 +173,7 @@ class RaftPeer(Actor):
             cluster_id=self.recovery.cluster_id,
             has_log=self.recovery.hard_state.term > 0 or self.recovery.quarantined,
         )
-        self.links = BrokerLinks(self.endpoint, others, self._hello, self._link_up, self._link_down)  # type: ignore[arg-type]
+        self.links = BrokerLinks(self.endpoint, others, self._hello, guard(self._link_up), guard(self._link_down))  # type: ignore[arg-type]
         _, control, bulk = config.brokers[self.id - 1]
         self.reception.listen(control)
         self.reception.listen(bulk)

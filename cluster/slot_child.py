@@ -52,7 +52,7 @@ class Owner(Protocol):
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
-    def child_exited(self) -> None: ...
+    def child_exited(self, child: "SlotChild") -> None: ...
 
     def outcomes(self, outcomes: list[Outcome]) -> None: ...
 
@@ -220,7 +220,7 @@ class SlotChild:
         if not was_ready and not self.is_stopped:
             report, self._report = self._report, None
             self._owner.child_failed_to_start(report or exit)
-        self._owner.child_exited()
+        self._owner.child_exited(self)
         if not self.is_stopped:
             self._start_again(now - self._ready_at if was_ready else 0)
 

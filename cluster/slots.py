@@ -53,7 +53,7 @@ class Due(Enum):
     KILL = "kill"                   # SIGTERM did not help: SIGKILL
 
 
-class Held(Struct):
+class Held(Struct, eq=False):
     """A task at this worker."""
 
     assignment: Assignment

@@ -91,12 +91,13 @@ class Worker(Actor):
         self._completions: Completions | None = None    # exactly while there is a session
         self._lease: Lease | None = None                # as well
         self._finished: set[Pair] = set()           # has an outcome here, is not known to be in the log
-        self._registered_at: Nanos = 0              # when the registration was sent that is not answered yet
+        self._registered_at: Nanos = 0              # of the first registration without an answer; 0: none
+        self._register_tried_at: Nanos = 0          # ... and of the last one
         self._progress_at: Nanos = 0                # of the completions: the last answer, or sending
         self._rewound_at: Nanos = 0
         self._drain_until: Nanos = 0
         self._ticking = False
-        self._dying = 0                             # children of a lost session that have not ended yet
+        self._dying: set[SlotChild] = set()         # children of a lost session that have not ended yet
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class Worker(Actor):
         if self.life in (Life.DRAINING, Life.CLOSING):
             return
         was, self.life = self.life, Life.DRAINING
-        self._event("worker_draining")
+        self.context.log.event("worker_draining")
         if was is Life.STARTING or self._completions is None:
             self.context.stop(Shutdown())
             return
@@ -150,15 +151,15 @@ class Worker(Actor):
             self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None:
-        self._event("child_start_failed", reason=explain(report))
+        self.context.log.event("child_start_failed", reason=explain(report))
         if self.life is Life.STARTING and self.start_failure is None:
             self.start_failure = report
             self.context.stop(Failed("StartFailed", explain(report)))
 
-    def child_exited(self) -> None:
-        if self._dying:
-            self._dying -= 1
-            if self._dying == 0:
+    def child_exited(self, child: SlotChild) -> None:
+        if child in self._dying:
+            self._dying.discard(child)
+            if not self._dying:
                 self._dial()
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
@@ -198,6 +199,7 @@ class Worker(Actor):
         answer.
         """
         if self._completions is None:
+            self._registered_at = 0
             self._register()
             return
         self._send_lease(leader)
@@ -217,7 +219,8 @@ class Worker(Actor):
     def _register(self) -> None:
         if self._links.leader is None or self.session or self._dying or self.life is not Life.SERVING:
             return
-        self._registered_at = self.context.clock.now()
+        self._register_tried_at = now = self.context.clock.now()
+        self._registered_at = self._registered_at or now
         self._links.leader.send(Register(self.config.node, self.incarnation, REGISTER_WORKER, self._spec))
 
     def _on_registered(self, peer: Peer, message: msgspec.Struct) -> None:
@@ -226,15 +229,14 @@ class Worker(Actor):
         if answer.incarnation != self.incarnation or self.session:
             return
         if answer.code != ANSWER_OK:
-            self._event("registration_refused", code=answer.code)
+            self.context.log.event("registration_refused", code=answer.code)
             self.context.timer("dial", REGISTER_RETRY, self._dial)
             return
         self.session = answer.session
         self._completions = Completions(answer.session, answer.next_seq)
-        # Counted from the latest registration that this may answer, less would be wrong: an earlier one may
-        # have been the one that was applied, but the leader hears of us with each.
+        # Whichever registration this answers: the leader heard of us after the first was sent.
         self._lease = Lease(self._registered_at)
-        self._event("worker_registered", session=self.session)
+        self.context.log.event("worker_registered", session=self.session)
         self._send_lease(peer)
 
     def _lose_session(self, reason: str) -> None:
@@ -243,7 +245,7 @@ class Worker(Actor):
         """
         if self._completions is None:
             return
-        self._event("worker_session_lost", session=self.session, reason=reason)
+        self.context.log.event("worker_session_lost", session=self.session, reason=reason)
         self.session, self._completions, self._lease = 0, None, None
         self._finished.clear()
         if self.life in (Life.DRAINING, Life.CLOSING):
@@ -251,12 +253,12 @@ class Worker(Actor):
             return
         for child in self._children:
             if child.slot.sent:
-                self._dying += 1
+                self._dying.add(child)
                 child.kill(Why.STOPPING)
             else:
                 child.drop_queued()
         self._links.close()
-        if self._dying == 0:
+        if not self._dying:
             self._dial()
 
     def _heartbeat(self) -> None:
@@ -265,7 +267,7 @@ class Worker(Actor):
         if not self._holds_lease(now) or self._links.leader is None:
             return
         if self._completions is None:
-            if now - self._registered_at >= REGISTER_RETRY:
+            if now - self._register_tried_at >= REGISTER_RETRY:
                 self._register()
             return
         self._send_lease(self._links.leader)
@@ -303,7 +305,6 @@ class Worker(Actor):
         if message.session != self.session or message.term < self._links.term or self._completions is None:
             self.dropped_assignments += len(message.items)
             return
-        self._links.term = message.term
         touched: dict[int, None] = {}
         children, finished = self._children, self._finished
         for assignment in message.items:
@@ -384,7 +385,7 @@ class Worker(Actor):
                     self._resend(answer.value)
                 continue
             if answer.code != ANSWER_OK:
-                self._event("completion_refused", seq=answer.seq, code=answer.code)
+                self.context.log.event("completion_refused", seq=answer.seq, code=answer.code)
             self._progress_at = now
             self._finished.difference_update(completions.answered(answer.seq))
         self._flush()
@@ -408,11 +409,8 @@ class Worker(Actor):
             if self._links.leader is not None:
                 self._links.leader.send(Close(self.session, self.incarnation))
                 self._links.leader.flush()
-            self._event("worker_closed", session=self.session)
+            self.context.log.event("worker_closed", session=self.session)
             self.context.stop(Shutdown())
-
-    def _event(self, name: str, **fields: object) -> None:
-        self.context.log.event(name, worker=self.config.node, **fields)
 
     def _has_children(self) -> bool:
         return any(child.state is not State.DOWN for child in self._children)

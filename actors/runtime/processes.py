@@ -44,8 +44,8 @@ _SERVER_CODE = (
 
 
 class RealProcesses:
-    """The Processes port of one event loop. `preload` names modules that every child will have imported; `echo`,
-    if given, gets all that children print, as it comes.
+    """The Processes port of one event loop. `preload` names modules that every child will have imported;
+    `echo`, if given, gets all that children print, as it comes.
     """
 
     def __init__(

@@ -109,6 +109,7 @@ class Raft:
         self._confirmed_told = 0
         self._data_lost_by: list[int] = []
         self._quarantine_demanded = self._quarantine_over = False
+        self._quarantine_marked = False     # durably: only then can it be over
         self._fault = ""
         self._reset(self.term)
         self._told_hard = self.hard_state
@@ -184,13 +185,13 @@ class Raft:
         return replication.open_round(self) if self.role is Role.LEADER else 0
 
     def quarantine(self) -> None:
-        """The quarantine mark is durable: from now on this node neither votes nor counts."""
-        self.quarantined = True
+        """The quarantine mark is durable (or was found at the start): this node neither votes nor counts."""
+        self.quarantined = self._quarantine_marked = True
         self._quarantine_demanded = False
 
     def lift_quarantine(self) -> None:
-        self.quarantined = False
-        self._quarantine_over = False
+        """The mark is durably gone."""
+        self.quarantined = self._quarantine_marked = False
 
     def step_down(self) -> None:
         """A leader whose disk stalls gives up."""
@@ -293,8 +294,13 @@ class Raft:
     # -- state that election and replication share ----------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queues a message; answers that claim durability wait for the write."""
-        if message.type in GATED:
+        """Queues a message; answers that claim durability wait for the write.
+
+        So do requests for votes, other than etcd's: a candidate that crashed before its term was durable could
+        stand in the same term again, win it again with the votes of those who remember it, and put other entries
+        where it had put some before. Transcripts show etcd's order.
+        """
+        if message.type in GATED or (message.type is MessageType.VOTE and not self.config.manual_storage):
             message.quarantined = self.quarantined
             self.gated.append(message)
         else:
@@ -344,6 +350,9 @@ class Raft:
         payload = self.config.first_payload if self.log.last_index == 0 else b""
         accepted = replication.append_entries(self, [(EntryKind.NORMAL, payload)])
         assert accepted, "the first entry of a term is never refused"
+        for progress in self.tracker.progress.values():
+            if progress.quarantined:        # known from an earlier term that we led: this entry will release it
+                progress.release_index = self.log.last_index
 
     def truncate(self, start: int) -> None:
         """Entries from `start` on are about to be overwritten: writes on their way vouch for less."""
@@ -361,10 +370,10 @@ class Raft:
             )
 
     def heard_quarantine(self, value: int) -> None:
-        """The leader's word on a quarantine of this node."""
-        if value < 0 and not self.quarantined:
-            self._quarantine_demanded = True
-        elif (
-            value > 0 and self.quarantined and value < self.log.offset and self.log.term(value) == self.term
-        ):
+        """The leader's word on a quarantine of this node. It holds at once, before the mark is durable."""
+        if value < 0:
+            if not self.quarantined:
+                self.quarantined = self._quarantine_demanded = True
+        elif self._quarantine_marked and value < self.log.offset and self.log.term(value) == self.term:
             self._quarantine_over = True
+            self._quarantine_marked = False     # told once

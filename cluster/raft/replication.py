@@ -232,22 +232,20 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, quarantined: bool) 
     progress = raft.tracker.progress.get(node)
     if progress is None or node == raft.id:
         return False
-    lost = last_index < progress.match and not quarantined
+    less = last_index < progress.match
     progress.restarted(last_index)
-    if (quarantined or lost) and not progress.quarantined:
+    if less or (quarantined and not progress.quarantined):
         _enter_quarantine(raft, progress)
-    elif not quarantined and not lost:
-        progress.quarantined = False
-        progress.release_index = 0
-    return lost
+    # That it does not call itself quarantined ends nothing: it may have crashed before our demand was durable there.
+    return less and not quarantined
 
 
 def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None:
     """Its answers say whether it counts. Once it was told to quarantine itself, only its release ends that."""
     if message.quarantined:
-        if not progress.quarantined or not progress.release_index:
+        if not progress.quarantined:
             _enter_quarantine(raft, progress)
-    elif progress.quarantined and progress.release_index and progress.match >= progress.release_index:
+    elif progress.quarantined and _is_released(raft, progress):
         progress.quarantined = False
         progress.release_index = 0
 
@@ -263,8 +261,13 @@ def _enter_quarantine(raft: "Raft", progress: Progress) -> None:
 def _quarantine_word(raft: "Raft", progress: Progress) -> int:
     if not progress.quarantined:
         return QUARANTINE_NONE
-    released = progress.release_index and progress.release_index <= min(raft.log.committed, progress.match)
-    return progress.release_index if released else QUARANTINE_DEMANDED
+    return progress.release_index if _is_released(raft, progress) else QUARANTINE_DEMANDED
+
+
+def _is_released(raft: "Raft", progress: Progress) -> bool:
+    """Whether it has an entry durably that we proposed after we heard of its loss and that is committed without it.
+    The commit shows that we still led then, hence that our log holds all it may ever have acknowledged."""
+    return 0 < progress.release_index <= min(raft.log.committed, progress.match)
 
 
 # -- follower -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,14 @@ from cluster.storage.header import HEADER_COPIES, SegmentHeader, encode_segment_
 MIB = 1024 * 1024
 LOCK_NAME = "lock"
 
+Guard = Callable[[Callable[..., None]], Callable[..., None]]   # as `Context.callback`
+
+
+def unguarded(callback: Callable[..., None]) -> Callable[..., None]:
+    """The guard of an owner that is no actor."""
+    return callback
+
+
 _NAME = re.compile(r"(\d{16})\.(wal|damaged|spare|zero)")
 
 
@@ -112,12 +120,15 @@ def create_segment(
 class SparePreparer:
     """Fills one file at a time with zeros, off the loop, a chunk per job."""
 
-    def __init__(self, files: Files, directory: str, limits: WalLimits, ready: Callable[[int], None]) -> None:
+    def __init__(
+        self, files: Files, directory: str, limits: WalLimits, ready: Callable[[int], None], guard: Guard = unguarded
+    ) -> None:
         self._files = files
         self._directory = directory
         self._limits = limits
         self._ready = ready  # called on the loop with the number of the new spare
         self._number: int | None = None
+        self._chunk_done = guard(self._filled)
         self.failure: BaseException | None = (
             None  # why the last one failed; the log then grows its next segment
         )
@@ -138,7 +149,7 @@ class SparePreparer:
     def _submit(self, filled: int) -> None:
         number = self._number
         assert number is not None
-        self._files.submit(lambda: self._fill(number, filled), lambda outcome: self._filled(number, outcome))
+        self._files.submit(lambda: self._fill(number, filled), lambda outcome: self._chunk_done(number, outcome))
 
     def _fill(self, number: int, filled: int) -> int:
         return fill_spare(self._files, self._directory, number, filled, self._limits)

@@ -66,6 +66,7 @@ class Wal:
         lock: FileLock,
         limits: WalLimits,
         salt: Callable[[], int],
+        guard: Guard,
     ) -> None:
         self.sync_mode: SyncMode = "inline"
         self.sync_p50_ns = 0  # of the probe syncs; 0 if the mode was given
@@ -86,7 +87,8 @@ class Wal:
         self._closed = False
         self._next_number = 0
         self._spares: list[int] = []
-        self._preparer = SparePreparer(files, directory, limits, self._spare_ready)
+        self._job_done = guard(self._job_ended)
+        self._preparer = SparePreparer(files, directory, limits, self._spare_ready, guard)
         self._reader = SegmentReader(files, directory, limits.read_bytes_max)
 
     @classmethod
@@ -102,11 +104,13 @@ class Wal:
         sync_mode: Literal["auto", "inline", "thread"] = "auto",
         on_persisted: Callable[[int], None] | None = None,
         on_failed: Callable[[WalFailed], None] | None = None,
+        guard: Guard = unguarded,
     ) -> tuple["Wal", Recovery]:
         """Locks the directory, recovers the log and makes it ready to be written. Blocking.
 
         `salt` gives 64 random bits. `on_persisted(write_id)` is called once for each append, in order, when
-        it is durable; `on_failed` when a write or sync off the loop has failed. Raises
+        it is durable; `on_failed` when a write or sync off the loop has failed. `guard` is put around what
+        runs on the loop when a job has ended: an error there must end the owner, not be lost in the loop. Raises
         `actors.errors.Locked`, ForeignDirectory, UnsupportedVersion, and OSError if the directory cannot be
         read or written.
         """
@@ -115,7 +119,7 @@ class Wal:
         try:
             scan = scan_directory(files, directory, identity)
             repaired = repair(files, directory, scan, identity, limits, salt)
-            wal = cls(files, directory, clock, lock, limits, salt)
+            wal = cls(files, directory, clock, lock, limits, salt, guard)
             wal._begin(scan, repaired, limits)
             if sync_mode == "auto":
                 position = repaired.position - len(repaired.marker)
@@ -322,7 +326,7 @@ class Wal:
                 lambda: self._writer.perform(batch), lambda outcome: self._job_done(batch, outcome)
             )
 
-    def _job_done(self, batch: Batch, outcome: BaseException | None) -> None:
+    def _job_ended(self, batch: Batch, outcome: BaseException | None) -> None:
         assert self._in_flight is batch
         if self._closed:
             self._in_flight = None

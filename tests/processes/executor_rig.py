@@ -56,7 +56,7 @@ class Rig(Actor):
         self.child.is_stopped = True
         self._changed.set()
 
-    def child_exited(self) -> None:
+    def child_exited(self, child: SlotChild) -> None:
         self.exits += 1
         self._changed.set()
 

@@ -41,7 +41,7 @@ def fail_strangely() -> None:
 
 @task
 def complain_then_exit(code: int) -> None:
-    print("last words", file=sys.stderr)
+    sys.stderr.write("last words\n")
     sys.exit(code)
 
 
@@ -73,7 +73,7 @@ def print_much(megabytes: int) -> int:
     for _ in range(megabytes * 512):
         sys.stdout.write(line)
         sys.stderr.write(line)
-    print("the end", file=sys.stderr)
+    sys.stderr.write("the end\n")
     return megabytes
 
 

@@ -292,7 +292,7 @@ def test_a_child_is_restarted_at_once_and_then_with_growing_pauses() -> None:
     async def main() -> None:
         async with slot() as rig:
             for number in range(3):
-                await rig.until(lambda: rig.starts == number + 1)
+                await rig.until(lambda number=number: rig.starts == number + 1)
                 os.kill(rig.child.pid, signal.SIGKILL)
             await rig.until(lambda: rig.starts == 4)
 

@@ -29,6 +29,12 @@ class Chances:
     link_down: int = 3
     open_round: int = 2
 
+    @classmethod
+    def drawn(cls, random: Random) -> "Chances":
+        """Each weight of a third to three times the usual: worlds should differ in what is rare in them."""
+        usual = vars(cls())
+        return cls(**{kind: max(1, round(weight * 3 ** random.uniform(-1, 1))) for kind, weight in usual.items()})
+
 
 @dataclass
 class Record:
@@ -206,8 +212,8 @@ class World:
         return [(entry.term, entry.payload) for entry in log.entries(1, log.last_index + 1, 1 << 40)]
 
 
-def run(seed: int, events: int, core: type[Raft] = Raft, disk: type[Disk] = Disk, chances: Chances | None = None) -> World:
+def run(seed: int, events: int, core: type[Raft] = Raft, disk: type[Disk] = Disk) -> World:
     world = World(seed, 3 if seed % 2 else 5, core, disk)
-    world.run(events, chances or Chances())
+    world.run(events, Chances.drawn(world.random))
     world.come_to_rest()
     return world

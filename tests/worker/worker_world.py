@@ -1,10 +1,12 @@
-"""Three brokers, workers and one client in a simulated world, for tests of what a worker does when it is cut off,
-stopped, or left by its leader. Everything but the time that a task takes is the real code."""
+"""Three brokers, workers and clients in a simulated world: what a worker does when it is cut off, stopped, or
+left by its leader. Everything but the time that a task takes is the real code.
+"""
 
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
-from actors import MICROSECOND, MILLISECOND, SECOND, Nanos, Ports
+from actors import MICROSECOND, SECOND, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
 from cluster.broker_process import BrokerConfig, start_broker
 from cluster.child_messages import Ready, encode
@@ -13,12 +15,14 @@ from cluster.executor import Executor
 from cluster.slot_child import EXECUTOR_ENTRY
 from cluster.task import task
 from cluster.topology import BrokerNode, Topology
-from cluster.worker import drain, start_worker
+from cluster.worker import start_worker
 from cluster.worker_actor import Worker
 from cluster.worker_config import WorkerConfig
 
 BROKERS = ("b1", "b2", "b3")
 LIMIT = 120 * SECOND
+
+Start = Callable[[Ports], Awaitable[None]]
 
 
 @task(name="world:sleep")
@@ -30,8 +34,8 @@ def sleep(work_us: int) -> int:
 class Run:
     """One run of one attempt; `ended` is None while it goes on, and for ever if its child was killed."""
 
-    def __init__(self, pid: int, started: Nanos) -> None:
-        self.pid = pid
+    def __init__(self, child: int, started: Nanos) -> None:
+        self.child = child
         self.started = started
         self.ended: Nanos | None = None
 
@@ -43,6 +47,7 @@ class WorkerWorld:
         self.world = World(seed)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
         self.runs: dict[int, list[Run]] = {}
+        self.deaths: dict[int, Nanos] = {}          # of children
         self.log: list[tuple[str, str]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
         addresses = tuple((name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
@@ -50,27 +55,31 @@ class WorkerWorld:
         self.actors: dict[str, Worker] = {}
         self.systems: dict[str, Any] = {}
         self.workers = [
-            self.world.process(f"w{number}", self._worker(f"w{number}", slots)) for number in range(1, workers + 1)
+            self.world.process(f"w{number}", self._worker(f"w{number}", slots))
+            for number in range(1, workers + 1)
         ]
         self.results: dict[int, object] = {}
         self.clients = 0
 
-    def _broker(self, name: str, addresses: tuple[tuple[str, str, str], ...]) -> Callable[[Ports], Awaitable[None]]:
+    def _broker(self, name: str, addresses: tuple[tuple[str, str, str], ...]) -> Start:
         async def start(ports: Ports) -> None:
             config = BrokerConfig("world", name, addresses, "data", "inline")
             await start_broker(ports, config, 0, lambda reason: None).wait_stopped()
 
         return start
 
-    def _worker(self, name: str, slots: int) -> Callable[[Ports], Awaitable[None]]:
+    def _worker(self, name: str, slots: int) -> Start:
         async def start(ports: Ports) -> None:
-            config = WorkerConfig("world", name, tuple((node, f"{node}:7100") for node in BROKERS), (), slots)
-            self.actors[name], self.systems[name], _ = start_worker(ports, config)
+            brokers = tuple((node, f"{node}:7100") for node in BROKERS)
+            started = start_worker(ports, WorkerConfig("world", name, brokers, (), slots))
+            self.actors[name], self.systems[name], _ = started
             await self.systems[name].wait_stopped()
 
         return start
 
     async def _executor(self, port: ChildPort, argument: bytes) -> None:
+        number = port._loop.number
+        port._loop.on_kill.append(lambda: self.deaths.setdefault(number, self.world.now))
         executor = Executor(port, {sleep.name: sleep})
         port.send(encode(Ready((sleep.name,))))
         while True:
@@ -78,7 +87,7 @@ class WorkerWorld:
                 assignment = executor.running
                 assert assignment is not None
                 (work_us,), _ = sleep.codec.decode_arguments(assignment.body)
-                run = Run(port._loop.number, self.world.now)
+                run = Run(number, self.world.now)
                 self.runs.setdefault(assignment.task, []).append(run)
                 await port.work(work_us * MICROSECOND)
                 run.ended = self.world.now
@@ -94,11 +103,8 @@ class WorkerWorld:
     def submit(self, *works_us: int) -> None:
         """A client submits one task for each and keeps the results by position."""
         self.clients += 1
-        base = len(self.results)
-        del base
-        plan = Topology(
-            "world", "data", True, tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS), ()
-        )
+        brokers = tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
+        plan = Topology("world", "data", True, brokers, ())
 
         async def start(ports: Ports) -> None:
             async with Client(plan, lambda: ports, 60.0) as cluster:
@@ -119,23 +125,10 @@ class WorkerWorld:
         return next(broker for broker in self.brokers if broker.name == leading[-1])
 
     def overlapping(self) -> list[int]:
-        """Tasks of which a second run began while the child of the first was alive and at it."""
+        """Tasks of which a second run began while the child of the first was still at it."""
         return [
             one
             for one, runs in self.runs.items()
-            for first, second in zip(runs, runs[1:], strict=False)
-            if (first.ended is None or first.ended > second.started) and self._alive_at(first.pid, second.started)
+            for first, second in pairwise(runs)
+            if first.ended is None and self.deaths.get(first.child, second.started) >= second.started
         ]
-
-    def _alive_at(self, pid: int, when: Nanos) -> bool:
-        return self.deaths.get(pid, when + 1) > when
-
-    @property
-    def deaths(self) -> dict[int, Nanos]:
-        """When each child ended."""
-        from actors.simulation.events import EXIT
-
-        return {process: now for now, process, kind, _ in self.world.trace.ring if kind == EXIT}
-
-
-assert MILLISECOND
