@@ -85,10 +85,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
-    "MICROSECOND",
-    "MILLISECOND",
-    "SECOND",
+__all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Actor",
     "ActorError",
     "ActorSystem",
@@ -125,6 +122,8 @@ __all__ = [
     "Locked",
     "Log",
     "Lost",
+    "MICROSECOND",
+    "MILLISECOND",
     "MailboxSpec",
     "NameTaken",
     "Nanos",
@@ -142,6 +141,7 @@ __all__ = [
     "Reply",
     "Restart",
     "RestartChild",
+    "SECOND",
     "Shutdown",
     "StartChild",
     "StartFailed",

@@ -16,7 +16,7 @@ class TopologyError(ClusterError):
     """The topology file is wrong; the message names the key, and the line where it can be found."""
 
 
-class TaskNotFound(ClusterError):  # noqa: N818 - the documented name
+class TaskNotFound(ClusterError):
     """Not a `@task` function, or one that workers cannot import because it lives in `__main__`."""
 
 
@@ -24,7 +24,7 @@ class EncodeError(ClusterError):
     """An argument or a result is of a type that cannot travel; the message says which one."""
 
 
-class BodyTooLarge(ClusterError):  # noqa: N818
+class BodyTooLarge(ClusterError):
     """The encoded arguments or the encoded result exceed `limit_bytes`."""
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
@@ -33,7 +33,7 @@ class BodyTooLarge(ClusterError):  # noqa: N818
         self.limit_bytes = limit_bytes
 
 
-class TaskFailed(ClusterError):  # noqa: N818
+class TaskFailed(ClusterError):
     """The task's function raised, or it ran past its time limit.
 
     `type` and `message` are those of the remote exception, `traceback` is its text. Where the original type
@@ -73,7 +73,7 @@ class TaskFailed(ClusterError):  # noqa: N818
         return error
 
 
-class TaskDead(ClusterError):  # noqa: N818
+class TaskDead(ClusterError):
     """The task ended its child process in each of its `attempts`; `evidence` is that of the last one."""
 
     def __init__(self, evidence: Failure, attempts: int) -> None:
@@ -82,15 +82,15 @@ class TaskDead(ClusterError):  # noqa: N818
         self.attempts = attempts
 
 
-class TaskCancelled(ClusterError):  # noqa: N818
+class TaskCancelled(ClusterError):
     """The task was cancelled before it finished."""
 
 
-class TaskExpired(ClusterError):  # noqa: N818
+class TaskExpired(ClusterError):
     """The task's `expires` passed before it started, or its result's `result_ttl` before it was asked for."""
 
 
-class Overloaded(ClusterError):  # noqa: N818
+class Overloaded(ClusterError):
     """No more work is taken for now; nothing was accepted. Try again after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -98,7 +98,7 @@ class Overloaded(ClusterError):  # noqa: N818
         self.retry_after = retry_after
 
 
-class Unavailable(ClusterError):  # noqa: N818
+class Unavailable(ClusterError):
     """No leader could be reached. `outcome` says whether the request may still have been accepted
     ("unknown").
     """
@@ -108,7 +108,7 @@ class Unavailable(ClusterError):  # noqa: N818
         self.outcome: RequestOutcome = outcome
 
 
-class DeadlineExceeded(ClusterError, TimeoutError):  # noqa: N818
+class DeadlineExceeded(ClusterError, TimeoutError):
     """The request's deadline passed. `outcome` says whether it may still have been accepted ("unknown")."""
 
     def __init__(self, message: str, outcome: RequestOutcome) -> None:

@@ -104,7 +104,7 @@ class ClaimPage:
         return self._words[_RING] != 0
 
     def take(self) -> tuple[int, bytes]:
-        """Empties the ring, under the lock or once the child is dead: the outcomes' count, and all of them."""
+        """Empties the ring, under the lock or once the child is dead: how many outcomes, and all of them."""
         state = self._words[_RING]
         self._words[_RING] = 0
         return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])

@@ -16,18 +16,7 @@ from enum import Enum
 
 import msgspec
 
-from actors import (
-    MILLISECOND,
-    SECOND,
-    Actor,
-    Exit,
-    ExitReason,
-    Failed,
-    Nanos,
-    Peer,
-    Shutdown,
-    handles,
-)
+from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
 from cluster.child_messages import Setup, StartFailed, encode
 from cluster.completions import Completions
 from cluster.leader_links import LeaderLinks
@@ -182,14 +171,8 @@ class Worker(Actor):
 
     def _hello(self) -> Hello:
         config = self.config
-        return Hello(
-            config.cluster,
-            config.node,
-            self.incarnation,
-            ROLE_WORKER,
-            worker=self._spec,
-            session=self.session,
-        )
+        spec, session = self._spec, self.session
+        return Hello(config.cluster, config.node, self.incarnation, ROLE_WORKER, worker=spec, session=session)
 
     def _on_message(self, peer: Peer, message: msgspec.Struct) -> None:
         self._handlers[type(message)](peer, message)

@@ -29,6 +29,10 @@ FRAME_LENGTH = Struct("<I")
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 RECEIVE_BYTES = 256 * 1024
 
+LOCK_PREFIX = "quorumq-"
+LOCK_DIRECTORY = "/dev/shm"     # where the C library keeps named semaphores, as files "sem.NAME"
+LOCK_NAME_AGE_MAX_S = 3_600
+
 _PR_SET_PDEATHSIG = 1
 _COUNTING_SEMAPHORE = 1         # SemLock's kind that any process may release
 
@@ -36,7 +40,8 @@ _COUNTING_SEMAPHORE = 1         # SemLock's kind that any process may release
 class SharedLock:
     """A lock between processes: a POSIX semaphore, which stays taken if its holder dies.
 
-    It has a name only until both sides have it open.
+    It has a name only until both sides have it open. A parent killed before that leaves the name behind: 32
+    bytes in memory, which a later parent sweeps.
     """
 
     def __init__(self, semaphore: SemLock) -> None:
@@ -53,7 +58,18 @@ class SharedLock:
 
     @staticmethod
     def remove_name(name: str) -> None:
-        sem_unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            sem_unlink(name)
+
+    @classmethod
+    def sweep(cls) -> None:
+        """Removes names that are far older than any child takes to start."""
+        with contextlib.suppress(OSError), os.scandir(LOCK_DIRECTORY) as entries:
+            for entry in entries:
+                if entry.name.startswith(f"sem.{LOCK_PREFIX}"):
+                    with contextlib.suppress(OSError):
+                        if time.time() - entry.stat().st_mtime > LOCK_NAME_AGE_MAX_S:
+                            os.unlink(entry.path)
 
     def acquire(self, timeout: Nanos) -> bool:
         """Takes the lock; False after `timeout`."""

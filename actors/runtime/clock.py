@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from actors.runtime.ports import SECOND, Cancel, Nanos
+from actors.runtime.ports import MILLISECOND, Cancel, Nanos
 
 # Counts suspended time, so that a lease runs out while a laptop sleeps. Elsewhere than on Linux the monotonic
 # clock is the nearest there is.
@@ -47,7 +47,9 @@ class _Timer:
 
     def _arm(self) -> None:
         left = self._when - time.clock_gettime_ns(_CLOCK)
-        self._handle: asyncio.Handle = self._loop.call_later(max(left, 0) / SECOND, self._fire)
+        # Whole milliseconds, rounded up: what is left of one would be rounded to none, and the loop would spin for it.
+        whole_ms = -(-max(left, 0) // MILLISECOND)
+        self._handle: asyncio.Handle = self._loop.call_later(whole_ms / 1_000, self._fire)
 
     def _fire(self) -> None:
         callback = self._callback

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from actors.runtime.child import FRAME_LENGTH, Frames, SharedLock, SharedPage
+from actors.runtime.child import FRAME_LENGTH, LOCK_PREFIX, Frames, SharedLock, SharedPage
 from actors.runtime.forkserver import (
     MESSAGE_BYTES_MAX,
     Exited,
@@ -99,6 +99,7 @@ class _Server:
         self._last_id = 0
         self._children: dict[int, RealChild] = {}
         self._requests: deque[tuple[bytes, list[int]]] = deque()
+        SharedLock.sweep()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._control.setblocking(False)
@@ -117,7 +118,7 @@ class _Server:
         on_exit: Callable[[Exit], None],
     ) -> "RealChild":
         self._last_id += 1
-        lock_name = f"/quorumq-{os.getpid()}-{os.urandom(8).hex()}"
+        lock_name = f"/{LOCK_PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
         lock = SharedLock.create(lock_name)
         page_fd = os.memfd_create("quorumq-page")
         os.ftruncate(page_fd, page_bytes)

@@ -68,9 +68,8 @@ class Endpoint:
         """
         assert_list(hello_decoder)
         wrap = self._wrapped
-        listener = PeerListener(
-            self._core, hello_decoder, wrap(on_hello), wrap(on_messages), wrap(on_closed), self._listeners.remove
-        )
+        callbacks = wrap(on_hello), wrap(on_messages), wrap(on_closed)
+        listener = PeerListener(self._core, hello_decoder, *callbacks, self._listeners.remove)
         listener.bind(address)
         self._listeners.append(listener)
         return listener

@@ -10,8 +10,12 @@ connection cannot lock it out; (6) IMMEDIATE: nothing queues up for a connection
 high-water marks are finite, they are only the fuse behind the outboxes of the endpoints; (8) what happens to
 connections is known from monitor sockets only.
 
-A connection that breaks off before its handshake, or speaks something else, is garbage. The monitor reports
-which descriptor was accepted, that some handshake failed, and then which descriptor was closed.
+A connection that breaks off before its handshake, or speaks something else, is garbage. The monitor of a
+listener says which descriptor was accepted and which was closed, but of a handshake only that one succeeded,
+or that one failed (and then the next closed descriptor is its). Old versions of the protocol have no
+handshake at all, and random bytes may pass for one. So a success is put down to the connection that has
+waited longest, and one that is closed without is garbage: with strangers and diallers at the same time it may
+be blamed on the wrong remote, but the count is right.
 """
 
 import asyncio
@@ -136,7 +140,7 @@ class _Link:
         self._monitor: zmq.Socket[bytes] | None = None
 
     def start(self, events: int) -> None:
-        """Once the socket is bound, or is about to connect."""
+        """Before the socket is bound or connected: nothing that happens to it is missed."""
         self._monitor = self._socket.get_monitor_socket(events)
         self._monitor.setsockopt(zmq.LINGER, 0)
         self._loop.add_reader(self._monitor.FD, self._drain_monitor)
@@ -220,10 +224,13 @@ class ZmqListener(_Link):
         super().__init__(network, zmq.ROUTER, address)
         self._on_message = on_message
         self._on_garbage = on_garbage
-        self._remotes: dict[int, str] = {}
+        self._waiting: dict[int, str] = {}     # remote hosts of accepted descriptors without a handshake
+        self._greeted: dict[int, str] = {}     # those with one
         self._handshake_failed = False
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _HANDSHAKE_FAILED
+        self.start(events | zmq.EVENT_DISCONNECTED)    # before the first connection can be accepted
         try:
             self._socket.bind(f"tcp://{address}")
         except zmq.ZMQError as error:
@@ -232,7 +239,6 @@ class ZmqListener(_Link):
                 raise AddressInUse(address) from error
             raise BadAddress(address, str(error)) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
-        self.start(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED)
 
     def send(self, peer: bytes, data: bytes) -> bool:
         try:
@@ -254,16 +260,31 @@ class ZmqListener(_Link):
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
-            self._remotes[value] = _remote_host(value)
-            if len(self._remotes) > REMOTES_MAX:
-                del self._remotes[next(iter(self._remotes))]
+            self._greeted.pop(value, None)
+            self._waiting[value] = _remote_host(value)
+            if len(self._waiting) > REMOTES_MAX:
+                del self._waiting[next(iter(self._waiting))]
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._greet_oldest()
         elif event == zmq.EVENT_DISCONNECTED:
-            remote = self._remotes.pop(value, UNKNOWN_REMOTE)
-            if self._handshake_failed:
-                self._handshake_failed = False
-                self._on_garbage(remote)
+            self._on_disconnected(value)
         else:
             self._handshake_failed = True    # of the descriptor in the next DISCONNECTED
+
+    def _on_disconnected(self, descriptor: int) -> None:
+        greeted = self._greeted.pop(descriptor, None)
+        remote = self._waiting.pop(descriptor, greeted or UNKNOWN_REMOTE)
+        failed, self._handshake_failed = self._handshake_failed, False
+        if failed and greeted is not None:
+            self._greet_oldest()    # the success that was put down to this one was another's
+        if failed or greeted is None:
+            self._on_garbage(remote)
+
+    def _greet_oldest(self) -> None:
+        for descriptor, remote in self._waiting.items():
+            del self._waiting[descriptor]
+            self._greeted[descriptor] = remote
+            return
 
 
 class ZmqDialer(_Link):

@@ -59,6 +59,7 @@ class Config:
     async_storage_writes: bool = True               # apply only what is durable here
     manual_storage: bool = False                    # the driver releases gated messages itself
     lease_based_reads: bool = False
+    eager_commit: bool = True                       # tell followers of a new commit index at once, as etcd does
     append_bytes_max: int = 1 << 20
     inflight_messages_max: int = 64
     inflight_bytes_max: int = 8 << 20
@@ -110,6 +111,7 @@ class Raft:
         self._data_lost_by: list[int] = []
         self._quarantine_demanded = self._quarantine_over = False
         self._quarantine_marked = False     # durably: only then can it be over
+        self._released = (0, 0)             # (term, index) of the entry that ended the last one
         self._fault = ""
         self._reset(self.term)
         self._told_hard = self.hard_state
@@ -372,8 +374,9 @@ class Raft:
     def heard_quarantine(self, value: int) -> None:
         """The leader's word on a quarantine of this node. It holds at once, before the mark is durable."""
         if value < 0:
-            if not self.quarantined:
+            if not self.quarantined and (self.term, -value) > self._released:      # else it is old and came late
                 self.quarantined = self._quarantine_demanded = True
         elif self._quarantine_marked and value < self.log.offset and self.log.term(value) == self.term:
             self._quarantine_over = True
             self._quarantine_marked = False     # told once
+            self._released = (self.term, value)

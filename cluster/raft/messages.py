@@ -7,9 +7,9 @@ from msgspec import Struct
 
 NO_NODE = 0
 
-# Message.quarantine, leader -> follower; a value above 0 is the index whose durable entry ends the quarantine.
+# Message.quarantine, leader -> follower, names the entry that ends a quarantine: -index while it is not committed
+# or not durable there (the quarantine is demanded), index when it is (any quarantine is over).
 QUARANTINE_NONE = 0
-QUARANTINE_DEMANDED = -1
 
 
 class EntryKind(IntEnum):

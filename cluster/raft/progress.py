@@ -80,7 +80,7 @@ class Progress:
         self.pending_snapshot = 0
         self.sent_commit = 0            # the highest commit index on its way to it
         self.quarantined = False        # it lost data: counts for no commit, confirmation or quorum
-        self.release_index = 0          # > 0: an entry of this leader's term that ends its quarantine once durable there
+        self.release_index = 0          # > 0: the entry of this leader's term that ends (or ended) its quarantine
 
     @property
     def paused(self) -> bool:

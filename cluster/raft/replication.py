@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from cluster.raft.messages import (
     NO_NODE,
-    QUARANTINE_DEMANDED,
     QUARANTINE_NONE,
     Entry,
     EntryKind,
@@ -181,9 +180,11 @@ def _on_append_response(raft: "Raft", message: Message, progress: Progress) -> N
     else:
         progress.inflights.free_up_to(message.index)
     own = message.sender == raft.id
+    eager = raft.config.eager_commit
     if maybe_commit(raft):
-        broadcast_append(raft)
-    elif not own and progress.can_bump_commit(raft.log.committed):
+        if eager:
+            broadcast_append(raft)
+    elif eager and not own and progress.can_bump_commit(raft.log.committed):
         send_append(raft, message.sender, progress, even_if_empty=True)
     if not own:
         # The flow was opened by this answer: there may be room for several messages.
@@ -241,13 +242,13 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, quarantined: bool) 
 
 
 def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None:
-    """Its answers say whether it counts. Once it was told to quarantine itself, only its release ends that."""
+    """Its answers say whether it counts. Once this leader knows, only a release ends that; and once that has ended
+    it, an answer that still says so is an old one (a new loss is told by a new incarnation)."""
     if message.quarantined:
-        if not progress.quarantined:
+        if not progress.quarantined and not progress.release_index:
             _enter_quarantine(raft, progress)
     elif progress.quarantined and _is_released(raft, progress):
         progress.quarantined = False
-        progress.release_index = 0
 
 
 def _enter_quarantine(raft: "Raft", progress: Progress) -> None:
@@ -259,9 +260,10 @@ def _enter_quarantine(raft: "Raft", progress: Progress) -> None:
 
 
 def _quarantine_word(raft: "Raft", progress: Progress) -> int:
-    if not progress.quarantined:
+    index = progress.release_index
+    if not index:
         return QUARANTINE_NONE
-    return progress.release_index if _is_released(raft, progress) else QUARANTINE_DEMANDED
+    return -index if progress.quarantined and not _is_released(raft, progress) else index
 
 
 def _is_released(raft: "Raft", progress: Progress) -> bool:

@@ -80,7 +80,7 @@ class Oracles:
                 node in self.raft.damaged, "damage", f"{process} says that {node} lost data, and nothing damaged it"
             )
         elif name == "actor_crashed" and process not in self.brokers and not process.startswith("w"):
-            self.judge.violated("crash", f"{process}: {fields['type']}: {fields['message']}\n{fields['traceback']}")
+            self.judge.violated("crash", f"{process}: {fields['reason']}\n{fields['traceback']}")
 
     def _look_at_failures(self) -> None:
         for failure in self.world.failures[self._failures :]:

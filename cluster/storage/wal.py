@@ -36,9 +36,11 @@ from cluster.storage.recovery import Recovery, Repaired, quarantine_of, repair
 from cluster.storage.scan import NodeIdentity, Scan, scan_directory
 from cluster.storage.segment import (
     LOCK_NAME,
+    Guard,
     SparePreparer,
     WalLimits,
     make_durable_directory,
+    unguarded,
 )
 from cluster.storage.writer import Batch, SegmentWriter, probe_sync
 

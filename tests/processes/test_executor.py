@@ -374,5 +374,14 @@ def test_no_lock_is_left_in_shared_memory() -> None:
             mine = [name for name in os.listdir("/dev/shm") if f"quorumq-{os.getpid()}-" in name]
             assert mine == []
 
-    run(main)
+    stale, fresh = Path("/dev/shm/sem.quorumq-stale"), Path("/dev/shm/sem.quorumq-fresh")
+    for path, age_s in [(stale, 7_200), (fresh, 0)]:
+        path.touch()
+        os.utime(path, (time.time() - age_s,) * 2)
+    try:
+        run(main)
+        assert (stale.exists(), fresh.exists()) == (False, True)
+    finally:
+        stale.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
 

@@ -26,6 +26,7 @@ class Chances:
     persist: int = 30
     propose: int = 8
     crash: int = 4
+    wipe: int = 1
     link_down: int = 3
     open_round: int = 2
 
@@ -50,6 +51,7 @@ class World:
     def __init__(self, seed: int, size: int, core: type[Raft] = Raft, disk: type[Disk] = Disk) -> None:
         self.random = Random(seed)
         self.size = size
+        self.new_disk = disk
         self.nodes = {
             node: Node(
                 node,
@@ -110,12 +112,28 @@ class World:
         node = self._any()
         for _ in range(self.random.randrange(len(node.disk.pending) + 1)):
             node.disk.complete()
+        self._start(node)
+
+    def wipe(self) -> None:
+        """A disk is lost with all that was on it; the node comes back quarantined. One at a time, else data may be
+        lost. Links carry nothing from one incarnation to the next here: an old answer would vouch for what is gone."""
+        if any(node.core.quarantined or node.disk.quarantined for node in self.nodes.values()):
+            return
+        node = self._any()
+        node.disk = self.new_disk()
+        node.disk.quarantined = True
+        self.mail = [message for message in self.mail if node.id not in (message.sender, message.to)]
+        self._start(node)
+
+    def _start(self, node: Node) -> None:
         node.start()
+        # The same for words on a quarantine, which a new incarnation cannot tell from new ones.
+        self.mail = [message for message in self.mail if message.to != node.id or message.quarantine >= 0]
         self.incarnation[node.id] += 1
         for other in self.nodes.values():
             if other is not node:
                 state = node.disk.hard_state
-                other.core.peer_restarted(node.id, state.term, node.disk.last_index(), False)
+                other.core.peer_restarted(node.id, state.term, node.disk.last_index(), node.disk.quarantined)
                 self.look(other)
 
     def link_down(self) -> None:

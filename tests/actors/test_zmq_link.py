@@ -1,0 +1,307 @@
+"""The network port over real sockets on loopback. What a loop would do by the clock is waited for by events."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+import zmq
+
+from actors import AddressInUse, BadAddress
+from actors.runtime.ports import Log
+from actors.transport.frame import FRAME_BYTES_MAX
+from actors.transport.zmq_link import DRAIN_MESSAGES_MAX, PIPE_MESSAGES_MAX, ZmqNetwork
+
+LIMIT_SECONDS = 20
+ONE, TWO = b"1" * 16, b"2" * 16
+
+
+class Silence(Log):
+    def event(self, name: str, /, **fields: object) -> None: ...
+
+
+class Events:
+    """What happened, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, *event: Any) -> None:
+        self.all.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def count(self, kind: str) -> int:
+        return sum(event[0] == kind for event in self.all)
+
+    async def until(self, kind: str, count: int = 1) -> None:
+        while self.count(kind) < count:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await asyncio.wait_for(self._waiter, LIMIT_SECONDS)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.network = ZmqNetwork(asyncio.get_running_loop(), Silence())
+        self.server = Events()
+        self.client = Events()
+
+    def listen(self, address: str = "127.0.0.1:0") -> Any:
+        self.listener = self.network.listen(
+            address,
+            on_message=lambda peer, data: self.server.add("message", peer, data),
+            on_garbage=lambda remote: self.server.add("garbage", remote),
+        )
+        return self.listener
+
+    def dial(self, address: str | None = None, identity: bytes = ONE) -> Any:
+        client = self.client
+        return self.network.dial(
+            address or self.listener.address,
+            identity,
+            on_message=lambda data: client.add("message", data),
+            on_up=lambda: client.add("up"),
+            on_down=lambda: client.add("down"),
+        )
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request) -> Callable[[Callable[[Bench], Awaitable[Any]]], Any]:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def runner(main: Callable[[Bench], Awaitable[Any]]) -> Any:
+        async def start() -> Any:
+            bench = Bench()
+            try:
+                return await main(bench)
+            finally:
+                assert bench.network.missed_edges == 0
+                bench.network.close()
+
+        with asyncio.Runner(loop_factory=factory) as loop_runner:
+            return loop_runner.run(start())
+
+    return runner
+
+
+def test_messages_go_both_ways_and_keep_their_order(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        for number in range(100):
+            assert dialer.send(b"%d" % number)
+        await bench.server.until("message", 100)
+        assert bench.server.all == [("message", ONE, b"%d" % number) for number in range(100)]
+        for number in range(100):
+            assert bench.listener.send(ONE, b"%d" % number)
+        await bench.client.until("message", 100)
+        assert bench.client.all[1:] == [("message", b"%d" % number) for number in range(100)]
+
+    run(main)
+
+
+def test_nothing_is_sent_while_the_link_is_down_or_to_an_unknown_peer(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        assert not dialer.send(b"too early")
+        assert not bench.listener.send(TWO, b"nobody")
+        await bench.client.until("up")
+
+    run(main)
+
+
+def test_a_listener_that_goes_away_and_comes_back_is_seen_as_down_and_up(run):
+    async def main(bench: Bench) -> None:
+        address = bench.listen().address
+        dialer = bench.dial()
+        await bench.client.until("up")
+        bench.listener.close()
+        await bench.client.until("down")
+        assert not dialer.send(b"lost")
+        for _ in range(1_000):
+            try:
+                bench.listen(address)
+                break
+            except AddressInUse:    # the io thread closes the old socket when it gets there
+                await asyncio.to_thread(os.sched_yield)
+        await bench.client.until("up", 2)
+        assert dialer.send(b"again")
+        await bench.server.until("message")
+        assert bench.client.all == [("up",), ("down",), ("up",)]
+        assert bench.server.all == [("message", ONE, b"again")]
+
+    run(main)
+
+
+def test_a_dialler_may_come_before_its_listener(run):
+    async def main(bench: Bench) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            address = "127.0.0.1:%d" % probe.getsockname()[1]
+        dialer = bench.dial(address)
+        bench.listen(address)
+        await bench.client.until("up")
+        assert dialer.send(b"hello")
+        await bench.server.until("message")
+
+    run(main)
+
+
+def test_an_identity_that_connects_again_takes_over(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        first = bench.dial()
+        await bench.client.until("up")
+        assert first.send(b"first")
+        await bench.server.until("message")
+        second = bench.dial()
+        await bench.client.until("up", 2)
+        assert second.send(b"second")
+        await bench.server.until("message", 2)
+        assert bench.listener.send(ONE, b"to the second")
+        await bench.client.until("message")
+
+    run(main)
+
+
+def test_the_largest_message_passes_and_a_larger_one_costs_its_sender_the_link_only(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        assert dialer.send(bytes(FRAME_BYTES_MAX))
+        await bench.server.until("message")
+        assert len(bench.server.all[0][2]) == FRAME_BYTES_MAX
+        assert dialer.send(bytes(FRAME_BYTES_MAX + 1))
+        await bench.client.until("down")
+        await bench.client.until("up", 2)
+        assert dialer.send(b"after")
+        await bench.server.until("message", 2)
+        assert bench.server.all[1][2] == b"after"
+
+    run(main)
+
+
+def test_a_peer_that_does_not_read_makes_send_say_no(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        deaf = context.socket(zmq.DEALER)
+        deaf.setsockopt(zmq.IDENTITY, TWO)
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.LINGER, 0)
+        deaf.connect(f"tcp://{bench.listener.address}")
+        deaf.send(b"here")
+        await bench.server.until("message")
+        block = bytes(1024 * 1024)
+        sent = 0
+        while bench.listener.send(TWO, block):
+            sent += 1
+            assert sent < PIPE_MESSAGES_MAX + 100
+        assert sent >= PIPE_MESSAGES_MAX
+        deaf.close()
+        context.term()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" + b"x" * 100,
+        bytes(range(256)) * 20,
+        b"\xff" + b"\x00" * 8 + b"\x7f" + b"\x03" + b"\x55" * 60,    # a greeting, then nonsense
+    ],
+)
+def test_garbage_on_the_port_is_reported_and_the_others_are_served(run, data):
+    async def main(bench: Bench) -> None:
+        host, port = bench.listen().address.rsplit(":", 1)
+        dialer = bench.dial()
+        await bench.client.until("up")
+        for _ in range(3):
+            with socket.create_connection((host, int(port))) as stranger:
+                stranger.sendall(data)
+        await bench.server.until("garbage", 3)
+        assert {event[1] for event in bench.server.all} <= {"127.0.0.1", "unknown"}
+        assert dialer.send(b"still here")
+        await bench.server.until("message")
+
+    run(main)
+
+
+def test_a_message_of_several_parts_is_garbage(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.IDENTITY, TWO)
+        dealer.connect(f"tcp://{bench.listener.address}")
+        dealer.send_multipart([b"one", b"two"])
+        await bench.server.until("garbage")
+        assert bench.server.all == [("garbage", TWO.hex())]
+        dealer.close()
+        context.term()
+
+    run(main)
+
+
+def test_more_than_one_drain_of_messages_all_arrive(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        count = DRAIN_MESSAGES_MAX * 4
+        for number in range(count):
+            while not dialer.send(b"%d" % number):
+                await bench.server.until("message", bench.server.count("message") + 1)
+        await bench.server.until("message", count)
+        assert [event[2] for event in bench.server.all] == [b"%d" % number for number in range(count)]
+
+    run(main)
+
+
+def test_an_error_in_a_callback_does_not_hold_back_what_comes_after_it(run):
+    async def main(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        errors = Events()
+        loop.set_exception_handler(lambda _, context: errors.add("error", context))
+        heard = Events()
+
+        def on_message(peer: bytes, data: bytes) -> None:
+            heard.add("message")
+            if heard.count("message") == 1:
+                raise RuntimeError("a bug of the owner")
+
+        listener = bench.network.listen(
+            "127.0.0.1:0", on_message=on_message, on_garbage=lambda remote: None
+        )
+        dialer = bench.dial(listener.address)
+        await bench.client.until("up")
+        for _ in range(5):
+            dialer.send(b"x")
+        await heard.until("message", 5)
+        assert errors.count("error") == 1
+
+    run(main)
+
+
+def test_an_address_that_is_taken_or_makes_no_sense_is_named(run):
+    async def main(bench: Bench) -> None:
+        address = bench.listen().address
+        with pytest.raises(AddressInUse) as caught:
+            bench.listen(address)
+        assert caught.value.address == address
+        for bad in ("nonsense", "127.0.0.1:x"):
+            with pytest.raises(BadAddress):
+                bench.network.listen(bad, on_message=print, on_garbage=print)
+            with pytest.raises(BadAddress):
+                bench.dial(bad)
+
+    run(main)
