@@ -2,6 +2,7 @@
 processes.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from actors.actor import Actor, handles
@@ -40,11 +41,13 @@ from actors.runtime.ports import (
     Cancel,
     Child,
     Clock,
+    Dialer,
     Entropy,
     Exit,
     File,
     FileLock,
     Files,
+    Listener,
     Log,
     Nanos,
     Network,
@@ -67,22 +70,31 @@ from actors.supervision.supervisor import (
 )
 from actors.system import ActorSystem
 from actors.telemetry.log import PeerLog
+from actors.transport.accept import PeerListener
 from actors.transport.core import EndpointCounters, EndpointLimits
 from actors.transport.endpoint import Endpoint
+from actors.transport.frame import FRAME_BYTES_MAX
 from actors.transport.peer import Peer
 
 if TYPE_CHECKING:
     from actors.runtime.loop import real_ports, run
+    from actors.runtime.process import freeze_memory, on_terminate, process_id
 
-_LAZY = ("real_ports", "run")    # they load uvloop and ZeroMQ, which most child processes do not need
+# Of the real world only: whoever lives in the simulated one, or in an executor child, does not load it.
+_LAZY = {
+    "freeze_memory": "process",
+    "on_terminate": "process",
+    "process_id": "process",
+    "real_ports": "loop",
+    "run": "loop",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from actors.runtime import loop
-
-        return getattr(loop, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"actors.runtime.{module}"), name)
 
 
 __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
@@ -107,6 +119,7 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Context",
     "Crashed",
     "DeleteChild",
+    "Dialer",
     "Down",
     "Endpoint",
     "EndpointCounters",
@@ -114,11 +127,13 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Entropy",
     "Exit",
     "ExitReason",
+    "FRAME_BYTES_MAX",
     "Failed",
     "File",
     "FileLock",
     "Files",
     "Killed",
+    "Listener",
     "Locked",
     "Log",
     "Lost",
@@ -133,6 +148,7 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Overflow",
     "Page",
     "Peer",
+    "PeerListener",
     "PeerLog",
     "Ports",
     "Processes",
@@ -150,7 +166,10 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "SupervisorSpec",
     "TerminateChild",
     "WhichChildren",
+    "freeze_memory",
     "handles",
+    "on_terminate",
+    "process_id",
     "real_ports",
     "run",
 ]

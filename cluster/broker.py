@@ -41,7 +41,7 @@ from cluster.state.commands import (
     Submit,
     Tick,
 )
-from cluster.state.effects import ANSWER_OK, Assignment, Effects, Registered, TaskResult
+from cluster.state.effects import ANSWER_NO_SESSION, ANSWER_OK, Answer, Assignment, Effects, Registered, TaskResult
 from cluster.state.machine import Machine
 from cluster.wire import (
     HELLO_ITEMS_MAX,
@@ -95,6 +95,7 @@ class Link:
     watched: set[int] = field(default_factory=set)          # tasks of other sessions that it waits for
     running: tuple[int, ...] = ()
     children: tuple[int, ...] = ()
+    pid: int = 0
     heard: Nanos = 0
 
 
@@ -413,9 +414,12 @@ class Broker(Actor):
 
     def _on_lease(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Lease)
-        if not self._claim(link, message.session) or link.session != message.session:
+        if self.machine.session(message.session) is None:
+            link.peer.send(Answers([Answer(message.session, 0, ANSWER_NO_SESSION)]))
             return
-        link.running, link.children = message.running, message.children
+        if not self._claim(link, message.session):
+            return
+        link.running, link.children, link.pid = message.running, message.children, message.pid
         self._leases.heard(message.session, self.context.clock.now())
         if self._leases.owe_ack(link, message.session, message.sent):
             self._ask_round()
@@ -498,11 +502,11 @@ class Broker(Actor):
             workers.append(
                 {
                     "node": session.name,
-                    "pid": link.children[0] if link is not None and link.children else None,
+                    "pid": link.pid if link is not None and link.pid else None,
                     "slots": session.worker.slots,
                     "running": len(held) - len(waits),
                     "waiting": len(waits),
-                    "children": list(link.children[1:]) if link is not None else [],
+                    "children": list(link.children) if link is not None else [],
                 }
             )
         queues = [

@@ -63,6 +63,24 @@ class ManySink(Sink, Protocol):
     def add(self, task: int) -> None: ...
 
 
+class _Both:
+    """Two sinks that wait for one task: who submitted it, and who asked for it by its id."""
+
+    __slots__ = ("_first", "_second")
+
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self._first = first
+        self._second = second
+
+    def deliver(self, result: TaskResult) -> None:
+        self._first.deliver(result)
+        self._second.deliver(result)
+
+    def fail(self, task: int, error: ClusterError) -> None:
+        self._first.fail(task, error)
+        self._second.fail(task, error)
+
+
 class ClientActor(Actor):
     """One client of one cluster."""
 
@@ -76,6 +94,7 @@ class ClientActor(Actor):
         self._window = Window()
         self._outbox: Outbox[Waiter] = Outbox()
         self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
+        self._resent: set[int] = set()                      # of those, what was said again; never walked through
         self._waiting: dict[int, Sink] = {}
         self._seen: list[int] = []                          # flat inclusive ranges of task numbers
         self._status: dict[int, Future[bytes]] = {}
@@ -198,7 +217,8 @@ class ClientActor(Actor):
     def watch(self, task: int, sink: Sink) -> None:
         """Waits for the result of a task that this client may not have submitted."""
         self._check_open()
-        self._waiting[task] = sink
+        known = self._waiting.get(task)
+        self._waiting[task] = sink if known is None else _Both(known, sink)
         if self._links.leader:
             self._links.leader.send(Watch([task]))
 
@@ -279,6 +299,7 @@ class ClientActor(Actor):
             if not waiter.done():
                 waiter.set_result(None)
         self._lease_now()
+        self._rewatch()         # what a lost session of this client still waits for
         self._pump()
 
     def _lose_session(self) -> None:
@@ -288,14 +309,18 @@ class ClientActor(Actor):
         error = Unavailable("the session expired; outcomes of unconfirmed submits are unknown", outcome="unknown")
         for waiter in self._sent.values():
             self._fail(waiter, error)
+        self._outbox.close_turn()
         while (draft := self._outbox.take()) is not None:
             self._fail(draft, error)
         self._sent.clear()
+        self._resent.clear()
         self.session = 0
         self.incarnation = self.context.entropy.bits(63)
         self._window = Window()
         self._outbox = Outbox()
-        self._register()
+        # A link speaks for the incarnation that its hello named: the new one needs new links.
+        self._links.close()
+        self._links.open()
 
     # -- commands -----------------------------------------------------------------------------------------------
 
@@ -328,6 +353,7 @@ class ClientActor(Actor):
             self._sent_at = self.context.clock.now()
             for encoded in self._window.unanswered(start):
                 self._links.leader.send_raw(encoded)
+            self._resent.update(seq for seq in self._sent if seq >= start)
 
     def _on_answers(self, peer: Peer, message: Answers) -> None:
         for answer in message.items:
@@ -343,8 +369,12 @@ class ClientActor(Actor):
                 waiter = self._sent.pop(answer.seq)
                 if answer.code == ANSWER_OK:
                     self._resolve(waiter)
+                    if answer.seq in self._resent:
+                        # It may have been in the log long ago, and the results gone to a link that was down.
+                        self._watch_draft(waiter)
                 else:
                     self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
+                self._resent.discard(answer.seq)
         self._pump()
 
     def _on_overload(self, peer: Peer, message: Overload) -> None:
@@ -387,9 +417,18 @@ class ClientActor(Actor):
                 for group in waiter.groups:
                     unconfirmed.update(range(group.first, group.first + len(group.bodies)))
         base = self.session << TASK_NUMBER_BITS
-        tasks = [task for task in self._waiting if task - base not in unconfirmed]
-        for start in range(0, len(tasks), HELLO_ITEMS_MAX):
-            self._links.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
+        self._ask_for([task for task in self._waiting if task - base not in unconfirmed])
+
+    def _watch_draft(self, waiter: Draft[Waiter] | Waiter) -> None:
+        if isinstance(waiter, Draft):
+            base = self.session << TASK_NUMBER_BITS
+            numbers = [group.first + offset for group in waiter.groups for offset in range(len(group.bodies))]
+            self._ask_for([base | number for number in numbers if base | number in self._waiting])
+
+    def _ask_for(self, tasks: list[int]) -> None:
+        if self._links.leader is not None:
+            for start in range(0, len(tasks), HELLO_ITEMS_MAX):
+                self._links.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
 
     def _add_seen(self, number: int) -> None:
         seen = self._seen

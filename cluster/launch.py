@@ -154,6 +154,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         queues=worker.queues,
         modules=worker.modules,
         prefetch=worker.prefetch,
+        labels=worker.labels,
         path=(str(folder.resolve()), str(Path.cwd())),
     )
     return msgspec.msgpack.encode(config)

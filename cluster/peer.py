@@ -64,6 +64,8 @@ CATCH_UP_TICKS_MAX = 20             # after a pause: a stall must not become an 
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
+APPLY_BYTES_PER_TURN = 1024 * 1024  # about 8,000 small tasks, some ten milliseconds
+DIGESTS_KEPT_MAX = 64
 LOCK_PATIENCE = 10 * SECOND         # for the lock of a predecessor that is still ending
 LOCK_RETRY = 100 * MILLISECOND
 
@@ -112,6 +114,7 @@ class RaftPeer(Actor):
         self._peer_ids: dict[Peer, int] = {}
         self._wall_offsets: dict[int, int] = {}         # node id -> its wall clock minus ours, ms
         self._last_stamp_ms = 0
+        self._digests: dict[int, int] = {}              # the newest by index, to compare with other replicas
         self._unsynced: int = 0                         # newest write id whose completion is still awaited
         self._ticked_at: Nanos = 0
         self._driving = False
@@ -240,7 +243,7 @@ class RaftPeer(Actor):
             elif kind is Form:
                 self._perform(self.formation.asked(message.cluster_id))  # type: ignore[attr-defined]
             elif kind is ClockNews:
-                self._wall_offsets[node_id] = message.wall_ms - self.context.clock.wall_ms()  # type: ignore[attr-defined]
+                self._on_clock_news(node_id, message)
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
@@ -263,6 +266,21 @@ class RaftPeer(Actor):
                 self.links.acknowledged(node_id, decoded.index)
         core.step(decoded)
         self._drive_later()
+
+    def _on_clock_news(self, node_id: int, message: msgspec.Struct) -> None:
+        assert isinstance(message, ClockNews)
+        self._wall_offsets[node_id] = message.wall_ms - self.context.clock.wall_ms()
+        own = self._digests.get(message.digest_index)
+        if own is not None and own != message.digest:
+            self.context.log.event(
+                "digests_differ",
+                index=message.digest_index,
+                node=self.config.node,
+                digest=own,
+                other=self.names[node_id - 1],
+                other_digest=message.digest,
+                action="the replicas decided differently: stop the cluster and keep every data directory",
+            )
 
     def _link_up(self, node_id: int) -> None:
         self._perform(self.formation.linked())
@@ -314,7 +332,12 @@ class RaftPeer(Actor):
         # Followers hear of a commit with the next entries or heartbeat: nobody waits for their replicas, and half of
         # all messages of a lightly loaded cluster would say nothing else.
         config = Config(
-            self.id, members, self.context.entropy.below, first_payload=first_payload, eager_commit=False
+            self.id,
+            members,
+            self.context.entropy.below,
+            first_payload=first_payload,
+            eager_commit=False,
+            applying_bytes_max=APPLY_BYTES_PER_TURN,
         )
         self.core = Raft(config, self.storage)
         if self.wal.quarantined:
@@ -383,7 +406,11 @@ class RaftPeer(Actor):
 
     def _tell_clock(self) -> None:
         self.context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
-        self.links.send_all(ClockNews(self.context.clock.wall_ms()))
+        index, value = self.machine.digest
+        self._digests[index] = value
+        while len(self._digests) > DIGESTS_KEPT_MAX:
+            del self._digests[next(iter(self._digests))]
+        self.links.send_all(ClockNews(self.context.clock.wall_ms(), index, value))
 
     # -- ticks --------------------------------------------------------------------------------------------------------
 
@@ -428,6 +455,7 @@ class RaftPeer(Actor):
         core = self.core
         assert core is not None and not self._driving
         self._driving = True
+        applied_bytes = 0
         while (effects := core.take()) is not None:
             self._send(effects.messages)
             if effects.write is not None:
@@ -435,7 +463,11 @@ class RaftPeer(Actor):
                 self.wal.flush()
             if effects.committed:
                 self._apply(effects.committed)
+                applied_bytes += sum(len(entry.payload) for entry in effects.committed)
             self._notice(effects)
+            if applied_bytes > APPLY_BYTES_PER_TURN:
+                self._drive_later()     # a replay or a catch-up: the sockets have their turn in between
+                break
         self._driving = False
         self._tell_broker()
 

@@ -81,6 +81,7 @@ class Lease(Message, tag=36, frozen=True):
     sent: int
     running: tuple[int, ...] = ()
     children: tuple[int, ...] = ()
+    pid: int = 0
 
 
 class LeaseAck(Message, tag=37, frozen=True):
@@ -213,9 +214,11 @@ class Form(Message, tag=52, frozen=True):
 
 
 class ClockNews(Message, tag=53, frozen=True):
-    """Broker -> broker, once a second: its wall clock, for the leader's stamp."""
+    """Broker -> broker, once a second: its wall clock, for the leader's stamp, and its newest digest, to compare."""
 
     wall_ms: int
+    digest_index: int = 0
+    digest: int = 0
 
 
 FromWorker = Hello | Register | Complete | Lease | Holding | Close

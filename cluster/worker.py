@@ -28,12 +28,12 @@ def run_worker(channel: object, argument: bytes) -> None:
 
 
 async def _serve(config: WorkerConfig) -> int:
-    from actors.runtime.process import freeze_memory, on_terminate
+    from actors.runtime.process import freeze_memory, on_terminate, process_id
 
     # Modules of tasks are imported by the fork server and the children only: this process runs no user code.
     preload = (EXECUTOR_MODULE, *config.modules)
     ports = real_ports(asyncio.get_running_loop(), node=config.node, preload=preload, path=config.path)
-    worker, system, ended = start_worker(ports, config)
+    worker, system, ended = start_worker(ports, config, process_id())
     on_terminate(lambda: drain(system), interrupt=True)
     freeze_memory()
     await system.wait_stopped()
@@ -43,12 +43,12 @@ async def _serve(config: WorkerConfig) -> int:
     return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else 0
 
 
-def start_worker(ports: Ports, config: WorkerConfig) -> tuple[Worker, ActorSystem, list[ExitReason]]:
+def start_worker(ports: Ports, config: WorkerConfig, pid: int = 0) -> tuple[Worker, ActorSystem, list[ExitReason]]:
     """Starts the actor; the list gets the reason for which it ends. The same in the real and the simulated
     world.
     """
     system = ActorSystem(ports, node=config.node)
-    worker = Worker(config)
+    worker = Worker(config, pid)
     ended: list[ExitReason] = []
     system.on_exit(system.spawn(worker, name="worker"), ended.append)
     return worker, system, ended

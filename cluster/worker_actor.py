@@ -68,8 +68,9 @@ class Worker(Actor):
     reason.
     """
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, pid: int = 0) -> None:
         self.config = config
+        self.pid = pid
         self.start_failure: StartFailed | Exit | None = None
         self.session = 0
         self.life = Life.STARTING
@@ -274,7 +275,7 @@ class Worker(Actor):
     def _send_lease(self, leader: Peer) -> None:
         running = tuple(task for child in self._children if (task := child.running))
         children = tuple(pid for child in self._children if (pid := child.pid))
-        leader.send(LeaseMessage(self.session, self.context.clock.now(), running, children))
+        leader.send(LeaseMessage(self.session, self.context.clock.now(), running, children, self.pid))
 
     def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaseAck)

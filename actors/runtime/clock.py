@@ -47,7 +47,8 @@ class _Timer:
 
     def _arm(self) -> None:
         left = self._when - time.clock_gettime_ns(_CLOCK)
-        # Whole milliseconds, rounded up: what is left of one would be rounded to none, and the loop would spin for it.
+        # Whole milliseconds, rounded up: what is left of one would be rounded to none, and the loop would
+        # spin for it.
         whole_ms = -(-max(left, 0) // MILLISECOND)
         self._handle: asyncio.Handle = self._loop.call_later(whole_ms / 1_000, self._fire)
 

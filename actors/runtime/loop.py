@@ -43,7 +43,8 @@ def real_ports(
     """The real world for the actors of this process; once per process, and never before a fork.
 
     `node` names this process in its log; `preload` are modules that child processes will have imported, with
-    `path` before the usual places to look for them. With `echo` what they print goes to this process's stderr.
+    `path` before the usual places to look for them. With `echo` what they print goes to this process's
+    stderr.
     """
     # Imported here, so that a process that only wants the names of `actors` does not load ZeroMQ.
     from actors.runtime.files import OsFiles
@@ -70,7 +71,9 @@ def _echo(output: bytes) -> None:
 def run(
     main: Callable[[Ports], Awaitable[T]], *, node: str = "", preload: Sequence[str] = (), echo: bool = False
 ) -> T:
-    """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of `real_ports`."""
+    """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of
+    `real_ports`.
+    """
     import uvloop
 
     async def start() -> T:

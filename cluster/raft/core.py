@@ -93,7 +93,8 @@ class Raft:
         self.log.commit_to(min(hard_state.commit, self.log.last_index))
         self.role = Role.FOLLOWER
         self.leader = NO_NODE
-        self.quarantined = False            # lost acknowledged data: neither votes nor counts
+        self.quarantined = False            # lost acknowledged data: does not vote or stand
+        self.quarantine_marked = False      # and that is durable: answers say so
         self.election_elapsed = 0           # ticks since the leader was heard (or since we lead)
         self.heartbeat_elapsed = 0
         self.randomized_election_ticks = 0  # redrawn at every change of term, in [election, 2 * election - 1]
@@ -110,7 +111,6 @@ class Raft:
         self._confirmed_told = 0
         self._data_lost_by: list[int] = []
         self._quarantine_demanded = self._quarantine_over = False
-        self._quarantine_marked = False     # durably: only then can it be over
         self._released = (0, 0)             # (term, index) of the entry that ended the last one
         self._fault = ""
         self._reset(self.term)
@@ -188,12 +188,12 @@ class Raft:
 
     def quarantine(self) -> None:
         """The quarantine mark is durable (or was found at the start): this node neither votes nor counts."""
-        self.quarantined = self._quarantine_marked = True
+        self.quarantined = self.quarantine_marked = True
         self._quarantine_demanded = False
 
     def lift_quarantine(self) -> None:
         """The mark is durably gone."""
-        self.quarantined = self._quarantine_marked = False
+        self.quarantined = self.quarantine_marked = False
 
     def step_down(self) -> None:
         """A leader whose disk stalls gives up."""
@@ -303,7 +303,7 @@ class Raft:
         where it had put some before. Transcripts show etcd's order.
         """
         if message.type in GATED or (message.type is MessageType.VOTE and not self.config.manual_storage):
-            message.quarantined = self.quarantined
+            message.quarantined = self.quarantine_marked
             self.gated.append(message)
         else:
             assert message.to != self.id
@@ -376,7 +376,11 @@ class Raft:
         if value < 0:
             if not self.quarantined and (self.term, -value) > self._released:      # else it is old and came late
                 self.quarantined = self._quarantine_demanded = True
-        elif self._quarantine_marked and value < self.log.offset and self.log.term(value) == self.term:
+        elif (
+            self.quarantine_marked
+            and (self.term, value) > self._released     # else it was told already
+            and value < self.log.offset
+            and self.log.term(value) == self.term
+        ):
             self._quarantine_over = True
-            self._quarantine_marked = False     # told once
             self._released = (self.term, value)

@@ -50,7 +50,9 @@ class Tracker:
                 Inflights(self._inflight_messages_max, self._inflight_bytes_max),
                 is_learner=node in self.config.learners,
             )
-            progress.quarantined = node in previous and previous[node].quarantined
+            if node in previous:
+                # What it knows durably it will say itself. What only we know, we must not forget.
+                progress.quarantined = previous[node].quarantined and not previous[node].quarantine_confirmed
             self.progress[node] = progress
         self.votes = {}
 

@@ -62,6 +62,7 @@ class Progress:
         "match",
         "next",
         "pending_snapshot",
+        "quarantine_confirmed",
         "quarantined",
         "recent_active",
         "release_index",
@@ -80,6 +81,7 @@ class Progress:
         self.pending_snapshot = 0
         self.sent_commit = 0            # the highest commit index on its way to it
         self.quarantined = False        # it lost data: counts for no commit, confirmation or quorum
+        self.quarantine_confirmed = False   # it said itself that it bears the mark durably
         self.release_index = 0          # > 0: the entry of this leader's term that ends (or ended) its quarantine
 
     @property

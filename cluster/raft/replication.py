@@ -171,6 +171,7 @@ def _on_append_response(raft: "Raft", message: Message, progress: Progress) -> N
         or (progress.match == message.index and progress.state is ProgressState.PROBE)
     ):
         return
+    _maybe_release(raft, progress)
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
     elif progress.state is ProgressState.SNAPSHOT:
@@ -211,6 +212,7 @@ def _on_heartbeat_response(raft: "Raft", message: Message, progress: Progress) -
     progress.recent_active = True
     progress.flow_paused = False
     _note_quarantine(raft, message, progress)
+    _maybe_release(raft, progress)
     # Even with a full flight an empty append goes out: it finds out whether everything in flight was lost.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
         send_append(raft, message.sender, progress, even_if_empty=True)
@@ -235,6 +237,7 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, quarantined: bool) 
         return False
     less = last_index < progress.match
     progress.restarted(last_index)
+    progress.quarantine_confirmed = quarantined
     if less or (quarantined and not progress.quarantined):
         _enter_quarantine(raft, progress)
     # That it does not call itself quarantined ends nothing: it may have crashed before our demand was durable there.
@@ -242,12 +245,19 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, quarantined: bool) 
 
 
 def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None:
-    """Its answers say whether it counts. Once this leader knows, only a release ends that; and once that has ended
-    it, an answer that still says so is an old one (a new loss is told by a new incarnation)."""
+    """Its answers say whether it bears the mark. Once this leader knows, or has released it, they tell nothing new:
+    a new loss is told by a new incarnation."""
     if message.quarantined:
+        progress.quarantine_confirmed = True
         if not progress.quarantined and not progress.release_index:
             _enter_quarantine(raft, progress)
-    elif progress.quarantined and _is_released(raft, progress):
+
+
+def _maybe_release(raft: "Raft", progress: Progress) -> None:
+    """Counts it again once it has an entry durably that we proposed after we heard of its loss and that is committed
+    without it: the commit shows that we still led then, so our log holds all that it may ever have acknowledged. It
+    votes again when it has heard of this."""
+    if progress.quarantined and 0 < progress.release_index <= min(raft.log.committed, progress.match):
         progress.quarantined = False
 
 
@@ -263,13 +273,7 @@ def _quarantine_word(raft: "Raft", progress: Progress) -> int:
     index = progress.release_index
     if not index:
         return QUARANTINE_NONE
-    return -index if progress.quarantined and not _is_released(raft, progress) else index
-
-
-def _is_released(raft: "Raft", progress: Progress) -> bool:
-    """Whether it has an entry durably that we proposed after we heard of its loss and that is committed without it.
-    The commit shows that we still led then, hence that our log holds all it may ever have acknowledged."""
-    return 0 < progress.release_index <= min(raft.log.committed, progress.match)
+    return -index if progress.quarantined else index
 
 
 # -- follower -------------------------------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ def on_heartbeat(raft: "Raft", message: Message) -> None:
             raft.id,
             raft.term,
             round=message.round,
-            quarantined=raft.quarantined,
+            quarantined=raft.quarantine_marked,
         )
     )
 

@@ -36,7 +36,7 @@ class Command(Struct, array_like=True, gc=False, frozen=True):
     """Base of all commands."""
 
 
-class Stamp(Command, tag=0):
+class Stamp(Command, tag=0, frozen=True):
     """Leader -> log, first group of an entry: the leader's time of day, which never goes back. At most one each."""
 
     wall_ms: int
@@ -68,7 +68,7 @@ class TaskGroup(Struct, array_like=True, gc=False, frozen=True):
     options: Options | None = None
 
 
-class Submit(Command, tag=1):
+class Submit(Command, tag=1, frozen=True):
     """Client -> leader -> log. Session command `seq`; `low` = lowest seq whose answer the sender still waits for.
 
     `seen` = task numbers of this session whose results the client has, as flat inclusive ranges [a, b, c, d, ...].
@@ -104,7 +104,7 @@ class Outcome(Struct, array_like=True, gc=False, frozen=True):
     error: Failure | None = None
 
 
-class Complete(Command, tag=2):
+class Complete(Command, tag=2, frozen=True):
     """Worker -> leader -> log. Session command `seq`, as for Submit."""
 
     session: int
@@ -123,7 +123,7 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
     labels: tuple[str, ...] = ()
 
 
-class Register(Command, tag=3):
+class Register(Command, tag=3, frozen=True):
     """Worker or client -> leader -> log: opens a session for (name, incarnation); answered with its id.
 
     Repeating it gives the same id. Another incarnation under the same name ends the old session first; an ended
@@ -136,28 +136,28 @@ class Register(Command, tag=3):
     worker: WorkerSpec | None = None
 
 
-class Expire(Command, tag=4):
+class Expire(Command, tag=4, frozen=True):
     """Leader -> log: `session` (of this incarnation) has been silent for a whole lease."""
 
     session: int
     incarnation: int
 
 
-class Close(Command, tag=5):
+class Close(Command, tag=5, frozen=True):
     """Client or worker -> leader -> log: the session ends in order. Its tasks live on."""
 
     session: int
     incarnation: int
 
 
-class Seen(Command, tag=6):
+class Seen(Command, tag=6, frozen=True):
     """Idle client -> leader -> log, at most once a second: results it has, as in Submit. Not a sequenced command."""
 
     session: int
     seen: list[int]
 
 
-class Cancel(Command, tag=7):
+class Cancel(Command, tag=7, frozen=True):
     """Client -> leader -> log. Session command `seq`: ends these tasks (ids) if they are not terminal yet."""
 
     session: int
@@ -166,13 +166,13 @@ class Cancel(Command, tag=7):
     tasks: list[int]
 
 
-class Tick(Command, tag=8):
+class Tick(Command, tag=8, frozen=True):
     """Leader -> log: a deadline in the state is due at the entry's stamp."""
 
     due_ms: int
 
 
-class Formation(Command, tag=9):
+class Formation(Command, tag=9, frozen=True):
     """The first entry: repeats what formation stored on every broker."""
 
     cluster_id: bytes

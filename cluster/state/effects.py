@@ -69,10 +69,7 @@ class Effects:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.registered: list[Registered] = []
-        self.assignments: dict[int, list[Assignment]] = {}       # worker session -> in order of decision
-        self.withdrawn: dict[int, list[tuple[int, int]]] = {}    # worker session -> (task, attempt) to give up
-        self.results: dict[int, list[TaskResult]] = {}           # submitting client session -> terminal records
-        self.ended: list[int] = []                               # sessions that ended
-
-    def clear(self) -> None:
-        self.__init__()
+        self.assignments: dict[int, list[Assignment]] = {}      # worker session -> in order of decision
+        self.withdrawn: dict[int, list[tuple[int, int]]] = {}   # worker session -> (task, attempt) to give up
+        self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records
+        self.ended: list[int] = []                              # sessions that ended

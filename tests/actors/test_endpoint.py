@@ -31,12 +31,12 @@ class Item(Struct, array_like=True, tag=2):
     body: bytes = b""
 
 
-class Any_(Struct, array_like=True, tag=3):
+class Wrapped(Struct, array_like=True, tag=3):
     raw: Raw
 
 
 HELLOS = msgspec.msgpack.Decoder(list[Hello])
-ITEMS = msgspec.msgpack.Decoder(list[Item | Any_])
+ITEMS = msgspec.msgpack.Decoder(list[Item | Wrapped])
 
 
 @dataclass
@@ -163,7 +163,7 @@ def test_flush_sends_at_once_what_is_queued(scene):
 
 
 def test_the_listener_answers_on_the_same_link(scene):
-    client, peer = scene.client()
+    client, _ = scene.client()
     accepted = scene.server.peers[0]
     assert accepted.send(Item(7))
     scene.run()
@@ -198,7 +198,7 @@ def test_a_refused_peer_hears_why_and_is_not_read(scene):
 
 
 def test_a_listener_that_closes_a_peer_resets_it_and_it_says_hello_again(scene):
-    client, peer = scene.client()
+    client, _ = scene.client()
     scene.server.peers[0].close()
     scene.run(3 * SECOND)
     assert client.events == [("up", 0), ("down", 0), ("up", 0)]
@@ -217,7 +217,7 @@ def test_a_dialler_that_closes_sends_what_was_queued_before(scene):
 
 
 def test_nothing_comes_after_an_endpoint_was_closed(scene):
-    client, peer = scene.client()
+    client, _ = scene.client()
     client.endpoint.close()
     scene.server.peers[0].send(Item(1))
     scene.run(5 * SECOND)
@@ -225,7 +225,9 @@ def test_nothing_comes_after_an_endpoint_was_closed(scene):
 
 
 def test_a_listener_that_comes_back_empty_resets_the_sessions_it_does_not_know():
-    """A broker that was killed and restarted so fast that the link held; here the frame comes from a stranger."""
+    """A broker that was killed and restarted so fast that the link held; here the frame comes from a
+    stranger.
+    """
     with World(2) as world:
         scene = Scene(world)
         stranger = scene.stranger()
@@ -274,7 +276,7 @@ def test_a_hello_that_is_played_again_ends_nothing(scene):
     stranger.hello(6)
     stranger.say(Flags.DATA, 6, 1, Item(1))
     scene.run()
-    assert scene.server.events == [("hello", "stranger"), ("closed", "stranger"), ("hello", "stranger"), ("item", 1)]
+    assert [kind for kind, _ in scene.server.events] == ["hello", "closed", "hello", "item"]
     assert scene.server.endpoint.counters.replays == 2
 
 
@@ -286,8 +288,8 @@ def test_a_new_session_under_an_identity_closes_the_one_before(scene):
     assert scene.server.events == [("hello", "stranger"), ("closed", "stranger"), ("hello", "stranger")]
 
 
-def header(flags: int = Flags.DATA, session: int = 5, seq: int = 1, magic: int = MAGIC, version: int = FRAME_VERSION):
-    return HEADER.pack(magic, version, flags, session, seq)
+def header(flags: int = Flags.DATA, seq: int = 1, magic: int = MAGIC, version: int = FRAME_VERSION) -> bytes:
+    return HEADER.pack(magic, version, flags, 5, seq)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +376,11 @@ def test_raw_garbage_is_counted(scene):
     assert log_of(scene.world, "garbage") == [{"peer": "10.0.0.9", "address": ADDRESS}]
 
 
+ANYTHING = st.binary(max_size=200)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.binary(max_size=200) | st.builds(lambda tail: header() + tail, st.binary(max_size=200)), max_size=20))
+@given(st.lists(ANYTHING | ANYTHING.map(lambda tail: header() + tail), max_size=20))
 def test_no_bytes_whatever_raise_or_stop_the_endpoint(frames):
     with World(4) as world:
         scene = Scene(world)
@@ -394,7 +399,7 @@ def test_more_peers_than_the_limit_are_refused():
     with World(5) as world:
         scene = Scene(world, EndpointLimits(peers=1))
         scene.client()
-        other, _ = scene.client("other", b"O" * 16)
+        scene.client("other", b"O" * 16)
         assert scene.server.events == [("hello", "client")]
         assert scene.server.endpoint.counters.refused == 1
 

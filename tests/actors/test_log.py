@@ -49,7 +49,7 @@ def test_logfmt_quotes_what_a_reader_could_mistake():
 
 def test_json_is_one_object_a_line_with_plain_values():
     log, written = lines(json=True)
-    log.event("x", count=3, ratio=0.5, ok=True, nothing=None, other={1, 1})
+    log.event("x", count=3, ratio=0.5, ok=True, nothing=None, other={1})
     assert written[0].endswith("}\n")
     assert json.decode(written[0]) == {
         "time": "1970-01-01T00:00:01.000+00:00",

@@ -155,6 +155,7 @@ def test_every_ask_of_another_node_ends_in_its_own_way():
         with pytest.raises(AskDied, match="node nowhere is lost"):
             await system.ref("nowhere", "echo").ask(Point(1), SECOND)
         echo.tell(Wait(5))
+        await pause(system, SECOND)
         asks = [echo.ask(Point(1), 60 * SECOND) for _ in range(11)]
         with pytest.raises(AskOverloaded):
             await asks[10]

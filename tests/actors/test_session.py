@@ -1,4 +1,4 @@
-"""Sessions as pure state machines: whatever the network does, the receiver sees a prefix or knows that it does not."""
+"""Sessions as pure state machines: the receiver sees a prefix of what was sent, or knows that it does not."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The network port over real sockets on loopback. What a loop would do by the clock is waited for by events."""
+"""The network port over real sockets on loopback: nothing is waited for but events."""
 
 import asyncio
 import os
@@ -142,7 +142,7 @@ def test_a_listener_that_goes_away_and_comes_back_is_seen_as_down_and_up(run):
 def test_a_dialler_may_come_before_its_listener(run):
     async def main(bench: Bench) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
-            address = "127.0.0.1:%d" % probe.getsockname()[1]
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
         dialer = bench.dial(address)
         bench.listen(address)
         await bench.client.until("up")

@@ -128,7 +128,7 @@ class World:
     def _start(self, node: Node) -> None:
         node.start()
         # The same for words on a quarantine, which a new incarnation cannot tell from new ones.
-        self.mail = [message for message in self.mail if message.to != node.id or message.quarantine >= 0]
+        self.mail = [message for message in self.mail if message.to != node.id or not message.quarantine]
         self.incarnation[node.id] += 1
         for other in self.nodes.values():
             if other is not node:

@@ -1,0 +1,233 @@
+"""The architecture, as far as imports tell it: which rooms are pure, who may know whom, who may touch the
+world.
+
+The rooms are those of the design: `actors` knows nothing of `cluster`; `cluster` uses the public names of
+`actors` only; cores decide without a clock, without chance and without the operating system.
+"""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import actors
+
+ROOT = Path(__file__).resolve().parent.parent
+PURE_LIBRARY = frozenset(
+    {
+        "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "heapq", "itertools",
+        "math", "msgspec", "operator", "re", "struct", "typing", "zlib",
+    }
+)  # fmt: skip
+
+# Pure modules by path; a pattern ends in `/*` for all modules of a folder.
+PURE = (
+    "actors/errors.py",
+    "actors/messages.py",
+    "actors/envelope.py",
+    "actors/ref.py",
+    "actors/mailbox.py",
+    "actors/asks.py",
+    "actors/timers.py",
+    "actors/monitors.py",
+    "actors/registry.py",
+    "actors/runtime/ports.py",
+    "actors/supervision/spec.py",
+    "actors/supervision/strategy.py",
+    "actors/transport/frame.py",
+    "actors/transport/session.py",
+    "cluster/raft/*",
+    "cluster/state/*",
+    "cluster/storage/record.py",
+)
+
+# What only these rooms may import: the operating system, time, chance, threads, sockets and loops.
+WORLD = frozenset(
+    {
+        "_thread", "concurrent", "ctypes", "fcntl", "gc", "mmap", "multiprocessing", "os", "queue", "random",
+        "resource", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess",
+        "tempfile", "threading", "time", "uuid", "uvloop", "zmq",
+    }
+)  # fmt: skip
+MAY_TOUCH_THE_WORLD = (
+    "actors/runtime/*",
+    "actors/simulation/*",          # seeded generators, and the garbage collector at fixed moments
+    "actors/testing/*",
+    "actors/transport/zmq_link.py",
+    "cluster/simulation/*",
+    "cluster/__main__.py",          # command line: a user's process, not a node of a cluster
+    "cluster/launch.py",
+    "cluster/executor.py",          # runs user code in a child: its stderr, its stack, its kill
+    "cluster/local.py",             # runs `launch` for demos, tests and benchmarks
+)
+
+PUBLIC_ACTORS = ("actors", "actors.testing", "actors.simulation")
+CLUSTER_MAY_NAME = {
+    # path -> modules of `actors` that it may import besides the public ones, and why
+    "cluster/executor.py": {"actors.runtime.ports"},    # runs in the child, which loads as little as it can
+}
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    folders = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("/*"))
+    return path in patterns or path.startswith(folders)
+
+
+def sources() -> list[str]:
+    rooms = (ROOT / "actors", ROOT / "cluster")
+    found = [str(path.relative_to(ROOT)) for room in rooms for path in room.rglob("*.py")]
+    assert len(found) > 30
+    return sorted(found)
+
+
+def imports(path: str, *, typing_too: bool = False) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import of a file; those under TYPE_CHECKING do not count unless asked for."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing_too:
+            nodes += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        nodes += ast.iter_child_nodes(node)
+
+
+def is_module(module: str) -> bool:
+    path = ROOT / module.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists() or path.is_dir()
+
+
+def path_of(module: str, name: str) -> str:
+    """The file that `from module import name` reads."""
+    for dotted in (f"{module}.{name}" if name else module, module):
+        path = dotted.replace(".", "/")
+        if (ROOT / f"{path}.py").exists():
+            return f"{path}.py"
+    return f"{module.replace('.', '/')}/__init__.py"
+
+
+def empty_package(path: str) -> bool:
+    """An `__init__.py` that imports nothing makes nothing impure."""
+    return path.endswith("__init__.py") and (not (ROOT / path).exists() or not list(imports(path)))
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if matches(path, PURE)])
+def test_pure_modules_import_pure_things_only(path):
+    for module, name in imports(path):
+        if module in PURE_LIBRARY or module.startswith("msgspec"):
+            continue
+        target = path_of(module, name)
+        assert matches(target, PURE) or empty_package(target), f"{path} imports {module}, which is not pure"
+
+
+def test_every_pattern_of_pure_modules_still_matches_something():
+    for pattern in PURE:
+        assert any(matches(path, (pattern,)) for path in sources()), f"nothing is called {pattern} any more"
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if not matches(path, MAY_TOUCH_THE_WORLD)])
+def test_only_the_rooms_of_the_real_world_touch_it(path):
+    for module, name in imports(path):
+        if module == "signal" and name.startswith("SIG"):
+            continue    # a number
+        touched = {module, module.split(".")[0]} & WORLD
+        assert not touched, f"{path} imports {module}: time, chance and the system come through ports"
+
+
+def test_actors_know_nothing_of_the_cluster():
+    for path in sources():
+        if path.startswith("actors/"):
+            for module, _ in imports(path, typing_too=True):
+                assert module.split(".")[0] not in ("cluster", "bench", "examples"), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if path.startswith("cluster/")])
+def test_the_cluster_uses_public_names_of_actors_only(path):
+    for module, name in imports(path, typing_too=True):
+        if module.split(".")[0] != "actors":
+            continue
+        allowed = {*PUBLIC_ACTORS, *CLUSTER_MAY_NAME.get(path, ())}
+        assert module in allowed, f"{path} imports {module}: only what {', '.join(PUBLIC_ACTORS)} export"
+        assert name or module in PUBLIC_ACTORS, f"{path}: name what is imported from {module}"
+
+
+# Who may import whom inside `cluster`: bench, examples, launch, gateway -> client, worker, broker -> peer ->
+# cores.
+SHELLS = tuple(f"cluster.{name}" for name in ("peer", "broker", "wire", "worker", "client", "launch"))
+FORBIDDEN_ARROWS = (
+    ("cluster/raft/", ("actors", "cluster.state", "cluster.storage", *SHELLS)),
+    ("cluster/state/", ("actors", "cluster.raft", "cluster.storage", *SHELLS)),
+    ("cluster/storage/", ("cluster.state", *SHELLS)),
+    ("cluster/peer.py", ("cluster.broker", "cluster.worker", "cluster.client", "cluster.launch")),
+    ("cluster/broker.py", ("cluster.worker", "cluster.client", "cluster.launch")),
+    ("cluster/worker.py", ("cluster.raft", "cluster.broker", "cluster.peer", "cluster.client", "cluster.launch")),
+    ("cluster/client.py", ("cluster.raft", "cluster.broker", "cluster.peer", "cluster.worker", "cluster.launch")),
+)
+
+
+@pytest.mark.parametrize(("room", "forbidden"), FORBIDDEN_ARROWS)
+def test_arrows_point_downwards(room, forbidden):
+    for path in sources():
+        if not path.startswith(room):
+            continue
+        for module, name in imports(path, typing_too=True):
+            dotted = f"{module}.{name}" if is_module(f"{module}.{name}") else module
+            for other in forbidden:
+                assert not f"{dotted}.".startswith(f"{other}."), f"{path} imports {dotted}"
+
+
+def test_storage_knows_of_raft_its_messages_only():
+    for path in sources():
+        if path.startswith("cluster/storage/"):
+            for module, name in imports(path, typing_too=True):
+                if module == "cluster.raft" or module.startswith("cluster.raft."):
+                    dotted = f"{module}.{name}"
+                    assert dotted.startswith("cluster.raft.messages"), f"{path} imports {dotted}"
+
+
+def test_public_names_of_actors_are_sorted_and_exist():
+    assert actors.__all__ == sorted(actors.__all__)
+    assert len(set(actors.__all__)) == len(actors.__all__)
+    for name in actors.__all__:
+        assert getattr(actors, name) is not None
+
+
+def test_importing_actors_loads_neither_zeromq_nor_uvloop():
+    """Executor children import `actors` and use neither: that would be memory and time for nothing."""
+    import subprocess
+    import sys
+
+    code = "import actors, sys; assert not {'zmq', 'uvloop'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_ruff_refuses_what_bypasses_the_ports():
+    """The banned API of the linter and the list above say the same."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    banned = set(table["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"])
+    assert {"time", "random", "socket", "os", "threading", "asyncio.sleep"} <= banned
+    assert WORLD - {"gc"} <= banned | {name.split(".")[0] for name in banned}
+    free = set(table["tool"]["ruff"]["lint"]["per-file-ignores"])
+    assert set(MAY_TOUCH_THE_WORLD) == {path for path in free if path.startswith(("actors/", "cluster/"))}
+
+
+BYPASSES = (
+    r"asyncio\.(sleep|wait_for|timeout|timeout_at|to_thread)\(",
+    r"\.call_later\(",
+    r"loop\(\)\.time\(",
+)
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if not matches(path, MAY_TOUCH_THE_WORLD)])
+def test_nobody_sleeps_or_looks_at_the_clock_of_the_loop(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for call in BYPASSES:
+        assert not re.search(call, text), f"{path}: {call} bypasses the clock port"
