@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from cluster.client import Client
+from cluster.client.client import Client
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 from cluster.task import Task
 

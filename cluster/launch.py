@@ -13,21 +13,20 @@ from pathlib import Path
 import click
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, ActorSystem, Child, Exit, Nanos, Ports, run
-from actors.runtime.process import on_terminate
-from cluster.broker_process import EXIT_OPERATOR, BrokerConfig
+from actors import MILLISECOND, SECOND, Actor, ActorSystem, Child, Exit, Nanos, Ports, on_terminate, run
+from cluster.broker.process import EXIT_OPERATOR, BrokerConfig
 from cluster.errors import TopologyError
 from cluster.topology import LOOPBACK, BrokerNode, Topology, WorkerNode, parse
-from cluster.worker import WorkerConfig
+from cluster.worker.process import WorkerConfig
 
 DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
 BACKOFF_FIRST = 100 * MILLISECOND       # the first restart is at once
 BACKOFF_MAX = 10 * SECOND
 BACKOFF_RESET = 30 * SECOND             # a node that ran for so long starts over
-PRELOAD = ("cluster.broker_process", "cluster.worker", "actors.runtime.loop", "actors.transport.zmq_link", "uvloop")
+PRELOAD = ("cluster.broker.process", "cluster.worker.process", "actors.runtime.loop", "actors.transport.zmq_link", "uvloop")
 
-BROKER_ENTRY = "cluster.broker_process:run_broker"
-WORKER_ENTRY = "cluster.worker:run_worker"
+BROKER_ENTRY = "cluster.broker.process:run_broker"
+WORKER_ENTRY = "cluster.worker.process:run_worker"
 
 
 class Node(Actor):

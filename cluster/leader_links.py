@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from actors import Context, Endpoint, Peer
-from cluster.wire import Hello, LeaderIs, Refused, Welcome
+from actors import MILLISECOND, Context, Endpoint, Nanos, Peer
+from cluster.wire import Following, Hello, LeaderIs, Refused, Welcome
 
 IDENTITY_PREFIX = b"\x01"           # ZeroMQ keeps identities that begin with 0 for itself
 IDENTITY_BITS = 120
+FOLLOWING_INTERVAL: Nanos = 500 * MILLISECOND
 
 
 class LeaderLinks:
@@ -46,6 +47,7 @@ class LeaderLinks:
         self._endpoint: Endpoint | None = None
         self.term = 0
         self.leader: Peer | None = None
+        self._leader_node = ""      # of the leader, while there is one
         self.refusal = ""           # why a broker does not want us
 
     @property
@@ -66,10 +68,12 @@ class LeaderLinks:
                 on_messages=self._on_messages,
                 on_down=self._on_down,
             )
+        self._say_following()
 
     def close(self) -> None:
         """Ends all links; nothing comes over them any more."""
         if self._endpoint is not None:
+            self._context.cancel_timer("following")
             self._endpoint.close()
             self._endpoint = None
             self._peers.clear()
@@ -119,8 +123,15 @@ class LeaderLinks:
             self._lose()
         self.term = term
         if peer is self._peers.get(node):
-            self.leader = peer
+            self.leader, self._leader_node = peer, node
             self._on_leader(peer)
+
+    def _say_following(self) -> None:
+        self._context.timer("following", FOLLOWING_INTERVAL, self._say_following)
+        message = Following(self.term, self._leader_node if self.leader is not None else "")
+        for peer in self._peers.values():
+            if peer.is_up:
+                peer.send(message)
 
     def _lose(self) -> None:
         self.leader = None

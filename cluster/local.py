@@ -79,7 +79,7 @@ class LocalCluster:
 
     def status(self) -> dict[str, Any]:
         """What `python -m cluster status --json` prints."""
-        from cluster.client import Client
+        from cluster.client.client import Client
 
         async def ask() -> dict[str, Any]:
             async with Client.connect(self.topology, deadline=2.0, require_leader=False) as cluster:

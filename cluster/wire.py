@@ -73,6 +73,15 @@ class LeaderIs(Message, tag=35, frozen=True):
     node: str
 
 
+class Following(Message, tag=49, frozen=True):
+    """Worker or client -> every broker, every 500 ms: I follow `node` ("" = nobody) in this term. Owes: LeaderIs if the
+    broker knows better. It also finds out links whose other side is gone without a word: a broker that does not lead
+    would otherwise never be sent anything."""
+
+    term: int
+    node: str
+
+
 class Lease(Message, tag=36, frozen=True):
     """Worker or client -> leader, every 500 ms; `sent` is its own clock. Owes: LeaseAck once the leader knows that it led
     after this arrived. `running` = ids that run now (workers), for status."""
@@ -200,7 +209,7 @@ class RaftMessage(Message, tag=50, frozen=True):
 
 
 class FormationNews(Message, tag=51, frozen=True):
-    """Broker -> broker, on every link and every change: how far its formation is (`cluster.formation`)."""
+    """Broker -> broker, on every link and every change: how far its formation is (`cluster.peer.formation`)."""
 
     phase: int
     cluster_id: bytes
@@ -221,8 +230,8 @@ class ClockNews(Message, tag=53, frozen=True):
     digest: int = 0
 
 
-FromWorker = Hello | Register | Complete | Lease | Holding | Close
-FromClient = Hello | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
+FromWorker = Hello | Following | Register | Complete | Lease | Holding | Close
+FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
 ToClient = Welcome | Refused | LeaderIs | RegisterAnswer | Answers | Results | Unknown | Overload | LeaseAck | StatusReply | Described
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener

@@ -60,14 +60,14 @@ MAY_TOUCH_THE_WORLD = (
     "cluster/simulation/*",
     "cluster/__main__.py",          # command line: a user's process, not a node of a cluster
     "cluster/launch.py",
-    "cluster/executor.py",          # runs user code in a child: its stderr, its stack, its kill
+    "cluster/worker/executor.py",          # runs user code in a child: its stderr, its stack, its kill
     "cluster/local.py",             # runs `launch` for demos, tests and benchmarks
 )
 
 PUBLIC_ACTORS = ("actors", "actors.testing", "actors.simulation")
 CLUSTER_MAY_NAME = {
     # path -> modules of `actors` that it may import besides the public ones, and why
-    "cluster/executor.py": {"actors.runtime.ports"},    # runs in the child, which loads as little as it can
+    "cluster/worker/executor.py": {"actors.runtime.ports"},    # runs in the child, which loads as little as it can
 }
 
 
@@ -146,7 +146,8 @@ def test_actors_know_nothing_of_the_cluster():
     for path in sources():
         if path.startswith("actors/"):
             for module, _ in imports(path, typing_too=True):
-                assert module.split(".")[0] not in ("cluster", "bench", "examples"), f"{path} imports {module}"
+                top = module.split(".")[0]
+                assert top not in ("cluster", "bench", "examples"), f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("path", [path for path in sources() if path.startswith("cluster/")])
@@ -166,10 +167,10 @@ FORBIDDEN_ARROWS = (
     ("cluster/raft/", ("actors", "cluster.state", "cluster.storage", *SHELLS)),
     ("cluster/state/", ("actors", "cluster.raft", "cluster.storage", *SHELLS)),
     ("cluster/storage/", ("cluster.state", *SHELLS)),
-    ("cluster/peer.py", ("cluster.broker", "cluster.worker", "cluster.client", "cluster.launch")),
-    ("cluster/broker.py", ("cluster.worker", "cluster.client", "cluster.launch")),
-    ("cluster/worker.py", ("cluster.raft", "cluster.broker", "cluster.peer", "cluster.client", "cluster.launch")),
-    ("cluster/client.py", ("cluster.raft", "cluster.broker", "cluster.peer", "cluster.worker", "cluster.launch")),
+    ("cluster/peer/", ("cluster.broker", "cluster.worker", "cluster.client", "cluster.launch")),
+    ("cluster/broker/", ("cluster.worker", "cluster.client", "cluster.launch")),
+    ("cluster/worker/", ("cluster.raft", "cluster.storage", "cluster.broker", "cluster.peer", "cluster.client")),
+    ("cluster/client/", ("cluster.raft", "cluster.storage", "cluster.broker", "cluster.peer", "cluster.worker")),
 )
 
 

@@ -69,7 +69,12 @@ def _echo(output: bytes) -> None:
 
 
 def run(
-    main: Callable[[Ports], Awaitable[T]], *, node: str = "", preload: Sequence[str] = (), echo: bool = False
+    main: Callable[[Ports], Awaitable[T]],
+    *,
+    node: str = "",
+    preload: Sequence[str] = (),
+    path: Sequence[str] = (),
+    echo: bool = False,
 ) -> T:
     """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of
     `real_ports`.
@@ -77,7 +82,7 @@ def run(
     import uvloop
 
     async def start() -> T:
-        return await main(real_ports(asyncio.get_running_loop(), node=node, preload=preload, echo=echo))
+        return await main(real_ports(asyncio.get_running_loop(), node=node, preload=preload, path=path, echo=echo))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(start())

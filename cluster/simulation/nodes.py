@@ -10,15 +10,15 @@ from typing import Any
 
 from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Failed, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
-from cluster.broker import Broker
-from cluster.broker_process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
-from cluster.peer import RaftPeer
+from cluster.broker.actor import Broker
+from cluster.broker.process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
+from cluster.peer.actor import RaftPeer
 from cluster.simulation.tasks import executor_body
-from cluster.slot_child import EXECUTOR_ENTRY
+from cluster.worker.slot_child import EXECUTOR_ENTRY
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
-from cluster.worker import start_worker
-from cluster.worker_config import WorkerConfig
+from cluster.worker.process import start_worker
+from cluster.worker.config import WorkerConfig
 
 BROKERS = ("b1", "b2", "b3")
 WORKERS = ("w1", "w2")

@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-from actors.runtime.ports import MICROSECOND
+from actors import MICROSECOND
 from actors.simulation import ChildPort
-from cluster.child_messages import Ready, encode
-from cluster.executor import Executor
+from cluster.worker.child_messages import Ready, encode
+from cluster.worker.executor import Executor
 from cluster.task import task
 
 Fate = Literal["ok", "raise", "crash once", "crash always"]

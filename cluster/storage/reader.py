@@ -1,6 +1,6 @@
 """Reads entries back by pread, neighbouring frames at once."""
 
-from actors.runtime.ports import File, Files
+from actors import File, Files
 from cluster.raft.messages import Entry
 from cluster.storage.errors import DamagedRead
 from cluster.storage.index import LogIndex, Run

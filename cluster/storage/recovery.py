@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from actors.runtime.ports import Buffer, File, Files
+from actors import Buffer, File, Files
 from cluster.storage.frame import FRAME_HEADER_BYTES, encode_header, header_with_salt
 from cluster.storage.header import (
     FRAMES_START,

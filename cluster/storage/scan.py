@@ -16,7 +16,7 @@ given up: they may have been acted on, and a vote that is remembered too well on
 
 from dataclasses import dataclass, field
 
-from actors.runtime.ports import Files
+from actors import Files
 from cluster.storage.errors import ForeignDirectory, UnsupportedVersion
 from cluster.storage.frame import FRAME_HEADER_BYTES, Frame, find_frames, parse_frame
 from cluster.storage.header import (

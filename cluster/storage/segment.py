@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.runtime.ports import Buffer, File, Files
+from actors import Buffer, File, Files
 from cluster.storage.header import HEADER_COPIES, SegmentHeader, encode_segment_header
 
 MIB = 1024 * 1024

@@ -26,7 +26,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from actors.runtime.ports import Clock, FileLock, Files, Nanos
+from actors import Clock, FileLock, Files, Nanos
 from cluster.raft.messages import Entry
 from cluster.storage.errors import WalFailed
 from cluster.storage.header import Meta, Quarantine

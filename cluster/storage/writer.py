@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from actors.runtime.ports import Clock, File, Files, Nanos
+from actors import Clock, File, Files, Nanos
 from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Write
 from cluster.storage.segment import create_segment, write_header

@@ -10,8 +10,8 @@ import uvloop
 
 from actors import Actor, ActorSystem, Exit, Ports, Ref
 from actors.runtime.loop import real_ports
-from cluster.child_messages import Setup, StartFailed, encode
-from cluster.slot_child import SlotChild
+from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.slot_child import SlotChild
 from cluster.state.commands import Outcome
 from cluster.state.effects import Assignment
 from cluster.task import Task
@@ -98,7 +98,7 @@ class Rig(Actor):
 async def slot(*modules: str) -> AsyncIterator[Rig]:
     """A slot whose child has started, or could not."""
     names = modules or (TASKS,)
-    ports: Ports = real_ports(asyncio.get_running_loop(), preload=("cluster.executor", *names), path=(HERE,))
+    ports: Ports = real_ports(asyncio.get_running_loop(), preload=("cluster.worker.executor", *names), path=(HERE,))
     system = ActorSystem(ports)
     rig = Rig(names)
     ref: Ref[Any] = system.spawn(rig)

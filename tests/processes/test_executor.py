@@ -12,7 +12,7 @@ import executor_tasks as tasks
 import pytest
 from executor_rig import DEADLINE_S, HERE, run, slot
 
-from cluster.slots import Why
+from cluster.worker.slots import Why
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,

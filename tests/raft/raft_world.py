@@ -21,11 +21,12 @@ MAIL_MAX = 60
 class Chances:
     """Of each kind of event, in relation to each other."""
 
-    deliver: int = 50
-    tick: int = 40
+    deliver: int = 40
+    tick: int = 30
     persist: int = 30
-    propose: int = 8
-    crash: int = 4
+    propose: int = 10
+    stand: int = 5
+    crash: int = 6
     wipe: int = 1
     link_down: int = 3
     open_round: int = 2
@@ -52,6 +53,9 @@ class World:
         self.random = Random(seed)
         self.size = size
         self.new_disk = disk
+        # Both keep elections rare, and with them what goes wrong around elections.
+        pre_vote, check_quorum = self.random.choice(((True, True), (True, False), (False, False)))
+        append_bytes_max = self.random.choice((1, 1 << 20))
         self.nodes = {
             node: Node(
                 node,
@@ -60,7 +64,9 @@ class World:
                 size=size,
                 core=core,
                 election_ticks=ELECTION_TICKS,
-                append_bytes_max=self.random.choice((1, 1 << 20)),
+                pre_vote=pre_vote,
+                check_quorum=check_quorum,
+                append_bytes_max=append_bytes_max,
                 inflight_messages_max=self.random.choice((2, 64)),
             )
             for node in range(1, size + 1)
@@ -76,19 +82,19 @@ class World:
         kinds = [kind for kind, weight in vars(chances).items() for _ in range(weight)]
         for _ in range(events):
             getattr(self, self.random.choice(kinds))()
+            del self.mail[:-MAIL_MAX]
 
     # -- events -------------------------------------------------------------------------------------------------------
 
     def deliver(self) -> None:
-        if not self.mail:
-            return
-        position = self.random.randrange(len(self.mail)) if self.random.random() < 0.2 else 0
-        message = self.mail[position]
-        if self.random.random() > 0.05:     # else it comes again
-            del self.mail[position]
-        if self.random.random() > 0.05:     # else it is lost
-            self.nodes[message.to].core.step(message)
-            self.look(self.nodes[message.to])
+        for _ in range(min(len(self.mail), self.random.choice((1, 2, 4, 12)))):
+            position = self.random.randrange(len(self.mail)) if self.random.random() < 0.2 else 0
+            message = self.mail[position]
+            if self.random.random() > 0.05:     # else it comes again
+                del self.mail[position]
+            if self.random.random() > 0.05:     # else it is lost
+                self.nodes[message.to].core.step(message)
+                self.look(self.nodes[message.to])
 
     def tick(self) -> None:
         node = self._any()
@@ -106,6 +112,13 @@ class World:
                 self.proposed += 1
                 node.core.propose([(EntryKind.NORMAL, b"%d" % self.proposed)])
                 self.look(node)
+
+    def stand(self) -> None:
+        """A node is late in everything: it believes that an election timeout has passed."""
+        node = self._any()
+        node.core.forget_leader()
+        node.core.campaign()
+        self.look(node)
 
     def crash(self) -> None:
         """What was not durable is lost, but for some writes of which the core has not heard. Mail survives."""
@@ -157,7 +170,6 @@ class World:
         applied = len(node.applied)
         writes = len(node.disk.pending)
         self.mail += node.take()
-        del self.mail[:-MAIL_MAX]
         assert not node.fault, node.fault
         assert not node.data_lost_by, "no disk lost anything"
         for write in list(node.disk.pending)[writes:]:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from cluster.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
+from cluster.worker.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
 from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Failure, Outcome
 
 decode = msgspec.msgpack.Decoder(Complete).decode

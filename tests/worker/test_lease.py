@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.lease import LEASE_NS, MARGIN_NS, Lease
+from cluster.worker.lease import LEASE_NS, MARGIN_NS, Lease
 
 
 def test_a_lease_counts_from_when_the_answered_heartbeat_was_sent():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.page import PAGE_BYTES, RING_OFFSET, WINDOW_TASKS, ClaimPage
+from cluster.worker.page import PAGE_BYTES, RING_OFFSET, WINDOW_TASKS, ClaimPage
 
 
 def pages(size: int = PAGE_BYTES) -> tuple[ClaimPage, ClaimPage]:

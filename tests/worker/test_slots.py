@@ -1,7 +1,7 @@
 """What a slot holds and whom it blames, without any process."""
 
-from cluster.page import WINDOW_TASKS
-from cluster.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
+from cluster.worker.page import WINDOW_TASKS
+from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, OUTCOME_TIMED_OUT
 from cluster.state.effects import Assignment
 

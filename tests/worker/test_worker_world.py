@@ -3,7 +3,7 @@
 from worker_world import WorkerWorld
 
 from actors import SECOND
-from cluster.worker import drain
+from cluster.worker.process import drain
 
 MS = 1_000          # of work, in microseconds
 

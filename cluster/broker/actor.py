@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, Ref, handles
-from cluster.entries import EntryBuilder
-from cluster.lease_table import LeaseTable
-from cluster.peer import RaftPeer
-from cluster.peer_messages import (
+from cluster.broker.entries import EntryBuilder
+from cluster.broker.lease_table import LeaseTable
+from cluster.peer.actor import RaftPeer
+from cluster.peer.messages import (
     Applied,
     ConfirmLeadership,
     LeaderKnown,
@@ -25,7 +25,7 @@ from cluster.peer_messages import (
     LeadershipConfirmed,
     Propose,
 )
-from cluster.reception import Reception, Service
+from cluster.peer.reception import Reception, Service
 from cluster.state.commands import (
     BODY_BYTES_MAX,
     PRIORITY_MAX,
@@ -51,6 +51,7 @@ from cluster.wire import (
     Assignments,
     Describe,
     Described,
+    Following,
     FromClient,
     FromWorker,
     Hello,
@@ -191,6 +192,8 @@ class Broker(Actor):
             kind = type(message)
             if kind is StatusRequest:
                 self._on_status(link, message)
+            elif kind is Following:
+                self._on_following(link, message)
             elif not self.leading:
                 if not told:
                     told = True
@@ -199,6 +202,12 @@ class Broker(Actor):
                 handler = self._handlers.get(kind)
                 if handler is not None:
                     handler(link, message)
+
+    def _on_following(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Following)
+        known, theirs = (self.term, self.leader), (message.term, message.node)
+        if self.leader and theirs != known and message.term <= self.term:
+            link.peer.send(LeaderIs(*known))
 
     # -- commands -----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, Ref, handles
-from cluster.entry_cache import EntryCache
-from cluster.formation import (
+from cluster.peer.entry_cache import EntryCache
+from cluster.peer.formation import (
     Action,
     Announce,
     Begin,
@@ -22,8 +22,8 @@ from cluster.formation import (
     SendForm,
     Store,
 )
-from cluster.peer_links import BrokerLinks
-from cluster.peer_messages import (
+from cluster.peer.links import BrokerLinks
+from cluster.peer.messages import (
     Applied,
     ConfirmLeadership,
     LeaderKnown,
@@ -37,8 +37,8 @@ from cluster.raft.effects import Effects as RaftEffects
 from cluster.raft.effects import Write
 from cluster.raft.membership import Configuration
 from cluster.raft.messages import NO_NODE, Entry, EntryKind, Message, MessageType, Role
-from cluster.reception import Reception, Service
-from cluster.stamp import StampClock, median_ms
+from cluster.peer.reception import Reception, Service
+from cluster.peer.stamp import StampClock, median_ms
 from cluster.state.commands import MACHINE_VERSION, Formation as FormationCommand, Stamp
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine

@@ -12,7 +12,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, ActorSystem, Nanos, Ports, real_ports
 from cluster import topology
-from cluster.client_actor import ClientActor
+from cluster.client.actor import ClientActor
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -180,7 +180,7 @@ class Client:
 
     async def status(self) -> dict[str, Any]:
         """The cluster's state, as `python -m cluster status --json` prints it."""
-        from cluster.status import gather_status
+        from cluster.client.status import gather_status
 
         return await gather_status(self._actor, self._topology, self._ports.clock, self._loop)
 

@@ -1,18 +1,16 @@
 """A worker process: its actor on a loop, and the fork server that its executor children come from."""
 
-import asyncio
-
 import msgspec
 
-from actors import ActorSystem, ExitReason, Failed, Ports, real_ports
-from cluster.worker_actor import Drain, Worker
-from cluster.worker_config import WorkerConfig, explain
+from actors import ActorSystem, ExitReason, Failed, Ports, freeze_memory, on_terminate, process_id, run
+from cluster.worker.actor import Drain, Worker
+from cluster.worker.config import WorkerConfig, explain
 
 __all__ = ["WorkerConfig", "drain", "run_worker", "start_worker"]
 
 EXIT_OPERATOR = 2           # an operator must put something right; a restart would not help
 EXIT_FAULT = 70
-EXECUTOR_MODULE = "cluster.executor"
+EXECUTOR_MODULE = "cluster.worker.executor"
 
 
 def run_worker(channel: object, argument: bytes) -> None:
@@ -20,19 +18,13 @@ def run_worker(channel: object, argument: bytes) -> None:
 
     Ends the process with status 0 after a drain (SIGTERM), with 2 if a module of tasks cannot be imported.
     """
-    import uvloop
-
     config = msgspec.msgpack.decode(argument, type=WorkerConfig)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise SystemExit(runner.run(_serve(config)))
-
-
-async def _serve(config: WorkerConfig) -> int:
-    from actors.runtime.process import freeze_memory, on_terminate, process_id
-
     # Modules of tasks are imported by the fork server and the children only: this process runs no user code.
     preload = (EXECUTOR_MODULE, *config.modules)
-    ports = real_ports(asyncio.get_running_loop(), node=config.node, preload=preload, path=config.path)
+    raise SystemExit(run(lambda ports: _serve(ports, config), node=config.node, preload=preload, path=config.path))
+
+
+async def _serve(ports: Ports, config: WorkerConfig) -> int:
     worker, system, ended = start_worker(ports, config, process_id())
     on_terminate(lambda: drain(system), interrupt=True)
     freeze_memory()

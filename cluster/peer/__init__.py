@@ -1,0 +1,1 @@
+"""One member of the Raft group: carries out what the core decides, and applies what it commits."""

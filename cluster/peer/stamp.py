@@ -1,0 +1,39 @@
+"""The leader's time of day: what decides delays, times-to-live and cron in the replicated state.
+
+A stamp is written into entries and never goes back, within a term or across terms. It is anchored at the election
+and runs with the machine's steady clock; towards the brokers' wall clocks it only slews, so that a wall clock that
+jumps moves no deadline. The target is the median of the wall clocks that answered (the lower one of two).
+"""
+
+from actors import MILLISECOND, Nanos
+
+SLEW_PERCENT = 5
+ALARM_AHEAD_MS = 60_000     # a last stamp so far ahead of the target means that some wall clock was wrong
+
+
+class StampClock:
+    """Stamps of one term. Invariant: `read` returns what it returned before, or more."""
+
+    __slots__ = ("_last_ms", "_read_at")
+
+    def __init__(self, last_ms: int, target_ms: int, now: Nanos) -> None:
+        self._last_ms = max(last_ms, target_ms)
+        self._read_at = now
+
+    def read(self, now: Nanos, target_ms: int) -> int:
+        """Integer milliseconds since the epoch; `target_ms` is the brokers' median wall clock at `now`."""
+        elapsed = (now - self._read_at) // MILLISECOND
+        if elapsed <= 0:
+            return self._last_ms
+        plain = self._last_ms + elapsed
+        slew = max(1, elapsed * SLEW_PERCENT // 100)
+        error = target_ms - plain
+        self._last_ms = plain + max(-min(slew, elapsed), min(slew, error))
+        self._read_at += elapsed * MILLISECOND
+        return self._last_ms
+
+
+def median_ms(clocks: list[int]) -> int:
+    """The median; of an even number the lower of the two in the middle."""
+    assert clocks, "the own clock always answers"
+    return sorted(clocks)[(len(clocks) - 1) // 2]

@@ -1,0 +1,400 @@
+"""The worker's actor: one session with the cluster, and the slots that run what the leader assigns. No user
+code.
+
+It links to every broker and follows the leader, as clients do. To each new leader it says what it holds and
+what it finished without an answer; the leader sends the difference. What the worker may do rests on its
+lease: when that ends, or the leader no longer knows the session, it kills its children, drops what they had
+(somebody else will run it) and comes back as a new incarnation. The leader would refuse late outcomes anyway;
+stopping early keeps runs from overlapping.
+
+All outcomes of one turn of the loop leave as one command at its end, all assignments of one message go to
+each child as one frame.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
+from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.completions import Completions
+from cluster.leader_links import LeaderLinks
+from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
+from cluster.worker.slot_child import SlotChild, State
+from cluster.worker.slots import Pair, Why
+from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
+from cluster.state.commands import Close, Outcome, Register, WorkerSpec
+from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
+from cluster.wire import (
+    HELLO_ITEMS_MAX,
+    ROLE_WORKER,
+    Answers,
+    Assignments,
+    Hello,
+    Holding,
+    LeaseAck,
+    RegisterAnswer,
+    ToWorker,
+    Withdraw,
+)
+from cluster.wire import Lease as LeaseMessage
+from cluster.worker.config import WorkerConfig, explain
+
+TICK_INTERVAL: Nanos = 50 * MILLISECOND         # while a slot holds something
+RESEND_AFTER: Nanos = 2 * SECOND                # an answer that is overdue by this much was lost on the way
+REWIND_PAUSE: Nanos = 100 * MILLISECOND         # answers to one gap come in numbers
+REGISTER_RETRY: Nanos = 1 * SECOND
+IDLE_HOLDING_INTERVAL: Nanos = 5 * SECOND       # an idle worker repeats that it holds nothing
+DRAIN_RUNNING: Nanos = 9 * SECOND               # what runs at a stop may go on for so long
+DRAIN_ANSWERS: Nanos = 900 * MILLISECOND        # then the last outcomes wait for their answer
+INCARNATION_BITS = 63
+assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """To a worker: take nothing more, finish what runs, hand the rest back, close the session, end."""
+
+
+class Life(Enum):
+    STARTING = "starting"       # until a child has said which tasks there are
+    SERVING = "serving"
+    DRAINING = "draining"       # what runs may finish
+    CLOSING = "closing"         # the last outcomes are on their way
+
+
+class Worker(Actor):
+    """One worker of one cluster. `start_failure` says why it could not start, once it has ended for that
+    reason.
+    """
+
+    def __init__(self, config: WorkerConfig, pid: int = 0) -> None:
+        self.config = config
+        self.pid = pid
+        self.start_failure: StartFailed | Exit | None = None
+        self.session = 0
+        self.life = Life.STARTING
+        self.incarnation = 0
+        self.dropped_assignments = 0                # of older terms or other sessions, or held already
+        self._spec: WorkerSpec | None = None
+        self._children: list[SlotChild] = []
+        self._completions: Completions | None = None    # exactly while there is a session
+        self._lease: Lease | None = None                # as well
+        self._finished: set[Pair] = set()           # has an outcome here, is not known to be in the log
+        self._registered_at: Nanos = 0              # of the first registration without an answer; 0: none
+        self._register_tried_at: Nanos = 0          # ... and of the last one
+        self._progress_at: Nanos = 0                # of the completions: the last answer, or sending
+        self._rewound_at: Nanos = 0
+        self._drain_until: Nanos = 0
+        self._ticking = False
+        self._dying: set[SlotChild] = set()         # children of a lost session that have not ended yet
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def started(self) -> None:
+        self._handlers: dict[type, Callable[[Peer, msgspec.Struct], None]] = {
+            RegisterAnswer: self._on_registered,
+            Assignments: self._on_assignments,
+            Withdraw: self._on_withdraw,
+            Answers: self._on_answers,
+            LeaseAck: self._on_lease_ack,
+        }
+        decoder = msgspec.msgpack.Decoder(list[ToWorker])
+        self._links = LeaderLinks(
+            self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message
+        )
+        setup = encode(Setup(self.config.modules))
+        self._children = [SlotChild(index, self.context, setup, self) for index in range(self.config.slots)]
+        for child in self._children:
+            child.start()
+
+    def stopped(self, reason: ExitReason) -> None:
+        for child in self._children:
+            child.is_stopped = True
+            child.kill(Why.STOPPING)
+
+    @handles
+    def on_drain(self, message: Drain) -> None:
+        if self.life in (Life.DRAINING, Life.CLOSING):
+            return
+        was, self.life = self.life, Life.DRAINING
+        self.context.log.event("worker_draining")
+        if was is Life.STARTING or self._completions is None:
+            self.context.stop(Shutdown())
+            return
+        self._drain_until = self.context.clock.now() + DRAIN_RUNNING
+        for child in self._children:
+            # What is assigned from now on waits here until the end: handed back at once, it would come again
+            # at once.
+            child.is_paused = True
+            child.hand_back()
+        self._look_after()
+
+    # -- slots: what they tell ------------------------------------------------------------------------------
+
+    def child_ready(self, names: tuple[str, ...]) -> None:
+        if self._spec is None:
+            config = self.config
+            self._spec = WorkerSpec(config.slots, config.queues, names, config.prefetch, config.labels)
+            self.life = Life.SERVING
+            self._dial()
+            self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
+
+    def child_failed_to_start(self, report: StartFailed | Exit) -> None:
+        self.context.log.event("child_start_failed", reason=explain(report))
+        if self.life is Life.STARTING and self.start_failure is None:
+            self.start_failure = report
+            self.context.stop(Failed("StartFailed", explain(report)))
+
+    def child_exited(self, child: SlotChild) -> None:
+        if child in self._dying:
+            self._dying.discard(child)
+            if not self._dying:
+                self._dial()
+
+    def outcomes(self, outcomes: list[Outcome]) -> None:
+        completions = self._completions
+        if completions is None:
+            return                          # of a session that is lost
+        for outcome in outcomes:
+            completions.add(outcome)
+            self._finished.add((outcome.task, outcome.attempt))
+        if outcomes:
+            self.context.at_turn_end(self._flush)
+
+    # -- the leader -----------------------------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        """Links to every broker, as a new incarnation of this worker."""
+        self._links.close()
+        self.incarnation = self.context.entropy.bits(INCARNATION_BITS)
+        self._links.open()
+
+    def _hello(self) -> Hello:
+        config = self.config
+        spec, session = self._spec, self.session
+        return Hello(config.cluster, config.node, self.incarnation, ROLE_WORKER, worker=spec, session=session)
+
+    def _on_message(self, peer: Peer, message: msgspec.Struct) -> None:
+        self._handlers[type(message)](peer, message)
+
+    def _greet(self, leader: Peer) -> None:
+        """To a new leader, or over a new link: who we are, what we hold, and all completions without an
+        answer.
+        """
+        if self._completions is None:
+            self._registered_at = 0
+            self._register()
+            return
+        self._send_lease(leader)
+        self._send_holding(leader)
+        self._resend(0)
+        self._flush()
+
+    def _send_holding(self, leader: Peer) -> None:
+        pairs = [number for child in self._children for pair in child.slot.pairs for number in pair]
+        pairs += [number for pair in self._finished for number in pair]
+        for start in range(0, max(len(pairs), 1), HELLO_ITEMS_MAX):
+            end = start + HELLO_ITEMS_MAX
+            leader.send(Holding(self.session, self._links.term, pairs[start:end], more=end < len(pairs)))
+
+    # -- the session ----------------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        if self._links.leader is None or self.session or self._dying or self.life is not Life.SERVING:
+            return
+        self._register_tried_at = now = self.context.clock.now()
+        self._registered_at = self._registered_at or now
+        self._links.leader.send(Register(self.config.node, self.incarnation, REGISTER_WORKER, self._spec))
+
+    def _on_registered(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, RegisterAnswer)
+        answer = message.answer
+        if answer.incarnation != self.incarnation or self.session:
+            return
+        if answer.code != ANSWER_OK:
+            self.context.log.event("registration_refused", code=answer.code)
+            self.context.timer("dial", REGISTER_RETRY, self._dial)
+            return
+        self.session = answer.session
+        self._completions = Completions(answer.session, answer.next_seq)
+        # Whichever registration this answers: the leader heard of us after the first was sent.
+        self._lease = Lease(self._registered_at)
+        self.context.log.event("worker_registered", session=self.session)
+        self._send_lease(peer)
+
+    def _lose_session(self, reason: str) -> None:
+        """What the children have is no longer ours to run: kill them, forget it, come back as a new
+        incarnation.
+        """
+        if self._completions is None:
+            return
+        self.context.log.event("worker_session_lost", session=self.session, reason=reason)
+        self.session, self._completions, self._lease = 0, None, None
+        self._finished.clear()
+        if self.life in (Life.DRAINING, Life.CLOSING):
+            self.context.stop(Shutdown())
+            return
+        for child in self._children:
+            if child.slot.sent:
+                self._dying.add(child)
+                child.kill(Why.STOPPING)
+            else:
+                child.drop_queued()
+        self._links.close()
+        if not self._dying:
+            self._dial()
+
+    def _heartbeat(self) -> None:
+        self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
+        now = self.context.clock.now()
+        if not self._holds_lease(now) or self._links.leader is None:
+            return
+        if self._completions is None:
+            if now - self._register_tried_at >= REGISTER_RETRY:
+                self._register()
+            return
+        self._send_lease(self._links.leader)
+        if len(self._completions) and now - self._progress_at >= RESEND_AFTER:
+            self._resend(0)
+        if now - self._progress_at >= IDLE_HOLDING_INTERVAL and self._is_idle():
+            # The leader may have dropped assignments that its outbox to us did not take.
+            self._progress_at = now
+            self._send_holding(self._links.leader)
+
+    def _is_idle(self) -> bool:
+        return not self._finished and not any(child.is_busy for child in self._children)
+
+    def _holds_lease(self, now: Nanos) -> bool:
+        """Whether the worker may go on; gives the session up if its lease has ended."""
+        if self._lease is not None and self._lease.has_ended(now):
+            self._lose_session("no answer to heartbeats for the length of the lease")
+            return False
+        return True
+
+    def _send_lease(self, leader: Peer) -> None:
+        running = tuple(task for child in self._children if (task := child.running))
+        children = tuple(pid for child in self._children if (pid := child.pid))
+        leader.send(LeaseMessage(self.session, self.context.clock.now(), running, children, self.pid))
+
+    def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, LeaseAck)
+        if self._lease is not None and message.session == self.session:
+            self._lease.answered(message.sent)
+
+    # -- assignments ----------------------------------------------------------------------------------------
+
+    def _on_assignments(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, Assignments)
+        if message.session != self.session or message.term < self._links.term or self._completions is None:
+            self.dropped_assignments += len(message.items)
+            return
+        touched: dict[int, None] = {}
+        children, finished = self._children, self._finished
+        for assignment in message.items:
+            assert assignment.slot < len(children), "the state knows how many slots there are"
+            pair = (assignment.task, assignment.attempt)
+            slot = children[assignment.slot].slot
+            if pair in slot.pairs or pair in finished:
+                self.dropped_assignments += 1
+                continue
+            slot.assign(assignment)
+            touched[assignment.slot] = None
+        for index in touched:
+            children[index].feed()
+        self._look_after()
+
+    def _on_withdraw(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, Withdraw)
+        if message.session != self.session or message.term < self._links.term:
+            return
+        for pair in zip(message.pairs[::2], message.pairs[1::2], strict=False):
+            for child in self._children:
+                child.withdraw(pair)
+
+    def _look_after(self) -> None:
+        """Ticks while there is something to tick for."""
+        if not self._ticking:
+            self._ticking = True
+            self.context.timer("tick", TICK_INTERVAL, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = False
+        now = self.context.clock.now()
+        if not self._holds_lease(now):
+            return
+        for child in self._children:
+            child.tick(now)
+        if self.life in (Life.DRAINING, Life.CLOSING):
+            self._drain(now)
+        if self.life is not Life.SERVING or any(child.is_busy for child in self._children):
+            self._look_after()
+
+    # -- completions ----------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """The turn ends: its outcomes leave, as far as the window is open."""
+        completions = self._completions
+        now = self.context.clock.now()
+        if completions is None or self._links.leader is None or not self._holds_lease(now):
+            return
+        if len(completions) == 0:
+            self._progress_at = now
+        for encoded in completions.take():
+            self._links.leader.send_raw(encoded)
+
+    def _resend(self, start: int) -> None:
+        assert self._completions is not None
+        if self._links.leader is not None:
+            self._progress_at = self.context.clock.now()
+            for encoded in self._completions.unanswered(start):
+                self._links.leader.send_raw(encoded)
+
+    def _on_answers(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, Answers)
+        now = self.context.clock.now()
+        for answer in message.items:
+            completions = self._completions
+            if completions is None or answer.session != self.session:
+                continue
+            if answer.code == ANSWER_NO_SESSION:
+                self._lose_session("the cluster does not know it")
+                return
+            if answer.code == ANSWER_GAP:
+                if not completions.can_rewind_to(answer.value):
+                    self._lose_session("its commands are not what the cluster expects")
+                    return
+                if peer is self._links.leader and now - self._rewound_at >= REWIND_PAUSE:
+                    self._rewound_at = now
+                    self._resend(answer.value)
+                continue
+            if answer.code != ANSWER_OK:
+                self.context.log.event("completion_refused", seq=answer.seq, code=answer.code)
+            self._progress_at = now
+            self._finished.difference_update(completions.answered(answer.seq))
+        self._flush()
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def _drain(self, now: Nanos) -> None:
+        """One look at how far the stop is."""
+        completions = self._completions
+        assert completions is not None
+        if self.life is Life.DRAINING:
+            if any(child.is_working for child in self._children) and now < self._drain_until:
+                return
+            self.life = Life.CLOSING
+            self._drain_until = now + DRAIN_ANSWERS
+            for child in self._children:
+                child.hand_back()
+                child.kill(Why.STOPPING) if child.is_working else child.close()
+                child.is_stopped = True
+        elif (completions.is_empty and not self._has_children()) or now >= self._drain_until:
+            if self._links.leader is not None:
+                self._links.leader.send(Close(self.session, self.incarnation))
+                self._links.leader.flush()
+            self.context.log.event("worker_closed", session=self.session)
+            self.context.stop(Shutdown())
+
+    def _has_children(self) -> bool:
+        return any(child.state is not State.DOWN for child in self._children)

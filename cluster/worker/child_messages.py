@@ -1,0 +1,73 @@
+"""Frames between a worker and its executor children; one frame is one message.
+
+Assignments travel as the structs that the leader made. Outcomes travel through the ring of the claim page
+(`cluster.worker.page`); frames announce them, and carry those that do not fit.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from cluster.state.commands import Outcome
+from cluster.state.effects import Assignment
+
+FLUSH_ESTIMATE_US = 1_000       # outcomes are announced before a task that is expected to take longer
+FLUSH_INTERVAL_NS = 20_000_000  # ... and otherwise at the latest this long after the previous announcement
+RING_OUTCOME_BYTES_MAX = 64 * 1024     # larger outcomes travel as frames of their own
+
+
+class Setup(Struct, array_like=True, frozen=True):
+    """Worker -> child, as its argument: import these modules, then say Ready or StartFailed."""
+
+    modules: tuple[str, ...]
+
+
+class Batch(Struct, array_like=True, gc=False, frozen=True):
+    """Worker -> child: run these, in order; their numbers are `first`, `first` + 1, ..."""
+
+    first: int
+    items: list[Assignment]
+
+
+class Ready(Struct, array_like=True, tag=0, frozen=True):
+    """Child -> worker, first: the modules are imported, these are the tasks they define."""
+
+    names: tuple[str, ...]
+
+
+class StartFailed(Struct, array_like=True, tag=1, frozen=True):
+    """Child -> worker instead of Ready, then it ends: this module could not be imported."""
+
+    module: str
+    traceback: str
+
+
+class Finished(Struct, array_like=True, tag=2, gc=False, frozen=True):
+    """Child -> worker: there are outcomes in the ring."""
+
+
+class Oversize(Struct, array_like=True, tag=3, gc=False, frozen=True):
+    """Child -> worker: an outcome that does not fit into the ring."""
+
+    outcome: Outcome
+
+
+FromChild = Ready | StartFailed | Finished | Oversize
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+FINISHED = encode(Finished())
+
+setup_decoder = msgspec.msgpack.Decoder(Setup)
+batch_decoder = msgspec.msgpack.Decoder(Batch)
+from_child_decoder: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)
+_outcomes_decoder = msgspec.msgpack.Decoder(list[Outcome])
+
+
+def encode_oversize(outcome: bytes) -> bytes:
+    """Oversize, around an outcome that is encoded already."""
+    return b"\x92\x03" + outcome          # an array of two: the tag, the outcome
+
+
+def decode_outcomes(count: int, encoded: bytes) -> list[Outcome]:
+    """The outcomes of a ring: `count` msgpack values, one after another."""
+    return _outcomes_decoder.decode(b"\xdd" + count.to_bytes(4, "big") + encoded)

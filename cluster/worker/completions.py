@@ -1,0 +1,92 @@
+"""Outcomes on their way into the log: batched into commands, kept until answered, sent again in order when
+needed.
+
+All outcomes of one turn of the worker's loop share commands of at most COMPLETE_OUTCOMES_MAX outcomes or
+COMPLETE_BYTES_MAX bytes. The window of the session bounds how many commands are under way; outcomes beyond it
+wait here, and their number is bounded by the tasks that the worker holds.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from cluster.worker.slots import Pair
+from cluster.state.commands import Complete, Outcome
+from cluster.window import Window
+
+COMPLETE_OUTCOMES_MAX = 1_024
+COMPLETE_BYTES_MAX = 256 * 1024
+OUTCOME_OVERHEAD_BYTES = 40         # of an outcome beside its body and its error
+ERROR_BYTES = 16 * 1024             # an error's message, traceback and stderr are bounded by about this
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Completions:
+    """The completions of one session."""
+
+    def __init__(self, session: int, next_seq: int) -> None:
+        self.session = session
+        self._window = Window(next_seq)
+        self._waiting: deque[Outcome] = deque()
+        self._sent: dict[int, list[Pair]] = {}          # seq -> what its command completes
+
+    def __len__(self) -> int:
+        """Commands without an answer."""
+        return len(self._window)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every outcome is in the log."""
+        return not self._waiting and not len(self._window)
+
+    def add(self, outcome: Outcome) -> None:
+        self._waiting.append(outcome)
+
+    def take(self) -> list[bytes]:
+        """New commands, encoded, in order, as far as the window allows."""
+        commands: list[bytes] = []
+        while self._waiting and self._window.is_open:
+            outcomes = self._next_outcomes()
+            low, seq = self._window.low, self._window.allot()
+            encoded = _encode(Complete(self.session, seq, low, outcomes))
+            self._window.keep(seq, encoded)
+            self._sent[seq] = [(outcome.task, outcome.attempt) for outcome in outcomes]
+            commands.append(encoded)
+        return commands
+
+    def answered(self, seq: int) -> list[Pair]:
+        """The log has this command; returns what it completed, nothing if that was known."""
+        self._window.answered(seq)
+        return self._sent.pop(seq, [])
+
+    def unanswered(self, start: int = 0) -> Iterator[bytes]:
+        """The commands under way from number `start` on, in order: for a new leader, or after a gap."""
+        return self._window.unanswered(start)
+
+    def can_rewind_to(self, expected: int) -> bool:
+        """Whether the log's next expected number is one that this session can still send."""
+        return self._window.low <= expected <= self._window.next_seq
+
+    def pairs(self) -> Iterator[Pair]:
+        """Everything that is finished here and not known to be in the log."""
+        for pairs in self._sent.values():
+            yield from pairs
+        for outcome in self._waiting:
+            yield outcome.task, outcome.attempt
+
+    def _next_outcomes(self) -> list[Outcome]:
+        waiting = self._waiting
+        outcomes = [waiting.popleft()]
+        size = _size(outcomes[0])
+        while waiting and len(outcomes) < COMPLETE_OUTCOMES_MAX:
+            size += _size(waiting[0])
+            if size > COMPLETE_BYTES_MAX:
+                break
+            outcomes.append(waiting.popleft())
+        return outcomes
+
+
+def _size(outcome: Outcome) -> int:
+    return len(outcome.body) + OUTCOME_OVERHEAD_BYTES + (ERROR_BYTES if outcome.error is not None else 0)

@@ -1,0 +1,31 @@
+"""What a worker is told, and what it says when it cannot start."""
+
+import msgspec
+
+from actors import Exit
+from cluster.worker.child_messages import StartFailed
+
+
+class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
+    """What a worker process is told. `brokers` are (name, control address); `path` goes before the usual
+    places.
+    """
+
+    cluster: str
+    node: str
+    brokers: tuple[tuple[str, str], ...]
+    modules: tuple[str, ...]
+    slots: int = 1
+    queues: tuple[str, ...] = ("default",)
+    prefetch: int = 0
+    labels: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+
+
+def explain(failure: StartFailed | Exit) -> str:
+    """Why the children did not come up, for the operator."""
+    if isinstance(failure, StartFailed):
+        return f"module {failure.module} cannot be imported:\n{failure.traceback}"
+    how = f"signal {failure.signal}" if failure.signal is not None else f"exit code {failure.code}"
+    stderr = failure.stderr.decode("utf-8", "replace")
+    return f"a child ended by {how} while it imported the modules:\n{stderr}"

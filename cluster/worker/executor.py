@@ -1,0 +1,251 @@
+"""The executor: what runs in a worker's child process, and the only place where users' functions are called.
+
+One executor is one slot. It gets batches of assignments, runs them one after another in the order in which
+they came, and leaves every outcome in the ring of the claim page. The same class runs in a real child, in a
+loop that blocks, and in the simulated world, in steps; it reaches its process through `Host` alone.
+
+What one task costs here is what the slot costs at most, so there is one lock per task: the outcome of a task
+is written and the next one claimed under the same hold of it, and one reading of the clock ends the one and
+starts the other. The worker hears of outcomes by frames of one byte: at once when nothing waits, before a
+task that is expected to take long, and at least every 20 ms.
+
+A function that raises has failed and its slot goes on. SystemExit and KeyboardInterrupt end the process, as
+they would anywhere else; so do os._exit, signals and the C library's abort. What was running then is for the
+worker to find out.
+"""
+
+import asyncio
+import importlib
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from actors import SECOND, Nanos, Page
+from cluster.worker.child_messages import (
+    FINISHED,
+    FLUSH_ESTIMATE_US,
+    FLUSH_INTERVAL_NS,
+    RING_OUTCOME_BYTES_MAX,
+    Ready,
+    StartFailed,
+    batch_decoder,
+    encode,
+    encode_oversize,
+    setup_decoder,
+)
+from cluster.errors import ClusterError
+from cluster.worker.page import ClaimPage
+from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
+from cluster.state.effects import Assignment
+from cluster.task import AsyncTask, Task, registered_tasks, running
+
+LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds, unless it is stopped
+MESSAGE_BYTES_MAX = 4_096
+TRACEBACK_BYTES_MAX = 8_192
+TRACEBACK_FRAMES_MAX = 50              # the innermost
+CUT = b"... (cut)\n"
+
+
+class Host(Protocol):
+    """What an executor needs of the process it runs in."""
+
+    page: Page
+
+    def send(self, frame: bytes) -> None:
+        """Hands one frame to the worker; may block."""
+
+    def now(self) -> Nanos:
+        """The boot clock, the same as the worker's."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+
+class Executor:
+    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`."""
+
+    def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]]) -> None:
+        self._host = host
+        self._page = ClaimPage(host.page.view, create=True)
+        self._tasks = tasks
+        self._waiting: deque[Assignment] = deque()
+        self._number = 0                        # of the last task claimed; counts as the worker does
+        self._task: Assignment | None = None    # claimed, not yet run
+        self._started: Nanos = 0
+        self._outcome: bytes | None = None      # of the last task run, not yet in the ring
+        self._unannounced = False               # there is something in the ring that no frame has told
+        self._announced_at: Nanos = host.now()
+        self._ended: Nanos = 0                  # when the last task ended, if that was just now
+        self._runner: asyncio.Runner | None = None
+
+    @property
+    def running(self) -> Assignment | None:
+        """The task that `run` would run."""
+        return self._task
+
+    def receive(self, frame: bytes) -> None:
+        """Takes a batch of assignments."""
+        batch = batch_decoder.decode(frame)
+        assert batch.first == self._number + len(self._waiting) + 1, "batches are numbered without gaps"
+        self._waiting.extend(batch.items)
+
+    def claim(self) -> bool:
+        """Writes the last outcome and claims the next task; False if none waits, then the host looks for
+        more.
+        """
+        page, waiting, host = self._page, self._waiting, self._host
+        outcome = self._outcome
+        now, self._ended = self._ended, 0
+        if outcome is None and not waiting:
+            return False
+        oversize = None
+        if not host.page.acquire(LOCK_TIMEOUT):
+            raise TimeoutError("the lock of the claim page is held")
+        try:
+            if outcome is not None:
+                self._outcome = None
+                if len(outcome) <= RING_OUTCOME_BYTES_MAX and page.append(outcome):
+                    self._unannounced = True
+                else:
+                    oversize = outcome
+            task = None
+            now = now or host.now()
+            while waiting and task is None:
+                self._number += 1
+                task = waiting.popleft()
+                if not page.claim(self._number, now):
+                    task = None                             # withdrawn
+        finally:
+            host.page.release()
+        if oversize is not None:
+            host.send(encode_oversize(oversize))
+        self._task = task
+        if task is None:
+            return False
+        is_long = task.estimate_us > FLUSH_ESTIMATE_US
+        if self._unannounced and (is_long or now - self._announced_at >= FLUSH_INTERVAL_NS):
+            self.flush()
+        self._started = now
+        return True
+
+    def run(self) -> None:
+        """Runs the claimed task. Raises SystemExit and KeyboardInterrupt: the process is to end."""
+        assignment = self._task
+        assert assignment is not None, "run without a claim"
+        host = self._host
+        started = self._started
+        started_ms = host.wall_ms()
+        running.id = assignment.task
+        running.attempt = assignment.attempt
+        running.name = assignment.name
+        running.deadline_ms = started_ms + assignment.timeout_ms
+        error = None
+        try:
+            task = self._tasks.get(assignment.name)
+            if task is None:
+                raise LookupError(f"no task of this name in this worker: {assignment.name}")
+            codec = task.codec
+            args, kwargs = codec.decode_arguments(assignment.body)
+            value = task.function(*args, **kwargs)
+            if isinstance(task, AsyncTask):
+                value = self._complete(value)
+            body = codec.encode_result(value)
+            status = OUTCOME_COMPLETED
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exception:
+            body, status, error = b"", OUTCOME_FAILED, failure_of(exception)
+        running.id = 0
+        self._task = None
+        self._ended = now = host.now()
+        self._outcome = encode(
+            Outcome(
+                assignment.task,
+                assignment.attempt,
+                status,
+                started_ms,
+                (now - started) // 1_000,
+                body,
+                error,
+            )
+        )
+
+    def flush(self) -> None:
+        """Tells the worker that the ring has outcomes, if it has some that it was not told of."""
+        if self._unannounced:
+            self._unannounced = False
+            self._announced_at = self._host.now()
+            self._host.send(FINISHED)
+
+    def _complete(self, coroutine: Any) -> object:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
+
+
+def failure_of(exception: BaseException) -> Failure:
+    """An exception as it is recorded: its type, its message, and its traceback from the user's code on."""
+    kind = type(exception)
+    short = kind.__module__ == "builtins" or isinstance(exception, ClusterError)
+    name = kind.__qualname__ if short else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(exception)
+    except Exception as broken:
+        message = f"<its __str__ raised {type(broken).__name__}>"
+    tb = exception.__traceback__
+    if tb is not None:
+        tb = tb.tb_next                         # drops the executor's own frame
+    try:
+        text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
+    except Exception as broken:
+        text = f"<its traceback cannot be formatted: {type(broken).__name__}>"
+    return Failure(name, _bounded(message, MESSAGE_BYTES_MAX), _bounded(text, TRACEBACK_BYTES_MAX))
+
+
+def _bounded(text: str, bytes_max: int) -> str:
+    """Text that can be encoded, and its end if it is longer than `bytes_max`."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) > bytes_max:
+        encoded = CUT + encoded[len(CUT) - bytes_max :]
+    return encoded.decode("utf-8", "ignore")
+
+
+class BlockingHost(Host, Protocol):
+    """A real child process: its inbound frames can be waited for."""
+
+    def poll(self) -> bytes | None:
+        """A frame that is there already, else None."""
+
+    def receive(self) -> bytes | None:
+        """Waits for a frame; None once the worker has closed its side."""
+
+
+def main(host: BlockingHost, argument: bytes) -> None:
+    """Entry of an executor child; returns when the worker lets go of it."""
+    report = load(setup_decoder.decode(argument).modules)
+    executor = Executor(host, registered_tasks())      # before Ready: it makes the page
+    host.send(encode(report))
+    if isinstance(report, StartFailed):
+        return
+    while True:
+        while executor.claim():
+            executor.run()
+        frame = host.poll()
+        if frame is None:
+            executor.flush()
+            frame = host.receive()
+            if frame is None:
+                return
+        executor.receive(frame)
+
+
+def load(modules: tuple[str, ...]) -> Ready | StartFailed:
+    """Imports the modules that define tasks."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as exception:      # SystemExit too: a module that ends the process must be named
+            text = "".join(traceback.format_exception(exception))
+            return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
+    return Ready(tuple(sorted(registered_tasks())))

@@ -1,0 +1,110 @@
+"""The claim page: what a worker and one executor child share in memory, beside the frames they exchange.
+
+Problem: tasks wait in the child, so that a short one costs no round trip. The worker must be able to take
+back what waits there, to see what runs since when, to name the culprit after a kill, and to collect finished
+tasks from a child that sits in C code or died; none of that may depend on the child's cooperation.
+
+Idea: the worker numbers the tasks that it sends to a child: 1, 2, 3, ... The child runs them in that order
+and claims each one here, under the lock, before it starts it; the worker marks a number as withdrawn, under
+the same lock, and that counts if the number is not claimed yet. Outcomes lie in a ring: the child appends,
+the worker takes all of them at once and leaves it empty, so the ring never wraps and needs one word: count
+and length.
+
+After a kill the page is read without the lock, whose holder may be dead. Every word is written whole (8
+bytes, aligned) and last, so what it says is true at every instant: an outcome is in the ring or it is not.
+
+Layout, little endian: words `magic, claimed, claimed_at, ring`, then one mark per number modulo WINDOW_TASKS,
+then the ring from RING_OFFSET to the end of the page.
+"""
+
+from typing import Final
+
+MAGIC: Final = 0x51_52_4D_51_50_47_45_01
+WINDOW_TASKS: Final = 1_024         # numbers that may be with a child and unfinished at once
+MARKS_OFFSET: Final = 64
+RING_OFFSET: Final = 4_096
+RING_BYTES: Final = 256 * 1024
+PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
+COUNT_SHIFT: Final = 32
+LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
+
+assert MARKS_OFFSET + WINDOW_TASKS <= RING_OFFSET
+
+_MAGIC, _CLAIMED, _CLAIMED_AT, _RING = range(4)
+
+
+class ClaimPage:
+    """One side's view of the page. Who may call what, and under which lock, is said at each method."""
+
+    __slots__ = ("_marks", "_ring", "_ring_bytes", "_words")
+
+    def __init__(self, view: memoryview, *, create: bool = False) -> None:
+        assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
+        self._words = view[:MARKS_OFFSET].cast("Q")
+        self._marks = view[MARKS_OFFSET : MARKS_OFFSET + WINDOW_TASKS]
+        self._ring = view[RING_OFFSET:]
+        self._ring_bytes = view.nbytes - RING_OFFSET
+        if create:
+            self._words[_MAGIC] = MAGIC
+        assert self._words[_MAGIC] == MAGIC, "not a claim page"
+
+    # -- the child's side, under the lock
+    # ------------------------------------------------------------------------
+
+    def claim(self, number: int, now: int) -> bool:
+        """Claims the next task at boot time `now`; False if the worker has withdrawn it: skip it then."""
+        words = self._words
+        assert number == words[_CLAIMED] + 1, "tasks are claimed in order"
+        words[_CLAIMED_AT] = now
+        words[_CLAIMED] = number
+        marks = self._marks
+        index = number % WINDOW_TASKS
+        if marks[index]:
+            marks[index] = 0
+            return False
+        return True
+
+    def append(self, outcome: bytes) -> bool:
+        """Adds one encoded outcome; False if the ring has no room for it."""
+        words = self._words
+        state = words[_RING]
+        start = state & LENGTH_MASK
+        end = start + len(outcome)
+        if end > self._ring_bytes:
+            return False
+        self._ring[start:end] = outcome
+        words[_RING] = state + (1 << COUNT_SHIFT) + len(outcome)
+        return True
+
+    # -- the worker's side
+    # ---------------------------------------------------------------------------------------
+
+    @property
+    def claimed(self) -> int:
+        """The last number claimed; 0 before the first. Without the lock only once the child is dead."""
+        return self._words[_CLAIMED]
+
+    @property
+    def claimed_at(self) -> int:
+        """When that was, in nanoseconds of the boot clock."""
+        return self._words[_CLAIMED_AT]
+
+    def withdraw(self, number: int) -> bool:
+        """Takes back a task that waits in the child, under the lock; False if it is claimed already."""
+        claimed = self._words[_CLAIMED]
+        assert number <= claimed + WINDOW_TASKS, "a number beyond the window"
+        if number <= claimed:
+            return False
+        self._marks[number % WINDOW_TASKS] = 1
+        return True
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether `take` would return something; a hint, good without the lock."""
+        return self._words[_RING] != 0
+
+    def take(self) -> tuple[int, bytes]:
+        """Empties the ring, under the lock or once the child is dead: how many outcomes, and all of them."""
+        state = self._words[_RING]
+        self._words[_RING] = 0
+        return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])

@@ -1,0 +1,238 @@
+"""What one slot of a worker holds, and what becomes of it when it finishes, is late, or loses its child.
+
+A slot is one executor child and the tasks that the leader assigned to it. Tasks are numbered when they are
+sent to the child (`cluster.worker.page` says what the numbers are for); what exceeds the window of the child waits
+here. Nothing in this module touches a process: the worker asks what is to be done, does it, and says what
+happened.
+
+Who is to blame when a child is lost: the task that it had claimed last, if it has no outcome yet. Unless the
+worker ended the child itself; then it depends on why it did, and on whether the task that it meant is still
+the one that ran. Everything else that the child had was there through no fault of its own, and goes back.
+"""
+
+from collections import deque
+from enum import Enum
+
+from msgspec import Struct
+
+from cluster.worker.page import WINDOW_TASKS
+from cluster.state.commands import (
+    OUTCOME_CRASHED,
+    OUTCOME_RETURNED,
+    OUTCOME_TIMED_OUT,
+    Failure,
+    Outcome,
+)
+from cluster.state.effects import Assignment
+
+Pair = tuple[int, int]              # task id, attempt
+Nanos = int
+
+BATCH_TASKS_MAX = 256               # in one frame to the child
+WINDOW_BYTES = 4 * 1024 * 1024      # bodies that are with a child; one larger body is allowed alone
+OVERRUN_NS: Nanos = 100_000_000     # beyond its estimate a task holds up what waits behind it
+TERM_GRACE_NS: Nanos = 2_000_000_000    # between SIGTERM and SIGKILL
+STDERR_BYTES_MAX = 4 * 1024
+
+
+class Why(Enum):
+    """Why the worker ends a child."""
+
+    TIME_LIMIT = "time limit"       # of the task that runs
+    WITHDRAWN = "withdrawn"         # the task that runs was given up: cancelled, or given to another worker
+    NO_ANSWER = "no answer"         # the lock of its page stays taken
+    STOPPING = "stopping"
+
+
+class Due(Enum):
+    """What is to be done about a slot now."""
+
+    NOTHING = "nothing"
+    HAND_BACK = "hand back"         # what waits behind the running task
+    END = "end"                     # the time limit has passed: hand back, then SIGTERM
+    KILL = "kill"                   # SIGTERM did not help: SIGKILL
+
+
+class Held(Struct, eq=False):
+    """A task at this worker."""
+
+    assignment: Assignment
+    number: int = 0                 # at its child; 0 while it waits here
+
+
+class Ending(Struct):
+    """The worker is ending the child."""
+
+    why: Why
+    number: int                     # of the task that is meant; 0 for none
+    kill_at: Nanos
+
+
+class Ended(Struct, frozen=True):
+    """How a child ended, and when (boot clock, wall clock)."""
+
+    code: int | None
+    signal: int | None
+    stderr: bytes
+    now: Nanos
+    wall_ms: int
+
+
+class Slot:
+    """One slot. Invariant: `sent` is in order of number, and holds no number that is `claimed` and has an
+    outcome.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.pairs: dict[Pair, Held] = {}       # everything held here
+        self.queued: deque[Held] = deque()      # not yet with the child
+        self.sent: dict[int, Held] = {}         # number -> with the child, no outcome yet
+        self.ending: Ending | None = None
+        self._last_number = 0
+        self._sent_bytes = 0
+
+    # -- in and out -----------------------------------------------------------------------------------------
+
+    def assign(self, assignment: Assignment) -> None:
+        pair = (assignment.task, assignment.attempt)
+        assert pair not in self.pairs, f"{pair} is held already"
+        held = Held(assignment)
+        self.pairs[pair] = held
+        self.queued.append(held)
+
+    def next_batch(self, claimed: int) -> tuple[int, list[Assignment]] | None:
+        """What to send to the child now: its first number and the assignments. `claimed` as the page says."""
+        if self.ending is not None:
+            return None
+        first = self._last_number + 1
+        items: list[Assignment] = []
+        while self.queued and len(items) < BATCH_TASKS_MAX and self._last_number < claimed + WINDOW_TASKS:
+            held = self.queued[0]
+            size = len(held.assignment.body)
+            if self.sent and self._sent_bytes + size > WINDOW_BYTES:
+                break
+            self.queued.popleft()
+            self._last_number += 1
+            held.number = self._last_number
+            self.sent[held.number] = held
+            self._sent_bytes += size
+            items.append(held.assignment)
+        return (first, items) if items else None
+
+    def finish(self, pair: Pair) -> bool:
+        """A task has an outcome; False if it is not held (withdrawn meanwhile)."""
+        held = self.pairs.get(pair)
+        if held is None:
+            return False
+        self._remove(held)
+        return True
+
+    # -- late -----------------------------------------------------------------------------------------------
+
+    def running(self, claimed: int) -> Held | None:
+        """The task that runs, if the last number claimed has no outcome yet."""
+        return self.sent.get(claimed)
+
+    def check(self, now: Nanos, claimed: int, claimed_at: Nanos) -> Due:
+        """What is due, with the page's words read under its lock."""
+        if self.ending is not None:
+            return Due.KILL if now >= self.ending.kill_at else Due.NOTHING
+        held = self.sent.get(claimed)
+        if held is None:
+            return Due.NOTHING
+        ran = now - claimed_at
+        if ran >= held.assignment.timeout_ms * 1_000_000:
+            return Due.END
+        if ran >= held.assignment.estimate_us * 1_000 + OVERRUN_NS and len(self.pairs) > 1:
+            return Due.HAND_BACK
+        return Due.NOTHING
+
+    def end(self, why: Why, number: int, now: Nanos, grace: Nanos = TERM_GRACE_NS) -> None:
+        """The worker ends the child because of task `number`; the first reason counts."""
+        if self.ending is None:
+            self.ending = Ending(why, number, now + grace)
+        else:
+            self.ending.kill_at = min(self.ending.kill_at, now + grace)
+
+    def waiting(self, claimed: int) -> list[Held]:
+        """With the child but not claimed: what may be withdrawn under the lock."""
+        return [held for number, held in self.sent.items() if number > claimed]
+
+    def hand_back(self, held: Held) -> Outcome:
+        """A task that did not run leaves this worker, uncounted. If it is with the child, it must be
+        withdrawn.
+        """
+        self._remove(held)
+        return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_RETURNED, 0, 0, b"")
+
+    def drop(self, held: Held) -> None:
+        """A task leaves this worker and nobody wants to hear of it."""
+        self._remove(held)
+
+    # -- lost -----------------------------------------------------------------------------------------------
+
+    def lost(self, claimed: int, claimed_at: Nanos, ended: Ended) -> list[Outcome]:
+        """The child ended, and every outcome that it left was collected. The slot is empty then, for a new
+        child.
+        """
+        outcomes: list[Outcome] = []
+        culprit = self.sent.get(claimed)
+        ending = self.ending
+        if culprit is not None:
+            if ending is None:
+                outcomes.append(_blame(culprit, OUTCOME_CRASHED, _crash(ended), claimed_at, ended))
+                self._remove(culprit)
+            elif ending.number == culprit.number and ending.why is Why.TIME_LIMIT:
+                failure = _time_limit(culprit.assignment, ended)
+                outcomes.append(_blame(culprit, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
+                self._remove(culprit)
+            elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
+                self._remove(culprit)
+        outcomes.extend(self.hand_back(held) for held in list(self.pairs.values()))
+        assert not self.pairs and not self.sent and not self.queued and self._sent_bytes == 0
+        self.ending = None
+        self._last_number = 0
+        return outcomes
+
+    def _remove(self, held: Held) -> None:
+        del self.pairs[held.assignment.task, held.assignment.attempt]
+        if held.number:
+            del self.sent[held.number]
+            self._sent_bytes -= len(held.assignment.body)
+        else:
+            self.queued.remove(held)
+
+
+def _blame(held: Held, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
+    ran = max(0, ended.now - started)
+    return Outcome(
+        held.assignment.task,
+        held.assignment.attempt,
+        status,
+        ended.wall_ms - ran // 1_000_000,
+        ran // 1_000,
+        b"",
+        failure,
+    )
+
+
+def _crash(ended: Ended) -> Failure:
+    if ended.signal is not None:
+        return _failure("ChildKilled", f"its process was ended by signal {ended.signal}", ended)
+    return _failure("ChildExited", f"its process ended with exit code {ended.code}", ended)
+
+
+def _time_limit(assignment: Assignment, ended: Ended) -> Failure:
+    seconds = f"{assignment.timeout_ms / 1_000:g}"
+    return _failure("TimeLimitExceeded", f"it ran longer than its time limit of {seconds} s", ended)
+
+
+def _failure(kind: str, message: str, ended: Ended) -> Failure:
+    return Failure(
+        kind,
+        message,
+        exit_code=-1 if ended.code is None else ended.code,
+        signal=-1 if ended.signal is None else ended.signal,
+        stderr=ended.stderr[-STDERR_BYTES_MAX:].decode("utf-8", "replace"),
+    )
