@@ -8,29 +8,27 @@ difference to what the state says.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, Ref, handles
+from cluster.broker.admission import well_formed
+from cluster.broker.delivery import Delivery
 from cluster.broker.entries import EntryBuilder
 from cluster.broker.lease_table import LeaseTable
+from cluster.broker.link import Link, Links
+from cluster.broker.status import cluster_status
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
     Applied,
     ConfirmLeadership,
     LeaderKnown,
-    Leading,
     LeadershipConfirmed,
+    Leading,
     Propose,
 )
 from cluster.peer.reception import Reception, Service
 from cluster.state.commands import (
-    BODY_BYTES_MAX,
-    PRIORITY_MAX,
-    SUBMIT_TASKS_MAX,
-    TASK_NUMBER_BITS,
     Cancel,
     Close,
     Command,
@@ -41,16 +39,17 @@ from cluster.state.commands import (
     Submit,
     Tick,
 )
-from cluster.state.effects import ANSWER_NO_SESSION, ANSWER_OK, Answer, Assignment, Effects, Registered, TaskResult
+from cluster.state.effects import (
+    ANSWER_NO_SESSION,
+    ANSWER_OK,
+    Answer,
+)
 from cluster.state.machine import Machine
 from cluster.wire import (
-    HELLO_ITEMS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
     Answers,
-    Assignments,
     Describe,
-    Described,
     Following,
     FromClient,
     FromWorker,
@@ -60,44 +59,16 @@ from cluster.wire import (
     Lease,
     LeaseAck,
     Overload,
-    Record,
-    RegisterAnswer,
-    Results,
     StatusReply,
     StatusRequest,
-    Unknown,
     Watch,
     Welcome,
-    Withdraw,
 )
 
-T = TypeVar("T")
-
 LEASE_CHECK_INTERVAL = 500 * MILLISECOND
-FRAME_BYTES_SOFT = 1024 * 1024      # a message of assignments or results is cut here
 OVERLOAD_RETRY_MS = 100
-HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
-WATCHED_TASKS_MAX = 1_000_000       # of one client
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
 LINK_SILENCE = 30 * SECOND          # whoever talks to the leader does so twice a second; a silent link is dead
-
-
-@dataclass(eq=False, slots=True)
-class Link:
-    """One linked worker or client. `session` is 0 until it registered here or said hello with one."""
-
-    peer: Peer
-    name: str
-    incarnation: int
-    role: int
-    session: int = 0
-    reconciled: bool = False                                # a worker's Holding of this term has been answered
-    held: list[int] = field(default_factory=list)           # pairs of a Holding that is being continued
-    watched: set[int] = field(default_factory=set)          # tasks of other sessions that it waits for
-    running: tuple[int, ...] = ()
-    children: tuple[int, ...] = ()
-    pid: int = 0
-    heard: Nanos = 0
 
 
 class Broker(Actor):
@@ -114,10 +85,7 @@ class Broker(Actor):
         self.term = 0
         self.leader = ""
         self.refused = 0                                    # messages that no well-behaved peer sends
-        self._links: dict[Peer, Link] = {}
-        self._by_session: dict[int, Link] = {}
-        self._by_name: dict[tuple[str, int], Link] = {}
-        self._watchers: dict[int, list[Link]] = {}
+        self._links = Links(self.machine)
         self._closing: set[int] = set()                     # sessions whose owner has said goodbye
         self._entry = EntryBuilder()
         self._leases: LeaseTable[Link] = LeaseTable()
@@ -126,6 +94,7 @@ class Broker(Actor):
 
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
+        self._delivery = delivery = Delivery(self.machine, self._links, self.context.log)
         self._handlers: dict[type, Callable[[Link, msgspec.Struct], None]] = {
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -134,9 +103,9 @@ class Broker(Actor):
             Close: self._on_close,
             Seen: self._on_seen,
             Lease: self._on_lease,
-            Holding: self._on_holding,
-            Watch: self._on_watch,
-            Describe: self._on_describe,
+            Holding: delivery.on_holding,
+            Watch: delivery.on_watch,
+            Describe: delivery.on_describe,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
             decoder: msgspec.msgpack.Decoder[list[msgspec.Struct]] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]
@@ -149,41 +118,23 @@ class Broker(Actor):
 
     def _accept(self, peer: Peer, hello: Hello) -> str:
         link = Link(peer, hello.node, hello.incarnation, hello.role, heard=self.context.clock.now())
-        self._links[peer] = link
-        self._by_name[link.name, link.incarnation] = link
+        self._links.add(link)
         if hello.session:
-            self._claim(link, hello.session)
+            self._links.claim(link, hello.session)
         peer.send(Welcome(self.node, self.incarnation, self.term, self.leader))
         return ""
 
     def _on_closed(self, peer: Peer) -> None:
-        link = self._links.pop(peer, None)
-        if link is None:
-            return
-        if self._by_name.get((link.name, link.incarnation)) is link:
-            del self._by_name[link.name, link.incarnation]
-        if self._by_session.get(link.session) is link:
-            del self._by_session[link.session]
-        self._unwatch(link)
+        link = self._links.remove(peer)
+        if link is not None:
+            self._delivery.forget(link)
 
     def _drop(self, link: Link) -> None:
         link.peer.close()
         self._on_closed(link.peer)
 
-    def _claim(self, link: Link, session: int) -> bool:
-        """Binds a session to the link that speaks for it; only its own name and incarnation may."""
-        if link.session == session:
-            return True
-        known = self.machine.session(session)
-        if known is None or known.name != link.name or known.incarnation != link.incarnation:
-            return known is None        # unknown: the state's own answer will say so
-        link.session = session
-        link.reconciled = False
-        self._by_session[session] = link
-        return True
-
     def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
-        link = self._links.get(peer)
+        link = self._links.of_peer(peer)
         if link is None:
             return
         link.heard = self.context.clock.now()
@@ -213,7 +164,7 @@ class Broker(Actor):
 
     def _on_submit(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Submit)
-        if not _well_formed(message) or not self._claim(link, message.session):
+        if not well_formed(message) or not self._links.claim(link, message.session):
             self._refuse(link, "malformed submit")
         elif self.raft.backlog_bytes + self._entry.bytes > BACKLOG_BYTES_MAX:
             link.peer.send(Overload(message.session, message.seq, OVERLOAD_RETRY_MS))
@@ -222,7 +173,7 @@ class Broker(Actor):
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Complete | Cancel)
-        if not self._claim(link, message.session):
+        if not self._links.claim(link, message.session):
             self._refuse(link, "a command for another's session")
             return
         size = sum(len(outcome.body) for outcome in message.outcomes) if isinstance(message, Complete) else 0
@@ -239,13 +190,13 @@ class Broker(Actor):
 
     def _on_close(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Close)
-        if message.incarnation == link.incarnation and self._claim(link, message.session):
+        if message.incarnation == link.incarnation and self._links.claim(link, message.session):
             self._closing.add(message.session)
             self._propose(message, 0)
 
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Seen)
-        if self._claim(link, message.session):
+        if self._links.claim(link, message.session):
             self._propose(message, 0)
 
     def _propose(self, command: Command, body_bytes: int) -> None:
@@ -273,9 +224,8 @@ class Broker(Actor):
         self._leases.restart(now, [session.id for session in self.machine.sessions_open()])
         self._lease_round = 0
         self._entry.clear()
-        for link in self._links.values():
-            link.reconciled = False
-            link.held.clear()
+        self._delivery.restart(message.term)
+        for link in self._links:
             link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
         self.context.log.event("leading", node=self.node, term=self.term)
@@ -285,9 +235,8 @@ class Broker(Actor):
     def on_leader_known(self, message: LeaderKnown) -> None:
         self.leading, self.term, self.leader = False, message.term, message.node
         self._entry.clear()
-        self._watchers.clear()
-        for link in self._links.values():
-            link.watched.clear()
+        self._delivery.restart(message.term)
+        for link in self._links:
             if message.node:
                 link.peer.send(LeaderIs(message.term, message.node))
 
@@ -298,126 +247,18 @@ class Broker(Actor):
         if not self.leading or message.term != self.term:
             return
         effects = message.effects
-        by_session = self._by_session
+        self._delivery.carry_out(effects)
+        now = self.context.clock.now()
         for registered in effects.registered:
-            self._on_registered(registered, effects)
-        if effects.answers:
-            self._send_answers(effects)
-        for session, pairs in effects.withdrawn.items():
-            if (link := by_session.get(session)) is not None:
-                flat = [number for pair in pairs for number in pair]
-                link.peer.send(Withdraw(self.term, session, flat))
-        for session, assignments in effects.assignments.items():
-            if (link := by_session.get(session)) is not None and link.reconciled:
-                self._send_assignments(link, assignments)
-        for session, results in effects.results.items():
-            if (link := by_session.get(session)) is not None:
-                self._send_results(link, results)
-            if self._watchers:
-                self._notify_watchers(results)
+            if registered.code == ANSWER_OK:
+                self._leases.heard(registered.session, now)
         for session in effects.ended:
             self._leases.forget(session)
-            if (link := by_session.pop(session, None)) is not None:
-                link.session = 0
-                link.reconciled = False
-                if session in self._closing:
-                    self._drop(link)
+            link = self._links.end_session(session)
+            if link is not None and session in self._closing:
+                self._drop(link)
         self._closing.difference_update(effects.ended)
         self._arm()
-
-    def _on_registered(self, registered: Registered, effects: Effects) -> None:
-        link = self._by_name.get((registered.name, registered.incarnation))
-        if link is None:
-            return
-        link.peer.send(RegisterAnswer(registered))
-        if registered.code == ANSWER_OK and self._claim(link, registered.session):
-            self._leases.heard(registered.session, self.context.clock.now())
-            if link.role == ROLE_WORKER:
-                # Perhaps a repeated registration whose first answer was lost: tell all it holds, not only the news.
-                effects.assignments.pop(registered.session, None)
-                link.reconciled = True
-                self._send_assignments(link, self.machine.held_by(registered.session))
-
-    def _send_answers(self, effects: Effects) -> None:
-        per_session: dict[int, list[msgspec.Struct]] = {}
-        for answer in effects.answers:
-            per_session.setdefault(answer.session, []).append(answer)
-        for session, answers in per_session.items():
-            if (link := self._by_session.get(session)) is not None:
-                link.peer.send(Answers(answers))  # type: ignore[arg-type]
-
-    def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
-        for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
-            if not link.peer.send(Assignments(self.term, link.session, chunk)):
-                # They are the worker's in the state but it was not told: its next hello or Holding brings them up.
-                link.reconciled = False
-                self.context.log.event("assignments_undelivered", worker=link.name, tasks=len(chunk))
-                return
-
-    def _send_results(self, link: Link, results: list[TaskResult]) -> None:
-        for chunk in _chunks(results, lambda result: len(result.body)):
-            link.peer.send(Results(chunk))
-
-    # -- reconciliation -----------------------------------------------------------------------------------------
-
-    def _on_holding(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Holding)
-        if not self._claim(link, message.session) or link.session != message.session:
-            return
-        if message.term != self.term or len(link.held) + len(message.pairs) > HELD_PAIRS_MAX:
-            return
-        link.held += message.pairs
-        if message.more:
-            return
-        pairs, link.held = link.held, []
-        has = set(zip(pairs[::2], pairs[1::2], strict=False))
-        should = self.machine.held_by(link.session)
-        lacking = [assignment for assignment in should if (assignment.task, assignment.attempt) not in has]
-        owed = {(assignment.task, assignment.attempt) for assignment in should}
-        surplus = [number for pair in zip(pairs[::2], pairs[1::2], strict=False) if pair not in owed for number in pair]
-        if surplus:
-            link.peer.send(Withdraw(self.term, link.session, surplus))
-        link.reconciled = True
-        self._send_assignments(link, lacking)
-
-    def _on_watch(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Watch)
-        found: list[TaskResult] = []
-        unknown: list[int] = []
-        for task in message.tasks:
-            result = self.machine.result(task)
-            if isinstance(result, TaskResult):
-                found.append(result)
-            elif result is None:
-                unknown.append(task)
-            elif task >> TASK_NUMBER_BITS != link.session and len(link.watched) < WATCHED_TASKS_MAX:
-                link.watched.add(task)
-                self._watchers.setdefault(task, []).append(link)
-        self._send_results(link, found)
-        for start in range(0, len(unknown), HELLO_ITEMS_MAX):
-            link.peer.send(Unknown(unknown[start : start + HELLO_ITEMS_MAX]))
-
-    def _on_describe(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Describe)
-        link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
-
-    def _record(self, task: int) -> Record:
-        # Attempts that were handed back before they began are no attempts to a user.
-        return Record(task, self.machine.state_of(task) or "unknown", len(self.machine.attempts(task)))
-
-    def _notify_watchers(self, results: list[TaskResult]) -> None:
-        for result in results:
-            for link in self._watchers.pop(result.task, ()):
-                link.watched.discard(result.task)
-                link.peer.send(Results([result]))
-
-    def _unwatch(self, link: Link) -> None:
-        for task in link.watched:
-            watchers = self._watchers.get(task)
-            if watchers is not None:
-                watchers.remove(link)
-                if not watchers:
-                    del self._watchers[task]
 
     # -- silence and dates --------------------------------------------------------------------------------------
 
@@ -426,7 +267,7 @@ class Broker(Actor):
         if self.machine.session(message.session) is None:
             link.peer.send(Answers([Answer(message.session, 0, ANSWER_NO_SESSION)]))
             return
-        if not self._claim(link, message.session):
+        if not self._links.claim(link, message.session):
             return
         link.running, link.children, link.pid = message.running, message.children, message.pid
         self._leases.heard(message.session, self.context.clock.now())
@@ -452,7 +293,7 @@ class Broker(Actor):
         if not self.leading:
             return
         now = self.context.clock.now()
-        for link in [link for link in self._links.values() if now - link.heard > LINK_SILENCE]:
+        for link in [link for link in self._links if now - link.heard > LINK_SILENCE]:
             self._drop(link)
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
@@ -490,68 +331,5 @@ class Broker(Actor):
             "broker": {"node": self.node, "pid": self.pid, **self.raft.status()},
         }
         if self.leading:
-            report |= self._cluster_status()
+            report |= cluster_status(self.machine, self._links)
         link.peer.send(StatusReply(message.request, msgspec.Raw(msgspec.msgpack.encode(report))))
-
-    def _cluster_status(self) -> dict[str, object]:
-        """What only the leader knows. Running and waiting come from workers' heartbeats, up to 500 ms old."""
-        status = self.machine.status()
-        workers = []
-        waiting_in: dict[str, int] = {}
-        for session in self.machine.sessions_open():
-            if session.worker is None:
-                continue
-            link = self._by_session.get(session.id)
-            held = self.machine.held_by(session.id)
-            running = set(link.running) if link is not None else set()
-            waits = [assignment for assignment in held if assignment.task not in running]
-            for assignment in waits:
-                queue = self.machine.queue_of(assignment.task) or ""
-                waiting_in[queue] = waiting_in.get(queue, 0) + 1
-            workers.append(
-                {
-                    "node": session.name,
-                    "pid": link.pid if link is not None and link.pid else None,
-                    "slots": session.worker.slots,
-                    "running": len(held) - len(waits),
-                    "waiting": len(waits),
-                    "children": list(link.children) if link is not None else [],
-                }
-            )
-        queues = [
-            {**row, "waiting": waiting_in.get(str(row["name"]), 0), "running": row["running"] - waiting_in.get(str(row["name"]), 0)}
-            for row in status["queues"]
-        ]
-        return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues}
-
-
-def _well_formed(message: Submit) -> bool:
-    """What the state relies on; a client of ours never breaks it."""
-    tasks = 0
-    for group in message.groups:
-        tasks += len(group.bodies)
-        if group.first < 1 or not group.name:
-            return False
-        if any(len(body) > BODY_BYTES_MAX for body in group.bodies):
-            return False
-        options = group.options
-        if options is not None and not (
-            0 <= options.priority <= PRIORITY_MAX and options.timeout_ms > 0 and options.delay_ms >= 0 and options.queue
-        ):
-            return False
-    return 0 < tasks <= SUBMIT_TASKS_MAX
-
-
-def _chunks(items: list[T], size: Callable[[T], int]) -> list[list[T]]:
-    """Cuts a list so that no message exceeds FRAME_BYTES_SOFT by more than its last item."""
-    if not items:
-        return []
-    chunks: list[list[T]] = [[]]
-    filled = 0
-    for item in items:
-        if filled > FRAME_BYTES_SOFT:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(item)
-        filled += size(item)
-    return chunks

@@ -21,21 +21,22 @@ MAIL_MAX = 60
 class Chances:
     """Of each kind of event, in relation to each other."""
 
-    deliver: int = 40
-    tick: int = 30
-    persist: int = 30
+    deliver: int = 60
+    tick: int = 20
+    persist: int = 60
     propose: int = 10
-    stand: int = 5
-    crash: int = 6
+    stand: int = 3
+    partition: int = 2
+    crash: int = 3
     wipe: int = 1
     link_down: int = 3
     open_round: int = 2
 
     @classmethod
     def drawn(cls, random: Random) -> "Chances":
-        """Each weight of a third to three times the usual: worlds should differ in what is rare in them."""
+        """Each weight of a sixth to six times the usual: worlds should differ in what is rare in them."""
         usual = vars(cls())
-        return cls(**{kind: max(1, round(weight * 3 ** random.uniform(-1, 1))) for kind, weight in usual.items()})
+        return cls(**{kind: max(1, round(weight * 6 ** random.uniform(-1, 1))) for kind, weight in usual.items()})
 
 
 @dataclass
@@ -72,6 +73,7 @@ class World:
             for node in range(1, size + 1)
         }
         self.mail: list[Message] = []
+        self.apart: set[int] = set()
         self.record = Record()
         self.incarnation = dict.fromkeys(self.nodes, 0)
         self.led: dict[int, tuple[int, int]] = {}       # node -> (term, incarnation) it was last seen leading
@@ -92,7 +94,8 @@ class World:
             message = self.mail[position]
             if self.random.random() > 0.05:     # else it comes again
                 del self.mail[position]
-            if self.random.random() > 0.05:     # else it is lost
+            parted = (message.sender in self.apart) != (message.to in self.apart)
+            if not parted and self.random.random() > 0.05:      # else it is lost
                 self.nodes[message.to].core.step(message)
                 self.look(self.nodes[message.to])
 
@@ -114,11 +117,16 @@ class World:
                 self.look(node)
 
     def stand(self) -> None:
-        """A node is late in everything: it believes that an election timeout has passed."""
-        node = self._any()
-        node.core.forget_leader()
-        node.core.campaign()
-        self.look(node)
+        """A node or two believe that an election timeout has passed."""
+        for node in self.random.sample(list(self.nodes.values()), self.random.choice((1, 2))):
+            node.core.forget_leader()
+            node.core.campaign()
+            self.look(node)
+
+    def partition(self) -> None:
+        """Two parts that do not hear each other, or none."""
+        count = self.random.choice((0, 1, self.size // 2))
+        self.apart = set(self.random.sample(sorted(self.nodes), count))
 
     def crash(self) -> None:
         """What was not durable is lost, but for some writes of which the core has not heard. Mail survives."""
@@ -215,6 +223,7 @@ class World:
     def come_to_rest(self) -> None:
         """The network heals, nobody crashes: a new entry reaches everyone soon."""
         self.mail.clear()
+        self.apart.clear()
         last = b"the last"
         for _ in range(40 * ELECTION_TICKS):
             for node in self.nodes.values():

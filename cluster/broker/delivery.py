@@ -1,0 +1,183 @@
+"""What a leader tells workers and clients: the effects of applied entries, and the difference to what they know.
+
+Effects may be lost with a link or with a leader, so nothing rests on them. A worker says what it holds to each new
+leader and over each new link, and gets the difference to what the state says it holds; until then it is sent no
+assignment, since the order between the two would be left to chance. A client says which results it waits for.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from actors import Log
+from cluster.broker.link import Link, Links
+from cluster.state.commands import TASK_NUMBER_BITS
+from cluster.state.effects import ANSWER_OK, Answer, Assignment, Effects, Registered, TaskResult
+from cluster.state.machine import Machine
+from cluster.wire import (
+    HELLO_ITEMS_MAX,
+    ROLE_WORKER,
+    Answers,
+    Assignments,
+    Describe,
+    Described,
+    Holding,
+    Record,
+    RegisterAnswer,
+    Results,
+    Unknown,
+    Watch,
+    Withdraw,
+)
+
+T = TypeVar("T")
+
+FRAME_BYTES_SOFT = 1024 * 1024      # a message of assignments or results is cut here
+HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
+WATCHED_TASKS_MAX = 1_000_000       # of one client
+
+
+class Delivery:
+    """The leader's side of every link. `term` is the one that it leads."""
+
+    def __init__(self, machine: Machine, links: Links, log: Log) -> None:
+        self.machine = machine
+        self.links = links
+        self.log = log
+        self.term = 0
+        self._watchers: dict[int, list[Link]] = {}      # task -> links that wait for it, of other sessions than its own
+
+    def restart(self, term: int) -> None:
+        """Another term, led by this broker or another: everyone says again what it waits for and holds."""
+        self.term = term
+        self._watchers.clear()
+        for link in self.links:
+            link.watched.clear()
+            link.held.clear()
+            link.reconciled = False
+
+    def carry_out(self, effects: Effects) -> None:
+        links = self.links
+        for registered in effects.registered:
+            self._on_registered(registered, effects)
+        if effects.answers:
+            self._send_answers(effects)
+        for session, pairs in effects.withdrawn.items():
+            if (link := links.of_session(session)) is not None:
+                flat = [number for pair in pairs for number in pair]
+                link.peer.send(Withdraw(self.term, session, flat))
+        for session, assignments in effects.assignments.items():
+            if (link := links.of_session(session)) is not None and link.reconciled:
+                self._send_assignments(link, assignments)
+        for session, results in effects.results.items():
+            if (link := links.of_session(session)) is not None:
+                self._send_results(link, results)
+            if self._watchers:
+                self._notify_watchers(results)
+
+    def _on_registered(self, registered: Registered, effects: Effects) -> None:
+        link = self.links.of_name(registered.name, registered.incarnation)
+        if link is None:
+            return
+        link.peer.send(RegisterAnswer(registered))
+        if registered.code == ANSWER_OK and self.links.claim(link, registered.session):
+            if link.role == ROLE_WORKER:
+                # Perhaps a repeated registration whose first answer was lost: tell all it holds, not only the news.
+                effects.assignments.pop(registered.session, None)
+                link.reconciled = True
+                self._send_assignments(link, self.machine.held_by(registered.session))
+
+    def _send_answers(self, effects: Effects) -> None:
+        per_session: dict[int, list[Answer]] = {}
+        for answer in effects.answers:
+            per_session.setdefault(answer.session, []).append(answer)
+        for session, answers in per_session.items():
+            if (link := self.links.of_session(session)) is not None:
+                link.peer.send(Answers(answers))
+
+    def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
+        for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
+            if not link.peer.send(Assignments(self.term, link.session, chunk)):
+                # They are the worker's in the state but it was not told: its next hello or Holding brings them up.
+                link.reconciled = False
+                self.log.event("assignments_undelivered", worker=link.name, tasks=len(chunk))
+                return
+
+    def _send_results(self, link: Link, results: list[TaskResult]) -> None:
+        for chunk in _chunks(results, lambda result: len(result.body)):
+            link.peer.send(Results(chunk))
+
+    def on_holding(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Holding)
+        if not self.links.claim(link, message.session) or link.session != message.session:
+            return
+        if message.term != self.term or len(link.held) + len(message.pairs) > HELD_PAIRS_MAX:
+            return
+        link.held += message.pairs
+        if message.more:
+            return
+        pairs, link.held = link.held, []
+        has = set(zip(pairs[::2], pairs[1::2], strict=False))
+        should = self.machine.held_by(link.session)
+        lacking = [assignment for assignment in should if (assignment.task, assignment.attempt) not in has]
+        owed = {(assignment.task, assignment.attempt) for assignment in should}
+        surplus = [number for pair in zip(pairs[::2], pairs[1::2], strict=False) if pair not in owed for number in pair]
+        if surplus:
+            link.peer.send(Withdraw(self.term, link.session, surplus))
+        link.reconciled = True
+        self._send_assignments(link, lacking)
+
+    def on_watch(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Watch)
+        found: list[TaskResult] = []
+        unknown: list[int] = []
+        for task in message.tasks:
+            result = self.machine.result(task)
+            if isinstance(result, TaskResult):
+                found.append(result)
+            elif result is None:
+                unknown.append(task)
+            elif task >> TASK_NUMBER_BITS != link.session and len(link.watched) < WATCHED_TASKS_MAX:
+                link.watched.add(task)
+                self._watchers.setdefault(task, []).append(link)
+        self._send_results(link, found)
+        for start in range(0, len(unknown), HELLO_ITEMS_MAX):
+            link.peer.send(Unknown(unknown[start : start + HELLO_ITEMS_MAX]))
+
+    def on_describe(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Describe)
+        link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
+
+    def _record(self, task: int) -> Record:
+        # Attempts that were handed back before they began are no attempts to a user.
+        return Record(task, self.machine.state_of(task) or "unknown", len(self.machine.attempts(task)))
+
+    def _notify_watchers(self, results: list[TaskResult]) -> None:
+        for result in results:
+            for link in self._watchers.pop(result.task, ()):
+                link.watched.discard(result.task)
+                link.peer.send(Results([result]))
+
+    def forget(self, link: Link) -> None:
+        for task in link.watched:
+            watchers = self._watchers.get(task)
+            if watchers is not None:
+                watchers.remove(link)
+                if not watchers:
+                    del self._watchers[task]
+
+
+def _chunks(items: list[T], size: Callable[[T], int]) -> list[list[T]]:
+    """Cuts a list so that no message exceeds FRAME_BYTES_SOFT by more than its last item."""
+    if not items:
+        return []
+    chunks: list[list[T]] = [[]]
+    filled = 0
+    for item in items:
+        if filled > FRAME_BYTES_SOFT:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(item)
+        filled += size(item)
+    return chunks

@@ -1,0 +1,36 @@
+"""The leader's view of workers and queues, for status."""
+
+from cluster.broker.link import Links
+from cluster.state.machine import Machine
+
+
+def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
+    """What only the leader knows. Running and waiting come from workers' heartbeats, up to 500 ms old."""
+    status = machine.status()
+    workers = []
+    waiting_in: dict[str, int] = {}
+    for session in machine.sessions_open():
+        if session.worker is None:
+            continue
+        link = links.of_session(session.id)
+        held = machine.held_by(session.id)
+        running = set(link.running) if link is not None else set()
+        waits = [assignment for assignment in held if assignment.task not in running]
+        for assignment in waits:
+            queue = machine.queue_of(assignment.task) or ""
+            waiting_in[queue] = waiting_in.get(queue, 0) + 1
+        workers.append(
+            {
+                "node": session.name,
+                "pid": link.pid if link is not None and link.pid else None,
+                "slots": session.worker.slots,
+                "running": len(held) - len(waits),
+                "waiting": len(waits),
+                "children": list(link.children) if link is not None else [],
+            }
+        )
+    queues = [
+        {**row, "waiting": waiting_in.get(str(row["name"]), 0), "running": row["running"] - waiting_in.get(str(row["name"]), 0)}
+        for row in status["queues"]
+    ]
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues}

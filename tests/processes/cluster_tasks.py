@@ -1,0 +1,215 @@
+"""What the clusters of these tests run. The rig copies this file beside each topology, where workers find it."""
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from msgspec import Struct
+
+from cluster import current, task
+
+POLL_S = 0.005
+
+
+@task
+def echo(value: int) -> int:
+    """Some hundreds of these keep a small cluster busy for a second or two."""
+    time.sleep(0.01)
+    return value
+
+
+@task
+def add(left: int, right: int = 1) -> int:
+    return left + right
+
+
+# -- who runs this, and when -------------------------------------------------------------------------------------
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def worker_pid() -> int:
+    """Of the worker whose child this is: child, fork server, worker."""
+    return _parent(os.getppid())
+
+
+def mark(folder: str, what: str) -> None:
+    """Tells the test, in one step, that this attempt got so far, and in which process."""
+    partial = Path(folder, f".{what}.{os.getpid()}")
+    partial.write_text(str(os.getpid()))
+    partial.replace(Path(folder, what))
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(POLL_S)
+
+
+@task(timeout="5m")
+def wait_at_first(folder: str) -> int:
+    """The first attempt waits for the file "go", later ones do not. Returns the pid of its worker."""
+    attempt = current().attempt
+    worker = worker_pid()
+    mark(folder, f"started-{attempt}")
+    if attempt == 1:
+        wait_for(Path(folder, "go"))
+    mark(folder, f"finished-{attempt}")
+    return worker
+
+
+@task(timeout="5m")
+def hold(folder: str, number: int) -> int:
+    """Waits for the file "go"."""
+    mark(folder, f"started-{number}")
+    wait_for(Path(folder, "go"))
+    return number
+
+
+@task
+def once(folder: str, number: int) -> int:
+    """Leaves a line for each time it runs."""
+    with open(Path(folder, f"ran-{number}"), "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return number
+
+
+@task(queue="night")
+def at_night(number: int) -> int:
+    return -number
+
+
+# -- what a task can do to its process ---------------------------------------------------------------------------
+
+
+@task
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+class Strange(Exception):
+    """Not one of Python's own."""
+
+
+@task
+def fail_strangely() -> None:
+    raise Strange("there is no name for it")
+
+
+@task
+def exit_at_once(code: int) -> None:
+    sys.stderr.write(f"last words of {current().attempt}\n")
+    os._exit(code)
+
+
+@task
+def exit_politely(code: int) -> None:
+    sys.stderr.write("goodbye\n")
+    sys.exit(code)
+
+
+@task
+def exit_at_first(code: int) -> int:
+    if current().attempt == 1:
+        os._exit(code)
+    return current().attempt
+
+
+@task
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task
+def read_nothing() -> None:
+    """A segmentation fault."""
+    ctypes.string_at(0)
+
+
+def backtrack() -> None:
+    """A regular expression that backtracks for years inside of C code, which no signal handler can stop."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@task
+def backtrack_forever() -> None:
+    backtrack()
+
+
+@task(timeout="5m")
+def backtrack_at_first(folder: str) -> int:
+    attempt = current().attempt
+    mark(folder, f"started-{attempt}")
+    if attempt == 1:
+        backtrack()
+    return attempt
+
+
+@task
+def print_much(megabytes: int) -> int:
+    line = "x" * 1023 + "\n"
+    for _ in range(megabytes * 512):
+        sys.stdout.write(line)
+        sys.stderr.write(line)
+    return megabytes
+
+
+@task
+def print_much_and_exit(megabytes: int, code: int) -> None:
+    print_much(megabytes)
+    sys.stderr.write("the end\n")
+    os._exit(code)
+
+
+@task
+def return_an_object() -> object:
+    return object()
+
+
+@task
+def return_bytes(size: int) -> bytes:
+    return bytes(size)
+
+
+# -- how arguments and results travel ----------------------------------------------------------------------------
+
+
+@dataclass
+class Order:
+    article: str
+    pieces: int
+    due: datetime
+
+
+class Invoice(Struct):
+    total: int
+    sent: datetime
+    lines: list[str]
+
+
+@task
+def bill(order: Order, price: int, *, days: timedelta) -> Invoice:
+    assert isinstance(order, Order) and isinstance(order.due, datetime) and isinstance(days, timedelta)
+    return Invoice(order.pieces * price, order.due + days, [f"{order.pieces} x {order.article}"])
+
+
+@task
+async def later(value: str) -> str:
+    await asyncio.sleep(0.001)
+    return value + "!"
+
+
+@task(timeout="1m", name="tests:who")
+def who() -> tuple[int, int, str, bool]:
+    """What `current` says; and whether its deadline lies within the next minute."""
+    task = current()
+    left = (task.deadline - datetime.now(UTC)).total_seconds()
+    return task.id, task.attempt, task.name, 0 < left <= 60
