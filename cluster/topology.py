@@ -19,6 +19,7 @@ PORT_MAX = 65_535
 SLOTS_MAX = 1_024
 WORKERS_MAX = 1_024
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+PORT = re.compile(r"[0-9]{1,5}")
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|\[::1\]")
 
@@ -75,8 +76,10 @@ def parse(text: str, source: str) -> Topology:
     """Reads a topology from TOML `text`; `source` names it in errors. Raises TopologyError."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:         # TOMLDecodeError, and Python's own for numbers of thousands of digits
         raise TopologyError(f"{source}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise TopologyError(f"{source}: not valid TOML: it is nested too deeply") from None
     return _Reader(document, text, source).topology()
 
 
@@ -183,7 +186,7 @@ class _Reader:
     def address(self, row: dict[str, object], where: tuple[str, int], key: str, default: str | None) -> str:
         address = self.value(row, where, key, str, default)
         host, colon, port = address.rpartition(":")
-        if not (host and colon and port.isdecimal() and 1 <= int(port) <= PORT_MAX) and key in row:
+        if not (host and colon and PORT.fullmatch(port) and 1 <= int(port) <= PORT_MAX) and key in row:
             self.fail((*where, key), f'{key} = {address!r}: write "host:port", port 1 to {PORT_MAX}')
         return address
 
@@ -231,7 +234,7 @@ class _Reader:
             for key, address in (("address", node.address), ("bulk_address", node.bulk_address)):
                 if address in seen:
                     self.fail(
-                        ("broker", index, key if key == "bulk_address" else "address"),
+                        ("broker", index, key),
                         f"{node.name!r}: {key} {address} is already {seen[address]} "
                         f"(the bulk port is the port + {BULK_PORT_OFFSET} unless bulk_address is given)",
                     )
@@ -256,7 +259,9 @@ class _Reader:
 
     def fail(self, where: tuple[str, int, str], problem: str) -> NoReturn:
         table, index, key = where
-        line = self.lines.get((table, index, key)) or self.lines.get((table, index, ""))
+        # A bulk address that was not given comes from the address.
+        keys = (key, "address", "") if key == "bulk_address" else (key, "")
+        line = next((self.lines[table, index, key] for key in keys if (table, index, key) in self.lines), None)
         raise TopologyError(f"{self.source}:{line}: {problem}" if line else f"{self.source}: {problem}")
 
 

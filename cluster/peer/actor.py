@@ -11,39 +11,32 @@ from dataclasses import dataclass
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, Ref, handles
+from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
-from cluster.peer.formation import (
-    Action,
-    Announce,
-    Begin,
-    Foreign,
-    Formation,
-    Quarantine,
-    SendForm,
-    Store,
-)
+from cluster.peer.errors import BrokerFault, BrokerRefused
+from cluster.peer.formation import Formation
+from cluster.peer.founding import Founding
 from cluster.peer.links import BrokerLinks
 from cluster.peer.messages import (
     Applied,
     ConfirmLeadership,
     LeaderKnown,
-    Leading,
     LeadershipConfirmed,
+    Leading,
     Propose,
 )
+from cluster.peer.news import ReplicaNews
+from cluster.peer.reception import Reception, Service
 from cluster.raft import wire
 from cluster.raft.core import Config, Proposal, Raft
 from cluster.raft.effects import Effects as RaftEffects
-from cluster.raft.effects import Write
 from cluster.raft.membership import Configuration
-from cluster.raft.messages import NO_NODE, Entry, EntryKind, Message, MessageType, Role
-from cluster.peer.reception import Reception, Service
-from cluster.peer.stamp import StampClock, median_ms
-from cluster.state.commands import MACHINE_VERSION, Formation as FormationCommand, Stamp
-from cluster.state.effects import Effects
+from cluster.raft.messages import NO_NODE, EntryKind, MessageType, Role
+from cluster.state.commands import MACHINE_VERSION, Stamp
+from cluster.state.commands import Formation as FormationCommand
 from cluster.state.machine import Machine
 from cluster.storage.errors import WalFailed
-from cluster.storage.record import GROUP, decode_records, encode_record
+from cluster.storage.record import decode_records
 from cluster.storage.scan import NodeIdentity
 from cluster.storage.segment import WalLimits
 from cluster.storage.wal import DEFAULT_LIMITS, Wal
@@ -64,18 +57,8 @@ CATCH_UP_TICKS_MAX = 20             # after a pause: a stall must not become an 
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
-APPLY_BYTES_PER_TURN = 1024 * 1024  # about 8,000 small tasks, some ten milliseconds
-DIGESTS_KEPT_MAX = 64
 LOCK_PATIENCE = 10 * SECOND         # for the lock of a predecessor that is still ending
 LOCK_RETRY = 100 * MILLISECOND
-
-
-class BrokerFault(Exception):  # noqa: N818
-    """This broker cannot go on; a restart goes through recovery."""
-
-
-class BrokerRefused(Exception):  # noqa: N818
-    """This broker may not start; an operator must put something right first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +83,17 @@ class RaftPeer(Actor):
         self.incarnation = incarnation
         self.machine = Machine()
         self.wal: Wal = None  # type: ignore[assignment]      # until it is opened
-        self.core: Raft | None = None
+        self.core: Raft | None = None                   # from the formation on, with its drive
+        self.drive: Drive | None = None
         self.broker: Ref[object] | None = None
         self.names = [name for name, _, _ in config.brokers]
         self.id = self.names.index(config.node) + 1
         self.refused = 0                                # messages that no well-behaved broker sends
-        self._effects = Effects()
-        self._has_effects = False
-        self._leading_term = 0                          # of the term whose own entry is applied, 0 = not leading
         self._told: tuple[int, str] | None = None       # term and leader that the Broker knows
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
         self._incarnations: dict[int, int] = {}         # of the other brokers, as they last said hello
         self._peer_ids: dict[Peer, int] = {}
-        self._wall_offsets: dict[int, int] = {}         # node id -> its wall clock minus ours, ms
-        self._last_stamp_ms = 0
-        self._digests: dict[int, int] = {}              # the newest by index, to compare with other replicas
-        self._unsynced: int = 0                         # newest write id whose completion is still awaited
         self._ticked_at: Nanos = 0
-        self._driving = False
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -170,7 +146,7 @@ class RaftPeer(Actor):
             if name != config.node
         ]
         fresh_id = context.entropy.bits(8 * CLUSTER_ID_BYTES).to_bytes(CLUSTER_ID_BYTES, "big")
-        self.formation = Formation.resume(
+        formation = Formation.resume(
             is_first=self.id == 1,
             peers=tuple(name for _, name, _, _ in others),
             fresh_id=fresh_id,
@@ -178,6 +154,8 @@ class RaftPeer(Actor):
             has_log=self.recovery.hard_state.term > 0 or self.recovery.quarantined,
         )
         self.links = BrokerLinks(self.endpoint, others, self._hello, guard(self._link_up), guard(self._link_down))  # type: ignore[arg-type]
+        self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
+        self.news = ReplicaNews(config.node, context.clock, context.log)
         _, control, bulk = config.brokers[self.id - 1]
         self.reception.listen(control)
         self.reception.listen(bulk)
@@ -185,7 +163,7 @@ class RaftPeer(Actor):
         self._guarded_tick = context.callback(self._tick)
         context.timer("tick", TICK, self._before_tick)
         context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
-        self._perform(self.formation.start())
+        self.founding.start()
 
     def stopped(self, reason: object) -> None:
         if self.wal is not None:
@@ -197,7 +175,7 @@ class RaftPeer(Actor):
         log = self.wal
         last_index = log.last_index
         state = BrokerState(
-            self.recovery.cluster_id or self.formation.cluster_id,
+            self.recovery.cluster_id or self.founding.formation.cluster_id,
             self.core.term if self.core is not None else self.recovery.hard_state.term,
             last_index,
             log.term(last_index) if last_index else 0,
@@ -213,7 +191,7 @@ class RaftPeer(Actor):
         if self._incarnations.get(node_id) != hello.incarnation:
             self._incarnations[node_id] = hello.incarnation
             self._restarted(node_id, hello.broker)
-        self.links.send(node_id, FormationNews(self.formation.phase, self.formation.cluster_id))
+        self.links.send(node_id, self.founding.news)
         return ""
 
     def _restarted(self, node_id: int, state: BrokerState) -> None:
@@ -239,11 +217,11 @@ class RaftPeer(Actor):
             if kind is RaftMessage:
                 self._on_raft(node_id, message)
             elif kind is FormationNews:
-                self._perform(self.formation.heard(self.names[node_id - 1], message.phase, message.cluster_id))  # type: ignore[attr-defined]
+                self.founding.heard(self.names[node_id - 1], message)  # type: ignore[arg-type]
             elif kind is Form:
-                self._perform(self.formation.asked(message.cluster_id))  # type: ignore[attr-defined]
+                self.founding.asked(message)  # type: ignore[arg-type]
             elif kind is ClockNews:
-                self._on_clock_news(node_id, message)
+                self.news.heard(node_id, self.names[node_id - 1], message)  # type: ignore[arg-type]
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
@@ -267,23 +245,8 @@ class RaftPeer(Actor):
         core.step(decoded)
         self._drive_later()
 
-    def _on_clock_news(self, node_id: int, message: msgspec.Struct) -> None:
-        assert isinstance(message, ClockNews)
-        self._wall_offsets[node_id] = message.wall_ms - self.context.clock.wall_ms()
-        own = self._digests.get(message.digest_index)
-        if own is not None and own != message.digest:
-            self.context.log.event(
-                "digests_differ",
-                index=message.digest_index,
-                node=self.config.node,
-                digest=own,
-                other=self.names[node_id - 1],
-                other_digest=message.digest,
-                action="the replicas decided differently: stop the cluster and keep every data directory",
-            )
-
     def _link_up(self, node_id: int) -> None:
-        self._perform(self.formation.linked())
+        self.founding.linked()
 
     def _link_down(self, node_id: int) -> None:
         if self.core is not None:
@@ -294,33 +257,6 @@ class RaftPeer(Actor):
             self._drive_later()
 
     # -- formation --------------------------------------------------------------------------------------------------
-
-    def _perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Announce):
-                self.links.send_all(FormationNews(self.formation.phase, self.formation.cluster_id))
-            elif isinstance(action, SendForm):
-                self.links.send_all(Form(action.cluster_id, tuple(self.names)))
-            elif isinstance(action, Store):
-                self._store(action.cluster_id, "")
-            elif isinstance(action, Quarantine):
-                self._store(action.cluster_id, "this broker came empty to a cluster that had formed")
-            elif isinstance(action, Begin):
-                self._begin(action.cluster_id)
-            else:
-                assert isinstance(action, Foreign)
-                raise BrokerRefused(
-                    f"{self.config.directory} belongs to another cluster than {action.node}: "
-                    f"{self.formation.cluster_id.hex()} here, {action.cluster_id.hex()} there"
-                )
-
-    def _store(self, cluster_id: bytes, quarantine: str) -> None:
-        self.wal.store_formation(
-            cluster_id,
-            self.names,
-            quarantine=quarantine,
-            done=lambda: self._perform(self.formation.stored(cluster_id, quarantined=bool(quarantine))),
-        )
 
     def _begin(self, cluster_id: bytes) -> None:
         """Elections may run."""
@@ -340,6 +276,16 @@ class RaftPeer(Actor):
             applying_bytes_max=APPLY_BYTES_PER_TURN,
         )
         self.core = Raft(config, self.storage)
+        self.drive = Drive(
+            self.core,
+            self.wal,
+            self.storage,
+            self.links,
+            self.machine,
+            self._drive_later,
+            self._notice,
+            self._lead,
+        )
         if self.wal.quarantined:
             self.core.quarantine()
         self.context.log.event(
@@ -399,18 +345,11 @@ class RaftPeer(Actor):
         return Stamp(self.stamp_ms(), self.core.term)
 
     def stamp_ms(self) -> int:
-        clock = self.context.clock
-        target = median_ms([clock.wall_ms() + offset for offset in (0, *self._wall_offsets.values())])
-        self._last_stamp_ms = self._stamps.read(clock.now(), target)
-        return self._last_stamp_ms
+        return self.news.stamp_ms()
 
     def _tell_clock(self) -> None:
         self.context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
-        index, value = self.machine.digest
-        self._digests[index] = value
-        while len(self._digests) > DIGESTS_KEPT_MAX:
-            del self._digests[next(iter(self._digests))]
-        self.links.send_all(ClockNews(self.context.clock.wall_ms(), index, value))
+        self.links.send_all(self.news.own(*self.machine.digest))
 
     # -- ticks --------------------------------------------------------------------------------------------------------
 
@@ -451,91 +390,22 @@ class RaftPeer(Actor):
         self.context.at_turn_end(self._drive)
 
     def _drive(self) -> None:
-        """Carries out everything that the core wants, until it wants nothing more."""
-        core = self.core
-        assert core is not None and not self._driving
-        self._driving = True
-        applied_bytes = 0
-        while (effects := core.take()) is not None:
-            self._send(effects.messages)
-            if effects.write is not None:
-                self._queue_write(effects.write)
-                self.wal.flush()
-            if effects.committed:
-                self._apply(effects.committed)
-                applied_bytes += sum(len(entry.payload) for entry in effects.committed)
-            self._notice(effects)
-            if applied_bytes > APPLY_BYTES_PER_TURN:
-                self._drive_later()     # a replay or a catch-up: the sockets have their turn in between
-                break
-        self._driving = False
+        assert self.drive is not None
+        self.drive.run()
         self._tell_broker()
 
-    def _send(self, messages: list[Message]) -> None:
-        if not messages:
-            return
-        for message in messages:
-            if not self.links.send_raft(message, wire.encode(message, _record_of)) and message.entries:
-                assert self.core is not None
-                self.core.unreachable(message.to)
-        self.links.flush()
-
-    def _queue_write(self, write: Write) -> None:
-        core = self.core
-        assert core is not None
-        if not write.must_sync and not write.truncate_from and not self._unsynced:
-            core.persisted(write.id)        # only the commit hint moved: it rides on the next write
-            return
-        for entry in write.entries:
-            if not entry.record:
-                encode_record(GROUP, entry)
-        self.storage.handed_out(write.entries, write.truncate_from)
-        self._unsynced = write.id
-        state = write.hard_state
-        self.wal.append(write.id, state.term, state.vote, state.commit, write.truncate_from, write.entries)
-
     def _persisted(self, write_id: int) -> None:
-        assert self.core is not None
-        if write_id == self._unsynced:
-            self._unsynced = 0
-        self.core.persisted(write_id)
-        if not self._driving:
-            self._drive_later()
+        assert self.drive is not None
+        self.drive.persisted(write_id)
 
     def _failed(self, error: WalFailed) -> None:
         raise BrokerFault(str(error))
 
-    def _apply(self, entries: list[Entry]) -> None:
-        core = self.core
-        assert core is not None
-        leading = core.role is Role.LEADER
-        effects = self._effects if leading else None
-        apply = self.machine.apply
-        for entry in entries:
-            apply(entry.index, entry.term, entry.payload, effects)
-        core.applied(entries)
-        if leading:
-            self._has_effects = True
-            if self._leading_term != core.term and entries[-1].term == core.term:
-                self._become_leading(core.term)
-
-    def _become_leading(self, term: int) -> None:
-        """An entry of the own term is applied: the state holds everything that was ever acknowledged."""
-        self._leading_term = term
-        clock = self.context.clock
-        target = median_ms([clock.wall_ms() + offset for offset in (0, *self._wall_offsets.values())])
-        self._stamps = StampClock(self.machine.now_ms, target, clock.now())
-        # Effects of what earlier leaders had proposed are for links that are reconciled anyway.
-        self._effects = Effects()
-        self._has_effects = False
-
     def _notice(self, effects: RaftEffects) -> None:
+        """What the core says that is not about messages, disk and entries."""
         core = self.core
         assert core is not None
         if effects.soft_state is not None and core.role is not Role.LEADER:
-            self._leading_term = 0
-            self._effects = Effects()
-            self._has_effects = False
             self._round_of.clear()
         if effects.confirmed_round and self.broker is not None:
             done = [number for number in self._round_of if number <= effects.confirmed_round]
@@ -544,8 +414,9 @@ class RaftPeer(Actor):
         for node_id in effects.data_lost_by:
             self.context.log.event("data_lost", node=self.names[node_id - 1], action="quarantined until it caught up")
         if effects.quarantine_demanded:
-            self.context.log.event("quarantined", node=self.config.node, reason="the leader saw more of this log before")
-            self.wal.quarantine("the leader had seen more of this log", done=core.quarantine)
+            reason = "the leader had seen more of this log"
+            self.context.log.event("quarantined", node=self.config.node, reason=reason)
+            self.wal.quarantine(reason, done=core.quarantine)
         if effects.quarantine_over:
             self.wal.lift_quarantine(done=self._quarantine_lifted)
         if effects.fault:
@@ -556,23 +427,20 @@ class RaftPeer(Actor):
         self.core.lift_quarantine()
         self.context.log.event("quarantine_lifted", node=self.config.node)
 
+    def _lead(self, term: int) -> None:
+        self.news.lead(self.machine.now_ms)
+
     def _tell_broker(self) -> None:
         """What the Broker must know after a drive: who leads, then what was applied under it."""
-        core, broker = self.core, self.broker
-        if core is None or broker is None:
+        core, broker, drive = self.core, self.broker, self.drive
+        if core is None or drive is None or broker is None:
             return
-        leading = core.role is Role.LEADER and self._leading_term == core.term
+        leading = core.role is Role.LEADER and drive.leading_term == core.term
         leader = self.names[core.leader - 1] if core.leader != NO_NODE else ""
         if core.role is Role.LEADER and not leading:
             leader = ""
         if (core.term, leader) != self._told:
             self._told = (core.term, leader)
             broker.tell(Leading(core.term) if leading else LeaderKnown(core.term, leader))
-        if self._has_effects and leading:
-            effects, self._effects = self._effects, Effects()
-            self._has_effects = False
+        if leading and (effects := drive.take_effects()) is not None:
             broker.tell(Applied(core.term, effects))
-
-
-def _record_of(entry: Entry) -> bytes:
-    return entry.record or encode_record(GROUP, entry)

@@ -12,8 +12,8 @@ import msgspec
 
 from actors import Endpoint, Peer
 from cluster.raft.messages import Message, MessageType
-from cluster.wire import RaftMessage, ToBroker
 from cluster.wire import Message as WireMessage
+from cluster.wire import RaftMessage, ToBroker
 
 CONTROL_APPEND_BYTES_MAX = 64 * 1024
 

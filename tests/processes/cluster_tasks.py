@@ -26,6 +26,13 @@ def echo(value: int) -> int:
 
 
 @task
+def echo_from(value: int) -> int:
+    """The pid of the worker that ran it."""
+    time.sleep(0.01)
+    return worker_of(os.getpid())
+
+
+@task
 def add(left: int, right: int = 1) -> int:
     return left + right
 
@@ -37,9 +44,9 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def worker_pid() -> int:
-    """Of the worker whose child this is: child, fork server, worker."""
-    return _parent(os.getppid())
+def worker_of(child: int) -> int:
+    """The pid of the worker that an executor child belongs to: between them is a fork server."""
+    return _parent(_parent(child))
 
 
 def mark(folder: str, what: str) -> None:
@@ -58,7 +65,7 @@ def wait_for(path: Path) -> None:
 def wait_at_first(folder: str) -> int:
     """The first attempt waits for the file "go", later ones do not. Returns the pid of its worker."""
     attempt = current().attempt
-    worker = worker_pid()
+    worker = worker_of(os.getpid())
     mark(folder, f"started-{attempt}")
     if attempt == 1:
         wait_for(Path(folder, "go"))

@@ -1,0 +1,143 @@
+"""One drive of the Raft core: the heart of a broker.
+
+Messages that may leave at once leave, so that followers write while this broker does; then everything of the turn is
+made durable with one sync; then the answers that waited for it leave, and what is committed is applied. Nothing is
+told before the disk has it.
+"""
+
+from collections.abc import Callable
+
+from cluster.peer.entry_cache import EntryCache
+from cluster.peer.links import BrokerLinks
+from cluster.raft import wire
+from cluster.raft.core import Raft
+from cluster.raft.effects import Effects as RaftEffects
+from cluster.raft.effects import Write
+from cluster.raft.messages import Entry, Message, Role
+from cluster.state.effects import Effects
+from cluster.state.machine import Machine
+from cluster.storage.record import GROUP, encode_record
+from cluster.storage.wal import Wal
+
+APPLY_BYTES_PER_TURN = 1024 * 1024  # about 8,000 small tasks, some ten milliseconds
+
+
+class Drive:
+    """Carries out what one core wants. `later` asks for another `run` in the next turn; `notice` gets the effects that
+    are not about messages, disk and entries; `lead(term)` is called when the first entry of a term of ours is applied.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_core",
+        "_effects",
+        "_later",
+        "_lead",
+        "_links",
+        "_machine",
+        "_notice",
+        "_running",
+        "_unsynced",
+        "_wal",
+        "leading_term",
+    )
+
+    def __init__(
+        self,
+        core: Raft,
+        wal: Wal,
+        cache: EntryCache,
+        links: BrokerLinks,
+        machine: Machine,
+        later: Callable[[], None],
+        notice: Callable[[RaftEffects], None],
+        lead: Callable[[int], None],
+    ) -> None:
+        self._core = core
+        self._wal = wal
+        self._cache = cache
+        self._links = links
+        self._machine = machine
+        self._later = later
+        self._notice = notice
+        self._lead = lead
+        self.leading_term = 0               # of the term whose own entry is applied, 0 = not leading
+        self._effects: Effects | None = None    # of what was applied since they were last taken
+        self._unsynced = 0                  # newest write id whose completion is still awaited
+        self._running = False
+
+    def run(self) -> None:
+        """Carries out everything that the core wants, until it wants nothing more."""
+        core = self._core
+        assert not self._running
+        self._running = True
+        applied_bytes = 0
+        while (effects := core.take()) is not None:
+            if effects.messages:
+                self._send(effects.messages)
+            if effects.write is not None:
+                self._queue(effects.write)
+                self._wal.flush()
+            if effects.soft_state is not None and core.role is not Role.LEADER:
+                self.leading_term = 0
+                self._effects = None
+            if effects.committed:
+                self._apply(effects.committed)
+                applied_bytes += sum(len(entry.payload) for entry in effects.committed)
+            self._notice(effects)
+            if applied_bytes > APPLY_BYTES_PER_TURN:
+                self._later()       # a replay or a catch-up: the sockets have their turn in between
+                break
+        self._running = False
+
+    def persisted(self, write_id: int) -> None:
+        """The log's word that writes up to this one are durable."""
+        if write_id == self._unsynced:
+            self._unsynced = 0
+        self._core.persisted(write_id)
+        if not self._running:
+            self._later()
+
+    def take_effects(self) -> Effects | None:
+        """What was applied as the leader since the last call."""
+        effects, self._effects = self._effects, None
+        return effects
+
+    def _send(self, messages: list[Message]) -> None:
+        for message in messages:
+            if not self._links.send_raft(message, wire.encode(message, _record_of)) and message.entries:
+                self._core.unreachable(message.to)
+        self._links.flush()
+
+    def _queue(self, write: Write) -> None:
+        if not write.must_sync and not write.truncate_from and not self._unsynced:
+            self._core.persisted(write.id)      # only the commit hint moved: it rides on the next write
+            return
+        for entry in write.entries:
+            if not entry.record:
+                encode_record(GROUP, entry)
+        self._cache.handed_out(write.entries, write.truncate_from)
+        self._unsynced = write.id
+        state = write.hard_state
+        self._wal.append(write.id, state.term, state.vote, state.commit, write.truncate_from, write.entries)
+
+    def _apply(self, entries: list[Entry]) -> None:
+        core = self._core
+        leading = core.role is Role.LEADER
+        if leading and self._effects is None:
+            self._effects = Effects()
+        effects = self._effects
+        apply = self._machine.apply
+        for entry in entries:
+            apply(entry.index, entry.term, entry.payload, effects)
+        core.applied(entries)
+        if leading and self.leading_term != core.term and entries[-1].term == core.term:
+            # The state holds everything that was ever acknowledged. Effects of what earlier leaders had proposed are
+            # for links that are reconciled anyway.
+            self.leading_term = core.term
+            self._effects = None
+            self._lead(core.term)
+
+
+def _record_of(entry: Entry) -> bytes:
+    return entry.record or encode_record(GROUP, entry)
