@@ -1,6 +1,6 @@
 """A fault-tolerant task queue: brokers replicate everything through Raft, workers run tasks, clients submit and await."""
 
-from cluster.client.client import Batch, Client, Handle
+from cluster.client import Batch, Client, Handle
 from cluster.errors import (
     BodyTooLarge,
     ClusterError,

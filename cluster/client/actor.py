@@ -7,23 +7,25 @@ answers the difference. So nothing here retries by guessing, and a failover is i
 
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
+from cluster.client.outbox import Draft, Outbox
+from cluster.client.questions import Questions, reject
+from cluster.client.seen import SeenNumbers
+from cluster.client.sinks import BothSinks, ManySink, Sink
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, TaskNotFound, Unavailable
 from cluster.leader_links import LeaderLinks
-from cluster.client.outbox import Draft, Outbox
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Close, Options, Register, Seen, Submit
-from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, TaskResult
+from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
 from cluster.window import Window
 from cluster.wire import (
     HELLO_ITEMS_MAX,
     ROLE_CLIENT,
     Answers,
-    Describe,
     Described,
     Hello,
     Lease,
@@ -32,7 +34,6 @@ from cluster.wire import (
     RegisterAnswer,
     Results,
     StatusReply,
-    StatusRequest,
     ToClient,
     Unknown,
     Watch,
@@ -42,43 +43,12 @@ LEASE_INTERVAL = 500 * MILLISECOND
 SEEN_INTERVAL = 1 * SECOND
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 REWATCH_AFTER = 5 * SECOND         # results that are awaited with nothing heard for so long are asked for again
+NUMBER_MASK = (1 << TASK_NUMBER_BITS) - 1
 SWEEP_INTERVAL = 100 * MILLISECOND
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in this process; more are refused at once
 REGISTER_RETRY = 1 * SECOND
 
 Waiter = Future[None]
-
-
-class Sink(Protocol):
-    """Who waits for a task's terminal record."""
-
-    def deliver(self, result: TaskResult) -> None: ...
-
-    def fail(self, task: int, error: ClusterError) -> None: ...
-
-
-class ManySink(Sink, Protocol):
-    """A sink that keeps count of the tasks it waits for."""
-
-    def add(self, task: int) -> None: ...
-
-
-class _Both:
-    """Two sinks that wait for one task: who submitted it, and who asked for it by its id."""
-
-    __slots__ = ("_first", "_second")
-
-    def __init__(self, first: Sink, second: Sink) -> None:
-        self._first = first
-        self._second = second
-
-    def deliver(self, result: TaskResult) -> None:
-        self._first.deliver(result)
-        self._second.deliver(result)
-
-    def fail(self, task: int, error: ClusterError) -> None:
-        self._first.fail(task, error)
-        self._second.fail(task, error)
 
 
 class ClientActor(Actor):
@@ -96,10 +66,8 @@ class ClientActor(Actor):
         self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
         self._resent: set[int] = set()                      # of those, what was said again; never walked through
         self._waiting: dict[int, Sink] = {}
-        self._seen: list[int] = []                          # flat inclusive ranges of task numbers
-        self._status: dict[int, Future[bytes]] = {}
-        self._described: dict[int, Future[list[Record]]] = {}
-        self._requests = 0
+        self._seen = SeenNumbers()
+        self._questions = Questions()
         self._registered: list[Waiter] = []
         self._heard = self._sent_at = self._resumes_at = 0
         self._encode = msgspec.msgpack.Encoder().encode
@@ -109,7 +77,7 @@ class ClientActor(Actor):
     def started(self) -> None:
         decoder = msgspec.msgpack.Decoder(list[ToClient])
         self._links = LeaderLinks(
-            self.context, self.brokers, decoder, self._hello, self._rejoin, self._on_message, self._forget_questions
+            self.context, self.brokers, decoder, self._hello, self._rejoin, self._on_message, self._questions.lost_leader
         )
         self._links.open()
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {
@@ -118,8 +86,8 @@ class ClientActor(Actor):
             Results: self._on_results,
             Unknown: self._on_unknown,
             Overload: self._on_overload,
-            StatusReply: self._on_status,
-            Described: self._on_described,
+            StatusReply: self._questions.on_status,
+            Described: self._questions.on_described,
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
@@ -139,9 +107,9 @@ class ClientActor(Actor):
             self._fail(draft, error)
         for task, sink in self._waiting.items():
             sink.fail(task, error)
-        for futures in (self._registered, self._status.values(), self._described.values()):
-            for future in futures:
-                _reject(future, error)
+        for future in self._registered:
+            reject(future, error)
+        self._questions.end(error)
         self._waiting.clear()
 
     def _check_open(self) -> None:
@@ -209,7 +177,7 @@ class ClientActor(Actor):
         """Ends tasks that are not terminal yet; resolved when a majority has it."""
         self._check_open()
         if not self._window.is_open:
-            _reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
+            reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
             return
         low, seq = self._window.low, self._window.allot()
         self._send_command(seq, Cancel(self.session, seq, low, tasks), waiter)
@@ -218,31 +186,20 @@ class ClientActor(Actor):
         """Waits for the result of a task that this client may not have submitted."""
         self._check_open()
         known = self._waiting.get(task)
-        self._waiting[task] = sink if known is None else _Both(known, sink)
+        self._waiting[task] = sink if known is None else BothSinks(known, sink)
         if self._links.leader:
             self._links.leader.send(Watch([task]))
 
     def status(self, node: str) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._check_open()
-        self._requests += 1
-        future: Future[bytes] = get_running_loop().create_future()
-        self._status[self._requests] = future
-        if not self._links.peer(node).send(StatusRequest(self._requests)):
-            _reject(future, Unavailable(f"no link to broker {node!r}", outcome="refused"))
-        return future
+        return self._questions.status(self._links.peer(node))
 
     def describe(self, tasks: list[int]) -> Future[list[Record]]:
         """The leader's records of at most HELLO_ITEMS_MAX tasks."""
         assert len(tasks) <= HELLO_ITEMS_MAX
         self._check_open()
-        self._requests += 1
-        future: Future[list[Record]] = get_running_loop().create_future()
-        if self._links.leader is None or not self._links.leader.send(Describe(self._requests, tasks)):
-            _reject(future, Unavailable("no leader is known", outcome="refused"))
-        else:
-            self._described[self._requests] = future
-        return future
+        return self._questions.describe(self._links.leader, tasks)
 
     @property
     def refusal(self) -> str:
@@ -263,12 +220,6 @@ class ClientActor(Actor):
         handler = self._handlers.get(type(message))
         if handler is not None:         # lease answers say no more than that the leader was heard
             handler(peer, message)
-
-    def _forget_questions(self) -> None:
-        """Questions to a lost leader have no answer any more; everything else is said again to the next."""
-        described, self._described = self._described, {}
-        for future in described.values():
-            _reject(future, Unavailable("the leader was lost", outcome="refused"))
 
     def _rejoin(self, leader: Peer) -> None:
         """To a new leader, or to the same one over a new link: everything that is unanswered, again."""
@@ -338,7 +289,7 @@ class ClientActor(Actor):
             assert draft is not None
             low, seq = window.low, window.allot()
             draft.seq = seq
-            self._send_command(seq, Submit(self.session, seq, low, draft.groups, self._take_seen()), draft)
+            self._send_command(seq, Submit(self.session, seq, low, draft.groups, self._seen.take(HELLO_ITEMS_MAX)), draft)
 
     def _send_command(self, seq: int, command: Submit | Cancel, waiter: Draft[Waiter] | Waiter) -> None:
         encoded = self._encode(command)
@@ -398,7 +349,7 @@ class ClientActor(Actor):
             if sink is not None:
                 sink.deliver(result)
             if task >> TASK_NUMBER_BITS == mine:
-                self._add_seen(task & ((1 << TASK_NUMBER_BITS) - 1))
+                self._seen.add(task & NUMBER_MASK)
 
     def _on_unknown(self, peer: Peer, message: Unknown) -> None:
         if peer is not self._links.leader:
@@ -430,27 +381,6 @@ class ClientActor(Actor):
             for start in range(0, len(tasks), HELLO_ITEMS_MAX):
                 self._links.leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
 
-    def _add_seen(self, number: int) -> None:
-        seen = self._seen
-        if seen and seen[-1] + 1 == number:
-            seen[-1] = number
-        else:
-            seen += (number, number)
-
-    def _take_seen(self) -> list[int]:
-        seen, self._seen = self._seen[:HELLO_ITEMS_MAX], self._seen[HELLO_ITEMS_MAX:]
-        return seen
-
-    def _on_status(self, peer: Peer, message: StatusReply) -> None:
-        future = self._status.pop(message.request, None)
-        if future is not None and not future.done():
-            future.set_result(bytes(message.report))
-
-    def _on_described(self, peer: Peer, message: Described) -> None:
-        future = self._described.pop(message.request, None)
-        if future is not None and not future.done():
-            future.set_result(message.records)
-
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _lease(self) -> None:
@@ -464,7 +394,7 @@ class ClientActor(Actor):
     def _say_seen(self) -> None:
         self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
         if self._links.leader and self.session and self._seen:
-            self._links.leader.send(Seen(self.session, self._take_seen()))
+            self._links.leader.send(Seen(self.session, self._seen.take(HELLO_ITEMS_MAX)))
 
     def _sweep(self) -> None:
         """Deadlines, lost answers and lost results; the only place where the client acts on silence."""
@@ -504,10 +434,10 @@ class ClientActor(Actor):
     def _fail(self, waiter: Draft[Waiter] | Waiter, error: ClusterError, *, forget: bool = True) -> None:
         """Tells everyone who waits for a command; with `forget` also those who wait for its tasks' results."""
         if not isinstance(waiter, Draft):
-            _reject(waiter, error)
+            reject(waiter, error)
             return
         for future in waiter.waiters:
-            _reject(future, error)
+            reject(future, error)
         waiter.waiters = []
         if forget:
             base = self.session << TASK_NUMBER_BITS
@@ -516,8 +446,3 @@ class ClientActor(Actor):
                     sink = self._waiting.pop(base | number, None)
                     if sink is not None:
                         sink.fail(base | number, error)
-
-
-def _reject(future: "Future[Any]", error: ClusterError) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -14,23 +14,22 @@ ALARM_AHEAD_MS = 60_000     # a last stamp so far ahead of the target means that
 class StampClock:
     """Stamps of one term. Invariant: `read` returns what it returned before, or more."""
 
-    __slots__ = ("_last_ms", "_read_at")
+    __slots__ = ("_last_ns", "_read_at")
 
     def __init__(self, last_ms: int, target_ms: int, now: Nanos) -> None:
-        self._last_ms = max(last_ms, target_ms)
+        self._last_ns = max(last_ms, target_ms) * MILLISECOND
         self._read_at = now
 
     def read(self, now: Nanos, target_ms: int) -> int:
         """Integer milliseconds since the epoch; `target_ms` is the brokers' median wall clock at `now`."""
-        elapsed = (now - self._read_at) // MILLISECOND
-        if elapsed <= 0:
-            return self._last_ms
-        plain = self._last_ms + elapsed
-        slew = max(1, elapsed * SLEW_PERCENT // 100)
-        error = target_ms - plain
-        self._last_ms = plain + max(-min(slew, elapsed), min(slew, error))
-        self._read_at += elapsed * MILLISECOND
-        return self._last_ms
+        # Nanoseconds inside: a busy leader reads every fraction of a millisecond, and the slew of a thousand short
+        # spans must be that of one long span.
+        elapsed = max(0, now - self._read_at)
+        self._read_at += elapsed
+        slew = elapsed * SLEW_PERCENT // 100
+        error = target_ms * MILLISECOND - (self._last_ns + elapsed)
+        self._last_ns += elapsed + max(-slew, min(slew, error))
+        return self._last_ns // MILLISECOND
 
 
 def median_ms(clocks: list[int]) -> int:

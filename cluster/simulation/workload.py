@@ -13,7 +13,7 @@ from typing import Any
 
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
-from cluster.client.client import Client, Handle
+from cluster.client import Client, Handle
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,

@@ -196,16 +196,23 @@ class Order:
     due: datetime
 
 
+class Price(Struct, frozen=True):
+    cents: int
+    currency: str = "EUR"
+
+
 class Invoice(Struct):
-    total: int
+    total: Price
     sent: datetime
     lines: list[str]
 
 
 @task
-def bill(order: Order, price: int, *, days: timedelta) -> Invoice:
-    assert isinstance(order, Order) and isinstance(order.due, datetime) and isinstance(days, timedelta)
-    return Invoice(order.pieces * price, order.due + days, [f"{order.pieces} x {order.article}"])
+def bill(order: Order, price: Price, *, days: timedelta) -> Invoice:
+    assert isinstance(order, Order) and isinstance(order.due, datetime)
+    assert isinstance(price, Price) and isinstance(days, timedelta)
+    total = Price(order.pieces * price.cents, price.currency)
+    return Invoice(total, order.due + days, [f"{order.pieces} x {order.article}"])
 
 
 @task

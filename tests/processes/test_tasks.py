@@ -9,6 +9,7 @@ from cluster_rig import run, total
 from cluster_tasks import (
     Invoice,
     Order,
+    Price,
     add,
     backtrack_forever,
     bill,
@@ -57,10 +58,9 @@ def outcome(cluster: LocalCluster, submit: Callable[[Client], object]) -> tuple[
 
 def test_arguments_and_results_of_structured_types_arrive_as_annotated(cluster: LocalCluster) -> None:
     due = datetime(2026, 2, 28, 12, 30, tzinfo=UTC)
-    value, record = outcome(
-        cluster, lambda client: client.submit(bill, Order("lamp", 3, due), 7, days=timedelta(days=1))
-    )
-    assert value == Invoice(21, datetime(2026, 3, 1, 12, 30, tzinfo=UTC), ["3 x lamp"])
+    order, price = Order("lamp", 3, due), Price(700, "CHF")
+    value, record = outcome(cluster, lambda client: client.submit(bill, order, price, days=timedelta(days=1)))
+    assert value == Invoice(Price(2_100, "CHF"), datetime(2026, 3, 1, 12, 30, tzinfo=UTC), ["3 x lamp"])
     assert (record.state, record.attempts) == ("completed", 1)
 
 

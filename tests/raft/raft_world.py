@@ -11,7 +11,7 @@ from random import Random
 from raft_rig import Disk, Node
 
 from cluster.raft.core import Raft
-from cluster.raft.messages import Entry, EntryKind, Message, Role
+from cluster.raft.messages import Entry, EntryKind, Message, MessageType, Role
 
 ELECTION_TICKS = 6
 MAIL_MAX = 60
@@ -46,6 +46,7 @@ class Record:
 
     leaders: dict[int, tuple[int, int]] = field(default_factory=dict)               # term -> (node, incarnation)
     written: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)  # (index, term) -> (payload, term before)
+    votes: dict[tuple[int, int], int] = field(default_factory=dict)                 # (node, term) -> candidate
     committed: list[tuple[int, bytes]] = field(default_factory=list)                # (term, payload) from index 1
     commits: int = 0
 
@@ -93,8 +94,9 @@ class World:
         for _ in range(min(len(self.mail), self.random.choice((1, 2, 4, 12)))):
             position = self.random.randrange(len(self.mail)) if self.random.random() < 0.2 else 0
             message = self.mail[position]
-            if self.random.random() > 0.05:     # else it comes again
-                del self.mail[position]
+            del self.mail[position]
+            if self.random.random() < 0.1:      # it will come again, some time
+                self.mail.insert(self.random.randrange(len(self.mail) + 1), message)
             parted = (message.sender in self.apart) != (message.to in self.apart)
             if not parted and self.random.random() > 0.05:      # else it is lost
                 self.nodes[message.to].core.step(message)
@@ -140,11 +142,11 @@ class World:
     def partition(self) -> None:
         """Two parts that do not hear each other, or none."""
         count = self.random.choice((0, 1, self.size // 2))
-        self.apart = set(self.random.sample(sorted(self.nodes), count))
+        self.apart = {self._victim().id, *self.random.sample(sorted(self.nodes), count - 1)} if count else set()
 
     def crash(self) -> None:
         """What was not durable is lost, but for some writes of which the core has not heard. Mail survives."""
-        node = self._any()
+        node = self._victim()
         for _ in range(self.random.randrange(len(node.disk.pending) + 1)):
             node.disk.complete()
         self._start(node)
@@ -157,6 +159,8 @@ class World:
         node = self._any()
         node.disk = self.new_disk()
         node.disk.quarantined = True
+        # It may vote again in a term it had voted in; the argument why that is harmless is in replication.
+        self.record.votes = {key: vote for key, vote in self.record.votes.items() if key[0] != node.id}
         self.mail = [message for message in self.mail if node.id not in (message.sender, message.to)]
         self._start(node)
 
@@ -186,12 +190,19 @@ class World:
     def _any(self) -> Node:
         return self.nodes[self.random.randrange(self.size) + 1]
 
+    def _victim(self) -> Node:
+        """Trouble prefers leaders."""
+        leaders = [node for node in self.nodes.values() if node.core.role is Role.LEADER]
+        return self.random.choice(leaders) if leaders and self.random.random() < 0.5 else self._any()
+
     # -- what is checked ------------------------------------------------------------------------------------------------
 
     def look(self, node: Node) -> None:
         applied = len(node.applied)
         writes = len(node.disk.pending)
-        self.mail += node.take()
+        leaving = node.take()
+        self._check_votes(node, leaving)
+        self.mail += leaving
         assert not node.fault, node.fault
         assert not node.data_lost_by, "no disk lost anything"
         for write in list(node.disk.pending)[writes:]:
@@ -200,6 +211,17 @@ class World:
         self._check_committed(node)
         for entry in node.applied[applied:]:
             assert self.record.committed[entry.index - 1] == (entry.term, entry.payload), "State Machine Safety"
+
+    def _check_votes(self, node: Node, leaving: list[Message]) -> None:
+        for message in leaving:
+            if message.type is MessageType.VOTE_RESPONSE and not message.reject:
+                candidate = message.to
+            elif message.type is MessageType.VOTE:
+                candidate = node.id
+            else:
+                continue
+            key = (node.id, message.term)
+            assert self.record.votes.setdefault(key, candidate) == candidate, "two votes in one term"
 
     def _check_written(self, node: Node, entries: list[Entry]) -> None:
         for entry in entries:

@@ -1,0 +1,67 @@
+"""Questions of a client to brokers. They change nothing and are not repeated: an answer that is lost is asked again."""
+
+from asyncio import Future, get_running_loop
+from typing import Any
+
+from actors import Peer
+from cluster.errors import ClusterError, Unavailable
+from cluster.wire import Describe, Described, Record, StatusReply, StatusRequest
+
+
+class Questions:
+    """Open questions by number; their futures get the answer, or Unavailable."""
+
+    __slots__ = ("_described", "_last", "_status")
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._status: dict[int, Future[bytes]] = {}
+        self._described: dict[int, Future[list[Record]]] = {}
+
+    def status(self, broker: Peer) -> Future[bytes]:
+        """One broker's view, as the msgpack of a map."""
+        self._last += 1
+        future: Future[bytes] = get_running_loop().create_future()
+        if broker.send(StatusRequest(self._last)):
+            self._status[self._last] = future
+        else:
+            reject(future, Unavailable(f"no link to the broker at {broker.address}", outcome="refused"))
+        return future
+
+    def describe(self, leader: Peer | None, tasks: list[int]) -> Future[list[Record]]:
+        """The leader's records of these tasks."""
+        self._last += 1
+        future: Future[list[Record]] = get_running_loop().create_future()
+        if leader is not None and leader.send(Describe(self._last, tasks)):
+            self._described[self._last] = future
+        else:
+            reject(future, Unavailable("no leader is known", outcome="refused"))
+        return future
+
+    def on_status(self, peer: Peer, message: StatusReply) -> None:
+        future = self._status.pop(message.request, None)
+        if future is not None and not future.done():
+            future.set_result(bytes(message.report))
+
+    def on_described(self, peer: Peer, message: Described) -> None:
+        future = self._described.pop(message.request, None)
+        if future is not None and not future.done():
+            future.set_result(message.records)
+
+    def lost_leader(self) -> None:
+        """What only the leader could answer has no answer any more."""
+        described, self._described = self._described, {}
+        for future in described.values():
+            reject(future, Unavailable("the leader was lost", outcome="refused"))
+
+    def end(self, error: ClusterError) -> None:
+        for status in self._status.values():
+            reject(status, error)
+        for described in self._described.values():
+            reject(described, error)
+
+
+def reject(future: "Future[Any]", error: ClusterError) -> None:
+    """Fails a future unless it has its outcome already."""
+    if not future.done():
+        future.set_exception(error)

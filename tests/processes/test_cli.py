@@ -1,0 +1,365 @@
+"""The command lines: `python -m cluster` and `python -m cluster.launch`, their output and their exit status."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cluster_rig import (
+    DEADLINE_S,
+    children,
+    command_line,
+    descendants,
+    launched,
+    make_topology,
+    row,
+    run,
+    running,
+    wait_until,
+)
+from cluster_tasks import add
+
+from cluster import Client
+from cluster.local import LocalCluster
+
+EXIT_OPERATOR = 2
+LOCK_PATIENCE_S = 10.0
+
+BROKER_KEYS = {"node", "pid", "role", "term", "commit_index", "applied_index", "digest", "sync", "quarantined"}
+WORKER_KEYS = {"node", "pid", "slots", "running", "waiting", "children"}
+QUEUE_KEYS = {
+    "name", "ready", "waiting", "running", "delayed", "completed", "failed", "dead", "cancelled", "expired", "parked",
+}  # fmt: skip
+
+
+# -- status ------------------------------------------------------------------------------------------------------
+
+
+def test_status_as_json_is_one_object_with_documented_keys(cluster: LocalCluster) -> None:
+    async def work() -> None:
+        async with Client.connect(cluster.topology) as client:
+            assert await (await client.map(add, range(10))).results(timeout=30) == list(range(1, 11))
+
+    run(work())
+    found = command_line("cluster", "status", str(cluster.topology), "--json")
+    assert (found.returncode, found.stderr) == (0, "")
+    status = json.loads(found.stdout)
+    assert set(status) == {"leader", "term", "brokers", "workers", "queues"}
+    assert status["leader"] in ("b1", "b2", "b3") and status["term"] >= 1
+    assert [broker["node"] for broker in status["brokers"]] == ["b1", "b2", "b3"]
+    for broker in status["brokers"]:
+        assert set(broker) == BROKER_KEYS
+        assert broker["role"] == ("leader" if broker["node"] == status["leader"] else "follower")
+        assert broker["sync"] in ("inline", "thread")
+        assert broker["term"] == status["term"]
+        assert broker["commit_index"] >= broker["applied_index"] > 0
+        index, value = broker["digest"]
+        assert index % 256 == 0 and value >= 0
+        os.kill(broker["pid"], 0)
+    assert [worker["node"] for worker in status["workers"]] == ["w1", "w2"]
+    for worker in status["workers"]:
+        assert set(worker) == WORKER_KEYS
+        assert (worker["slots"], worker["running"], worker["waiting"]) == (2, 0, 0)
+        assert len(worker["children"]) == 2
+        assert sorted(worker["children"]) == sorted(children(children(worker["pid"])[0]))
+    queue = row(status["queues"], "default")
+    assert set(queue) == QUEUE_KEYS
+    assert queue["completed"] >= 10
+    assert [queue[key] for key in ("ready", "waiting", "running", "delayed", "dead", "parked")] == [0] * 6
+
+
+def test_status_as_tables_shows_the_same_to_people(cluster: LocalCluster) -> None:
+    found = command_line("cluster", "status", str(cluster.topology))
+    assert found.returncode == 0
+    for word in ("leader b", "brokers", "workers", "queues", "follower", "w1", "w2", "commit index"):
+        assert word in found.stdout
+
+
+def test_status_of_a_cluster_that_is_down_says_so(tmp_path: Path) -> None:
+    topology = make_topology(tmp_path)
+    found = command_line("cluster", "status", str(topology), "--json", "--deadline", "0.5")
+    assert found.returncode == 0
+    status = json.loads(found.stdout)
+    assert (status["leader"], status["workers"], status["queues"]) == (None, [], [])
+    assert [broker["role"] for broker in status["brokers"]] == ["down"] * 3
+    assert all(set(broker) == BROKER_KEYS - {"quarantined"} for broker in status["brokers"])
+
+
+# -- submit ------------------------------------------------------------------------------------------------------
+
+
+def test_submit_prints_the_id_or_waits_for_the_result_as_json(cluster: LocalCluster) -> None:
+    topology = str(cluster.topology)
+    found = command_line("cluster", "submit", topology, "cluster_tasks:add", "20", "22", "--wait")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "42\n", "")
+    found = command_line("cluster", "submit", topology, "cluster_tasks:later", "word", "--wait")
+    assert (found.returncode, found.stdout) == (0, '"word!"\n')
+    found = command_line("cluster", "submit", topology, "cluster_tasks:add", "1")
+    assert found.returncode == 0
+
+    async def result() -> object:
+        async with Client.connect(topology) as client:
+            return await client.handle(int(found.stdout)).result(timeout=10)
+
+    assert run(result()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("cluster_tasks:fail", "no luck", "--wait"), 1, "error: TaskFailed: ValueError: no luck"),
+        (("cluster_tasks:exit_at_once", "3", "--wait"), 1, "error: TaskDead: gave up after 3 attempts"),
+        (("cluster_tasks:worker_of", "1"), 2, "error: cluster_tasks:worker_of is not a @task"),
+        (("cluster_tasks:nothing",), 2, "error: cluster_tasks:nothing is not a @task"),
+        (("no_such_module:add", "1"), 2, "error: module 'no_such_module' cannot be imported"),
+        (("cluster_tasks.add", "1"), 2, "write MODULE:FUNCTION"),
+        (("cluster_tasks:add",), 2, "missing a required argument: 'left'"),
+        (("cluster_tasks:add", "1", "2", "3"), 2, "too many positional arguments"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_submit_says_what_is_wrong_in_one_line(
+    cluster: LocalCluster, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    found = command_line("cluster", "submit", str(cluster.topology), *arguments)
+    assert found.returncode == status
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+def test_submit_where_nobody_listens_is_unavailable_by_the_deadline(tmp_path: Path) -> None:
+    topology = make_topology(tmp_path)
+    found = command_line("cluster", "submit", str(topology), "cluster_tasks:add", "1", "--deadline", "0.5")
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: Unavailable: no session in 0.5 s: no leader answered (b1 127.0.0.1:")
+
+
+@pytest.mark.parametrize("command", [("cluster", "status"), ("cluster", "submit"), ("cluster.launch",)])
+def test_a_topology_that_is_not_there_or_wrong_is_one_line_and_status_2(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    rest = ("cluster_tasks:add",) if command[-1] == "submit" else ()
+    shutil.copy(Path(__file__).with_name("cluster_tasks.py"), tmp_path)
+    path = tmp_path / "topology.toml"
+    found = command_line(*command, str(path), *rest)
+    assert (found.returncode, found.stderr) == (2, f"error: {path}: No such file or directory\n")
+    path.write_text("[cluster\n")
+    found = command_line(*command, str(path), *rest)
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"error: {path}: not valid TOML: ")
+
+
+# -- launch: what is wrong with the topology ---------------------------------------------------------------------
+
+
+def refused(topology: Path, *arguments: str, timeout_s: float = DEADLINE_S) -> str:
+    """What `launch` says before it ends with status 2; nothing that it started is left."""
+    with launched(topology, *arguments) as launch:
+        output, _ = launch.communicate(timeout=timeout_s)
+        assert launch.returncode == EXIT_OPERATOR, output
+    return output
+
+
+EDITS: list[tuple[str, Callable[[str], str], str]] = [
+    (
+        "unknown key",
+        lambda text: text.replace("slots = 1", "slot = 1", 1),
+        "{line}: unknown key 'slot' in [worker]; did you mean 'slots'?",
+    ),
+    (
+        "unknown table",
+        lambda text: text.replace("[[worker]]", "[[workers]]"),
+        "{line}: unknown table [workers]; did you mean 'worker'?",
+    ),
+    (
+        "duplicate name",
+        lambda text: text.replace('name = "w2"', 'name = "b1"'),
+        "{line}: name 'b1' is taken by a broker",
+    ),
+    (
+        "2 brokers",
+        lambda text: text[: text.index('[[broker]]\nname = "b3"')] + text[text.index("[[worker]]") :],
+        "{line}: 2 brokers: use 3, 5 or 7 (1 for development)",
+    ),
+    (
+        "not loopback",
+        lambda text: text.replace("127.0.0.1", "192.0.2.1", 1),
+        "{line}: address = '192.0.2.1:{port}' is not a loopback address",
+    ),
+    (
+        "same port",
+        lambda text: text.replace('name = "b1"', 'name = "b1"\nbulk_address = "127.0.0.1:{port}"'),
+        "{line}: 'b1': bulk_address 127.0.0.1:{port} is already the address of 'b1'",
+    ),
+    (
+        "wrong type",
+        lambda text: text.replace("slots = 1", 'slots = "1"', 1),
+        "{line}: slots = '1': must be a whole number",
+    ),
+]
+LINES = {
+    "unknown key": "slot = 1",
+    "unknown table": "[[workers]]",
+    "duplicate name": 'name = "b1"',
+    "2 brokers": "[[broker]]",
+    "not loopback": "192.0.2.1",
+    "same port": "bulk_address",
+    "wrong type": "slots",
+}
+
+
+@pytest.mark.parametrize(("what", "edit", "message"), EDITS, ids=[edit[0] for edit in EDITS])
+def test_a_wrong_topology_is_refused_with_its_line(
+    tmp_path: Path, what: str, edit: Callable[[str], str], message: str
+) -> None:
+    path = make_topology(tmp_path)
+    text = path.read_text()
+    port = text[text.index("127.0.0.1:") :].partition('"')[0].rpartition(":")[2]
+    wrong = edit(text).replace("{port}", port)
+    path.write_text(wrong)
+    numbers = [number for number, line in enumerate(wrong.splitlines(), 1) if LINES[what] in line]
+    line = numbers[-1] if what == "duplicate name" else numbers[0]
+    output = refused(path)
+    assert output.startswith(f"error: {path}:" + message.format(line=line, port=port)), output
+    assert output.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_node_that_the_topology_does_not_name_is_refused(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    assert refused(path, "--node", "b9") == f"error: {path}: no node is named 'b9'\n"
+
+
+# -- launch: what is wrong with this machine ---------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    text = path.read_text()
+    address = text[text.index("127.0.0.1:") :].partition('"')[0]
+    with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
+        output = refused(path)
+    assert "error: node 'b1' cannot run" in output
+    assert address in output and "in use" in output
+    assert output.count("event=broker_stopped") == 1, "it was not tried again"
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_its_traceback(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    path.write_text(path.read_text().replace("cluster_tasks", "broken_tasks"))
+    (tmp_path / "broken_tasks.py").write_text("from cluster import task\nimport no_such_thing\n")
+    output = refused(path)
+    assert "error: node 'w" in output
+    assert "module broken_tasks cannot be imported" in output
+    assert "No module named 'no_such_thing'" in output
+    assert f'File "{tmp_path}/broken_tasks.py", line 2' in output.replace("\\", "")
+
+
+def test_a_module_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    path.write_text(path.read_text().replace("cluster_tasks", "absent_tasks"))
+    output = refused(path)
+    assert "module absent_tasks cannot be imported" in output
+    assert "No module named 'absent_tasks'" in output
+
+
+@pytest.mark.parametrize("what", ["a file", "not ours"])
+def test_a_data_path_that_cannot_be_used_is_named(tmp_path: Path, what: str) -> None:
+    path = make_topology(tmp_path)
+    data = tmp_path / "data"
+    if what == "a file":
+        data.write_text("this is no folder")
+    elif os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    else:
+        data.mkdir(mode=0)
+    output = refused(path)
+    assert "error: node 'b" in output
+    assert str(data) in output
+
+
+def test_the_data_of_another_broker_is_refused(tmp_path: Path) -> None:
+    path = make_topology(tmp_path, workers=1)
+    with running(path) as cluster:
+        assert cluster.stop() == 0
+    data = tmp_path / "data"
+    shutil.rmtree(data / "b2")
+    (data / "b1").rename(data / "b2")
+    output = refused(path)
+    assert "error: node 'b2' cannot run" in output
+    assert str(data / "b2") in output
+    assert "'b1'" in output, "whose it is"
+
+
+def test_the_data_of_another_cluster_is_refused(tmp_path: Path) -> None:
+    path = make_topology(tmp_path, workers=1)
+    with running(path) as cluster:
+        assert cluster.stop() == 0
+    path.write_text(path.read_text().replace('name = "tests"', 'name = "others"'))
+    output = refused(path)
+    assert "error: node 'b" in output
+    assert "'tests'" in output and "'others'" in output
+
+
+def test_data_that_another_launch_holds_is_waited_for_then_the_holder_is_named(tmp_path: Path) -> None:
+    path = make_topology(tmp_path, workers=1)
+    with running(path) as cluster:
+        status = cluster.status()
+        pid = row(status["brokers"], "b2")["pid"]
+        start = time.monotonic()
+        output = refused(path, "--node", "b2")
+        assert LOCK_PATIENCE_S - 1 < time.monotonic() - start < LOCK_PATIENCE_S + 5
+        assert "error: node 'b2' cannot run" in output
+        assert str(tmp_path / "data" / "b2") in output
+        assert str(pid) in output
+        assert cluster.status()["leader"] == status["leader"], "the holder did not notice"
+
+
+def test_a_new_launch_waits_for_the_end_of_the_old_one(tmp_path: Path) -> None:
+    path = make_topology(tmp_path, workers=1)
+    with running(path) as cluster:
+        assert cluster.launch is not None
+        with launched(path) as second:
+            wait_until("the second launch has its processes", lambda: len(descendants(second.pid)) >= 5)
+            assert cluster.stop() == 0
+            adopted = LocalCluster(path)
+            adopted.wait_ready()
+            assert second.poll() is None
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(DEADLINE_S) == 0
+
+
+# -- launch: one node --------------------------------------------------------------------------------------------
+
+
+def test_nodes_may_be_launched_one_by_one(tmp_path: Path) -> None:
+    path = make_topology(tmp_path, workers=1)
+    started: dict[str, subprocess.Popen[str]] = {}
+
+    def launch(names: list[str]) -> None:
+        if not names:
+            work()
+            return
+        with launched(path, "--node", names[0]) as process:
+            started[names[0]] = process
+            launch(names[1:])
+
+    def work() -> None:
+        status = LocalCluster(path).wait_ready()
+        for broker in status["brokers"]:
+            node = started[broker["node"]]
+            assert children(children(node.pid)[0]) == [broker["pid"]], "this node and no other"
+        found = command_line("cluster", "submit", str(path), "cluster_tasks:add", "1", "--wait")
+        assert found.stdout == "2\n"
+        for process in reversed(started.values()):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_S) == 0
+
+    launch(["b1", "b2", "b3", "w1"])
