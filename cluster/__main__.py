@@ -49,6 +49,10 @@ def submit(topology: str, function: str, arguments: tuple[str, ...], wait: bool,
     """Submit one task; arguments are JSON (a bare word is taken as a string)."""
     task = _find_task(topology, function)
     values = [_argument(text) for text in arguments]
+    try:
+        task.encode(tuple(values), {})
+    except TypeError as error:
+        raise click.UsageError(f"{function}: {error}") from None
     click.echo(_run(_submit(topology, task, values, wait, deadline)))
 
 

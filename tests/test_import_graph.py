@@ -39,9 +39,21 @@ PURE = (
     "actors/supervision/strategy.py",
     "actors/transport/frame.py",
     "actors/transport/session.py",
+    "cluster/broker/admission.py",
+    "cluster/broker/entries.py",
+    "cluster/client/outbox.py",
+    "cluster/client/seen.py",
+    "cluster/peer/formation.py",
     "cluster/raft/*",
     "cluster/state/*",
     "cluster/storage/record.py",
+    "cluster/window.py",
+    "cluster/wire.py",
+    "cluster/worker/child_messages.py",
+    "cluster/worker/completions.py",
+    "cluster/worker/lease.py",
+    "cluster/worker/page.py",
+    "cluster/worker/slots.py",
 )
 
 # What only these rooms may import: the operating system, time, chance, threads, sockets and loops.

@@ -19,8 +19,10 @@ EXIT_STATUS = {
     "AddressInUse": EXIT_OPERATOR,
     "BadAddress": EXIT_OPERATOR,
     "BrokerRefused": EXIT_OPERATOR,
+    "FileExistsError": EXIT_OPERATOR,           # a file in the place of a directory
     "ForeignDirectory": EXIT_OPERATOR,
     "Locked": EXIT_OPERATOR,
+    "NotADirectoryError": EXIT_OPERATOR,
     "PermissionError": EXIT_OPERATOR,
     "UnsupportedVersion": EXIT_OPERATOR,
 }

@@ -7,7 +7,9 @@ stores id and voters durably; elections begin when all have confirmed. Whatever 
 because every phase but the last can be told from the disk, and the last is only ever entered together.
 
 A broker without the id that hears from one past formation has lost its disk (or is new under an old name): it takes
-the id, quarantines itself and is fed by the leader until it has caught up (`Quarantine`).
+the id, quarantines itself and is fed by the leader until it has caught up (`Quarantine`). So an empty broker stores
+nothing before it has heard *every* other one: the first may have seen nothing of an election that this broker's lost
+disk took part in, but whoever was elected in it says that it has formed.
 
 Cost: the first start needs every broker; later starts need a majority. Rejected: picking the id in the topology
 file (copied files would join foreign clusters), forming by majority (the missing broker could form another).
@@ -71,6 +73,7 @@ class Formation:
     cluster_id: bytes
     _news: dict[str, tuple[int, bytes]]
     _storing: bool = False
+    _asked: bytes = b""         # the id that the first broker wants stored, until it is
 
     @classmethod
     def resume(
@@ -111,8 +114,8 @@ class Formation:
     def asked(self, cluster_id: bytes) -> list[Action]:
         """The first broker asks to store its id."""
         if self.phase == EMPTY and not self._storing:
-            self._storing = True
-            return [Store(cluster_id)]
+            self._asked = cluster_id
+            return self._advance()
         if self.phase != EMPTY and cluster_id != self.cluster_id:
             return [Foreign("the first broker", cluster_id)]
         return [Announce()]
@@ -134,12 +137,18 @@ class Formation:
         if len(self._news) < len(self.peers):
             return []
         if self.phase == EMPTY:
-            if not self.is_first or self._storing:
+            cluster_id = self._asked
+            if self.is_first:
+                # A former attempt of ours may have reached some before it was lost: its id stands.
+                known = (other for phase, other in self._news.values() if phase == STORED)
+                cluster_id = next(known, self.fresh_id)
+            if not cluster_id or self._storing:
                 return []
-            # A former attempt of ours may have reached some before it was lost: its id stands.
-            known = next((other for phase, other in self._news.values() if phase == STORED), self.fresh_id)
             self._storing = True
-            return [Store(known)]
+            return [Store(cluster_id)]
+        for node, (phase, cluster_id) in self._news.items():
+            if phase != EMPTY and cluster_id != self.cluster_id:
+                return [Foreign(node, cluster_id)]      # it was heard while we stored
         if all(phase >= STORED for phase, _ in self._news.values()):
             return self._begin()
         return []

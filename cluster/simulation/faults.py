@@ -63,9 +63,12 @@ def mix_of(random: Random, disk_kind: str) -> FaultMix:
         clock_jump=rate(20, 1_000, 20_000),
         slow_disk_factor_max=100,
     )
-    cause = CAUSES[disk_kind]
-    interval = SECOND * 60 if disk_kind == FLIPPED_BIT else getattr(mix, cause).interval_ns
-    return replace(mix, **{cause: Rate(interval, 200 * MILLISECOND, 2 * SECOND, at_least=2)})
+    # The seed's own kind of damage, at least twice.
+    if disk_kind == LOST_UNSYNCED:
+        return replace(mix, power_loss=rate(20, 200, 3_000, at_least=2))
+    if disk_kind == TORN_FRAME:
+        return replace(mix, torn_write=rate(25, 200, 3_000, at_least=2))
+    return replace(mix, flipped_bit=rate(45, 200, 2_000, at_least=2))
 
 
 class ClusterFaults(FaultPlan):

@@ -4,8 +4,9 @@ A broker or worker that ends by itself is started again after a while, as its su
 told to `on_end`: a crash that no fault accounts for is a bug.
 """
 
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Failed, Nanos, Ports
@@ -14,11 +15,11 @@ from cluster.broker.actor import Broker
 from cluster.broker.process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
 from cluster.peer.actor import RaftPeer
 from cluster.simulation.tasks import executor_body
-from cluster.worker.slot_child import EXECUTOR_ENTRY
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
-from cluster.worker.process import start_worker
 from cluster.worker.config import WorkerConfig
+from cluster.worker.process import start_worker
+from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
 WORKERS = ("w1", "w2")
@@ -31,7 +32,7 @@ RESTART_NS_MAX: Nanos = 1 * SECOND
 LIMITS = WalLimits(segment_bytes=256 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
 
 OnEnd = Callable[[str, ExitReason], None]      # node, why one of its actors ended by itself
-Disguise = Callable[[str], AbstractContextManager[object]]      # what stands in for classes while a node starts
+StandIns = Mapping[tuple[ModuleType, str], object]              # what takes the place of a class, by module and name
 
 
 def topology() -> Topology:
@@ -72,19 +73,27 @@ class Node:
 
 
 class BrokerProcess(Node):
-    """A broker. `peer` and `broker` are its actors while it runs, and stay those of its last life."""
+    """A broker. `peer` and `broker` are its actors while it runs, and stay those of its last life.
+
+    `stand_ins(name)` take the place of production's classes while the broker is put together: those of the oracles,
+    and of tests that plant a bug.
+    """
 
     def __init__(
-        self, world: World, name: str, plan: Topology, sync_mode: str, on_start: "Callable[[BrokerProcess], None]",
-        on_end: OnEnd, disguise: Disguise | None = None,
+        self,
+        world: World,
+        name: str,
+        plan: Topology,
+        sync_mode: str,
+        stand_ins: Callable[[str], StandIns],
+        on_end: OnEnd,
     ) -> None:
         brokers = tuple((node.name, node.address, node.bulk_address) for node in plan.brokers)
         self.config = BrokerConfig(plan.name, name, brokers, DIRECTORY, sync_mode, LIMITS)
         self.peer: RaftPeer | None = None
         self.broker: Broker | None = None
-        self._on_start = on_start
+        self._stand_ins = stand_ins
         self._on_end = on_end
-        self._disguise = disguise or (lambda _: nullcontext())
         super().__init__(world, name)
 
     async def _start(self, ports: Ports) -> None:
@@ -97,12 +106,11 @@ class BrokerProcess(Node):
                 self._on_end(self.name, reason)
             system.stop()
 
-        with self._disguise(self.name):
+        with _in_place(self._stand_ins(self.name)):
             system = start_broker(ports, self.config, self.process.incarnation, fault)
         peer, broker = _actor(system, "raft"), _actor(system, "broker")
         assert isinstance(peer, RaftPeer) and isinstance(broker, Broker)
         self.peer, self.broker = peer, broker
-        self._on_start(self)
         await system.wait_stopped()
         raise SystemExit(status)
 
@@ -135,11 +143,21 @@ def register_executor(world: World, on_run: Callable[[int, int], None]) -> None:
     world.register_entry(EXECUTOR_ENTRY, body)
 
 
+@contextmanager
+def _in_place(stand_ins: StandIns) -> Iterator[None]:
+    originals = {place: getattr(*place) for place in stand_ins}
+    try:
+        for (module, name), stand_in in stand_ins.items():
+            setattr(module, name, stand_in)
+        yield
+    finally:
+        for (module, name), original in originals.items():
+            setattr(module, name, original)
+
+
 def _actor(system: ActorSystem, name: str) -> Actor:
-    ref = system.lookup(name)
-    assert ref is not None
-    actor = ref.target.actor
-    assert isinstance(actor, Actor)
-    return actor
+    cell = system.find(name)
+    assert cell is not None
+    return cell.actor
 
 

@@ -1,17 +1,18 @@
 """All oracles of one world, how they are wired into it, and what is asked of them when everything has been healed.
 
-Nothing in production code knows of them: a broker's machine is exchanged for a watched one before it applies anything,
-and its core is watched from the moment when the broker says that it has made one.
+Nothing in production code knows of them: a watched machine takes the place of each broker's, and its core is watched
+from the moment when the broker says that it has made one.
 """
 
-from collections.abc import Callable
+import traceback
+from functools import partial
 
 import msgspec
 
 from actors import ExitReason, Failed
 from actors.simulation import History, Outcome, World
-from cluster.raft.core import Raft
-from cluster.simulation.nodes import BrokerProcess
+from cluster.peer import actor as peer_actor
+from cluster.simulation.nodes import BrokerProcess, StandIns
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
@@ -21,18 +22,16 @@ from cluster.state.status import STATE_NAMES
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
 STUCK_SHOWN_MAX = 5
 
-OnLeader = Callable[[BrokerProcess, Raft], None]
-
 
 class Oracles:
-    """`acknowledged` maps calls to tasks, as clients were told; it is the workload's."""
+    """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
         self.state = StateOracle(self.judge)
-        self.brokers: dict[str, BrokerProcess] = {}
+        self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end
         self._failures = 0              # of the world's that were looked at
         world.raise_failures = False
@@ -45,11 +44,9 @@ class Oracles:
 
     # -- while it runs ----------------------------------------------------------------------------------------------
 
-    def broker_started(self, node: BrokerProcess) -> None:
-        """The actors of a broker exist and have done nothing yet."""
-        assert node.peer is not None and node.broker is not None
-        self.brokers[node.name] = node
-        node.peer.machine = node.broker.machine = WatchedMachine(self.state, node.name)
+    def stand_ins(self, name: str) -> StandIns:
+        """For a broker that is about to start."""
+        return {(peer_actor, "Machine"): partial(WatchedMachine, self.state, name)}
 
     def ended(self, name: str, reason: ExitReason) -> None:
         """An actor of a broker or worker ended by itself."""
@@ -85,7 +82,7 @@ class Oracles:
     def _look_at_failures(self) -> None:
         for failure in self.world.failures[self._failures :]:
             cause = failure.__cause__
-            trace = "" if cause is None else "".join(_traceback(cause))
+            trace = "" if cause is None else "".join(traceback.format_exception(cause))
             self.judge.violated("crash", f"{failure}\n{trace}")
         self._failures = len(self.world.failures)
 
@@ -118,9 +115,8 @@ class Oracles:
         self._judge_tasks(acknowledged)
         self._judge_replicas(acknowledged)
         for key in refused:
-            judge.require(
-                key not in state.task_of_key, "refused", f"call {key} was refused, and is task {state.task_of_key.get(key)}"
-            )
+            task = state.task_of_key.get(key)
+            judge.require(task is None, "refused", f"call {key} was refused, and is task {task}")
         self._judge_results(history)
         state.check()
         self.raft.check_logs(list(self.brokers.values()))
@@ -131,7 +127,7 @@ class Oracles:
             record = self.state.terminal.get(task)
             if record is None:
                 self.lost += 1
-                self.judge.violated("acknowledged", f"call {key}, task {task}, was acknowledged and has no terminal record")
+                self.judge.violated("acknowledged", f"task {task} (call {key}) was acknowledged and has no terminal record")
             elif record.state == STATE_COMPLETED:
                 value = msgspec.msgpack.decode(record.body)
                 self.judge.require(value == key, "result", f"task {task} returned {value}, its call was {key}")
@@ -144,7 +140,8 @@ class Oracles:
             digests.add((machine.applied_index, machine.full_digest()))
             missing = [task for task in acknowledged.values() if machine.state_of(task) not in TERMINAL]
             if missing:
-                self.judge.violated("acknowledged", f"{node.name} has {len(missing)} tasks as not ended, the first: {missing[0]}")
+                detail = f"{node.name} has {len(missing)} tasks as not ended, the first: {missing[0]}"
+                self.judge.violated("acknowledged", detail)
         self.judge.require(len(digests) == 1, "digest", f"brokers differ in the end: {sorted(digests)}")
 
     def _judge_results(self, history: History) -> None:
@@ -152,7 +149,8 @@ class Oracles:
         keys = {task: key for key, task in self.state.task_of_key.items()}
         for operation in history.of("result"):
             if operation.outcome is Outcome.PENDING:
-                self.judge.violated("liveness", f"{operation.process} still waits for the result of {operation.argument}")
+                detail = f"{operation.process} still waits for the result of {operation.argument}"
+                self.judge.violated("liveness", detail)
             elif operation.outcome is Outcome.OK:
                 task = operation.argument
                 assert isinstance(task, int) and isinstance(operation.value, tuple)
@@ -162,11 +160,7 @@ class Oracles:
                 self.judge.require(
                     seen == said and (seen != "completed" or value == keys[task]),
                     "result",
-                    f"{operation.process} was told {seen} {value} for task {task} (call {keys.get(task)}), the log says {said}",
+                    f"{operation.process} was told {seen} {value} of task {task} (call {keys.get(task)}); "
+                    f"the log says {said}",
                 )
 
-
-def _traceback(error: BaseException) -> list[str]:
-    import traceback
-
-    return traceback.format_exception(error)

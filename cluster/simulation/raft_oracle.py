@@ -96,8 +96,9 @@ class RaftOracle:
                 self._judge.violated("log matching", f"{node.name} has other bytes than others at index {index}")
             longest = max(longest, records, key=len)
         self._judge.require(
-            len(longest) >= len(self.committed), "leader completeness", f"{len(self.committed)} entries were committed, "
-            f"{len(longest)} are left"
+            len(longest) >= len(self.committed),
+            "leader completeness",
+            f"{len(self.committed)} entries were committed, {len(longest)} are left",
         )
 
     # -- recovery -----------------------------------------------------------------------------------------------
@@ -144,9 +145,8 @@ class RaftOracle:
             judge.require(core.term > life.term, "monotony", f"{name} went from term {life.term} to {core.term}")
             life.term = core.term
         if log.committed != life.committed:
-            judge.require(
-                log.committed > life.committed, "monotony", f"{name} went from commit {life.committed} to {log.committed}"
-            )
+            detail = f"{name} went from commit {life.committed} to {log.committed}"
+            judge.require(log.committed > life.committed, "monotony", detail)
             life.committed = log.committed
             self._commit(name, core)
         if effects is None:

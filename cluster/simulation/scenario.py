@@ -5,14 +5,24 @@ acknowledged must come to its end. Oracles look on all the time; the first viola
 broken promise says little.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import History, World
 from cluster.raft.core import Raft
 from cluster.simulation.faults import ClusterFaults
-from cluster.simulation.nodes import BROKERS, WORKERS, BrokerProcess, Disguise, WorkerProcess, register_executor, topology
+from cluster.simulation.nodes import (
+    BROKERS,
+    WORKERS,
+    BrokerProcess,
+    StandIns,
+    WorkerProcess,
+    register_executor,
+    topology,
+)
 from cluster.simulation.oracles import Oracles
+from cluster.simulation.planted import Planted, stand_ins_of
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
 
@@ -24,7 +34,8 @@ class Course:
     """How long the parts of a run last."""
 
     faults_ns: Nanos = 45 * SECOND      # work and faults
-    calm_ns: Nanos = 4 * SECOND         # work without faults, after that no new work
+    calm_ns: Nanos = 4 * SECOND         # at least, work without faults ...
+    tasks_min: int = 600                # ... until so many are acknowledged; after that no new work
     rest_ns_max: Nanos = 90 * SECOND    # until everything acknowledged has ended and all brokers agree
     total_ns_min: Nanos = 60 * SECOND
 
@@ -49,9 +60,9 @@ class Report:
 
 
 class Scenario:
-    """A world with a cluster in it. `disguise` lets tests put other classes into brokers while these start."""
+    """A world with a cluster in it; tests of the oracles plant a bug in its brokers."""
 
-    def __init__(self, seed: int, course: Course | None = None, disguise: Disguise | None = None) -> None:
+    def __init__(self, seed: int, course: Course | None = None, planted: Planted | None = None) -> None:
         self.course = course or Course()
         self.world = world = World(seed)
         self.oracles = oracles = Oracles(world)
@@ -60,9 +71,11 @@ class Scenario:
         # Both ways of syncing the log, whatever the probe would find.
         sync_mode = "inline" if seed // 2 % 2 else "thread"
         register_executor(world, oracles.state.ran)
-        self.brokers = [
-            BrokerProcess(world, name, plan, sync_mode, oracles.broker_started, oracles.ended, disguise) for name in BROKERS
-        ]
+        def stand_ins(name: str) -> StandIns:
+            return {**oracles.stand_ins(name), **stand_ins_of(planted)}
+
+        self.brokers = [BrokerProcess(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
+        oracles.brokers = {node.name: node for node in self.brokers}
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
         self.faults = ClusterFaults(
@@ -82,13 +95,14 @@ class Scenario:
             self.run_for(course.faults_ns + MILLISECOND)
             self.faults.maybe_blackout()
             self.run_for(course.calm_ns)
+            self.run_until(lambda: len(self.workload.acknowledged) >= course.tasks_min, course.rest_ns_max)
             self.workload.is_over = True
-            deadline = self.world.now + course.rest_ns_max
-            while not oracles.violated and self.world.now < deadline and not self.is_at_rest:
-                self.world.run_for(CHUNK_NS)
+            self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
             self.run_for(course.total_ns_min - self.world.now)
             if not oracles.violated:
                 oracles.judge_end(self.workload.acknowledged, self.workload.refused, self.history)
+                count = len(self.workload.acknowledged)
+                oracles.judge.require(count >= course.tasks_min, "liveness", f"only {count} tasks were acknowledged")
             return self._report()
 
     def run_for(self, span: Nanos) -> None:
@@ -96,6 +110,12 @@ class Scenario:
         end = self.world.now + span
         while self.world.now < end and not self.oracles.violated:
             self.world.run_for(min(CHUNK_NS, end - self.world.now))
+
+    def run_until(self, condition: Callable[[], bool], limit: Nanos) -> None:
+        """Lets time pass until `condition()`, at most `limit`."""
+        end = self.world.now + limit
+        while self.world.now < end and not condition() and not self.oracles.violated:
+            self.world.run_for(CHUNK_NS)
 
     @property
     def is_at_rest(self) -> bool:

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from cluster.simulation.tasks import call_of
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import Close, Command, Complete, Expire, Register, Submit, TASK_NUMBER_BITS
+from cluster.state.commands import TASK_NUMBER_BITS, Close, Command, Complete, Expire, Register, Submit
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
     STATE_CANCELLED,
@@ -149,7 +149,8 @@ class StateOracle:
         return [
             session.id
             for session in self.reference.sessions_open()
-            if (session.role, session.name) == (command.role, command.name) and session.incarnation != command.incarnation
+            if (session.role, session.name) == (command.role, command.name)
+            and session.incarnation != command.incarnation
         ]
 
     # -- what came of it ----------------------------------------------------------------------------------------------
@@ -190,12 +191,11 @@ class StateOracle:
 
     def _give(self, index: int, session: int, pair: Pair) -> None:
         """An attempt was handed out."""
-        judge = self._judge
-        judge.require(pair not in self._given, "double dispatch", f"{pair} was handed out again at entry {index}")
-        judge.require(
-            pair[0] not in self._held, "double dispatch", f"{pair} was handed out at {index} while {self._held.get(pair[0])} holds"
-        )
-        judge.require(pair[0] not in self.terminal, "double dispatch", f"{pair} was handed out at {index} after its end")
+        oracle, require = "double dispatch", self._judge.require
+        holder = self._held.get(pair[0])
+        require(pair not in self._given, oracle, f"{pair} was handed out again at entry {index}")
+        require(holder is None, oracle, f"{pair} was handed out at entry {index} while {holder} holds the task")
+        require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
 

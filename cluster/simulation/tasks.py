@@ -11,9 +11,9 @@ import msgspec
 
 from actors import MICROSECOND
 from actors.simulation import ChildPort
+from cluster.task import task
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
-from cluster.task import task
 
 Fate = Literal["ok", "raise", "crash once", "crash always"]
 
@@ -39,7 +39,7 @@ def call_of(body: bytes) -> Call:
     return call
 
 
-class Simulated(Exception):  # noqa: N818
+class Simulated(Exception):
     """What a simulated function raises."""
 
 
@@ -56,7 +56,7 @@ TASKS = {work.name: work}
 
 
 async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
-    """What `cluster.executor.main` does, with work that takes virtual time. `on_run(task, attempt)` sees every start."""
+    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start."""
     executor = Executor(port, TASKS)
     port.send(encode(Ready(tuple(sorted(TASKS)))))
     while True:

@@ -54,7 +54,9 @@ ENDS: tuple[tuple[type[ClusterError], str], ...] = (
 class Workload:
     """All clients of one world. `acknowledged` maps calls to tasks; both sides of it are what clients were told."""
 
-    def __init__(self, world: World, plan: Topology, history: History, on_acknowledged: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, world: World, plan: Topology, history: History, on_acknowledged: Callable[[int, int], None]
+    ) -> None:
         self.world = world
         self.plan = plan
         self.history = history

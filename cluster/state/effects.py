@@ -62,7 +62,7 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Effects:
-    """Collected over one or more `apply` calls, then carried out and cleared by the leader's shell."""
+    """Collected over one or more `apply` calls, then carried out by the leader's shell."""
 
     __slots__ = ("answers", "assignments", "ended", "registered", "results", "withdrawn")
 

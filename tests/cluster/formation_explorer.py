@@ -2,8 +2,9 @@
 
 A world holds the real `Formation` of each broker, what their disks hold, and what is on its way between them. It knows
 which steps are possible next; a test chooses. Links keep their order, lose what is under way when they end, and what a
-dead broker sent last may still arrive. A vote or an acknowledged entry is a *promise*: whoever gave one and lost its
-disk must not count again before it has caught up.
+dead broker sent last may still arrive. A vote for another is a *promise*, and so is the vote of the candidate that got
+it: whoever gave one and lost its disk must not count again before it has caught up. (A candidate that nobody voted
+for may forget it.)
 """
 
 from dataclasses import dataclass, field, replace
@@ -149,9 +150,9 @@ class FormationWorld:
             self._persist(name)
         elif kind == "campaign":
             self.disks[name] = replace(self.disks[name], has_log=True)
-            self._promise(name)
         elif kind == "vote":
             self.disks[step[2]] = replace(self.disks[step[2]], has_log=True)
+            self._promise(name)
             self._promise(step[2])
         elif kind == "deliver":
             self._deliver(name, step[2])

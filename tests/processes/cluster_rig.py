@@ -73,6 +73,7 @@ def command_line(*arguments: str, timeout_s: float = DEADLINE_S) -> subprocess.C
         text=True,
         timeout=timeout_s,
         check=False,
+        env={**os.environ, "COLUMNS": "200"},
     )
 
 

@@ -237,6 +237,15 @@ def test_a_node_that_the_topology_does_not_name_is_refused(tmp_path: Path) -> No
     assert refused(path, "--node", "b9") == f"error: {path}: no node is named 'b9'\n"
 
 
+def test_a_topology_without_a_node_of_this_machine_asks_for_one(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    text = path.read_text().replace("127.0.0.1", "192.0.2.1").replace("slots = 1", 'slots = 1\nhost = "192.0.2.1"')
+    path.write_text(text.replace("[cluster]", "[cluster]\ninsecure = true"))
+    assert refused(path) == (
+        f"error: {path}: no node has an address of this machine; start each with --node NAME\n"
+    )
+
+
 # -- launch: what is wrong with this machine ---------------------------------------------------------------------
 
 
@@ -246,8 +255,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     address = text[text.index("127.0.0.1:") :].partition('"')[0]
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         output = refused(path)
-    assert "error: node 'b1' cannot run" in output
-    assert address in output and "in use" in output
+    assert output.endswith(f"error: node 'b1' cannot run: AddressInUse: address {address} is in use\n")
     assert output.count("event=broker_stopped") == 1, "it was not tried again"
 
 
@@ -256,10 +264,11 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_traceback(tmp_path: 
     path.write_text(path.read_text().replace("cluster_tasks", "broken_tasks"))
     (tmp_path / "broken_tasks.py").write_text("from cluster import task\nimport no_such_thing\n")
     output = refused(path)
-    assert "error: node 'w" in output
-    assert "module broken_tasks cannot be imported" in output
-    assert "No module named 'no_such_thing'" in output
-    assert f'File "{tmp_path}/broken_tasks.py", line 2' in output.replace("\\", "")
+    said = output[output.index("error: node 'w") :].splitlines()
+    assert said[0].endswith("cannot run: module broken_tasks cannot be imported:")
+    assert said[1].startswith("Traceback")
+    assert any(f'File "{tmp_path}/broken_tasks.py", line 2' in line for line in said)
+    assert said[-1] == "ModuleNotFoundError: No module named 'no_such_thing'"
 
 
 def test_a_module_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -308,6 +317,7 @@ def test_the_data_of_another_cluster_is_refused(tmp_path: Path) -> None:
     assert "'tests'" in output and "'others'" in output
 
 
+@pytest.mark.slow
 def test_data_that_another_launch_holds_is_waited_for_then_the_holder_is_named(tmp_path: Path) -> None:
     path = make_topology(tmp_path, workers=1)
     with running(path) as cluster:

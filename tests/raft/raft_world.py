@@ -5,6 +5,7 @@ record of all that ever happened: who led which term, which entry was ever writt
 committed, and whether it was on a majority of the disks when it was.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,22 +16,24 @@ from cluster.raft.messages import Entry, EntryKind, Message, MessageType, Role
 
 ELECTION_TICKS = 6
 MAIL_MAX = 60
+EXCHANGES_MAX = 30
 
 
 @dataclass
 class Chances:
     """Of each kind of event, in relation to each other."""
 
-    deliver: int = 60
-    rush: int = 6
-    tick: int = 20
-    persist: int = 60
-    propose: int = 10
-    stand: int = 3
-    partition: int = 2
-    crash: int = 3
+    deliver: int = 40
+    rush: int = 10
+    tick: int = 15
+    persist: int = 40
+    propose: int = 6
+    stand: int = 5
+    partition: int = 3
+    blackout: int = 1
+    crash: int = 5
     wipe: int = 1
-    link_down: int = 3
+    link_down: int = 2
     open_round: int = 2
 
     @classmethod
@@ -52,26 +55,24 @@ class Record:
 
 
 class World:
-    def __init__(self, seed: int, size: int, core: type[Raft] = Raft, disk: type[Disk] = Disk) -> None:
+    def __init__(
+        self, seed: int, size: int, core: type[Raft] = Raft, disk: type[Disk] = Disk, **options: object
+    ) -> None:
         self.random = Random(seed)
         self.size = size
         self.new_disk = disk
         # Both keep elections rare, and with them what goes wrong around elections.
         pre_vote, check_quorum = self.random.choice(((True, True), (True, False), (False, False)))
-        append_bytes_max = self.random.choice((1, 1 << 20))
+        options = {
+            "election_ticks": ELECTION_TICKS,
+            "pre_vote": pre_vote,
+            "check_quorum": check_quorum,
+            "append_bytes_max": self.random.choice((1, 1 << 20)),
+            "inflight_messages_max": self.random.choice((1, 64)),
+            **options,
+        }
         self.nodes = {
-            node: Node(
-                node,
-                disk(),
-                self.random.randrange,
-                size=size,
-                core=core,
-                election_ticks=ELECTION_TICKS,
-                pre_vote=pre_vote,
-                check_quorum=check_quorum,
-                append_bytes_max=append_bytes_max,
-                inflight_messages_max=self.random.choice((2, 64)),
-            )
+            node: Node(node, disk(), self.random.randrange, size=size, core=core, **options)
             for node in range(1, size + 1)
         }
         self.mail: list[Message] = []
@@ -128,8 +129,9 @@ class World:
     def propose(self) -> None:
         for node in self.nodes.values():
             if node.core.role is Role.LEADER:
-                self.proposed += 1
-                node.core.propose([(EntryKind.NORMAL, b"%d" % self.proposed)])
+                count = self.random.choice((1, 1, 2, 6))
+                self.proposed += count
+                node.core.propose([(EntryKind.NORMAL, b"%d" % (self.proposed - n)) for n in range(count)])
                 self.look(node)
 
     def stand(self) -> None:
@@ -143,6 +145,10 @@ class World:
         """Two parts that do not hear each other, or none."""
         count = self.random.choice((0, 1, self.size // 2))
         self.apart = {self._victim().id, *self.random.sample(sorted(self.nodes), count - 1)} if count else set()
+
+    def blackout(self) -> None:
+        """All that is on its way is lost."""
+        self.mail.clear()
 
     def crash(self) -> None:
         """What was not durable is lost, but for some writes of which the core has not heard. Mail survives."""
@@ -194,6 +200,33 @@ class World:
         """Trouble prefers leaders."""
         leaders = [node for node in self.nodes.values() if node.core.role is Role.LEADER]
         return self.random.choice(leaders) if leaders and self.random.random() < 0.5 else self._any()
+
+    def exchange(self, *among: int, until: Callable[[], bool]) -> None:
+        """Disks and links are fast among these nodes, all else is lost, until something is so."""
+        for _ in range(EXCHANGES_MAX):
+            for node in among:
+                self.nodes[node].persist()
+                self.look(self.nodes[node])
+            arriving, self.mail = self.mail, []
+            for message in arriving:
+                if until():
+                    return
+                if message.sender in among and message.to in among:
+                    self.nodes[message.to].core.step(message)
+                    self.look(self.nodes[message.to])
+        assert until(), "that never came to be"
+
+    def elect(self, node: int, *voters: int) -> None:
+        """Lets it stand until these elect it. Its own first entry reaches nobody."""
+        core = self.nodes[node].core
+        for _ in range(EXCHANGES_MAX):
+            core.campaign()
+            self.look(self.nodes[node])
+            self.exchange(node, *voters, until=lambda: core.role is not Role.CANDIDATE)
+            if core.role is Role.LEADER:
+                self.mail.clear()
+                return
+        raise AssertionError("never elected")
 
     # -- what is checked ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,182 @@
+"""The supervision tree of one machine: each node's process behind an actor, all of them under one supervisor.
+
+    Launch                   drains workers first, then brokers, and ends when all have ended
+    └── Supervisor           one_for_one: a node that crashed is started again, at once, then with backoff
+        ├── Node b1 ...      one process each, watched by pidfd
+
+A node that exits with EXIT_OPERATOR needs an operator (a port in use, a foreign data directory); a restart would only
+fail again. Then everything stops, and the refusal says why.
+"""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from actors import (
+    MILLISECOND,
+    SECOND,
+    Actor,
+    Backoff,
+    Child,
+    ChildSpec,
+    Crashed,
+    Down,
+    Exit,
+    Ref,
+    Restart,
+    Supervisor,
+    SupervisorSpec,
+    TerminateChild,
+    handles,
+)
+
+DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
+EXIT_OPERATOR = 2                       # of a node's process: do not start it again
+BACKOFF = Backoff(min_ns=100 * MILLISECOND, max_ns=10 * SECOND, reset_after_ns=30 * SECOND)
+RESTARTS_MAX = 1_000_000                # the supervisor never gives up: a machine that cannot start a node keeps trying
+PAGE_BYTES = 1                          # nodes share no memory with their supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One process: `entry` is `module:function`, called with `argument`. Brokers outlive workers."""
+
+    name: str
+    entry: str
+    argument: bytes
+    is_broker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The composition root -> Launch: drain and stop everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Launch -> Node: end your process, by SIGTERM, and in the end by SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Node -> Launch: I watch over this node's process now."""
+
+    spec: NodeSpec
+    ref: Ref[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Node -> Launch: my process says that an operator must help."""
+
+    node: str
+    stderr: bytes
+
+
+class Node(Actor):
+    """One node's process. It ends with its process: `Crashed` lets the supervisor start another, `Normal` does not."""
+
+    def __init__(self, spec: NodeSpec, launch: Ref[object]) -> None:
+        self.spec = spec
+        self.launch = launch
+        self._child: Child | None = None
+        self._draining = False
+
+    def started(self) -> None:
+        self.launch.tell(Started(self.spec, self.context.self_ref))
+        self._child = self.context.processes.spawn(
+            self.spec.entry,
+            self.spec.argument,
+            page_bytes=PAGE_BYTES,
+            on_frame=lambda frame: None,
+            on_exit=self.context.callback(self._exited),
+        )
+
+    def stopped(self, reason: object) -> None:
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
+    @handles
+    def on_drain(self, message: Drain) -> None:
+        self._draining = True
+        if self._child is not None:
+            self._child.signal(signal.SIGTERM)
+            self.context.timer("kill", DRAIN_TIMEOUT, self._kill)
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self.context.log.event("node_killed", node=self.spec.name, reason="it did not stop within the drain time")
+            self._child.signal(signal.SIGKILL)
+
+    def _exited(self, how: Exit) -> None:
+        self._child = None
+        if self._draining:
+            self.context.stop()
+        elif how.code == EXIT_OPERATOR:
+            self.launch.tell(Refused(self.spec.name, how.stderr))
+            self.context.stop()
+        else:
+            self.context.log.event("node_exited", node=self.spec.name, code=how.code, signal=how.signal)
+            self.context.stop(Crashed(how.code, how.signal))
+
+
+class Launch(Actor):
+    """The root. `refusal` is set if a node needed an operator."""
+
+    def __init__(self, nodes: Sequence[NodeSpec]) -> None:
+        self.nodes = nodes
+        self.refusal: Refused | None = None
+        self._stopping = False
+        self._draining_brokers = False
+        self._alive: dict[int, Started] = {}    # by monitor
+
+    def started(self) -> None:
+        me = self.context.self_ref
+        children = tuple(ChildSpec(spec.name, partial(Node, spec, me), Restart.TRANSIENT) for spec in self.nodes)
+        supervisor = Supervisor(SupervisorSpec(children, intensity=RESTARTS_MAX, backoff=BACKOFF))
+        self._supervisor: Ref[object] = self.context.spawn(supervisor, name="nodes")
+
+    @handles
+    def on_started(self, message: Started) -> None:
+        self._alive[self.context.monitor(message.ref)] = message
+        if self._stopping:
+            message.ref.tell(Drain())
+
+    @handles
+    def on_refused(self, message: Refused) -> None:
+        if self.refusal is None:
+            self.refusal = message
+            self.on_stop(Stop())
+
+    @handles
+    def on_stop(self, message: Stop) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._drain(brokers=False)
+
+    @handles
+    def on_down(self, message: Down) -> None:
+        ended = self._alive.pop(message.reference)
+        if self._stopping:
+            if isinstance(message.reason, Crashed):
+                self._supervisor.tell(TerminateChild(ended.spec.name))      # not again
+            self._go_on()
+
+    def _drain(self, *, brokers: bool) -> None:
+        """Workers, then brokers: what workers finish is recorded."""
+        for node in self._alive.values():
+            if node.spec.is_broker is brokers:
+                node.ref.tell(Drain())
+        alive = {node.spec.name for node in self._alive.values()}
+        for spec in self.nodes:
+            if spec.is_broker is brokers and spec.name not in alive:
+                self._supervisor.tell(TerminateChild(spec.name))     # it may wait for its next start
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._alive:
+            self.context.stop()
+        elif not self._draining_brokers and all(node.spec.is_broker for node in self._alive.values()):
+            self._draining_brokers = True
+            self._drain(brokers=True)

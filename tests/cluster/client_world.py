@@ -1,0 +1,177 @@
+"""Users of a cluster of three brokers in a simulated world: what they do is an async function, what comes of it is seen
+from outside. Everything but the time that a task takes is the real code.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal
+
+import msgspec
+
+from actors import MICROSECOND, SECOND, ActorSystem, Nanos, Ports
+from actors.simulation import ChildPort, NetworkLimits, Process, World
+from cluster import Client, task
+from cluster.broker.actor import Broker
+from cluster.broker.process import BrokerConfig, start_broker
+from cluster.topology import BrokerNode, Topology
+from cluster.worker.child_messages import Ready, encode
+from cluster.worker.config import WorkerConfig
+from cluster.worker.executor import Executor
+from cluster.worker.process import start_worker
+from cluster.worker.slot_child import EXECUTOR_ENTRY
+
+BROKERS = ("b1", "b2", "b3")
+LIMIT = 300 * SECOND
+MS = 1_000                      # of work, in microseconds
+
+Fate = Literal["ok", "raise", "die"]
+Program = Callable[[Client, Ports], Coroutine[Any, Any, Any]]
+
+
+class Parcel(msgspec.Struct):
+    """Something that plain types cannot tell from a dict."""
+
+    number: int
+    label: str = ""
+
+
+class Mishap(Exception):  # noqa: N818
+    """What a task of this world raises."""
+
+
+@task(name="world:work")
+def work(parcel: Parcel, work_us: int = 0, fate: Fate = "ok") -> Parcel:
+    """Returns the parcel, after that much virtual time."""
+    if fate == "raise":
+        raise ValueError(f"parcel {parcel.number}")
+    return parcel
+
+
+@task(name="world:unserved")
+def unserved() -> None:
+    """No worker of this world announces it."""
+
+
+TASKS = {work.name: work}
+
+
+class ClientWorld:
+    """`runs` counts the attempts that began, by task. `answers` is what programs returned, by the name of their client."""
+
+    def __init__(
+        self, seed: int = 0, *, workers: int = 1, slots: int = 2, network: NetworkLimits | None = None
+    ) -> None:
+        self.world = World(seed, network=network)
+        self.world.register_entry(EXECUTOR_ENTRY, self._executor)
+        self.runs: dict[int, int] = {}
+        self.log: list[tuple[str, str]] = []
+        self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
+        self.systems: dict[str, ActorSystem] = {}
+        self.brokers = {name: self.world.process(name, self._broker(name)) for name in BROKERS}
+        names = [f"w{number}" for number in range(1, workers + 1)]
+        self.workers = {name: self.world.process(name, self._worker(name, slots)) for name in names}
+        self.answers: dict[str, Any] = {}
+        self.errors: dict[str, BaseException] = {}
+        self.clients: dict[str, Process] = {}
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def _broker(self, name: str) -> Callable[[Ports], Awaitable[None]]:
+        addresses = tuple((node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
+
+        async def start(ports: Ports) -> None:
+            config = BrokerConfig("world", name, addresses, "data", "inline")
+            self.systems[name] = system = start_broker(ports, config, 100 + BROKERS.index(name), lambda reason: None)
+            await system.wait_stopped()
+
+        return start
+
+    def _worker(self, name: str, slots: int) -> Callable[[Ports], Awaitable[None]]:
+        async def start(ports: Ports) -> None:
+            brokers = tuple((node, f"{node}:7100") for node in BROKERS)
+            _, system, _ = start_worker(ports, WorkerConfig("world", name, brokers, (), slots))
+            await system.wait_stopped()
+
+        return start
+
+    async def _executor(self, port: ChildPort, argument: bytes) -> None:
+        executor = Executor(port, TASKS)
+        port.send(encode(Ready(tuple(sorted(TASKS)))))
+        while True:
+            while executor.claim():
+                running = executor.running
+                assert running is not None
+                self.runs[running.task] = self.runs.get(running.task, 0) + 1
+                args, kwargs = work.codec.decode_arguments(running.body)
+                _, work_us, fate = (*args, *(0, "ok")[len(args) - 1 :])
+                await port.work(kwargs.get("work_us", work_us) * MICROSECOND)
+                if kwargs.get("fate", fate) == "die":
+                    raise SystemExit(3)
+                executor.run()
+            frame = port.poll()
+            if frame is None:
+                executor.flush()
+                frame = await port.receive()
+                if frame is None:
+                    return
+            executor.receive(frame)
+
+    # -- users --------------------------------------------------------------------------------------------------------
+
+    def start(
+        self, program: Program, *, deadline: float = 30.0, require_leader: bool = True, cluster: str = "world"
+    ) -> str:
+        """A new user begins; returns the name of its process."""
+        name = f"c{len(self.clients) + 1}"
+        brokers = tuple(BrokerNode(node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
+        plan = Topology(cluster, "data", True, brokers, ())
+
+        async def live(ports: Ports) -> None:
+            try:
+                async with Client(plan, lambda: ports, deadline, require_leader) as client:
+                    self.answers[name] = await program(client, ports)
+            except Exception as error:
+                self.errors[name] = error
+
+        self.clients[name] = self.world.process(name, live)
+        return name
+
+    def finish(self, name: str, limit: Nanos = LIMIT) -> Any:
+        """Lets time pass until a user is done; what its program returned, or raises what it raised."""
+        self.until(lambda: name in self.answers or name in self.errors, limit)
+        if name in self.errors:
+            raise self.errors[name]
+        self.until(lambda: not self.clients[name].alive, limit)
+        return self.answers[name]
+
+    def run(self, program: Program, **options: Any) -> Any:
+        return self.finish(self.start(program, **options))
+
+    # -- the world ----------------------------------------------------------------------------------------------------
+
+    def until(self, condition: Callable[[], object], limit: Nanos = LIMIT) -> None:
+        assert self.world.run_until(condition, limit), f"not within the limit; log: {self.log[-20:]}"
+
+    def actor(self, broker: str) -> Broker:
+        ref = self.systems[broker].lookup("broker")
+        assert ref is not None
+        actor = ref.target.actor
+        assert isinstance(actor, Broker)
+        return actor
+
+    @property
+    def leader(self) -> str:
+        """The broker that leads now; "" while none does."""
+        leading = [name for name, process in self.brokers.items() if process.alive and self._leads(name)]
+        return max(leading, key=lambda name: self.actor(name).term, default="")
+
+    def _leads(self, name: str) -> bool:
+        return name in self.systems and self.systems[name].lookup("broker") is not None and self.actor(name).leading
+
+
+async def pause(ports: Ports, seconds: float) -> None:
+    """Waits on the process's own clock."""
+    import asyncio
+
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ports.clock.call_at(ports.clock.now() + int(seconds * SECOND), lambda: done.set_result(None))
+    await done
