@@ -14,6 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("quorumq")
     group.addoption("--tasks", type=int, default=100_000, help="tasks of a throughput round")
     group.addoption("--rounds", type=int, default=3, help="rounds of a throughput benchmark")
+    group.addoption("--idle-seconds", type=float, default=60.0, help="window of the idle benchmark")
     group.addoption("--slots", type=int, default=1, help="slots of each of the two workers")
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, Ref, handles
-from cluster.broker.admission import well_formed
+from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
+from cluster.broker.admission import COMMAND_BYTES_MAX, size_of, well_formed
 from cluster.broker.delivery import Delivery
 from cluster.broker.entries import EntryBuilder
 from cluster.broker.lease_table import LeaseTable
@@ -94,6 +94,7 @@ class Broker(Actor):
 
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
+        self._peer_log = PeerLog(self.context.log, self.context.clock)
         self._delivery = delivery = Delivery(self.machine, self._links, self.context.log)
         self._handlers: dict[type, Callable[[Link, msgspec.Struct], None]] = {
             Submit: self._on_submit,
@@ -169,24 +170,23 @@ class Broker(Actor):
         elif self.raft.backlog_bytes + self._entry.bytes > BACKLOG_BYTES_MAX:
             link.peer.send(Overload(message.session, message.seq, OVERLOAD_RETRY_MS))
         else:
-            self._propose(message, sum(len(body) for group in message.groups for body in group.bodies))
+            self._admit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Complete | Cancel)
-        if not self._links.claim(link, message.session):
+        if self._links.claim(link, message.session):
+            self._admit(link, message)
+        else:
             self._refuse(link, "a command for another's session")
-            return
-        size = sum(len(outcome.body) for outcome in message.outcomes) if isinstance(message, Complete) else 0
-        self._propose(message, size)
 
     def _on_register(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Register)
-        if (message.name, message.incarnation) != (link.name, link.incarnation) or (
+        if (message.role, message.name, message.incarnation) != (link.role, link.name, link.incarnation) or (
             link.role == ROLE_WORKER and message.worker is None
         ):
             self._refuse(link, "a registration for another")
             return
-        self._propose(message, 0)
+        self._admit(link, message)
 
     def _on_close(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Close)
@@ -197,10 +197,18 @@ class Broker(Actor):
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Seen)
         if self._links.claim(link, message.session):
-            self._propose(message, 0)
+            self._admit(link, message)
 
-    def _propose(self, command: Command, body_bytes: int) -> None:
-        self._entry.add(command, body_bytes)
+    def _admit(self, link: Link, command: Command) -> None:
+        """Proposes what a peer asked for, unless it is larger than any peer of ours would send."""
+        size = size_of(command)
+        if size > COMMAND_BYTES_MAX:
+            self._refuse(link, f"a command of {size} bytes")
+            return
+        self._propose(command, size)
+
+    def _propose(self, command: Command, size_bytes: int) -> None:
+        self._entry.add(command, size_bytes)
         self.context.at_turn_end(self._flush)
 
     def _flush(self) -> None:
@@ -213,7 +221,7 @@ class Broker(Actor):
 
     def _refuse(self, link: Link, reason: str) -> None:
         self.refused += 1
-        self.context.log.event("message_refused", node=link.name, reason=reason)
+        self._peer_log.event("message_refused", link.name, reason=reason)
 
     # -- leadership ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,33 @@
-"""What may become a command: checked once, before it is in every log for ever."""
+"""What may become a command: checked once, before it is in every log for ever.
 
-from cluster.state.commands import BODY_BYTES_MAX, PRIORITY_MAX, SUBMIT_TASKS_MAX, Submit
+An entry closes at 1 MiB, which is counted with `size_of`; one command may make it larger, but no command may exceed
+COMMAND_BYTES_MAX. Senders of ours stay far below that, so what is larger is refused without an answer.
+"""
+
+from cluster.state.commands import (
+    BODY_BYTES_MAX,
+    PRIORITY_MAX,
+    SUBMIT_BYTES_MAX,
+    SUBMIT_TASKS_MAX,
+    Cancel,
+    Command,
+    Complete,
+    Failure,
+    Options,
+    Register,
+    Seen,
+    Submit,
+)
+
+COMMAND_BYTES_MAX = BODY_BYTES_MAX + SUBMIT_BYTES_MAX       # the largest body, and all that may come with it
+
+# What msgpack adds at most.
+NUMBER_BYTES = 9
+TEXT_OVERHEAD_BYTES = 5
+GROUP_OVERHEAD_BYTES = 2 * NUMBER_BYTES
+OPTIONS_OVERHEAD_BYTES = 8 * NUMBER_BYTES
+OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
+FAILURE_OVERHEAD_BYTES = 3 * NUMBER_BYTES
 
 
 def well_formed(message: Submit) -> bool:
@@ -18,3 +45,43 @@ def well_formed(message: Submit) -> bool:
         ):
             return False
     return 0 < tasks <= SUBMIT_TASKS_MAX
+
+
+def size_of(command: Command) -> int:
+    """How many bytes a command takes in an entry, beside a few for its own numbers; rather too many than too few."""
+    size = 0
+    if isinstance(command, Submit):
+        for group in command.groups:
+            bodies = group.bodies
+            size += GROUP_OVERHEAD_BYTES + _text(group.name) + sum(map(len, bodies)) + TEXT_OVERHEAD_BYTES * len(bodies)
+            if group.options is not None:
+                size += _options(group.options)
+        size += NUMBER_BYTES * len(command.seen)
+    elif isinstance(command, Complete):
+        size += OUTCOME_OVERHEAD_BYTES * len(command.outcomes)
+        for outcome in command.outcomes:
+            size += len(outcome.body)
+            if outcome.error is not None:
+                size += _failure(outcome.error)
+    elif isinstance(command, Cancel):
+        size += NUMBER_BYTES * len(command.tasks)
+    elif isinstance(command, Seen):
+        size += NUMBER_BYTES * len(command.seen)
+    elif isinstance(command, Register):
+        size += _text(command.name)
+        if (worker := command.worker) is not None:
+            size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels)))
+    return size
+
+
+def _options(options: Options) -> int:
+    return OPTIONS_OVERHEAD_BYTES + _text(options.queue) + sum(map(_text, options.labels))
+
+
+def _failure(failure: Failure) -> int:
+    texts = (failure.type, failure.message, failure.traceback, failure.stderr)
+    return FAILURE_OVERHEAD_BYTES + sum(map(_text, texts))
+
+
+def _text(text: str) -> int:
+    return TEXT_OVERHEAD_BYTES + (len(text) if text.isascii() else len(text.encode()))

@@ -138,7 +138,9 @@ class Delivery:
                 found.append(result)
             elif result is None:
                 unknown.append(task)
-            elif task >> TASK_NUMBER_BITS != link.session and len(link.watched) < WATCHED_TASKS_MAX:
+            elif task >> TASK_NUMBER_BITS == link.session or task in link.watched:
+                continue            # it hears of its own without asking
+            elif len(link.watched) < WATCHED_TASKS_MAX:
                 link.watched.add(task)
                 self._watchers.setdefault(task, []).append(link)
         self._send_results(link, found)

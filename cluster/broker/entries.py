@@ -24,8 +24,9 @@ class EntryBuilder:
         self._sizes = 0
         self.bytes = 0                              # of everything collected, roughly
 
-    def add(self, command: Command, body_bytes: int) -> None:
-        size = body_bytes + COMMAND_OVERHEAD_BYTES
+    def add(self, command: Command, size_bytes: int) -> None:
+        """Adds a command that takes about `size_bytes` beside COMMAND_OVERHEAD_BYTES."""
+        size = size_bytes + COMMAND_OVERHEAD_BYTES
         if self._sizes and self._sizes + size > ENTRY_BYTES_MAX:
             self._groups.append([])
             self._sizes = 0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, Ports
+from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
 from cluster.broker.actor import Broker
 from cluster.peer.actor import PeerConfig, RaftPeer
 from cluster.peer.reception import Reception
@@ -46,7 +46,7 @@ def start_broker(ports: Ports, config: BrokerConfig, pid: int, on_fault: Callabl
     incarnation = ports.entropy.bits(INCARNATION_BITS)
     identity = b"\x01" + ports.entropy.bits(120).to_bytes(15, "big")
     endpoint = Endpoint(ports, identity, turn=system.turn)
-    reception = Reception(endpoint, config.cluster, ports.log)
+    reception = Reception(endpoint, config.cluster, PeerLog(ports.log, ports.clock))
     peer_config = PeerConfig(config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal)
     raft = RaftPeer(peer_config, reception, endpoint, incarnation)
     mailbox = MailboxSpec(MAILBOX_MESSAGES_MAX)

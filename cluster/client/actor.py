@@ -112,6 +112,11 @@ class ClientActor(Actor):
         self._questions.end(error)
         self._waiting.clear()
 
+    @property
+    def has_ended(self) -> bool:
+        """Nothing can be asked any more."""
+        return self._end is not None
+
     def _check_open(self) -> None:
         if self._end is not None:
             raise Unavailable(str(self._end), outcome="refused")
@@ -269,6 +274,7 @@ class ClientActor(Actor):
         self.incarnation = self.context.entropy.bits(63)
         self._window = Window()
         self._outbox = Outbox()
+        self._seen = SeenNumbers()      # the numbers of the old session name other tasks in the next one
         # A link speaks for the incarnation that its hello named: the new one needs new links.
         self._links.close()
         self._links.open()

@@ -95,7 +95,7 @@ class Client:
         task = task_of(fn)
         body = task.encode(args, kwargs)
         actor = self._actor
-        if not actor.session:
+        while not actor.session:
             await self._ready(self._deadline)
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
@@ -112,17 +112,19 @@ class Client:
         """
         task = task_of(fn)
         actor = self._actor
-        if not actor.session:
-            await self._ready(self._deadline)
         batch: Batch[R] = Batch(self, task)
         confirmed: deque[asyncio.Future[None]] = deque()
         remaining = iter(items)
         while chunk := [task.encode((item,), kwargs) for item in islice(remaining, MAP_CHUNK_TASKS)]:
+            while not actor.session:        # not yet, or lost since the last chunk
+                await self._ready(self._deadline)
             deadline = self._deadline_at(self._deadline)
             waiters = actor.submit_many(task.name, task.wire_options, chunk, deadline, batch)
+            for waiter in waiters:
+                waiter.add_done_callback(_retrieve)
             confirmed += waiters
             await self._next_turn()     # the chunk leaves while the next one is encoded
-            while actor.queued_tasks > MAP_QUEUED_TASKS:
+            while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
                 await confirmed.popleft()
         for waiter in confirmed:
             await waiter
@@ -153,7 +155,7 @@ class Client:
                     )
                     break
                 except Unavailable:
-                    if self._ports.clock.now() >= end:
+                    if self._actor.has_ended or self._ports.clock.now() >= end:
                         raise
                     await self._pause(RETRY_S)
         return found
@@ -162,7 +164,7 @@ class Client:
         """The cluster's state, as `python -m cluster status --json` prints it."""
         from cluster.client.status import gather_status
 
-        return await gather_status(self._actor, self._topology, self._ports.clock, self._loop)
+        return await gather_status(self._actor, self._topology, self._ports.clock)
 
     async def _stop(self) -> None:
         self._system.stop()
@@ -211,8 +213,16 @@ class Client:
             timer.cancel()
 
     async def _cancel(self, tasks: list[int]) -> None:
+        while not self._actor.session:
+            await self._ready(self._deadline)
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._actor.cancel(tasks, waiter)
         await self._within(
             waiter, self._deadline, lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )
+
+
+def _retrieve(future: "asyncio.Future[None]") -> None:
+    """Looks at the error of a command: if several fail, `map` raises the first only, and asyncio would complain."""
+    if not future.cancelled():
+        future.exception()

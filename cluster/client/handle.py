@@ -147,14 +147,12 @@ class Batch(Generic[R]):
 
     async def as_completed(self) -> AsyncIterator[Handle[R]]:
         """Handles of finished tasks, in the order in which they finish."""
-        position = 0
         ids = self.ids
-        while position < len(self._records):
+        for position in range(len(self._records)):
             if position == len(self._finished):
                 await self._wait(position + 1, None)
-            for index in self._finished[position:]:
-                yield self._handle(ids[index], index)
-            position = max(position, 0) + len(self._finished[position:])
+            index = self._finished[position]
+            yield self._handle(ids[index], index)
 
     async def on_progress(self, report: Callable[[int, int, int], None], every: float = 0.1) -> None:
         """Calls `report(finished, not completed, all)` about each `every` seconds until all are finished."""

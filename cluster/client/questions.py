@@ -21,9 +21,11 @@ class Questions:
     def status(self, broker: Peer) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._last += 1
+        number = self._last
         future: Future[bytes] = get_running_loop().create_future()
-        if broker.send(StatusRequest(self._last)):
-            self._status[self._last] = future
+        if broker.send(StatusRequest(number)):
+            self._status[number] = future
+            future.add_done_callback(lambda _: self._status.pop(number, None))     # also if nobody waits any more
         else:
             reject(future, Unavailable(f"no link to the broker at {broker.address}", outcome="refused"))
         return future

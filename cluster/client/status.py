@@ -1,27 +1,30 @@
 """The cluster's state as one object: every broker says what it knows of itself, the leader adds the rest."""
 
-import asyncio
+from asyncio import Future, gather
 from typing import Any
 
 import msgspec
 
 from actors import MILLISECOND, Clock
 from cluster.client.actor import ClientActor
-from cluster.errors import ClusterError
 from cluster.topology import Topology
 
 BROKER_ANSWER_TIMEOUT = 2_000 * MILLISECOND     # a broker that is silent for so long is shown as down
 
 
-async def gather_status(
-    actor: ClientActor, plan: Topology, clock: Clock, loop: asyncio.AbstractEventLoop
-) -> dict[str, Any]:
+async def gather_status(actor: ClientActor, plan: Topology, clock: Clock) -> dict[str, Any]:
     """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`.
 
     Brokers that do not answer have role "down" and nulls; `workers` and `queues` are empty while there is no leader.
+    Raises Unavailable if the client has ended.
     """
-    answers = [_ask(actor, node.name, clock) for node in plan.brokers]
-    reports: list[dict[str, Any] | None] = [await answer for answer in [loop.create_task(ask) for ask in answers]]
+    answers = [actor.status(node.name) for node in plan.brokers]
+    timer = clock.call_at(clock.now() + BROKER_ANSWER_TIMEOUT, lambda: _give_up(answers))
+    try:
+        replies = await gather(*answers, return_exceptions=True)
+    finally:
+        timer.cancel()
+    reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
     leading = max(
         (report for report in known if report["broker"]["role"] == "leader" and "queues" in report),
@@ -40,19 +43,16 @@ async def gather_status(
     }
 
 
-async def _ask(actor: ClientActor, node: str, clock: Clock) -> dict[str, Any] | None:
-    future = actor.status(node)
+def _give_up(answers: list["Future[bytes]"]) -> None:
+    for answer in answers:
+        answer.cancel()
 
-    def give_up() -> None:
-        future.cancel()
 
-    timer = clock.call_at(clock.now() + BROKER_ANSWER_TIMEOUT, give_up)
-    try:
-        report: dict[str, Any] = msgspec.msgpack.decode(await future)
-    except (ClusterError, asyncio.CancelledError):
+def _report(reply: bytes | BaseException) -> dict[str, Any] | None:
+    """What a broker said; None if it could not be asked or was silent."""
+    if isinstance(reply, BaseException):
         return None
-    finally:
-        timer.cancel()
+    report: dict[str, Any] = msgspec.msgpack.decode(reply)
     return report
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from actors import Endpoint, Log, Peer
+from actors import Endpoint, Peer, PeerLog
 from cluster.wire import WIRE_VERSION, Hello, Refused
 
 GROUP = 0       # the only Raft group so far
@@ -25,7 +25,7 @@ class Service:
 class Reception:
     """The listening side of a broker's endpoint. Roles are served from `listen` on."""
 
-    def __init__(self, endpoint: Endpoint, cluster: str, log: Log) -> None:
+    def __init__(self, endpoint: Endpoint, cluster: str, log: PeerLog) -> None:
         self._endpoint = endpoint
         self._cluster = cluster
         self._log = log
@@ -52,7 +52,7 @@ class Reception:
         if not reason and service is not None:
             reason = service.accept(peer, hello)
         if reason or service is None:
-            self._log.event("hello_refused", node=hello.node, role=hello.role, reason=reason or "unknown role")
+            self._log.event("hello_refused", hello.node, role=hello.role, reason=reason or "unknown role")
             peer.send(Refused(reason or f"this broker does not serve role {hello.role}"))
             return None
         self._owners[peer] = service

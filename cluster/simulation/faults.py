@@ -5,14 +5,15 @@ has a crash, a partition and one kind of damage to a disk, the kind in turn by t
 with the power, a torn frame, a flipped bit. A fault that came to nothing (the power failed, but nothing unsynced was
 there to lose) is tried again until it has happened, so the guarantee is about effects and not about attempts.
 
-Beside what `actors.simulation` offers there are two faults that aim: a voter crashes in the very instant in which its
-vote makes a leader, and at the end of some seeds all machines lose their power at once.
+Beside what `actors.simulation` offers there are faults that aim: a voter crashes in the very instant in which its vote
+makes a leader, or that leader does, or its machine loses its power, a moment later; and at the end of some seeds all
+machines lose their power at once.
 
 More than a minority of synced data is never damaged, and a flipped bit lies where a later frame vouches for it: the
 last synced frame of a log has no witness on its own disk, and with the leader gone nobody could know of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -28,12 +29,15 @@ TORN_FRAME = "torn_frame"
 FLIPPED_BIT = "flipped_bit"
 BLACKOUT = "blackout"
 VOTER_CRASH = "voter_crash"
+LEADER_CRASH = "leader_crash"
+LEADER_POWER_LOSS = "leader_power_loss"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
 CAUSES = {LOST_UNSYNCED: "power_loss", TORN_FRAME: "torn_write", FLIPPED_BIT: "flipped_bit"}
 RETRY_NS: Nanos = 1 * SECOND
-VOTER_CRASH_ONE_IN = 4
-VOTER_BACK_NS_MAX: Nanos = 300 * MILLISECOND
+AIM_ONE_IN = 8                  # elections that are followed by a certain one of the faults that aim
+AIMED_LASTS_NS_MAX: Nanos = 1_500 * MILLISECOND
+LEADER_TIME_NS_MAX: Nanos = 3 * SECOND      # until it is hit
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
 BLACKOUT_NS: Nanos = 500 * MILLISECOND
@@ -86,7 +90,7 @@ class ClusterFaults(FaultPlan):
         self.torn_tails: Callable[[], int] = lambda: 0      # set: how many torn frames recoveries have cut off
         self._random = random
         self._on_damage = on_damage
-        self._extra = dict.fromkeys((LOST_UNSYNCED, BLACKOUT, VOTER_CRASH), 0)
+        self._extra = dict.fromkeys((LOST_UNSYNCED, BLACKOUT, VOTER_CRASH, LEADER_CRASH, LEADER_POWER_LOSS), 0)
         self._brokers = [process.machine for process in brokers]
         for machine in self._brokers:
             _watch_losses(machine, self._lost)
@@ -103,21 +107,34 @@ class ClusterFaults(FaultPlan):
             counts[TORN_FRAME] = torn
         return dict(sorted(counts.items()))
 
-    def crash_voter(self, voters: list[Process]) -> None:
-        """Now and then: one of those who voted for the leader of this instant crashes."""
-        if self._random.randrange(VOTER_CRASH_ONE_IN) == 0 and self.world.now < self._until:
-            process = self._victim(self._random, voters)
-            if process is not None:
-                self.crash_for(process, self._random.randrange(VOTER_BACK_NS_MAX))
-
-    def crash_for(self, process: Process, lasts: Nanos) -> None:
-        self._extra[VOTER_CRASH] += 1
-        self._mark([process], VOTER_CRASH)
+    def leader_elected(self, leader: Process, voters: list[Process]) -> None:
+        """Now and then somebody is hit because of it."""
+        random = self._random
+        roll, soon = random.randrange(AIM_ONE_IN), random.randrange(LEADER_TIME_NS_MAX)
         # Not from within its own turn or another's: processes die between events.
-        self.world.after(0, partial(self.world.crash, process))
+        if roll == 0 and voters:
+            self.world.after(0, partial(self.hit, random.choice(voters), VOTER_CRASH))
+        elif roll == 1:
+            self.world.after(soon, partial(self.hit, leader, LEADER_CRASH))
+        elif roll == 2:
+            self.world.after(soon, partial(self.hit, leader, LEADER_POWER_LOSS))
+
+    def hit(self, process: Process, kind: str) -> None:
+        """Kills one process, or its whole machine, if it is well and the plan allows it."""
+        random, world = self._random, self.world
+        if world.now >= self._until or self._victim(random, [process]) is None or not process.machine.powered:
+            return
+        self._extra[kind] += 1
+        self._mark([process], kind)
+        if kind == LEADER_POWER_LOSS:
+            world.power_off(process.machine)
+            end: Callable[[], None] = partial(self._power_on, process.machine, [process])
+        else:
+            world.crash(process)
+            end = partial(self._recover, [process])
         self._number += 1
-        self._active[self._number] = partial(self._recover, [process])
-        self.world.after(lasts, partial(self._finish, self._number))
+        self._active[self._number] = end
+        world.after(random.randrange(AIMED_LASTS_NS_MAX), partial(self._finish, self._number))
 
     def maybe_blackout(self) -> None:
         """After the plan, in some seeds: all brokers lose their power in one instant."""
@@ -146,7 +163,7 @@ class ClusterFaults(FaultPlan):
     def _lost(self) -> None:
         self._extra[LOST_UNSYNCED] += 1
 
-    def _mark(self, processes: "list[Process]", kind: str) -> None:  # type: ignore[override]
+    def _mark(self, processes: Sequence[Process], kind: str) -> None:
         super()._mark(processes, kind)
         if kind == "flipped_bit":
             self._on_damage(processes[0].name)

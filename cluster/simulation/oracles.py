@@ -20,6 +20,7 @@ from cluster.state.effects import STATE_COMPLETED
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
+EIO_TEXT = "[Errno 5]"
 STUCK_SHOWN_MAX = 5
 
 
@@ -52,8 +53,7 @@ class Oracles:
         """An actor of a broker or worker ended by itself."""
         assert isinstance(reason, Failed)
         faults = self.world.machine(name).disk.faults
-        by_disk = reason.type in ("WalFailed", "BrokerFault") and "sync" in reason.message
-        if by_disk and faults.get("sync_error", 0):
+        if faults.get("sync_error", 0) and EIO_TEXT in reason.message:
             return
         if reason.type == "BrokerFault" and name in self.raft.damaged:
             return
@@ -127,7 +127,7 @@ class Oracles:
             record = self.state.terminal.get(task)
             if record is None:
                 self.lost += 1
-                self.judge.violated("acknowledged", f"task {task} (call {key}) was acknowledged and has no terminal record")
+                self.judge.violated("acknowledged", f"task {task} (call {key}), acknowledged, has no terminal record")
             elif record.state == STATE_COMPLETED:
                 value = msgspec.msgpack.decode(record.body)
                 self.judge.require(value == key, "result", f"task {task} returned {value}, its call was {key}")

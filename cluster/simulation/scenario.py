@@ -131,7 +131,7 @@ class Scenario:
             for number, granted in sorted(core.tracker.votes.items())
             if granted and number != core.id
         ]
-        self.faults.crash_voter(voters)
+        self.faults.leader_elected(node.process, voters)
 
     def _report(self) -> Report:
         oracles = self.oracles

@@ -2,6 +2,7 @@
 from outside. Everything but the time that a task takes is the real code.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from actors.simulation import ChildPort, NetworkLimits, Process, World
 from cluster import Client, task
 from cluster.broker.actor import Broker
 from cluster.broker.process import BrokerConfig, start_broker
+from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.config import WorkerConfig
@@ -21,6 +23,7 @@ from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
 LIMIT = 300 * SECOND
+WAL = WalLimits(segment_bytes=4 * 1024 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
 MS = 1_000                      # of work, in microseconds
 
 Fate = Literal["ok", "raise", "die"]
@@ -54,6 +57,11 @@ def unserved() -> None:
 TASKS = {work.name: work}
 
 
+def topology(cluster: str = "world") -> Topology:
+    brokers = tuple(BrokerNode(node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
+    return Topology(cluster, "data", True, brokers, ())
+
+
 class ClientWorld:
     """`runs` counts the attempts that began, by task. `answers` is what programs returned, by the name of their client."""
 
@@ -72,6 +80,7 @@ class ClientWorld:
         self.answers: dict[str, Any] = {}
         self.errors: dict[str, BaseException] = {}
         self.clients: dict[str, Process] = {}
+        self.world.run_for(SECOND // 100)           # all have begun
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -79,7 +88,7 @@ class ClientWorld:
         addresses = tuple((node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
 
         async def start(ports: Ports) -> None:
-            config = BrokerConfig("world", name, addresses, "data", "inline")
+            config = BrokerConfig("world", name, addresses, "data", "inline", WAL)
             self.systems[name] = system = start_broker(ports, config, 100 + BROKERS.index(name), lambda reason: None)
             await system.wait_stopped()
 
@@ -122,8 +131,7 @@ class ClientWorld:
     ) -> str:
         """A new user begins; returns the name of its process."""
         name = f"c{len(self.clients) + 1}"
-        brokers = tuple(BrokerNode(node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
-        plan = Topology(cluster, "data", True, brokers, ())
+        plan = topology(cluster)
 
         async def live(ports: Ports) -> None:
             try:
@@ -170,8 +178,6 @@ class ClientWorld:
 
 async def pause(ports: Ports, seconds: float) -> None:
     """Waits on the process's own clock."""
-    import asyncio
-
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     ports.clock.call_at(ports.clock.now() + int(seconds * SECOND), lambda: done.set_result(None))
     await done

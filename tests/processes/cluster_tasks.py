@@ -102,6 +102,14 @@ def fail(message: str) -> None:
     raise ValueError(message)
 
 
+@task
+def fail_at_length(number: int, depth: int = 60) -> None:
+    """Leaves as much evidence as an exception may."""
+    if depth:
+        fail_at_length(number, depth - 1)
+    raise ValueError(f"{number} " + "m" * 4_000)
+
+
 class Strange(Exception):
     """Not one of Python's own."""
 

@@ -23,9 +23,9 @@ from cluster_rig import (
     until,
     wait_until,
 )
-from cluster_tasks import add, backtrack_at_first, echo
+from cluster_tasks import add, backtrack_at_first, echo, fail_at_length
 
-from cluster import Client, Handle, Record
+from cluster import Client, Handle, Record, TaskFailed
 from cluster.local import LocalCluster
 
 TASKS = 300             # submitted before the blow
@@ -146,6 +146,32 @@ def test_an_executor_child_killed_in_a_c_loop_is_replaced_and_its_task_runs_agai
             assert (record.state, record.attempts) == ("completed", 2)
 
     run(main())
+
+
+def test_failures_with_much_evidence_that_pile_up_without_a_leader_are_recorded_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Some 12 KiB for each, 512 at each slot: far more than fits into one entry of the log."""
+    tasks = 1_500
+    topology = make_topology(tmp_path, slots=SLOTS)
+    topology.write_text(topology.read_text().replace("slots =", "prefetch = 512\nslots ="))
+
+    async def main() -> None:
+        async with Client.connect(topology) as client:
+            status = await status_when(client, "the cluster is whole", lambda status: is_whole(status, SLOTS))
+            batch = await client.map(fail_at_length, range(tasks))
+            kill(broker_pid(status, leading=True))
+            with pytest.raises(TaskFailed, match="ValueError: 0 mmmm") as caught:
+                await batch.results(timeout=60)
+            assert 4_096 < len(caught.value.traceback) <= 8_192
+            assert batch.progress == (tasks, tasks, tasks)
+            records = await client.records(batch.ids)
+            assert {record.state for record in records} == {"failed"}
+
+    with running(topology) as cluster:
+        run(main())
+        assert cluster.log is not None
+        assert cluster.log.read_text().count("event=leading") == 2, "nobody fell over the evidence"
 
 
 def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(

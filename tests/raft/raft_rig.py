@@ -172,6 +172,7 @@ class Group:
     def elect(self, node: int, *voters: int) -> Raft:
         """`node` leads, elected by `voters` (or all)."""
         for other in self:
+            other.core.step_down()
             other.core.forget_leader()
         among = {node, *(voters or self.nodes)}
         self[node].core.campaign()

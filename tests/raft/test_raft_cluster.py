@@ -32,12 +32,11 @@ def figure_8() -> raft_world.World:
     world = raft_world.World(1, 5, pre_vote=False, check_quorum=False, append_bytes_max=1)
     log = {node: world.nodes[node].core.log for node in world.nodes}
     world.elect(1, 2, 3, 4, 5)
-    world.propose()
     world.nodes[1].core.tick()
-    world.exchange(1, 2, 3, 4, 5, until=lambda: all(log[node].committed == 2 for node in log))
+    assert world.exchange(1, 2, 3, 4, 5, until=lambda: all(log[node].committed == 1 for node in log))
     # (a) Node 1 proposes an entry that only node 2 gets.
-    world.propose()
-    world.exchange(1, 2, until=lambda: log[2].last_index == log[1].last_index == log[1].offset - 1)
+    world.propose(1)
+    assert world.exchange(1, 2, until=lambda: log[2].last_index == log[1].last_index == log[1].offset - 1)
     contested = log[1].last_index
     # (b) Node 5 leads another term and puts an entry of its own there, which nobody gets.
     world.elect(5, 3, 4)
@@ -46,7 +45,7 @@ def figure_8() -> raft_world.World:
     node_3 = world.nodes[1].core.tracker.progress
     world.nodes[1].core.tick()
     world.look(world.nodes[1])
-    world.exchange(1, 2, 3, until=lambda: node_3[3].match >= contested)
+    assert world.exchange(1, 2, 3, until=lambda: node_3[3].match >= contested)
     # (d) Node 5 leads again, elected by nodes 3 and 4, and overwrites it.
     world.elect(5, 3, 4)
     return world
