@@ -123,6 +123,7 @@ class PeerListener:
         assert self._listener is not None
         send = partial(self._listener.send, identity)
         peer = Peer(self._core, identity, self.address, identity.hex(), send, self._close)
+        peer.on_stalled = self._let_go
         peer.hello = hellos[0]
         peer.open(session)
         self.peers[identity] = peer
@@ -152,6 +153,14 @@ class PeerListener:
         peer.flush()
         self._forget(peer)
         self._send_reset(peer.identity, number)
+
+    def _let_go(self, peer: Peer) -> None:
+        """A ROUTER takes nothing for a dialler that is gone, and says no more than that. One that is only slow begins
+        a new session with its next frame."""
+        self._core.counters.stalled += 1
+        self._core.peer_log.event("peer_stalled", peer.label)
+        self._forget(peer)
+        self._on_closed(peer)
 
     def _forget(self, peer: Peer) -> None:
         assert self.peers[peer.identity] is peer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 import msgspec
 from msgspec.msgpack import Decoder
 
-from actors.runtime.ports import MILLISECOND, Cancel, Nanos, Ports
+from actors.runtime.ports import MILLISECOND, SECOND, Cancel, Nanos, Ports
 from actors.telemetry.log import PeerLog
 from actors.transport.frame import (
     FRAME_BYTES_MAX,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _ARRAY_BYTES_MAX = 3    # of the array's own header, for at most FRAME_MESSAGES_MAX messages
 OUTBOX_RETRY_NS = 10 * MILLISECOND
+OUTBOX_STALL_NS = 5 * SECOND    # an accepted peer that takes nothing for so long is gone, or will say hello again
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class EndpointCounters:
     duplicates: int = 0
     replays: int = 0         # hellos of a session that is or was here
     gaps: int = 0
+    stalled: int = 0            # accepted peers that took nothing for too long
     unknown: int = 0         # frames of a session that is not here
     refused: int = 0         # frames and hellos of peers that the owner does not want
     resets_in: int = 0
@@ -109,7 +111,7 @@ class Core:
         self.peer_log = PeerLog(ports.log, ports.clock)
         self.counters = EndpointCounters()
         self.encode = msgspec.msgpack.Encoder().encode
-        self.blocked: dict[Peer, None] = {}    # peers with frames that the network did not take
+        self.blocked: dict[Peer, Nanos] = {}   # peers with frames that the network did not take, and since when
         self._retry: Cancel | None = None
 
     def open_header(self, data: bytes, sender: str) -> tuple[int, int, int] | None:
@@ -155,9 +157,10 @@ class Core:
 
     def block(self, peer: "Peer") -> None:
         """The network does not take the frames of this peer: they are offered again in a while."""
-        self.blocked[peer] = None
+        now = self.clock.now()
+        self.blocked.setdefault(peer, now)
         if self._retry is None:
-            self._retry = self.clock.call_at(self.clock.now() + OUTBOX_RETRY_NS, self._offer_again)
+            self._retry = self.clock.call_at(now + OUTBOX_RETRY_NS, self._offer_again)
 
     def close(self) -> None:
         """Nothing is offered again."""
@@ -168,8 +171,11 @@ class Core:
     def _offer_again(self) -> None:
         self._retry = None
         self.counters.retries += 1
-        for peer in tuple(self.blocked):
+        stalled_since = self.clock.now() - OUTBOX_STALL_NS
+        for peer, since in tuple(self.blocked.items()):
             peer.offer()    # blocks again if it must
+            if since < stalled_since and peer in self.blocked:
+                peer.stalled()
 
 
 def assert_list(decoder: Decoder[Any]) -> None:

@@ -33,6 +33,7 @@ class Peer:
         "identity",
         "is_up",
         "label",
+        "on_stalled",
         "session",
     )
 
@@ -48,6 +49,7 @@ class Peer:
         self._core = core
         self._transmit = transmit
         self._on_close = on_close
+        self.on_stalled: Callable[[Peer], None] | None = None   # of an accepted peer: its owner must let it go
         self.identity = identity
         self.address = address          # that was dialled; of an accepted peer the listener's
         self.label = label              # how logs name it
@@ -142,6 +144,11 @@ class Peer:
         self._held_messages = 1
         self._seal(Flags.HELLO)
         self.offer()
+
+    def stalled(self) -> None:
+        """Endpoint only: the network has not taken a frame for too long."""
+        if self.on_stalled is not None:
+            self.on_stalled(self)
 
     def offer(self) -> None:
         """Hands sealed frames to the network, in order, until it takes no more."""

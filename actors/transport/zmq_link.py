@@ -33,7 +33,7 @@ from actors.transport.frame import FRAME_BYTES_MAX
 
 DRAIN_MESSAGES_MAX = 256       # one drain; more would starve the other sockets
 PIPE_MESSAGES_MAX = 256        # the high-water mark, in frames, of each direction of each connection
-SAFETY_TICK_SECONDS = 0.1
+SAFETY_TICK_SECONDS = 0.25
 RECONNECT_MIN_MS = 50
 RECONNECT_MAX_MS = 1_000       # a broker that comes back is reached within a second
 CONNECT_TIMEOUT_MS = 2_000

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from actors import SECOND, ActorSystem, Nanos, Ports, real_ports
 from cluster import topology
@@ -105,7 +105,7 @@ class Client:
         await confirmed
         return handle
 
-    async def map(self, fn: "Task[..., R]", items: Iterable[Item], **kwargs: Any) -> "Batch[R]":
+    async def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], **kwargs: Any) -> "Batch[R]":
         """Submits `fn(item, **kwargs)` for each item, in chunks; returns one batch once a majority has them all.
 
         Each item is a task with an id, attempts and a terminal record of its own. Raises as `submit`.

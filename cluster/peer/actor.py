@@ -52,7 +52,8 @@ from cluster.wire import (
 )
 
 TICK = 10 * MILLISECOND
-CALM_TICKS = 5                      # looked at together while no election is near: idle brokers should cost nothing
+CALM_TICKS = 10                     # looked at together while no election is near: idle brokers should cost nothing
+PAUSE_TICKS = 2 * CALM_TICKS        # since the last look: this process did not run
 CATCH_UP_TICKS_MAX = 20             # after a pause: a stall must not become an election by arithmetic
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
@@ -179,7 +180,7 @@ class RaftPeer(Actor):
             self.core.term if self.core is not None else self.recovery.hard_state.term,
             last_index,
             log.term(last_index) if last_index else 0,
-            log.quarantined,
+            log.meta.quarantine is not None,
         )
         return Hello(self.config.cluster, self.config.node, self.incarnation, ROLE_BROKER, broker=state)
 
@@ -202,7 +203,7 @@ class RaftPeer(Actor):
                 del self._peer_ids[peer]
         if self.core is not None:
             self.links.reset(node_id)
-            self.core.peer_restarted(node_id, state.term, state.last_index, state.quarantined)
+            self.core.peer_restarted(node_id, state.term, state.last_index, state.last_term, state.quarantined)
             self._drive_later()
 
     def _on_closed(self, peer: Peer) -> None:
@@ -356,7 +357,10 @@ class RaftPeer(Actor):
     def _before_tick(self) -> None:
         """Sockets first: what arrived during a pause must count before the ticks that it lasted. Two steps of
         call_soon have a poll of the sockets between them."""
-        self.context.clock.call_soon(self._poll_first)
+        if self.context.clock.now() - self._ticked_at < PAUSE_TICKS * TICK:
+            self._tick()
+        else:
+            self.context.clock.call_soon(self._poll_first)
 
     def _poll_first(self) -> None:
         self.context.clock.call_soon(self._guarded_tick)
@@ -372,10 +376,10 @@ class RaftPeer(Actor):
             return
         for _ in range(min(elapsed, CATCH_UP_TICKS_MAX)):
             core.tick()
-        if self.wal.sync_mode == "thread" and self.wal.oldest_pending_ns(now) > STALL_LIMIT:
-            if core.role is Role.LEADER:
-                self.context.log.event("disk_stalled", pending_ms=self.wal.oldest_pending_ns(now) // MILLISECOND)
-                core.step_down()
+        pending = self.wal.oldest_pending_ns(now)       # of thread mode only
+        if pending > STALL_LIMIT and core.role is Role.LEADER:
+            self.context.log.event("disk_stalled", pending_ms=pending // MILLISECOND)
+            core.step_down()
         self._drive_later()
 
     def _tick_interval(self) -> Nanos:

@@ -112,6 +112,7 @@ class Raft:
         self._data_lost_by: list[int] = []
         self._quarantine_demanded = self._quarantine_over = False
         self._released = (0, 0)             # (term, index) of the entry that ended the last one
+        self._found = (self.log.last_term, self.log.last_index)     # at the start: no entry up to it can end one
         self._fault = ""
         self._reset(self.term)
         self._told_hard = self.hard_state
@@ -174,11 +175,12 @@ class Raft:
         """A message to `node` could not be sent: it must be assumed lost."""
         replication.unreachable(self, node)
 
-    def peer_restarted(self, node: int, term: int, last_index: int, quarantined: bool) -> None:
-        """A new incarnation of `node` said hello, with what its log holds durably."""
+    def peer_restarted(self, node: int, term: int, last_index: int, last_term: int, quarantined: bool) -> None:
+        """A new incarnation of `node` said hello, with its term, where its log ends durably, and whether it bears the
+        mark of a quarantine durably."""
         if term > self.term:
             self.become_follower(term, NO_NODE)
-        if self.role is Role.LEADER and replication.peer_restarted(self, node, last_index, quarantined):
+        if self.role is Role.LEADER and replication.peer_restarted(self, node, last_index, last_term, quarantined):
             self._data_lost_by.append(node)
 
     def open_round(self) -> int:
@@ -293,7 +295,7 @@ class Raft:
         if self.rounds.confirmed > self._confirmed_told:
             effects.confirmed_round = self._confirmed_told = self.rounds.confirmed
 
-    # -- state that election and replication share ----------------------------------------------------------------------
+    # -- state that election and replication share ---------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
         """Queues a message; answers that claim durability wait for the write.
@@ -379,6 +381,7 @@ class Raft:
         elif (
             self.quarantine_marked
             and (self.term, value) > self._released     # else it was told already
+            and (self.term, value) > self._found        # else it ended one of an earlier life
             and value < self.log.offset
             and self.log.term(value) == self.term
         ):

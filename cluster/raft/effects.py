@@ -26,12 +26,12 @@ class Effects:
 
     write: Write | None
     messages: list[Message]
-    committed: list[Entry]          # to apply, in order; then `Raft.applied(index of the last)`
+    committed: list[Entry]          # to apply, in order; then `Raft.applied(committed)`
     soft_state: SoftState | None    # if leader or role changed
     hard_state: HardState | None    # if it changed
     confirmed_round: int = 0        # > 0: this node led after that round was opened
-    after: list[Message] = field(default_factory=list)      # gated on the write (the core releases them; for transcripts)
-    quarantine_demanded: bool = False       # the leader says that this node lost data: mark it durably, then `quarantine()`
+    after: list[Message] = field(default_factory=list)  # gated on the write; the core releases them (for transcripts)
+    quarantine_demanded: bool = False       # this node lost data, says the leader: mark it durably, then `quarantine()`
     quarantine_over: bool = False           # lift the mark durably, then `lift_quarantine()`
-    data_lost_by: list[int] = field(default_factory=list)   # leader: these came back with less than they had acknowledged
+    data_lost_by: list[int] = field(default_factory=list)   # leader: came back with less than they had acknowledged
     fault: str = ""                 # this node cannot go on: stop it and tell the operator

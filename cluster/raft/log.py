@@ -15,7 +15,6 @@ from typing import Protocol
 
 from cluster.raft.messages import Entry, HardState
 
-
 ENTRY_OVERHEAD_BYTES = 40       # what an entry costs beside its payload, about a record's header
 
 

@@ -148,9 +148,10 @@ class Progress:
         self.sent_commit = min(self.sent_commit, self.next - 1)
         return True
 
-    def restarted(self, last_index: int) -> None:
-        """A new incarnation of it reports what its log holds durably."""
-        self.match = min(self.match, last_index)
+    def restarted(self, kept: int) -> None:
+        """A new incarnation of it still holds this much of what it had acknowledged."""
+        assert kept <= self.match
+        self.match = kept
         self.become_probe()
         self.next = self.match + 1
         self.sent_commit = 0

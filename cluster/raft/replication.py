@@ -212,7 +212,8 @@ def _on_heartbeat_response(raft: "Raft", message: Message, progress: Progress) -
     progress.recent_active = True
     progress.flow_paused = False
     _note_quarantine(raft, message, progress)
-    _maybe_release(raft, progress)
+    if _maybe_release(raft, progress) and maybe_commit(raft) and raft.config.eager_commit:
+        broadcast_append(raft)      # all that it acknowledged counts from now on
     # Even with a full flight an empty append goes out: it finds out whether everything in flight was lost.
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
         send_append(raft, message.sender, progress, even_if_empty=True)
@@ -230,18 +231,22 @@ def unreachable(raft: "Raft", node: int) -> None:
 # -- quarantine -----------------------------------------------------------------------------------------------------
 
 
-def peer_restarted(raft: "Raft", node: int, last_index: int, quarantined: bool) -> bool:
+def peer_restarted(raft: "Raft", node: int, last_index: int, last_term: int, quarantined: bool) -> bool:
     """A new incarnation of a follower; True if it holds less than it had acknowledged."""
     progress = raft.tracker.progress.get(node)
     if progress is None or node == raft.id:
         return False
-    less = last_index < progress.match
-    progress.restarted(last_index)
+    # A log that lost a truncation together with what followed it may be longer than what it had acknowledged; but it
+    # ends in an earlier term, and holds none of our entries of later ones.
+    kept, _ = raft.log.conflict_hint(min(last_index, progress.match), last_term)
+    less = kept < progress.match
+    progress.restarted(kept)
     progress.quarantine_confirmed = quarantined
-    if less or (quarantined and not progress.quarantined):
-        _enter_quarantine(raft, progress)
     # That it does not call itself quarantined ends nothing: it may have crashed before our demand was durable there.
-    return less and not quarantined
+    # What releases it is proposed after this life of it began, or a word on an earlier life could.
+    if less or quarantined or progress.quarantined:
+        _enter_quarantine(raft, progress)
+    return less
 
 
 def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None:
@@ -253,12 +258,14 @@ def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None
             _enter_quarantine(raft, progress)
 
 
-def _maybe_release(raft: "Raft", progress: Progress) -> None:
+def _maybe_release(raft: "Raft", progress: Progress) -> bool:
     """Counts it again once it has an entry durably that we proposed after we heard of its loss and that is committed
     without it: the commit shows that we still led then, so our log holds all that it may ever have acknowledged. It
-    votes again when it has heard of this."""
-    if progress.quarantined and 0 < progress.release_index <= min(raft.log.committed, progress.match):
-        progress.quarantined = False
+    votes again when it has heard of this. True if this ended its quarantine."""
+    if not progress.quarantined or not 0 < progress.release_index <= min(raft.log.committed, progress.match):
+        return False
+    progress.quarantined = False
+    return True
 
 
 def _enter_quarantine(raft: "Raft", progress: Progress) -> None:

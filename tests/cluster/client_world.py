@@ -37,7 +37,7 @@ class Parcel(msgspec.Struct):
     label: str = ""
 
 
-class Mishap(Exception):  # noqa: N818
+class Mishap(Exception):
     """What a task of this world raises."""
 
 
@@ -63,7 +63,7 @@ def topology(cluster: str = "world") -> Topology:
 
 
 class ClientWorld:
-    """`runs` counts the attempts that began, by task. `answers` is what programs returned, by the name of their client."""
+    """`runs` counts the attempts that began, by task. `answers` is what programs returned, by name of their client."""
 
     def __init__(
         self, seed: int = 0, *, workers: int = 1, slots: int = 2, network: NetworkLimits | None = None

@@ -41,7 +41,8 @@ def test_a_turn_without_tasks_makes_no_command():
 
 def test_neighbours_of_one_name_and_one_set_of_options_share_a_group():
     outbox: Outbox[object] = Outbox()
-    for name, options in [("a", None), ("a", None), ("a", MAIL), ("b", MAIL), ("b", Options(queue="mail")), ("a", None)]:
+    same = Options(queue="mail")
+    for name, options in [("a", None), ("a", None), ("a", MAIL), ("b", MAIL), ("b", same), ("a", None)]:
         outbox.add(name, options, b"x")
     (draft,) = drafts(outbox)
     assert [(group.name, group.first, len(group.bodies), group.options) for group in draft.groups] == [

@@ -187,7 +187,8 @@ def test_a_key_that_stands_in_another_form_is_refused_without_a_line():
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "127.255.0.9:64535", "[::1]:7000"])
 def test_loopback_has_several_names(address):
-    assert parse(f'[cluster]\nname = "c"\n[[broker]]\nname = "b"\naddress = "{address}"\n', "t").brokers[0].address == address
+    text = f'[cluster]\nname = "c"\n[[broker]]\nname = "b"\naddress = "{address}"\n'
+    assert parse(text, "t").brokers[0].address == address
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "127.0.0.1.example.org:1", "[::]:1", "*:1", "::1:1"])
@@ -207,7 +208,8 @@ def test_brackets_nested_without_end_are_an_error_of_the_file():
     assert "not valid TOML" in refusal("x = " + "[" * 20_000)
 
 
-KEYS = ["name", "data", "insecure", "address", "bulk_address", "host", "slots", "queues", "modules", "prefetch", "labels", "x"]
+HEADERS = ["[cluster]", "[[broker]]", "[[worker]]", "[x]", "[broker]"]
+KEYS = "name data insecure address bulk_address host slots queues modules prefetch labels x".split()
 VALUES = st.one_of(
     st.booleans(),
     st.integers(),
@@ -230,7 +232,7 @@ def toml(value: object) -> str:
 @st.composite
 def documents(draw: st.DrawFn) -> str:
     lines = []
-    for header in draw(st.lists(st.sampled_from(["[cluster]", "[[broker]]", "[[worker]]", "[x]", "[broker]"]), max_size=6)):
+    for header in draw(st.lists(st.sampled_from(HEADERS), max_size=6)):
         lines.append(header)
         for key in draw(st.lists(st.sampled_from(KEYS), max_size=5, unique=True)):
             lines.append(f"{key} = {toml(draw(VALUES))}")

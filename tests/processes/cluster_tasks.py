@@ -82,8 +82,16 @@ def hold(folder: str, number: int) -> int:
 
 
 @task
-def once(folder: str, number: int) -> int:
-    """Leaves a line for each time it runs."""
+def hold_a_while(folder: str, seconds: float) -> float:
+    mark(folder, "started-hold")
+    time.sleep(seconds)
+    return seconds
+
+
+@task
+def once(number: int, folder: str) -> int:
+    """Takes 10 ms and leaves a line for each time it runs."""
+    time.sleep(0.01)
     with open(Path(folder, f"ran-{number}"), "a") as file:
         file.write(f"{os.getpid()}\n")
     return number

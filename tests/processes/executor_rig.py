@@ -10,11 +10,11 @@ import uvloop
 
 from actors import Actor, ActorSystem, Exit, Ports, Ref
 from actors.runtime.loop import real_ports
-from cluster.worker.child_messages import Setup, StartFailed, encode
-from cluster.worker.slot_child import SlotChild
 from cluster.state.commands import Outcome
 from cluster.state.effects import Assignment
 from cluster.task import Task
+from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.slot_child import SlotChild
 
 TASKS = "executor_tasks"
 HERE = str(Path(__file__).parent)

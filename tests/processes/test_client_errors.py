@@ -74,7 +74,7 @@ def test_a_task_that_lives_in_main_is_not_found(cluster: LocalCluster) -> None:
 
     async def main() -> None:
         async with Client.connect(cluster.topology) as client:
-            with pytest.raises(TaskNotFound, match="in_main lives in __main__.*a module that the topology lists"):
+            with pytest.raises(TaskNotFound, match=r"in_main lives in __main__.*a module that the topology lists"):
                 await client.submit(main_module["in_main"])
 
     run(main())
@@ -137,9 +137,9 @@ def test_arguments_that_do_not_fit_are_a_type_error_where_that_is_known_and_a_fa
 
 
 def test_an_unknown_option_is_a_type_error_with_a_suggestion() -> None:
-    with pytest.raises(TypeError, match='unknown task option "timout": did you mean "timeout"?'):
+    with pytest.raises(TypeError, match=r'unknown task option "timout": did you mean "timeout"\?'):
         add.options(timout=5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match='unknown task option "prio": did you mean "priority"?'):
+    with pytest.raises(TypeError, match=r'unknown task option "prio": did you mean "priority"\?'):
         task(prio=5)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="priority: 10 is out of range"):
         add.options(priority=10)

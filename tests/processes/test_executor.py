@@ -12,7 +12,6 @@ import executor_tasks as tasks
 import pytest
 from executor_rig import DEADLINE_S, HERE, run, slot
 
-from cluster.worker.slots import Why
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -22,6 +21,7 @@ from cluster.state.commands import (
     Failure,
     Outcome,
 )
+from cluster.worker.slots import Why
 
 
 def failure(outcome: Outcome) -> Failure:

@@ -1,7 +1,6 @@
 """What strangers send to a broker's ports: it is dropped, logged at most once a minute, and the cluster goes on."""
 
 import asyncio
-import os
 import random
 import re
 import socket
@@ -9,7 +8,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import pytest

@@ -47,10 +47,14 @@ class Chances:
 class Record:
     """What must never be contradicted."""
 
-    leaders: dict[int, tuple[int, int]] = field(default_factory=dict)               # term -> (node, incarnation)
-    written: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)  # (index, term) -> (payload, term before)
-    votes: dict[tuple[int, int], int] = field(default_factory=dict)                 # (node, term) -> candidate
-    committed: list[tuple[int, bytes]] = field(default_factory=list)                # (term, payload) from index 1
+    # term -> (node, incarnation)
+    leaders: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # (index, term) -> (payload, term of the entry before)
+    written: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)
+    # (node, term) -> candidate
+    votes: dict[tuple[int, int], int] = field(default_factory=dict)
+    # (term, payload) from index 1
+    committed: list[tuple[int, bytes]] = field(default_factory=list)
     commits: int = 0
 
 
@@ -89,7 +93,7 @@ class World:
             getattr(self, self.random.choice(kinds))()
             del self.mail[:-MAIL_MAX]
 
-    # -- events -------------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def deliver(self) -> None:
         for _ in range(min(len(self.mail), self.random.choice((1, 2, 4, 12)))):
@@ -165,7 +169,8 @@ class World:
         node = self._any()
         node.disk = self.new_disk()
         node.disk.quarantined = True
-        # It may vote again in a term it had voted in; the argument why that is harmless is in replication.
+        # It may vote a second time in a term. That elects nobody: who released it has an entry of its term on a
+        # majority, and none of those votes for a candidate without that entry.
         self.record.votes = {key: vote for key, vote in self.record.votes.items() if key[0] != node.id}
         self.mail = [message for message in self.mail if node.id not in (message.sender, message.to)]
         self._start(node)
@@ -178,7 +183,8 @@ class World:
         for other in self.nodes.values():
             if other is not node:
                 state = node.disk.hard_state
-                other.core.peer_restarted(node.id, state.term, node.disk.last_index(), node.disk.quarantined)
+                last = node.disk.last_index()
+                other.core.peer_restarted(node.id, state.term, last, node.disk.term(last), node.disk.quarantined)
                 self.look(other)
 
     def link_down(self) -> None:
@@ -228,7 +234,7 @@ class World:
                 return
         raise AssertionError("never elected")
 
-    # -- what is checked ------------------------------------------------------------------------------------------------
+    # -- what is checked -------------------------------------------------------------------------------------
 
     def look(self, node: Node) -> None:
         applied = len(node.applied)
@@ -287,14 +293,15 @@ class World:
         if core.log.committed:
             assert core.log.term(core.log.committed) == known[core.log.committed - 1][0], "a committed entry was lost"
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def come_to_rest(self) -> None:
         """The network heals, nobody crashes: a new entry reaches everyone soon."""
         self.mail.clear()
         self.apart.clear()
         last = b"the last"
-        for _ in range(40 * ELECTION_TICKS):
+        longest = max(node.core.log.last_index for node in self.nodes.values())
+        for _ in range(40 * ELECTION_TICKS + longest):      # three entries a tick, with the smallest flow
             for node in self.nodes.values():
                 node.core.tick()
                 self.look(node)

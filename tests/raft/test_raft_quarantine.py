@@ -14,8 +14,9 @@ def leading(*payloads: bytes, size: int = 3, **options: object) -> Group:
     """Node 1 leads, and all have its entries."""
     group = Group(size, **options)
     group.elect(1)
-    group.propose(1, *payloads)
-    group.settle()
+    if payloads:
+        group.propose(1, *payloads)
+        group.settle()
     return group
 
 
@@ -26,14 +27,14 @@ def lose(group: Group, node: int, kept: int = 0, marked: bool = False) -> None:
     disk.hard_state = disk.hard_state._replace(commit=0)
     disk.quarantined = marked
     group.restart(node)
-    group[1].core.peer_restarted(node, disk.hard_state.term, kept, marked)
+    group[1].core.peer_restarted(node, disk.hard_state.term, kept, disk.term(kept), marked)
 
 
 def test_a_restart_without_a_loss_changes_nothing_but_the_flow():
     group = leading(b"a", b"b")
     last = group[3].disk.last_index()
     group.restart(3)
-    group[1].core.peer_restarted(3, 1, last, False)
+    group[1].core.peer_restarted(3, 1, last, 1, False)
     group[1].take()
     progress = group[1].core.tracker.progress[3]
     assert (progress.match, progress.quarantined, group[1].data_lost_by) == (last, False, [])
@@ -41,7 +42,7 @@ def test_a_restart_without_a_loss_changes_nothing_but_the_flow():
 
 def test_a_leader_of_an_earlier_term_than_a_hello_steps_down_first():
     group = leading()
-    group[1].core.peer_restarted(3, 7, 0, False)
+    group[1].core.peer_restarted(3, 7, 0, 0, False)
     assert (group[1].core.role, group[1].core.term) == (Role.FOLLOWER, 7)
     group[1].take()
     assert group[1].data_lost_by == []
@@ -182,7 +183,7 @@ def test_a_crash_before_the_mark_was_durable_does_not_end_the_quarantine():
     group = leading(b"a", b"b")
     lose(group, 3)
     group.settle(1, 2)
-    group[1].core.peer_restarted(3, 1, 0, False)
+    group[1].core.peer_restarted(3, 1, 0, 0, False)
     assert group[1].core.tracker.progress[3].quarantined
     group[1].take()
     assert group[1].data_lost_by == [3], "told once"
@@ -191,6 +192,7 @@ def test_a_crash_before_the_mark_was_durable_does_not_end_the_quarantine():
 def test_a_new_leader_learns_of_a_quarantine_by_the_first_answer():
     group = leading(b"a")
     lose(group, 3, marked=True)
+    group.settle(1, 2)
     group.elect(2, 1)
     assert not group[2].core.tracker.progress[3].quarantined
     cut_off(group, 1)
@@ -204,6 +206,7 @@ def test_a_new_leader_learns_of_a_quarantine_by_the_first_answer():
 def test_a_leader_that_is_elected_again_has_not_forgotten_a_loss_that_only_it_knows():
     group = leading(b"a")
     lose(group, 3)
+    group.settle(1, 2)
     group.elect(1, 2)
     progress = group[1].core.tracker.progress[3]
     assert progress.quarantined

@@ -45,7 +45,9 @@ def test_a_leader_appends_a_command_and_sends_it_to_all_others():
         assert [(entry.index, entry.term, entry.payload) for entry in message.entries] == [(last + 1, 1, b"command")]
 
 
-@pytest.mark.parametrize(("size", "acknowledged", "committed"), [(3, 0, False), (3, 1, True), (5, 1, False), (5, 2, True)])
+@pytest.mark.parametrize(
+    ("size", "acknowledged", "committed"), [(3, 0, False), (3, 1, True), (5, 1, False), (5, 2, True)]
+)
 def test_an_entry_is_committed_once_a_majority_has_it(size, acknowledged, committed):
     """Section 5.3: a log entry is committed once the leader has replicated it on a majority of the servers."""
     group = Group(size)
@@ -266,7 +268,7 @@ def test_an_unreachable_follower_is_probed_one_append_at_a_time():
 
 def test_a_lost_append_in_between_does_not_stop_the_flow():
     group = Group()
-    leader = group.elect(1)
+    group.elect(1)
     group.propose(1, b"a")
     group.collect(1)
     group.mail = [message for message in group.mail if message.to != 3]

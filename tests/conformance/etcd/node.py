@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from etcd.printers import APPEND_THREAD, APPLY_THREAD, Mail, mail_of
-
 from cluster.raft import invariants
 from cluster.raft.core import Config, Proposal, Raft
 from cluster.raft.effects import Effects
 from cluster.raft.membership import Configuration
 from cluster.raft.messages import NO_NODE, Entry, EntryKind, HardState, Message, MessageType, Role
+from etcd.printers import APPEND_THREAD, APPLY_THREAD, Mail, mail_of
 
 ELECTION_TICKS = 3
 HEARTBEAT_TICKS = 1

@@ -1,6 +1,4 @@
-"""The quorum files: `committed` draws who has acknowledged what and names the committed index, `vote` tells a result."""
-
-from etcd.grammar import Directive
+"""The quorum files: `committed` draws who has acknowledged what and names what is committed, `vote` tells a result."""
 
 from cluster.raft.quorum import (
     INFINITY,
@@ -10,6 +8,7 @@ from cluster.raft.quorum import (
     majority_committed,
     majority_vote,
 )
+from etcd.grammar import Directive
 
 COMMANDS = frozenset(("committed", "vote"))
 _VOTES = {"y": True, "n": False}

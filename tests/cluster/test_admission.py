@@ -1,0 +1,85 @@
+"""What may become a command, and how its size is counted before it is encoded."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.broker.admission import COMMAND_BYTES_MAX, size_of
+from cluster.broker.entries import COMMAND_OVERHEAD_BYTES, ENTRY_BYTES_MAX, EntryBuilder
+from cluster.state.commands import (
+    BODY_BYTES_MAX,
+    ROLE_WORKER,
+    Cancel,
+    Close,
+    Command,
+    Complete,
+    Expire,
+    Failure,
+    Options,
+    Outcome,
+    Register,
+    Seen,
+    Stamp,
+    Submit,
+    TaskGroup,
+    Tick,
+    WorkerSpec,
+)
+
+STAMP = Stamp(1_000, 3)
+
+numbers = st.integers(-(2**63), 2**63 - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+bodies = st.binary(max_size=60)
+number_lists = st.lists(numbers, max_size=20)
+text_tuples = st.lists(texts, max_size=5).map(tuple)
+failures = st.builds(Failure, texts, texts, texts, numbers, numbers, texts)
+options = st.builds(Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples)
+groups = st.builds(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
+outcomes = st.builds(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
+specs = st.builds(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples)
+commands = st.one_of(
+    st.builds(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
+    st.builds(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
+    st.builds(Cancel, numbers, numbers, numbers, number_lists),
+    st.builds(Seen, numbers, number_lists),
+    st.builds(Register, texts, numbers, numbers, st.none() | specs),
+    st.builds(Expire, numbers, numbers),
+    st.builds(Close, numbers, numbers),
+    st.builds(Tick, numbers),
+)
+
+
+@settings(deadline=None)
+@given(commands)
+def test_no_command_is_larger_than_it_is_counted(command: Command) -> None:
+    assert len(msgspec.msgpack.encode(command)) <= size_of(command) + COMMAND_OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Submit(1, 1, 1, [TaskGroup("m:f" * 100, 1, [bytes(BODY_BYTES_MAX)], Options(labels=("x" * 255,) * 32))]),
+        Submit(1, 1, 1, [TaskGroup("module.of.tasks:function", 1, [b"x" * 256] * 1_024)]),
+        Complete(1, 1, 1, [Outcome(1, 1, 0, 1, 1, bytes(BODY_BYTES_MAX))]),
+        Complete(1, 1, 1, [Outcome(1, 1, 1, 1, 1, b"", Failure("E", "\N{SNOWMAN}" * 1_300, "t" * 8_000))] * 16),
+        Cancel(1, 1, 1, list(range(1_024))),
+        Register("w1", 1, ROLE_WORKER, WorkerSpec(8, ("default",), tuple(f"some.module:f{n}" for n in range(4_096)))),
+    ],
+    ids=["large body", "many bodies", "large result", "many failures", "cancel", "many names"],
+)
+def test_whatever_senders_of_ours_send_is_admitted(command: Command) -> None:
+    assert size_of(command) <= COMMAND_BYTES_MAX
+
+
+def test_entries_of_failures_stay_within_two_mebibytes() -> None:
+    """Bodies are empty here: it is the evidence that fills them."""
+    builder = EntryBuilder()
+    failure = Failure("ValueError", "m" * 4_096, "t" * 8_192, stderr="s" * 4_096)
+    command = Complete(1, 1, 1, [Outcome(1, 1, 1, 1, 1, b"", failure)] * 16)
+    for _ in range(200):
+        builder.add(command, size_of(command))
+    payloads = builder.take(STAMP)
+    assert max(map(len, payloads)) <= ENTRY_BYTES_MAX + COMMAND_BYTES_MAX
+    assert len(payloads) > 40

@@ -1,0 +1,110 @@
+"""What a type checker says of a user's program: wrong calls are refused, results have the type of the function."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# `# E: code` = an error with this code is expected in this line; `# T: type` = what reveal_type says.
+PROGRAM = """
+from cluster import Batch, Client, Handle, Record, current, task
+
+@task
+def resize(path: str, width: int, *, quality: int = 85) -> tuple[int, int]:
+    return width, quality
+
+@task(timeout="5m", queue="mail", retry=2)
+async def send(address: str) -> str:
+    return address
+
+@task
+def square(number: int) -> float:
+    return float(number * number)
+
+def plain(number: int) -> int:
+    return number
+
+async def right(cluster: Client) -> None:
+    handle = await cluster.submit(resize, "a.jpg", 640, quality=90)
+    reveal_type(handle)  # T: cluster.client.handle.Handle[tuple[int, int]]
+    reveal_type(await handle)  # T: tuple[int, int]
+    reveal_type(await handle.result(timeout=5))  # T: tuple[int, int]
+    reveal_type(handle.id)  # T: int
+    reveal_type(handle.state())  # T: str
+    reveal_type(await (await cluster.submit(send, "a@example.org")))  # T: str
+    reveal_type(await cluster.submit(square.options(priority=9), 2))  # T: cluster.client.handle.Handle[float]
+    batch = await cluster.map(square, range(10))
+    reveal_type(batch)  # T: cluster.client.handle.Batch[float]
+    reveal_type(await batch)  # T: list[float]
+    reveal_type(await batch.results(timeout=1.5))  # T: list[float]
+    async for finished in batch.as_completed():
+        reveal_type(finished)  # T: cluster.client.handle.Handle[float]
+    await batch.on_progress(lambda finished, failed, all_: None)
+    reveal_type(await cluster.map(send, ["a", "b"]))  # T: cluster.client.handle.Batch[str]
+    records: list[Record] = await cluster.records(batch.ids)
+    reveal_type(square(3))  # T: float
+    reveal_type(current().attempt)  # T: int
+
+async def wrong(cluster: Client) -> None:
+    await cluster.submit(resize, "a.jpg", "640")  # E: arg-type
+    await cluster.submit(resize, "a.jpg")  # E: call-arg
+    await cluster.submit(resize, "a.jpg", 640, 90)  # E: call-arg
+    await cluster.submit(resize, "a.jpg", 640, qualty=90)  # E: call-arg
+    await cluster.submit(send, 5)  # E: arg-type
+    await cluster.submit(plain, 5)  # E: arg-type
+    await cluster.map(square, 5)  # E: arg-type
+    await cluster.map(square, ["1", "2"])  # E: arg-type
+    await cluster.map(plain, [5])  # E: arg-type
+    # What is expected of the result goes into the call: it is the function that does not fit.
+    number: int = await (await cluster.submit(send, "a"))  # E: arg-type
+    texts: list[str] = await (await cluster.map(square, [1]))  # E: arg-type
+    other: Handle[str] = await cluster.submit(square, 1)  # E: arg-type
+    many: Batch[str] = await cluster.map(square, [1])  # E: arg-type
+    square.options(prio=1)  # E: call-arg
+    square.options(retry="often")  # E: arg-type
+    await cluster.handle("7")  # E: arg-type
+"""
+LINES = PROGRAM.splitlines()
+
+
+@pytest.fixture(scope="module")
+def says(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[str]]:
+    """What mypy says, by line."""
+    snippet = tmp_path_factory.mktemp("typing") / "program.py"
+    snippet.write_text(PROGRAM)
+    options = ["--strict", "--follow-imports=silent", "--no-error-summary"]
+    cache = f"--cache-dir={ROOT / '.mypy_cache' / 'snippets'}"
+    command = [sys.executable, "-m", "mypy", *options, cache, str(snippet)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found: dict[int, list[str]] = {}
+    for line in done.stdout.splitlines():
+        _, number, text = line.split(":", 2)
+        found.setdefault(int(number), []).append(text.strip())
+    assert found, done.stderr
+    return found
+
+
+@pytest.mark.parametrize("number", [number for number, line in enumerate(LINES, start=1) if "# E: " in line])
+def test_a_wrong_call_is_refused(says, number):
+    line = LINES[number - 1]
+    code = line.partition("# E: ")[2]
+    errors = [text for text in says.get(number, []) if text.startswith("error")]
+    assert len(errors) == 1 and f"[{code}]" in errors[0], f"{line.strip()} gives {errors}"
+
+
+@pytest.mark.parametrize("number", [number for number, line in enumerate(LINES, start=1) if "# T: " in line])
+def test_a_value_has_the_type_of_the_function(says, number):
+    kind = LINES[number - 1].partition("# T: ")[2]
+    (note,) = says[number]
+    revealed = re.search(r'Revealed type is "(.*)"', note)
+    assert revealed and revealed.group(1).replace("builtins.", "") == kind
+
+
+def test_right_calls_are_not_complained_of(says):
+    expected = {number for number, line in enumerate(LINES, start=1) if "# E: " in line}
+    errors = {number: texts for number, texts in says.items() if any(text.startswith("error") for text in texts)}
+    assert set(errors) == expected, {number: errors[number] for number in set(errors) - expected}
