@@ -17,7 +17,7 @@ from actors import ActorSystem, Ports, on_terminate, run
 from cluster.broker.process import BrokerConfig
 from cluster.errors import TopologyError
 from cluster.node_tree import EXIT_OPERATOR, Launch, NodeSpec, Stop
-from cluster.topology import LOOPBACK, Topology, WorkerNode, parse
+from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
 
 PRELOAD = (
@@ -76,7 +76,7 @@ def main(topology: str, node: str | None) -> None:
     """Run the nodes of TOPOLOGY that live on this machine until Ctrl-C or SIGTERM, then drain (10 s) and stop."""
     path = Path(topology)
     try:
-        plan = _load(path)
+        plan = load(path)
         if node is not None and plan.node(node) is None:
             raise TopologyError(f"{path}: no node is named {node!r}")
     except TopologyError as error:
@@ -89,14 +89,6 @@ def main(topology: str, node: str | None) -> None:
         click.echo(f"error: {path}: no node has an address of this machine; start each with --node NAME", err=True)
         sys.exit(2)
     sys.exit(run(lambda ports: _serve(ports, nodes), node="launch", preload=PRELOAD, echo=True))
-
-
-def _load(path: Path) -> Topology:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TopologyError(f"{path}: {error.strerror}") from None
-    return parse(text, str(path))
 
 
 async def _serve(ports: Ports, nodes: list[NodeSpec]) -> int:

@@ -55,9 +55,9 @@ class LocalCluster:
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> dict[str, Any]:
         """The status once a leader serves and all workers of the topology are registered."""
-        from cluster.topology import parse
+        from cluster.topology import load
 
-        plan = parse(self.topology.read_text(encoding="utf-8"), str(self.topology))
+        plan = load(self.topology)
         expected = {worker.name for worker in plan.workers}
         return self.wait_for(
             lambda status: status["leader"] is not None and expected <= {row["node"] for row in status["workers"] if row["pid"]},

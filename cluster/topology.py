@@ -1,6 +1,6 @@
 """The topology file: which nodes make up a cluster, and where they live.
 
-Parsing is pure: text in, `Topology` or `TopologyError` out. Every error names the key, its line where it can be
+`parse` is pure: text in, `Topology` or `TopologyError` out. Every error names the key, its line where it can be
 found, what is wrong and what would be right, because this file is the first thing that a new user gets wrong.
 """
 
@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from cluster.errors import TopologyError
@@ -70,6 +71,17 @@ class Topology:
     def node(self, name: str) -> BrokerNode | WorkerNode | None:
         nodes: tuple[BrokerNode | WorkerNode, ...] = (*self.brokers, *self.workers)
         return next((node for node in nodes if node.name == name), None)
+
+
+def load(path: Path) -> Topology:
+    """Reads the file. Raises TopologyError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TopologyError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TopologyError(f"{path}: not UTF-8: {error}") from None
+    return parse(text, str(path))
 
 
 def parse(text: str, source: str) -> Topology:

@@ -15,7 +15,6 @@ from cluster.client.handle import Batch, Handle
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
-    TopologyError,
     Unavailable,
 )
 from cluster.task import Task, task_of
@@ -52,12 +51,7 @@ class Client:
         every request. Without `require_leader` it enters all the same after that time, to look at what there is.
         Raises TopologyError; on entering Unavailable.
         """
-        path = Path(topology_file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise TopologyError(f"{path}: {error.strerror}") from None
-        plan = topology.parse(text, str(path))
+        plan = topology.load(Path(topology_file))
         return cls(plan, lambda: real_ports(asyncio.get_running_loop()), deadline, require_leader)
 
     async def __aenter__(self) -> Self:

@@ -136,6 +136,13 @@ class RaftPeer(Actor):
             raise BrokerRefused(
                 f"{self.recovery.damaged.file} is damaged and there is no other broker to refetch from"
             )
+        if self.recovery.damaged is not None:
+            context.log.event(
+                "log_damaged",
+                node=config.node,
+                damage=str(self.recovery.damaged),
+                action="quarantined until it caught up; look at the disk",
+            )
         self.storage = EntryCache(self.wal, self.recovery)
         decoder = msgspec.msgpack.Decoder(list[FromBroker])
         guard = context.callback
@@ -152,7 +159,9 @@ class RaftPeer(Actor):
             peers=tuple(name for _, name, _, _ in others),
             fresh_id=fresh_id,
             cluster_id=self.recovery.cluster_id,
-            has_log=self.recovery.hard_state.term > 0 or self.recovery.quarantined,
+            # Damage may take the id with it: then it is told by the others, as to a broker that was emptied.
+            has_log=self.recovery.cluster_id is not None
+            and (self.recovery.hard_state.term > 0 or self.recovery.quarantined),
         )
         self.links = BrokerLinks(self.endpoint, others, self._hello, guard(self._link_up), guard(self._link_down))  # type: ignore[arg-type]
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)

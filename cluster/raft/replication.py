@@ -232,7 +232,7 @@ def unreachable(raft: "Raft", node: int) -> None:
 
 
 def peer_restarted(raft: "Raft", node: int, last_index: int, last_term: int, quarantined: bool) -> bool:
-    """A new incarnation of a follower; True if it holds less than it had acknowledged."""
+    """A new incarnation of a follower; True if it holds less than it had acknowledged, without knowing."""
     progress = raft.tracker.progress.get(node)
     if progress is None or node == raft.id:
         return False
@@ -246,7 +246,7 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, last_term: int, qua
     # What releases it is proposed after this life of it began, or a word on an earlier life could.
     if less or quarantined or progress.quarantined:
         _enter_quarantine(raft, progress)
-    return less
+    return less and not quarantined
 
 
 def _note_quarantine(raft: "Raft", message: Message, progress: Progress) -> None:

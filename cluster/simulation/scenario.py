@@ -89,21 +89,26 @@ class Scenario:
 
     def run(self) -> Report:
         """Runs the whole course, or until something is violated."""
-        course, oracles = self.course, self.oracles
+        course = self.course
         with self.world:
             self.faults.start(course.faults_ns)
             self.run_for(course.faults_ns + MILLISECOND)
             self.faults.maybe_blackout()
             self.run_for(course.calm_ns)
             self.run_until(lambda: len(self.workload.acknowledged) >= course.tasks_min, course.rest_ns_max)
-            self.workload.is_over = True
-            self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
-            self.run_for(course.total_ns_min - self.world.now)
-            if not oracles.violated:
-                oracles.judge_end(self.workload.acknowledged, self.workload.refused, self.history)
-                count = len(self.workload.acknowledged)
-                oracles.judge.require(count >= course.tasks_min, "liveness", f"only {count} tasks were acknowledged")
-            return self._report()
+            return self.settle()
+
+    def settle(self) -> Report:
+        """No new work: all that was acknowledged comes to its end, and everything is judged."""
+        course, judge = self.course, self.oracles.judge
+        self.workload.is_over = True
+        self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
+        self.run_for(course.total_ns_min - self.world.now)
+        if not self.oracles.violated:
+            self.oracles.judge_end(self.workload.acknowledged, self.workload.refused, self.history)
+            count = len(self.workload.acknowledged)
+            judge.require(count >= course.tasks_min, "liveness", f"only {count} tasks were acknowledged")
+        return self._report()
 
     def run_for(self, span: Nanos) -> None:
         """Lets time pass, unless something is violated."""

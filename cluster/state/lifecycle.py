@@ -4,7 +4,8 @@ Three ways lead out of a slot without a result:
 - *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted;
   up to CRASHES_MAX it is tried again, then it is dead, with the evidence.
 - *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
-- *returned*: handed back unrun, or lost with a child through another's fault. Not counted.
+- *returned*: handed back unrun, lost with a child through another's fault, or held by a worker that closed its
+  session in order. Not counted.
 
 The first two are dispatched alone from then on, so that the next loss names its culprit. All three raise the
 attempt number, which fences off whatever the old holder still says, and put the task back at the front of its
@@ -75,10 +76,13 @@ def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
         tables.queues.channels[task.spec.channel].prepend(task)
 
 
-def end_session(tables: Tables, session: Session) -> None:
+def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> None:
     """Closes, expires or replaces a session. A client's tasks live on; a worker's go back."""
     if session.slots:
-        _lose(tables, session)
+        if in_order:
+            _hand_back(tables, session)
+        else:
+            _lose(tables, session)
         tables.credit.leave(session.slots, tables.queues)
     tables.sessions.close(session)
     tables.ledger.session_ended(session.id)
@@ -101,6 +105,17 @@ def _lose(tables: Tables, session: Session) -> None:
             task.record(Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
             task.alone = True
             back.append(task)
+    requeue(tables, back)
+
+
+def _hand_back(tables: Tables, session: Session) -> None:
+    """Everything that a worker held which closed in order. It has said what became of all that ran, so this did not
+    run: most of it was assigned when it had stopped taking tasks already."""
+    back: list[Task] = []
+    for task in list(session.held.values()):
+        assert isinstance(task, Task)
+        release(tables, session, task)
+        back.append(task)
     requeue(tables, back)
 
 

@@ -229,7 +229,7 @@ class Machine:
         self._end(command.session, command.incarnation)
 
     def _on_close(self, command: Close) -> None:
-        self._end(command.session, command.incarnation)
+        self._end(command.session, command.incarnation, in_order=True)
 
     def _on_seen(self, command: Seen) -> None:
         """Accepted: what a client has seen will shorten how long its results are kept."""
@@ -239,10 +239,10 @@ class Machine:
             self._tables.cluster_id = command.cluster_id
             self._tables.voters = command.voters
 
-    def _end(self, session: int, incarnation: int) -> None:
+    def _end(self, session: int, incarnation: int, *, in_order: bool = False) -> None:
         known = self._tables.sessions.by_id.get(session)
         if known is not None and known.incarnation == incarnation:
-            end_session(self._tables, known)
+            end_session(self._tables, known, in_order=in_order)
 
     def _admit(self, command: Submit | Complete | Cancel, role: int) -> Session | None:
         """The session if this is its next command and may come from it; else None, and it has been

@@ -238,14 +238,15 @@ class Wal:
         quarantine: str = "",
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Stores the cluster's id and voters, and in the same step a quarantine if its reason is given.
+        """Stores the cluster's id and voters, and in the same step a quarantine if its reason is given; an earlier
+        mark with its evidence stays.
 
         Like every change of the header it is durable when `done` is called: before this returns (inline), or
         later.
         """
         assert cluster_id
         assert self._meta.cluster_id in (b"", cluster_id), "a formed cluster keeps its id"
-        mark = Quarantine(quarantine) if quarantine else self._meta.quarantine
+        mark = self._meta.quarantine or (Quarantine(quarantine) if quarantine else None)
         self._change(
             structs.replace(self._meta, cluster_id=cluster_id, voters=tuple(voters), quarantine=mark), done
         )

@@ -1,4 +1,4 @@
-"""Two channels between brokers: large appends leave by bulk, and what follows one does too, until it is acknowledged."""
+"""Two channels between brokers: large appends leave by bulk, and so does what follows one, until it is acknowledged."""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import TopologyError
-from cluster.topology import BROKER_COUNTS, BrokerNode, Topology, WorkerNode, parse
+from cluster.topology import BROKER_COUNTS, BrokerNode, Topology, WorkerNode, load, parse
 
 GOOD = """\
 [cluster]
@@ -208,8 +208,24 @@ def test_brackets_nested_without_end_are_an_error_of_the_file():
     assert "not valid TOML" in refusal("x = " + "[" * 20_000)
 
 
+def test_a_file_is_read_as_utf_8(tmp_path):
+    path = tmp_path / "topology.toml"
+    path.write_bytes(GOOD.replace("shop.tasks", "späße.tasks").encode())
+    assert load(path).workers[0].modules == ("späße.tasks",)
+    path.write_bytes(GOOD.replace("shop.tasks", "späße.tasks").encode("latin-1"))
+    with pytest.raises(TopologyError, match="not UTF-8"):
+        load(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path, problem in [(tmp_path / "none.toml", "No such file"), (tmp_path, "Is a directory")]:
+        with pytest.raises(TopologyError) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: {problem}")
+
+
 HEADERS = ["[cluster]", "[[broker]]", "[[worker]]", "[x]", "[broker]"]
-KEYS = "name data insecure address bulk_address host slots queues modules prefetch labels x".split()
+KEYS = ["name", "data", "insecure", "address", "bulk_address", "host", "slots", "queues", "modules", "prefetch", "x"]
 VALUES = st.one_of(
     st.booleans(),
     st.integers(),

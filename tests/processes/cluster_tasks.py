@@ -90,8 +90,8 @@ def hold_a_while(folder: str, seconds: float) -> float:
 
 @task
 def once(number: int, folder: str) -> int:
-    """Takes 10 ms and leaves a line for each time it runs."""
-    time.sleep(0.01)
+    """Leaves a line for each time it runs. Takes long enough to be alone at its slot."""
+    time.sleep(0.03)
     with open(Path(folder, f"ran-{number}"), "a") as file:
         file.write(f"{os.getpid()}\n")
     return number

@@ -33,7 +33,7 @@ def note(text: str) -> None:
 
 
 class Broker:
-    """One broker and its machine. `peer` is of its present or last life."""
+    """One broker and its machine. `peer` is of its present life, or of its last one until it is started again."""
 
     def __init__(self, world: World, config: BrokerConfig) -> None:
         self.name = config.node
@@ -81,6 +81,15 @@ class Broker:
     @property
     def leads(self) -> bool:
         return self.has_begun and self.core.role is Role.LEADER
+
+    @property
+    def is_well(self) -> bool:
+        return self.has_begun and not self.quarantined and not self.core.quarantined
+
+    @property
+    def is_ill(self) -> bool:
+        """Durably."""
+        return self.has_begun and self.quarantined and self.core.quarantined
 
     @property
     def quarantined(self) -> bool:
@@ -163,7 +172,7 @@ class RecoveryRig:
             for name in names
         }
         for name in absent:
-            self.stop(self.brokers[name])
+            self.world.power_off(self.brokers[name].process.machine)
         self.plan = Topology("world", "data", True, tuple(BrokerNode(*address) for address in addresses), ())
         self.acknowledged: set[int] = set()
         self.refused = 0
@@ -183,13 +192,14 @@ class RecoveryRig:
 
     def start(self, *brokers: Broker) -> None:
         for broker in brokers:
+            broker.peer = None
+            self.world.power_on(broker.process.machine)
             self.world.restart(broker.process)
 
     def lose_power(self, *brokers: Broker) -> None:
-        """And is back at once; its processes are not."""
+        """They have it again when they are started."""
         for broker in brokers:
             self.world.power_off(broker.process.machine)
-            self.world.power_on(broker.process.machine)
 
     @property
     def leader(self) -> Broker:
@@ -264,7 +274,7 @@ class RecoveryRig:
         among = brokers or tuple(self.brokers.values())
 
         def whole() -> bool:
-            if not all(broker.has_begun and not broker.peer.wal.quarantined for broker in among):
+            if not all(broker.is_well for broker in among):
                 return False
             return self.leading() in among and len({broker.applied for broker in among}) == 1
 

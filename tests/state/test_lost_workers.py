@@ -29,16 +29,21 @@ def register_anew(rig, worker):
     rig.worker(worker.name, incarnation=worker.incarnation + 1, names=("something else",))
 
 
+@pytest.fixture(params=[expire, register_anew])
+def lose(request):
+    return request.param
+
+
 @pytest.fixture(params=[expire, close, register_anew])
 def end(request):
     return request.param
 
 
-def test_what_was_alone_at_its_slot_has_crashed_and_all_else_goes_back_uncounted(rig: Rig, end):
+def test_what_was_alone_at_its_slot_has_crashed_and_all_else_goes_back_uncounted(rig: Rig, lose):
     client, worker = rig.client(), rig.worker(slots=2, prefetch=2)
     first, second, third = client.submit(count=3)
     assert [a.slot for a in rig.leader.held_by(worker.session)] == [0, 1, 0]
-    end(rig, worker)
+    lose(rig, worker)
     assert worker.session in rig.effects.ended
     crashes = [rig.leader._tables.tasks.get(task).crashes for task in (first, second, third)]
     assert crashes == [0, 1, 0]
@@ -48,14 +53,28 @@ def test_what_was_alone_at_its_slot_has_crashed_and_all_else_goes_back_uncounted
     assert rig.queue()["ready"] == 3 and rig.queue()["running"] == 0
 
 
-def test_all_of_them_go_back_to_the_front_in_order_raised_and_alone(rig: Rig, end):
+def test_all_of_them_go_back_to_the_front_in_order_raised_and_alone(rig: Rig, lose):
     client, worker = rig.client(), rig.worker(slots=3, prefetch=2)
     tasks = client.submit(count=8)
-    end(rig, worker)
+    lose(rig, worker)
     successor = rig.worker("successor", slots=8)
     assert successor.tasks() == tasks
     assert [a.attempt for a in successor.inbox] == [2] * 6 + [1] * 2
     assert [a.alone for a in successor.inbox] == [True] * 6 + [False] * 2
+
+
+def test_what_a_worker_holds_that_closes_in_order_goes_back_as_if_it_had_not_been_there(rig: Rig):
+    """A drain must not count against anybody: the worker has said what became of all that ran."""
+    client, worker = rig.client(), rig.worker(slots=2, prefetch=2)
+    tasks = client.submit(count=3)
+    assert [a.slot for a in rig.leader.held_by(worker.session)] == [0, 1, 0]
+    close(rig, worker)
+    assert rig.queue()["ready"] == 3 and rig.queue()["running"] == 0
+    assert all(rig.leader.attempts(task) == [] for task in tasks)
+    assert all(rig.leader._tables.tasks.get(task).crashes == 0 for task in tasks)
+    successor = rig.worker("successor", slots=4)
+    assert successor.tasks() == tasks
+    assert [(a.attempt, a.alone) for a in successor.inbox] == [(2, False)] * 3
 
 
 def test_they_go_to_another_worker_in_the_same_entry(rig: Rig, end):
@@ -66,11 +85,11 @@ def test_they_go_to_another_worker_in_the_same_entry(rig: Rig, end):
     assert other.tasks() == tasks
 
 
-def test_a_task_that_loses_three_workers_is_dead(rig: Rig, end):
+def test_a_task_that_loses_three_workers_is_dead(rig: Rig, lose):
     client = rig.client()
     (task,) = client.submit()
     for crash in range(3):
-        end(rig, rig.worker(f"victim {crash}"))
+        lose(rig, rig.worker(f"victim {crash}"))
     assert rig.leader.result(task).state == STATE_DEAD
     assert [a.worker for a in rig.leader.attempts(task)] == ["victim 0", "victim 1", "victim 2"]
 

@@ -1,0 +1,87 @@
+"""`python -m cluster.simulation`: runs seeds and prints one line of JSON; exit status 1 if a promise was broken.
+
+A violation names its seed, the time, the oracle, and the command that shows it again: a seed is one course of events.
+"""
+
+import json
+import sys
+from collections import Counter
+from time import perf_counter
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from actors import SECOND
+from cluster.simulation.scenario import Report, Scenario
+
+SECONDS_PER_HOUR = 3_600
+FIELD_CHARACTERS_MAX = 200
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seeds", default=50, show_default=True, type=click.IntRange(min=1), help="How many seeds to run.")
+@click.option("--from", "first", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
+@click.option("--json", "only_json", is_flag=True, help="Print the JSON line and nothing else.")
+@click.option("--verbose", is_flag=True, help="Print the events of every seed, and a line about each.")
+def main(seeds: int, first: int, only_json: bool, verbose: bool) -> None:
+    """Simulate a cluster of three brokers, two workers and two clients, a minute or more for each seed."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    started = perf_counter()
+    reports: list[Report] = []
+    columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = only_json or verbose or not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden) as progress:
+        bar = progress.add_task("seeds", total=seeds, seed=first)
+        for seed in range(first, first + seeds):
+            progress.update(bar, seed=seed)
+            report = _run(seed, console if verbose and not only_json else None)
+            reports.append(report)
+            for violation in report.violations:
+                console.print(str(violation), markup=False)
+            progress.advance(bar)
+    click.echo(json.dumps(summary(reports, perf_counter() - started)))
+    sys.exit(1 if any(report.violations for report in reports) else 0)
+
+
+def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
+    """The line that is printed: sums over all seeds; `violations` counts them."""
+    faults: Counter[str] = Counter()
+    for report in reports:
+        faults.update(report.faults)
+    return {
+        "seeds": len(reports),
+        "violations": sum(len(report.violations) for report in reports),
+        "simulated_hours": round(sum(report.simulated_ns for report in reports) / SECOND / SECONDS_PER_HOUR, 3),
+        "operations": sum(report.operations for report in reports),
+        "acknowledged": sum(report.acknowledged for report in reports),
+        "lost": sum(report.lost for report in reports),
+        "duplicated_records": sum(report.duplicated_records for report in reports),
+        "faults": dict(sorted(faults.items())),
+        "elections": sum(report.elections for report in reports),
+        "wall_seconds": round(wall_seconds, 2),
+    }
+
+
+def _run(seed: int, console: Console | None) -> Report:
+    scenario = Scenario(seed)
+    if console is None:
+        return scenario.run()
+
+    def show(process: str, name: str, fields: dict[str, object]) -> None:
+        text = " ".join(f"{key}={str(value)[:FIELD_CHARACTERS_MAX]!r}" for key, value in fields.items())
+        console.print(f"{scenario.world.now / SECOND:11.6f} {process} {name} {text}", markup=False)
+
+    scenario.world.on_log.append(show)
+    report = scenario.run()
+    console.print(
+        f"seed {seed}: {report.simulated_ns / SECOND:.0f} s, {report.acknowledged} acknowledged, "
+        f"{report.entries} entries, {report.runs} runs, {report.late_outcomes} late outcomes refused, "
+        f"{report.elections} elections, faults {report.faults}, digest {report.digest:08x}",
+        markup=False,
+    )
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Whole clusters in the simulated world, a minute of faults each. `make simulate` runs fifty of these."""
+
+import pytest
+
+from actors import SECOND
+from cluster.simulation import Report, Scenario
+from cluster.simulation.faults import DISK_KINDS
+
+# Every kind of damage with both ways of syncing, and blackouts in 0 and 5.
+SEEDS = (0, 1, 2, 3, 4, 5)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def report(request: pytest.FixtureRequest) -> Report:
+    return Scenario(request.param).run()
+
+
+def test_no_promise_is_broken(report: Report):
+    assert [str(violation) for violation in report.violations] == []
+    assert report.lost == 0
+    assert report.duplicated_records == 0
+
+
+def test_it_is_a_minute_of_real_work(report: Report):
+    assert report.simulated_ns >= 60 * SECOND
+    assert report.acknowledged >= 500
+    assert report.runs >= report.acknowledged, "some run again after a crash"
+    assert report.elections >= 1
+
+
+def test_something_of_everything_breaks(report: Report):
+    crashes = ("crash", "voter_crash", "leader_crash")
+    assert any(report.faults.get(kind) for kind in crashes)
+    assert report.faults["partition"] >= 1
+    assert report.faults[DISK_KINDS[report.seed % 3]] >= 1

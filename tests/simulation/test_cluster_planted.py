@@ -1,0 +1,106 @@
+"""The oracles find bugs that are planted, and are silent where there is none.
+
+Each bug is looked for twice: by the sweep as it is, within a few seeds; and by a script of faults that aims at it,
+with those oracles muted that look inside brokers, so that what users would see is judged as well.
+"""
+
+from functools import partial
+
+import pytest
+
+from actors import MILLISECOND, SECOND
+from cluster.raft.core import Raft
+from cluster.simulation import Course, Planted, Scenario
+from cluster.simulation.nodes import BrokerProcess
+
+SCRIPTED = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
+SLOW_SYNC = 200                         # times 0.2 ms: what is acknowledged too early is lost for sure
+ELECTIONS = 12
+SEED_WITH_THREAD = 4                    # its logs are synced off the loop
+
+
+@pytest.mark.parametrize("planted", Planted)
+def test_the_sweep_finds_a_planted_bug_within_a_few_seeds(planted: Planted):
+    for seed in range(8):
+        violations = Scenario(seed, planted=planted).run().violations
+        if violations:
+            assert violations[0].seed == seed
+            assert violations[0].oracle in ("promise", "damage", "double dispatch")
+            return
+    pytest.fail(f"not found in eight seeds: {planted.value}")
+
+
+def blackout_under_load(planted: Planted | None) -> Scenario:
+    """All machines lose their power while syncs are slow and clients are busy."""
+    scenario = Scenario(SEED_WITH_THREAD, SCRIPTED, planted)
+    scenario.oracles.judge.muted = {"promise", "damage"}
+    with scenario.world:
+        scenario.run_for(4 * SECOND)
+        for node in scenario.brokers:
+            node.process.machine.disk_slowness = SLOW_SYNC
+        scenario.run_for(2 * SECOND)
+        scenario.faults.blackout()
+        for node in scenario.brokers:
+            node.process.machine.disk_slowness = 1
+        scenario.settle()
+    return scenario
+
+
+def test_a_task_that_was_acknowledged_before_its_sync_is_missed_after_a_blackout():
+    found = {violation.oracle for violation in blackout_under_load(Planted.ACK_BEFORE_SYNC).oracles.judge.violations}
+    assert found & {"acknowledged", "result", "liveness", "leader completeness", "apply", "state machine safety"}
+
+
+def test_a_blackout_under_load_loses_nothing_that_was_acknowledged():
+    scenario = blackout_under_load(None)
+    assert scenario.oracles.judge.violations == []
+    assert len(scenario.workload.acknowledged) > 100
+
+
+def kill_voters(seed: int, planted: Planted | None) -> Scenario:
+    """Again and again: the leader is cut off; in the instant in which one of the other two leads, its voter crashes, it
+    is cut off itself, and the former leader meets the voter that came back."""
+    scenario = Scenario(seed, SCRIPTED, planted)
+    scenario.oracles.judge.muted = {"promise"}
+    world = scenario.world
+    names = [node.name for node in scenario.brokers]
+    cuts = []
+
+    def cut_off(name: str) -> None:
+        for cut in cuts:
+            world.network.mend(cut)
+        cuts[:] = [world.network.cut([name], [other for other in names if other != name])]
+
+    def elected(node: BrokerProcess, core: Raft) -> None:
+        cut_off(node.name)
+        for number, granted in core.tracker.votes.items():
+            if granted and number != core.id:
+                process = scenario.brokers[number - 1].process
+                world.after(0, partial(world.restart, process))
+
+    with world:
+        scenario.oracles.raft.on_leader.append(elected)
+        scenario.run_until(lambda: scenario.oracles.raft.elections >= ELECTIONS, 120 * SECOND)
+        scenario.oracles.raft.on_leader.clear()
+        for cut in cuts:
+            world.network.mend(cut)
+        if not scenario.oracles.violated:
+            scenario.run_for(10 * MILLISECOND)
+            scenario.settle()
+    return scenario
+
+
+def test_two_leaders_of_one_term_are_seen_when_a_vote_is_forgotten():
+    for seed in range(6):
+        violations = kill_voters(seed, Planted.VOTE_NOT_PERSISTED).oracles.judge.violations
+        if violations:
+            assert violations[0].oracle == "election safety"
+            return
+    pytest.fail("nobody voted twice in six seeds")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_voter_that_crashes_keeps_its_vote(seed: int):
+    scenario = kill_voters(seed, None)
+    assert scenario.oracles.judge.violations == []
+    assert scenario.oracles.raft.elections >= ELECTIONS
