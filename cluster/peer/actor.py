@@ -432,8 +432,6 @@ class RaftPeer(Actor):
             self.wal.quarantine(reason, done=core.quarantine)
         if effects.quarantine_over:
             self.wal.lift_quarantine(done=self._quarantine_lifted)
-        if effects.fault:
-            raise BrokerFault(effects.fault)
 
     def _quarantine_lifted(self) -> None:
         assert self.core is not None

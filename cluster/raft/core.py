@@ -113,7 +113,6 @@ class Raft:
         self._quarantine_demanded = self._quarantine_over = False
         self._released = (0, 0)             # (term, index) of the entry that ended the last one
         self._found = (self.log.last_term, self.log.last_index)     # at the start: no entry up to it can end one
-        self._fault = ""
         self._reset(self.term)
         self._told_hard = self.hard_state
         self._told_soft = self.soft_state
@@ -280,15 +279,13 @@ class Raft:
 
     def _news(self) -> bool:
         return bool(
-            self._fault
-            or self._data_lost_by
+            self._data_lost_by
             or self._quarantine_demanded
             or self._quarantine_over
             or (self.role is Role.LEADER and self.rounds.confirmed > self._confirmed_told)
         )
 
     def _tell_news(self, effects: Effects) -> None:
-        effects.fault, self._fault = self._fault, ""
         effects.data_lost_by, self._data_lost_by = self._data_lost_by, []
         effects.quarantine_demanded, self._quarantine_demanded = self._quarantine_demanded, False
         effects.quarantine_over, self._quarantine_over = self._quarantine_over, False
@@ -367,11 +364,11 @@ class Raft:
                 pending.last_index = start - 1
 
     def commit_to(self, index: int) -> None:
-        if not self.log.commit_to(index):
-            self._fault = (
-                f"the leader committed index {index}, this log ends at {self.log.last_index}: "
-                "acknowledged entries are missing here"
-            )
+        """The leader's word that this node has that much, and that it is committed."""
+        if not self.log.commit_to(index) and not self.quarantined:
+            # It has acknowledged that to this leader, who does not know yet that it was in an earlier life, which
+            # ended in a loss. To end here and start again would forget that, and vote.
+            self.quarantined = self._quarantine_demanded = True
 
     def heard_quarantine(self, value: int) -> None:
         """The leader's word on a quarantine of this node. It holds at once, before the mark is durable."""

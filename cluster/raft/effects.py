@@ -34,4 +34,3 @@ class Effects:
     quarantine_demanded: bool = False       # this node lost data, says the leader: mark it durably, then `quarantine()`
     quarantine_over: bool = False           # lift the mark durably, then `lift_quarantine()`
     data_lost_by: list[int] = field(default_factory=list)   # leader: came back with less than they had acknowledged
-    fault: str = ""                 # this node cannot go on: stop it and tell the operator

@@ -19,10 +19,8 @@ from functools import partial
 from random import Random
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
-from cluster.simulation.nodes import DIRECTORY
-from cluster.storage.frame import Frame, parse_frame
-from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_header
+from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, World
+from cluster.simulation.damage import flip_vouched, watch_losses
 
 LOST_UNSYNCED = "lost_unsynced_bytes"
 TORN_FRAME = "torn_frame"
@@ -167,55 +165,3 @@ class ClusterFaults(FaultPlan):
         super()._mark(processes, kind)
         if kind == "flipped_bit":
             self._on_damage(processes[0].name)
-
-
-def _watch_losses(machine: Machine, on_loss: Callable[[], object]) -> None:
-    """Calls back for each loss of power that took bytes from a log."""
-    disk = machine.disk
-    crash = disk.crash
-
-    def watched() -> None:
-        before = {path: disk.read(path) for path in _segments(disk) if disk.unsynced_sectors(path)}
-        crash()
-        paths = disk.paths()
-        if any(path not in paths or disk.read(path) != data for path, data in before.items()):
-            on_loss()
-
-    disk.crash = watched  # type: ignore[method-assign]
-
-
-def flip_vouched(disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | None:
-    """Chooses a bit of a frame that a later frame, or the header of a later segment, says is durable."""
-    chain = _chain(disk)
-    frames: list[tuple[str, Frame]] = []
-    for path, header in chain:
-        data = disk.read(path)
-        offset = FRAMES_START
-        while (frame := parse_frame(data, offset, header.salt)) is not None:
-            frames.append((path, frame))
-            offset = frame.end
-    vouched = max([frame.synced_seq for _, frame in frames] + [header.first_seq - 1 for _, header in chain], default=0)
-    open_to_damage = [(path, frame) for path, frame in frames if frame.seq <= vouched]
-    if not open_to_damage:
-        return None
-    path, frame = random.choice(open_to_damage)
-    return path, random.randrange(frame.offset, frame.end), random.randrange(8)
-
-
-def _chain(disk: SimulatedDisk) -> list[tuple[str, SegmentHeader]]:
-    """The segments of the log, newest first."""
-    headers: dict[int, tuple[str, SegmentHeader]] = {}
-    for path in _segments(disk):
-        header = decode_segment_header(disk.read(path)[:FRAMES_START]).header
-        if header is not None:
-            headers[header.number] = (path, header)
-    chain: list[tuple[str, SegmentHeader]] = []
-    number = max(headers, default=0)
-    while number in headers:
-        chain.append(headers[number])
-        number = headers[number][1].previous
-    return chain
-
-
-def _segments(disk: SimulatedDisk) -> list[str]:
-    return [path for path in disk.paths() if path.startswith(f"{DIRECTORY}/") and path.endswith(".wal")]

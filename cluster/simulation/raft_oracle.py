@@ -55,7 +55,7 @@ class RaftOracle:
         self.damaged: set[str] = set()          # brokers whose synced data a fault has damaged
         self.undetected: set[str] = set()       # of those, the ones that have not started since
         self.torn_tails = 0                     # that a recovery cut off
-        self.on_leader: list[Callable[[BrokerProcess, Raft], None]] = []
+        self.on_leader: list[Callable[[BrokerProcess, list[int]], None]] = []     # who leads; ids of who else voted
         self._judge = judge
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}      # (index, term) -> (crc, term of the one before)
         self._promises: dict[str, Promise] = {}
@@ -79,8 +79,11 @@ class RaftOracle:
             return effects
 
         def watched_become_leader() -> None:
+            voters = [number for number, granted in core.tracker.votes.items() if granted and number != core.id]
             become_leader()
-            self._lead(node, core, promise)
+            self._lead(node.name, core, promise)
+            for listener in self.on_leader:
+                listener(node, voters)
 
         core.take = watched_take  # type: ignore[method-assign]
         core.become_leader = watched_become_leader  # type: ignore[method-assign]
@@ -214,8 +217,8 @@ class RaftOracle:
         for index in range(len(committed) + 1, log.committed + 1):
             committed.append(log.term(index) or 0)
 
-    def _lead(self, node: BrokerProcess, core: Raft, promise: Promise) -> None:
-        name, term, log = node.name, core.term, core.log
+    def _lead(self, name: str, core: Raft, promise: Promise) -> None:
+        term, log = core.term, core.log
         other = self.leaders.setdefault(term, name)
         self._judge.require(other == name, "election safety", f"{other} and {name} both lead term {term}")
         self._vote(promise, term, core.id)
@@ -227,8 +230,6 @@ class RaftOracle:
                     f"an entry of term {its_term} was committed there",
                 )
                 break
-        for listener in self.on_leader:
-            listener(node, core)
 
 
 def _read_log(node: BrokerProcess) -> list[Entry]:

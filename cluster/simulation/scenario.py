@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import History, World
-from cluster.raft.core import Raft
 from cluster.simulation.faults import ClusterFaults
 from cluster.simulation.nodes import (
     BROKERS,
@@ -130,13 +129,8 @@ class Scenario:
         self.oracles.raft.damaged.add(name)
         self.oracles.raft.undetected.add(name)
 
-    def _new_leader(self, node: BrokerProcess, core: Raft) -> None:
-        voters = [
-            self.brokers[number - 1].process
-            for number, granted in sorted(core.tracker.votes.items())
-            if granted and number != core.id
-        ]
-        self.faults.leader_elected(node.process, voters)
+    def _new_leader(self, node: BrokerProcess, voters: list[int]) -> None:
+        self.faults.leader_elected(node.process, [self.brokers[number - 1].process for number in sorted(voters)])
 
     def _report(self) -> Report:
         oracles = self.oracles

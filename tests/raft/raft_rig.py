@@ -81,7 +81,7 @@ class Node:
         self.applied: list[Entry] = []
         self.confirmed = 0
         self.data_lost_by: list[int] = []
-        self.fault = ""
+        self.demanded = False
 
     def take(self) -> list[Message]:
         """Carries out what the core wants, but for its writes. Returns what leaves."""
@@ -101,6 +101,7 @@ class Node:
             self.applied += effects.committed
             self.core.applied(effects.committed)
         if effects.quarantine_demanded:
+            self.demanded = True
             self.disk.quarantined = True
             self.core.quarantine()
         if effects.quarantine_over:
@@ -108,7 +109,6 @@ class Node:
             self.core.lift_quarantine()
         self.confirmed = max(self.confirmed, effects.confirmed_round)
         self.data_lost_by += effects.data_lost_by
-        self.fault = self.fault or effects.fault
 
     def persist(self, count: int = 1 << 30) -> None:
         """Completes the oldest writes and tells the core."""

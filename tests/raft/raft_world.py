@@ -242,7 +242,7 @@ class World:
         leaving = node.take()
         self._check_votes(node, leaving)
         self.mail += leaving
-        assert not node.fault, node.fault
+        assert not node.demanded, "no disk lost anything without knowing"
         assert not node.data_lost_by, "no disk lost anything"
         for write in list(node.disk.pending)[writes:]:
             self._check_written(node, write.entries)

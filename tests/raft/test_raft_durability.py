@@ -218,11 +218,14 @@ def test_a_commit_hint_past_the_end_of_the_log_is_cut():
     assert node.core.log.committed == 2
 
 
-def test_a_leader_that_committed_more_than_this_log_has_is_a_fault_and_no_exception():
+def test_a_node_that_is_said_to_have_more_than_its_log_holds_has_lost_data_and_is_quarantined():
+    """Only what it had acknowledged to this leader is told so; an earlier life of it did."""
     node = node_with_log(1, [1])
     node.core.step(Message(MessageType.HEARTBEAT, 1, 2, 1, commit=5))
+    assert node.core.quarantined, "before the mark is durable"
     node.take()
-    assert "acknowledged entries are missing" in node.fault
+    assert node.disk.quarantined
+    assert node.core.log.committed == 0
 
 
 # -- rounds -----------------------------------------------------------------------------------------------

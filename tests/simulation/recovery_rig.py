@@ -158,6 +158,15 @@ class Broker:
         assert not self.disk.paths()
 
 
+class Safe:
+    """What one client was told."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.done = False
+        self.error: ClusterError | None = None
+
+
 class RecoveryRig:
     """`acknowledged` are tasks that a client was told are safe; `log` is (process, event, fields)."""
 
@@ -175,7 +184,6 @@ class RecoveryRig:
             self.world.power_off(self.brokers[name].process.machine)
         self.plan = Topology("world", "data", True, tuple(BrokerNode(*address) for address in addresses), ())
         self.acknowledged: set[int] = set()
-        self.refused = 0
         self._clients = 0
 
     def __enter__(self) -> "RecoveryRig":
@@ -226,39 +234,38 @@ class RecoveryRig:
 
     # -- users --------------------------------------------------------------------------------------------------------
 
-    def begin(self, count: int, deadline: float = 60.0) -> Callable[[], bool]:
-        """A client submits that many tasks, one after the other. Says whether it is done."""
+    def begin(self, count: int, deadline: float = 60.0) -> Safe:
+        """A client submits that many tasks, one after the other."""
         self._clients += 1
-        done = False
+        safe = Safe()
 
         async def live(ports: Ports) -> None:
-            nonlocal done
             try:
                 async with Client(self.plan, lambda: ports, deadline) as client:
                     for number in range(count):
                         handle = await client.submit(note, f"{number}: " + "x" * 200)
                         self.acknowledged.add(handle.id)
-            except ClusterError:
-                self.refused += 1
-            done = True
+                        safe.count += 1
+            except ClusterError as error:
+                safe.error = error
+            safe.done = True
 
         program: Callable[[Ports], Coroutine[Any, Any, None]] = live
         self.world.process(f"client-{self._clients}", program)
-        return lambda: done
+        return safe
 
     def submit(self, count: int = 20) -> None:
         """They are acknowledged when this returns."""
-        before, refused = len(self.acknowledged), self.refused
-        self.until(self.begin(count), "submits")
-        assert (len(self.acknowledged), self.refused) == (before + count, refused)
+        safe = self.begin(count)
+        self.until(lambda: safe.done, "submits")
+        assert safe.count == count, "some were refused"
 
     def commits_nothing(self, span: Nanos = WHILE) -> bool:
         """A client that tries for so long gets nothing acknowledged."""
-        before = len(self.acknowledged)
-        done = self.begin(1, span / SECOND)
+        safe = self.begin(1, span / SECOND)
         self.world.run_for(span)
-        self.until(done, "the client gives up")
-        return len(self.acknowledged) == before
+        self.until(lambda: safe.done, "the client gives up")
+        return safe.count == 0
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 
 from actors import MILLISECOND, SECOND
-from cluster.raft.core import Raft
 from cluster.simulation import Course, Planted, Scenario
 from cluster.simulation.nodes import BrokerProcess
 
@@ -39,6 +38,10 @@ def blackout_under_load(planted: Planted | None) -> Scenario:
         for node in scenario.brokers:
             node.process.machine.disk_slowness = SLOW_SYNC
         scenario.run_for(2 * SECOND)
+        # Now something has left for all of them that no disk has yet.
+        under_way = [(node.peer.core.log, node.peer.wal) for node in scenario.brokers]
+        assert scenario.world.run_until(lambda: all(log.last_index > wal.last_index for log, wal in under_way), 5 * SECOND)
+        scenario.world.run_for(5 * MILLISECOND)
         scenario.faults.blackout()
         for node in scenario.brokers:
             node.process.machine.disk_slowness = 1
@@ -71,12 +74,10 @@ def kill_voters(seed: int, planted: Planted | None) -> Scenario:
             world.network.mend(cut)
         cuts[:] = [world.network.cut([name], [other for other in names if other != name])]
 
-    def elected(node: BrokerProcess, core: Raft) -> None:
+    def elected(node: BrokerProcess, voters: list[int]) -> None:
         cut_off(node.name)
-        for number, granted in core.tracker.votes.items():
-            if granted and number != core.id:
-                process = scenario.brokers[number - 1].process
-                world.after(0, partial(world.restart, process))
+        for number in voters:
+            world.after(0, partial(world.restart, scenario.brokers[number - 1].process))
 
     with world:
         scenario.oracles.raft.on_leader.append(elected)

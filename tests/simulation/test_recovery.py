@@ -8,6 +8,7 @@ from cluster.storage.header import HEADER_BYTES
 from cluster.storage.segment import LOCK_NAME
 
 CUT = 5         # synced entries that a log loses at its end
+CALLS_MAX = 200     # that change the disk, in one start
 MODES = pytest.mark.parametrize("mode", ["inline", "thread"])
 
 
@@ -140,8 +141,7 @@ def test_a_crash_before_the_mark_is_durable_ends_no_quarantine():
         restart_with_cut_log(rig, victim)
         rig.until(lambda: rig.events("quarantined", victim.name))
         assert not victim.quarantined, "the mark is under way"
-        rig.stop(victim)
-        # What was on its way to the disk may have happened or not: this time not.
+        rig.lose_power(victim)
         for path, header in victim.segments():
             assert header.meta.quarantine is None, path
         rig.start(victim)
@@ -162,7 +162,7 @@ def test_a_log_that_lost_a_truncation_is_longer_than_it_should_be_and_is_seen_al
         rig.until(lambda: rig.leading() in others)
         rig.submit(3)
         rig.world.network.mend(cuts)
-        rig.until(alone)
+        rig.until(lambda: alone.done)
         rig.heal()
         rig.settle()
         term = rig.leader.core.term
@@ -202,16 +202,14 @@ def test_a_release_that_was_meant_for_an_earlier_life_ends_no_quarantine():
         rig.heal()
 
 
-def test_a_leaders_word_that_comes_before_it_knows_of_the_loss_makes_a_broker_start_again():
-    """A heartbeat speaks of what this broker had acknowledged to it: it ends rather than serve without."""
+def test_a_leaders_word_that_comes_before_it_knows_of_the_loss_is_enough_for_a_quarantine():
+    """A heartbeat tells of commits as far as this broker had acknowledged to that leader."""
     with working() as rig:
         leader, (victim, _) = rig.leader, rig.followers()
         rig.world.network.slow(victim.name, leader.name, 900 * MILLISECOND)
         restart_with_cut_log(rig, victim)
-        rig.until(lambda: not victim.alive)
-        assert victim.exits[-1] == 70 and "acknowledged entries are missing here" in str(victim.ends[-1])
-        rig.world.network.slow(victim.name, leader.name, 0)
-        rig.start(victim)
+        rig.until(lambda: victim.is_ill)
+        assert not rig.events("data_lost"), "the leader does not know yet"
         rig.until(lambda: rig.events("quarantine_lifted", victim.name))
         assert [fields["node"] for fields in rig.events("data_lost")] == [victim.name]
         rig.heal()
@@ -366,6 +364,7 @@ def test_a_single_broker_with_damage_names_the_file_and_stays_down():
         rig.settle()
         broker = rig.brokers["b1"]
         rig.stop(broker)
+        broker.exits.clear()
         broker.flip_vouched(10)
         for _ in range(2):      # also the second time, when the file has been put aside
             rig.start(broker)
@@ -374,8 +373,8 @@ def test_a_single_broker_with_damage_names_the_file_and_stays_down():
             (end,) = broker.ends
             broker.ends.clear()
             assert end.type == "BrokerRefused"
-            assert "0000000000000003.damaged is damaged" in str(end) or ".damaged" in str(end)
-        assert any(path.endswith(".damaged") and path in str(end) for path in broker.disk.paths())
+            (file,) = [path.removeprefix(f"{DIRECTORY}/") for path in broker.disk.paths() if path.endswith(".damaged")]
+            assert file in str(end)
 
 
 # -- failing disks ----------------------------------------------------------------------------------------------------
@@ -443,17 +442,17 @@ def formed_once(rig: RecoveryRig) -> None:
 @MODES
 @pytest.mark.parametrize("name", ["b1", "b2", "b3"])
 def test_a_formation_resumes_whenever_one_broker_crashes_in_it(mode, name):
-    quarantines = 0
-    for calls in range(0, 60, 2):
+    for calls in range(CALLS_MAX):
         with RecoveryRig(calls, sync_mode=mode) as rig:
             victim = rig.brokers[name]
             victim.disk.cut_power_after(calls)
-            rig.world.run_until(lambda: not victim.alive and victim.process.incarnation, 3 * SECOND)
-            assert not victim.process.machine.powered, "the calls of a start are more than these"
+            if not rig.world.run_until(lambda: not victim.process.machine.powered, 3 * SECOND):
+                assert calls > 30, "the calls of a whole start"
+                return
+            rig.settle(calls * 7 * MILLISECOND)
             rig.start(victim)
             formed_once(rig)
-            quarantines += len(rig.events("quarantine_lifted"))
-    assert quarantines == 0, "nobody was past the formation without the others"
+    raise AssertionError("CALLS_MAX is too low")
 
 
 @pytest.mark.parametrize("seed", range(12))
