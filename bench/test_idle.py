@@ -66,5 +66,4 @@ def test_idle(benchmark: Any, cluster: LocalCluster, request: pytest.FixtureRequ
     }
     benchmark.extra_info.update(figures)
     for name, row in figures.items():
-        print(f"\n{name}: {row['pss_mb']} MB PSS in {row['processes']} processes, {row['cpu_percent']} % of a core", end="")
-    print()
+        print(f"\n{name}: {row['pss_mb']} MB PSS in {row['processes']} processes, {row['cpu_percent']} % of a core")

@@ -1,4 +1,4 @@
-"""A fault-tolerant task queue: brokers replicate everything through Raft, workers run tasks, clients submit and await."""
+"""A fault-tolerant task queue: brokers replicate through Raft, workers run tasks, clients submit and await."""
 
 from cluster.client import Batch, Client, Handle
 from cluster.errors import (

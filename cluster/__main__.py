@@ -1,4 +1,4 @@
-"""The command line: `python -m cluster status TOPOLOGY`, `python -m cluster submit TOPOLOGY MODULE:FUNCTION [ARG...]`."""
+"""The command line: `python -m cluster status TOPOLOGY`, `... submit TOPOLOGY MODULE:FUNCTION [ARG...]`."""
 
 import asyncio
 import importlib
@@ -108,7 +108,8 @@ def _print_tables(report: dict[str, Any]) -> None:
     ):
         table = Table(title=title, title_justify="left")
         for column in columns:
-            table.add_column(column.replace("_", " "), justify="left" if column in ("node", "name", "role") else "right")
+            is_text = column in ("node", "name", "role")
+            table.add_column(column.replace("_", " "), justify="left" if is_text else "right")
         for row in rows:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         console.print(table)

@@ -60,7 +60,8 @@ class LocalCluster:
         plan = load(self.topology)
         expected = {worker.name for worker in plan.workers}
         return self.wait_for(
-            lambda status: status["leader"] is not None and expected <= {row["node"] for row in status["workers"] if row["pid"]},
+            lambda status: status["leader"] is not None
+            and expected <= {row["node"] for row in status["workers"] if row["pid"]},
             timeout_s,
         )
 

@@ -8,7 +8,6 @@ A node that exits with EXIT_OPERATOR needs an operator (a port in use, a foreign
 fail again. Then everything stops, and the refusal says why.
 """
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,8 @@ DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
 EXIT_OPERATOR = 2                       # of a node's process: do not start it again
 BACKOFF = Backoff(min_ns=100 * MILLISECOND, max_ns=10 * SECOND, reset_after_ns=30 * SECOND)
 RESTARTS_MAX = 1_000_000                # the supervisor never gives up: a machine that cannot start a node keeps trying
+SIGTERM = 15
+SIGKILL = 9
 PAGE_BYTES = 1                          # nodes share no memory with their supervisor
 
 
@@ -95,19 +96,19 @@ class Node(Actor):
 
     def stopped(self, reason: object) -> None:
         if self._child is not None:
-            self._child.signal(signal.SIGKILL)
+            self._child.signal(SIGKILL)
 
     @handles
     def on_drain(self, message: Drain) -> None:
         self._draining = True
         if self._child is not None:
-            self._child.signal(signal.SIGTERM)
+            self._child.signal(SIGTERM)
             self.context.timer("kill", DRAIN_TIMEOUT, self._kill)
 
     def _kill(self) -> None:
         if self._child is not None:
             self.context.log.event("node_killed", node=self.spec.name, reason="it did not stop within the drain time")
-            self._child.signal(signal.SIGKILL)
+            self._child.signal(SIGKILL)
 
     def _exited(self, how: Exit) -> None:
         self._child = None

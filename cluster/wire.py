@@ -83,7 +83,7 @@ class Following(Message, tag=49, frozen=True):
 
 
 class Lease(Message, tag=36, frozen=True):
-    """Worker or client -> leader, every 500 ms; `sent` is its own clock. Owes: LeaseAck once the leader knows that it led
+    """Worker or client -> leader, every 500 ms; `sent` is its own clock. Owes: LeaseAck once the leader knows it led
     after this arrived. `running` = ids that run now (workers), for status."""
 
     session: int
@@ -233,6 +233,18 @@ class ClockNews(Message, tag=53, frozen=True):
 FromWorker = Hello | Following | Register | Complete | Lease | Holding | Close
 FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
-ToClient = Welcome | Refused | LeaderIs | RegisterAnswer | Answers | Results | Unknown | Overload | LeaseAck | StatusReply | Described
+ToClient = (
+    Welcome
+    | Refused
+    | LeaderIs
+    | RegisterAnswer
+    | Answers
+    | Results
+    | Unknown
+    | Overload
+    | LeaseAck
+    | StatusReply
+    | Described
+)
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews

@@ -81,12 +81,12 @@ class Delivery:
         if link is None:
             return
         link.peer.send(RegisterAnswer(registered))
-        if registered.code == ANSWER_OK and self.links.claim(link, registered.session):
-            if link.role == ROLE_WORKER:
-                # Perhaps a repeated registration whose first answer was lost: tell all it holds, not only the news.
-                effects.assignments.pop(registered.session, None)
-                link.reconciled = True
-                self._send_assignments(link, self.machine.held_by(registered.session))
+        accepted = registered.code == ANSWER_OK and self.links.claim(link, registered.session)
+        if accepted and link.role == ROLE_WORKER:
+            # Perhaps a repeated registration whose first answer was lost: tell all it holds, not only the news.
+            effects.assignments.pop(registered.session, None)
+            link.reconciled = True
+            self._send_assignments(link, self.machine.held_by(registered.session))
 
     def _send_answers(self, effects: Effects) -> None:
         per_session: dict[int, list[Answer]] = {}

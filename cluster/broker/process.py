@@ -47,7 +47,9 @@ def start_broker(ports: Ports, config: BrokerConfig, pid: int, on_fault: Callabl
     identity = b"\x01" + ports.entropy.bits(120).to_bytes(15, "big")
     endpoint = Endpoint(ports, identity, turn=system.turn)
     reception = Reception(endpoint, config.cluster, PeerLog(ports.log, ports.clock))
-    peer_config = PeerConfig(config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal)
+    peer_config = PeerConfig(
+        config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal
+    )
     raft = RaftPeer(peer_config, reception, endpoint, incarnation)
     mailbox = MailboxSpec(MAILBOX_MESSAGES_MAX)
     raft_ref = system.spawn(raft, name="raft", mailbox=mailbox)

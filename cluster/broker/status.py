@@ -29,8 +29,8 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
                 "children": list(link.children) if link is not None else [],
             }
         )
-    queues = [
-        {**row, "waiting": waiting_in.get(str(row["name"]), 0), "running": row["running"] - waiting_in.get(str(row["name"]), 0)}
-        for row in status["queues"]
-    ]
+    queues = []
+    for row in status["queues"]:
+        waiting = waiting_in.get(row["name"], 0)
+        queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues}

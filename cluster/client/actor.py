@@ -77,7 +77,13 @@ class ClientActor(Actor):
     def started(self) -> None:
         decoder = msgspec.msgpack.Decoder(list[ToClient])
         self._links = LeaderLinks(
-            self.context, self.brokers, decoder, self._hello, self._rejoin, self._on_message, self._questions.lost_leader
+            self.context,
+            self.brokers,
+            decoder,
+            self._hello,
+            self._rejoin,
+            self._on_message,
+            self._questions.lost_leader,
         )
         self._links.open()
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {
@@ -295,7 +301,8 @@ class ClientActor(Actor):
             assert draft is not None
             low, seq = window.low, window.allot()
             draft.seq = seq
-            self._send_command(seq, Submit(self.session, seq, low, draft.groups, self._seen.take(HELLO_ITEMS_MAX)), draft)
+            seen = self._seen.take(HELLO_ITEMS_MAX)
+            self._send_command(seq, Submit(self.session, seq, low, draft.groups, seen), draft)
 
     def _send_command(self, seq: int, command: Submit | Cancel, waiter: Draft[Waiter] | Waiter) -> None:
         encoded = self._encode(command)

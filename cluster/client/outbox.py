@@ -22,7 +22,7 @@ Waiter = TypeVar("Waiter")
 
 
 class Draft(Generic[Waiter]):
-    """A Submit command in the making. `waiters` are told when a majority has it; `deadline` is the earliest of theirs."""
+    """A Submit command in the making. `waiters` hear when a majority has it; `deadline` is the earliest of theirs."""
 
     __slots__ = ("bytes", "count", "deadline", "groups", "seq", "waiters")
 

@@ -66,10 +66,10 @@ class BrokerLinks:
     def send_raft(self, message: Message, encoded: bytes) -> bool:
         """Queues a message of the core; False if it must be taken for lost."""
         link = self._links[message.to]
-        if message.type is MessageType.APPEND and message.entries:
-            if link.bulk_until or len(encoded) > CONTROL_APPEND_BYTES_MAX:
-                link.bulk_until = message.entries[-1].index
-                return link.bulk.send(RaftMessage(encoded))
+        has_entries = message.type is MessageType.APPEND and message.entries
+        if has_entries and (link.bulk_until or len(encoded) > CONTROL_APPEND_BYTES_MAX):
+            link.bulk_until = message.entries[-1].index
+            return link.bulk.send(RaftMessage(encoded))
         return link.control.send(RaftMessage(encoded))
 
     def acknowledged(self, node_id: int, index: int) -> None:

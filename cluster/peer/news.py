@@ -1,4 +1,4 @@
-"""What replicas tell each other beside Raft: their wall clocks, for the leader's stamp, and their digests, to compare."""
+"""What replicas tell each other beside Raft: wall clocks, for the leader's stamp, and digests, to compare."""
 
 from actors import Clock, Log, Nanos
 from cluster.peer.stamp import StampClock, median_ms

@@ -5,6 +5,7 @@ looked at before and after.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 from actors.simulation import Machine, SimulatedDisk
@@ -45,8 +46,8 @@ def _is_torn(before: bytes, after: bytes) -> bool:
     header = decode_segment_header(before[:FRAMES_START]).header
     for frame in _frames(before, header.salt) if header is not None else ():
         sectors = range(frame.offset // SECTOR_BYTES, -(-frame.end // SECTOR_BYTES))
-        pieces = [slice(max(sector * SECTOR_BYTES, frame.offset), min((sector + 1) * SECTOR_BYTES, frame.end)) for sector in sectors]
-        kept = [before[piece] == after[piece] for piece in pieces]
+        cuts = [frame.offset, *(sector * SECTOR_BYTES for sector in sectors[1:]), frame.end]
+        kept = [before[start:stop] == after[start:stop] for start, stop in pairwise(cuts)]
         if any(kept) and not all(kept):
             return True
     return False

@@ -6,8 +6,8 @@ with the power, a torn frame, a flipped bit. A fault that came to nothing (the p
 there to lose) is tried again until it has happened, so the guarantee is about effects and not about attempts.
 
 Beside what `actors.simulation` offers there are faults that aim: a voter crashes in the very instant in which its vote
-makes a leader, or that leader does, or its machine loses its power, a moment later; and at the end of some seeds all
-machines lose their power at once.
+makes a leader, or that leader does, or its machine loses its power, a moment later; a disk becomes slow, so that much
+is under way, and then the power fails (a brownout); at the end of some seeds all machines lose their power at once.
 
 More than a minority of synced data is never damaged, and a flipped bit lies where a later frame vouches for it: the
 last synced frame of a log has no witness on its own disk, and with the leader gone nobody could know of it.
@@ -26,16 +26,21 @@ LOST_UNSYNCED = "lost_unsynced_bytes"
 TORN_FRAME = "torn_frame"
 FLIPPED_BIT = "flipped_bit"
 BLACKOUT = "blackout"
+BROWNOUT = "brownout"
 VOTER_CRASH = "voter_crash"
 LEADER_CRASH = "leader_crash"
 LEADER_POWER_LOSS = "leader_power_loss"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
-CAUSES = {LOST_UNSYNCED: "power_loss", TORN_FRAME: "torn_write", FLIPPED_BIT: "flipped_bit"}
-RETRY_NS: Nanos = 1 * SECOND
+EXTRA_KINDS = (LOST_UNSYNCED, TORN_FRAME, BLACKOUT, BROWNOUT, VOTER_CRASH, LEADER_CRASH, LEADER_POWER_LOSS)
+RETRY_NS: Nanos = 700 * MILLISECOND
 AIM_ONE_IN = 8                  # elections that are followed by a certain one of the faults that aim
 AIMED_LASTS_NS_MAX: Nanos = 1_500 * MILLISECOND
 LEADER_TIME_NS_MAX: Nanos = 3 * SECOND      # until it is hit
+BROWNOUT_INTERVAL_NS: Nanos = 15 * SECOND   # mean
+BROWNOUT_NS_MIN: Nanos = 20 * MILLISECOND   # of a slow disk, before the power fails
+BROWNOUT_NS_MAX: Nanos = 300 * MILLISECOND
+BROWNOUT_SLOWNESS_MAX = 200
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
 BLACKOUT_NS: Nanos = 500 * MILLISECOND
@@ -64,6 +69,7 @@ def mix_of(random: Random, disk_kind: str) -> FaultMix:
         sync_error=rate(40, 0, 0),
         clock_jump=rate(20, 1_000, 20_000),
         slow_disk_factor_max=100,
+        torn_write_calls_max=12,
     )
     # The seed's own kind of damage, at least twice.
     if disk_kind == LOST_UNSYNCED:
@@ -85,25 +91,24 @@ class ClusterFaults(FaultPlan):
         # Mostly the cluster should be able to go on; in some seeds it need only lose nothing.
         down_max = len(brokers) if random.randrange(ANY_DOWN_ONE_IN) == 0 else (len(brokers) - 1) // 2
         super().__init__(world, mix, members=brokers, others=others, down_max=down_max, flip=flip_vouched)
-        self.torn_tails: Callable[[], int] = lambda: 0      # set: how many torn frames recoveries have cut off
         self._random = random
         self._on_damage = on_damage
-        self._extra = dict.fromkeys((LOST_UNSYNCED, BLACKOUT, VOTER_CRASH, LEADER_CRASH, LEADER_POWER_LOSS), 0)
+        self._extra = dict.fromkeys(EXTRA_KINDS, 0)
         self._brokers = [process.machine for process in brokers]
         for machine in self._brokers:
-            _watch_losses(machine, self._lost)
+            watch_losses(machine, partial(self._count, LOST_UNSYNCED), partial(self._count, TORN_FRAME))
 
     def start(self, span: Nanos) -> None:
         super().start(span)
         self.world.after(span // 3, self._insist)
+        at = 0
+        while (at := at + int(self._random.expovariate(1.0) * BROWNOUT_INTERVAL_NS)) < span:
+            self.world.after(at, self._brownout)
 
     @property
     def happened(self) -> dict[str, int]:
-        counts = {kind: count for kind, count in self.counts.items() if count}
-        counts |= {kind: count for kind, count in self._extra.items() if count}
-        if torn := self.torn_tails():
-            counts[TORN_FRAME] = torn
-        return dict(sorted(counts.items()))
+        """How often each kind took place."""
+        return {kind: count for kind, count in sorted((self.counts | self._extra).items()) if count}
 
     def leader_elected(self, leader: Process, voters: list[Process]) -> None:
         """Now and then somebody is hit because of it."""
@@ -122,7 +127,7 @@ class ClusterFaults(FaultPlan):
         random, world = self._random, self.world
         if world.now >= self._until or self._victim(random, [process]) is None or not process.machine.powered:
             return
-        self._extra[kind] += 1
+        self._count(kind)
         self._mark([process], kind)
         if kind == LEADER_POWER_LOSS:
             world.power_off(process.machine)
@@ -130,9 +135,7 @@ class ClusterFaults(FaultPlan):
         else:
             world.crash(process)
             end = partial(self._recover, [process])
-        self._number += 1
-        self._active[self._number] = end
-        world.after(random.randrange(AIMED_LASTS_NS_MAX), partial(self._finish, self._number))
+        self._lasts(random.randrange(AIMED_LASTS_NS_MAX), end)
 
     def maybe_blackout(self) -> None:
         """After the plan, in some seeds: all brokers lose their power in one instant."""
@@ -140,7 +143,7 @@ class ClusterFaults(FaultPlan):
             self.blackout()
 
     def blackout(self) -> None:
-        self._extra[BLACKOUT] += 1
+        self._count(BLACKOUT)
         for machine in self._brokers:
             self.world.power_off(machine)
         self.world.after(BLACKOUT_NS, self._lights_on)
@@ -152,14 +155,53 @@ class ClusterFaults(FaultPlan):
             if not process.alive:
                 self.world.restart(process)
 
+    def _brownout(self) -> None:
+        process = self._victim(self._random, self.members)
+        if process is None or not process.machine.powered or self.world.now >= self._until:
+            return
+        random, machine = self._random, process.machine
+        self._count(BROWNOUT)
+        self._mark([process], BROWNOUT)
+        machine.disk_slowness = random.randint(2, BROWNOUT_SLOWNESS_MAX)
+
+        def end() -> None:
+            machine.disk_slowness = 1
+            self._power_on(machine, [process])
+
+        dark_in = random.randint(BROWNOUT_NS_MIN, BROWNOUT_NS_MAX)
+        number = self._lasts(dark_in + random.randrange(AIMED_LASTS_NS_MAX), end)
+        self.world.after(dark_in, lambda: self.world.power_off(machine) if number in self._active else None)
+
     def _insist(self) -> None:
         """The seed's kind of damage has not happened yet: another try."""
-        if self.world.now < self._until and not self.happened.get(self.disk_kind):
-            self._strike(CAUSES[self.disk_kind])
-            self.world.after(RETRY_NS, self._insist)
+        if self.world.now >= self._until or self.happened.get(self.disk_kind):
+            return
+        if self.disk_kind == FLIPPED_BIT:
+            self._strike("flipped_bit")
+        elif self._random.randrange(2):
+            self._strike("torn_write")
+        else:
+            self._brownout()
+        self.world.after(RETRY_NS, self._insist)
 
-    def _lost(self) -> None:
-        self._extra[LOST_UNSYNCED] += 1
+    def _lasts(self, span: Nanos, end: Callable[[], None]) -> int:
+        """A fault that ends after `span`; its number."""
+        self._number += 1
+        self._active[self._number] = end
+        self.world.after(span, partial(self._finish, self._number))
+        return self._number
+
+    def _count(self, kind: str) -> None:
+        self._extra[kind] += 1
+
+    def _victim_machine(self, random: Random) -> Machine | None:
+        """Mostly a broker's: the others have nothing on their disks."""
+        machine = super()._victim_machine(random)
+        for _ in range(2):
+            if machine is None or machine in self._brokers:
+                break
+            machine = super()._victim_machine(random)
+        return machine
 
     def _mark(self, processes: Sequence[Process], kind: str) -> None:
         super()._mark(processes, kind)

@@ -54,7 +54,6 @@ class RaftOracle:
         self.committed: list[int] = []          # terms of the entries that a leader committed, from index 1 on
         self.damaged: set[str] = set()          # brokers whose synced data a fault has damaged
         self.undetected: set[str] = set()       # of those, the ones that have not started since
-        self.torn_tails = 0                     # that a recovery cut off
         self.on_leader: list[Callable[[BrokerProcess, list[int]], None]] = []     # who leads; ids of who else voted
         self._judge = judge
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}      # (index, term) -> (crc, term of the one before)
@@ -109,8 +108,7 @@ class RaftOracle:
     def _check_recovery(self, node: BrokerProcess, core: Raft, promise: Promise) -> None:
         assert node.peer is not None
         judge, name, log = self._judge, node.name, core.log
-        recovery, quarantined = node.peer.recovery, node.peer.wal.quarantined
-        self.torn_tails += recovery.cut_bytes > 0
+        quarantined = node.peer.wal.quarantined
         for entry in _read_log(node):
             self._check_entry(name, core, entry, fresh=False)
         if name in self.undetected:

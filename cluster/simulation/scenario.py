@@ -83,7 +83,6 @@ class Scenario:
             others=[node.process for node in (*self.workers, *self.workload.clients)],
             on_damage=self._damaged,
         )
-        self.faults.torn_tails = lambda: oracles.raft.torn_tails
         oracles.raft.on_leader.append(self._new_leader)
 
     def run(self) -> Report:

@@ -17,12 +17,7 @@ from enum import Enum
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
-from cluster.worker.child_messages import Setup, StartFailed, encode
-from cluster.worker.completions import Completions
 from cluster.leader_links import LeaderLinks
-from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
-from cluster.worker.slot_child import SlotChild, State
-from cluster.worker.slots import Pair, Why
 from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
 from cluster.state.commands import Close, Outcome, Register, WorkerSpec
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
@@ -39,7 +34,12 @@ from cluster.wire import (
     Withdraw,
 )
 from cluster.wire import Lease as LeaseMessage
+from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.completions import Completions
 from cluster.worker.config import WorkerConfig, explain
+from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
+from cluster.worker.slot_child import SlotChild, State
+from cluster.worker.slots import Pair, Why
 
 TICK_INTERVAL: Nanos = 50 * MILLISECOND         # while a slot holds something
 RESEND_AFTER: Nanos = 2 * SECOND                # an answer that is overdue by this much was lost on the way
@@ -47,7 +47,8 @@ REWIND_PAUSE: Nanos = 100 * MILLISECOND         # answers to one gap come in num
 REGISTER_RETRY: Nanos = 1 * SECOND
 IDLE_HOLDING_INTERVAL: Nanos = 5 * SECOND       # an idle worker repeats that it holds nothing
 DRAIN_RUNNING: Nanos = 9 * SECOND               # what runs at a stop may go on for so long
-DRAIN_ANSWERS: Nanos = 900 * MILLISECOND        # then the last outcomes wait for their answer
+DRAIN_ANSWERS: Nanos = 600 * MILLISECOND        # then the last outcomes wait for their answer
+DRAIN_GOODBYE: Nanos = 300 * MILLISECOND        # and then the goodbye, for the leader to let go of the link
 INCARNATION_BITS = 63
 assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
 
@@ -61,6 +62,10 @@ class Life(Enum):
     SERVING = "serving"
     DRAINING = "draining"       # what runs may finish
     CLOSING = "closing"         # the last outcomes are on their way
+    CLOSED = "closed"           # so is the goodbye
+
+
+ENDING = (Life.DRAINING, Life.CLOSING, Life.CLOSED)
 
 
 class Worker(Actor):
@@ -101,7 +106,7 @@ class Worker(Actor):
         }
         decoder = msgspec.msgpack.Decoder(list[ToWorker])
         self._links = LeaderLinks(
-            self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message
+            self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message, self._leader_lost
         )
         setup = encode(Setup(self.config.modules))
         self._children = [SlotChild(index, self.context, setup, self) for index in range(self.config.slots)]
@@ -115,7 +120,7 @@ class Worker(Actor):
 
     @handles
     def on_drain(self, message: Drain) -> None:
-        if self.life in (Life.DRAINING, Life.CLOSING):
+        if self.life in ENDING:
             return
         was, self.life = self.life, Life.DRAINING
         self.context.log.event("worker_draining")
@@ -232,7 +237,7 @@ class Worker(Actor):
         self.context.log.event("worker_session_lost", session=self.session, reason=reason)
         self.session, self._completions, self._lease = 0, None, None
         self._finished.clear()
-        if self.life in (Life.DRAINING, Life.CLOSING):
+        if self.life in ENDING:
             self.context.stop(Shutdown())
             return
         for child in self._children:
@@ -390,11 +395,27 @@ class Worker(Actor):
                 child.kill(Why.STOPPING) if child.is_working else child.close()
                 child.is_stopped = True
         elif (completions.is_empty and not self._has_children()) or now >= self._drain_until:
-            if self._links.leader is not None:
-                self._links.leader.send(Close(self.session, self.incarnation))
-                self._links.leader.flush()
-            self.context.log.event("worker_closed", session=self.session)
-            self.context.stop(Shutdown())
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        """Closes the session and waits for the leader to let go of the link. A goodbye that is lost would make this
+        worker one that was lost, and that counts against the tasks that were assigned to it meanwhile."""
+        self.life = Life.CLOSED
+        leader = self._links.leader
+        if leader is None:
+            self._end()
+            return
+        leader.send(Close(self.session, self.incarnation))
+        leader.flush()
+        self.context.timer("goodbye", DRAIN_GOODBYE, self._end)
+
+    def _leader_lost(self) -> None:
+        if self.life is Life.CLOSED:
+            self._end()
+
+    def _end(self) -> None:
+        self.context.log.event("worker_closed", session=self.session)
+        self.context.stop(Shutdown())
 
     def _has_children(self) -> bool:
         return any(child.state is not State.DOWN for child in self._children)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cluster.worker.slots import Pair
 from cluster.state.commands import Complete, Outcome
 from cluster.window import Window
+from cluster.worker.slots import Pair
 
 COMPLETE_OUTCOMES_MAX = 1_024
 COMPLETE_BYTES_MAX = 256 * 1024

@@ -22,6 +22,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from actors import SECOND, Nanos, Page
+from cluster.errors import ClusterError
+from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
+from cluster.state.effects import Assignment
+from cluster.task import AsyncTask, Task, registered_tasks, running
 from cluster.worker.child_messages import (
     FINISHED,
     FLUSH_ESTIMATE_US,
@@ -34,11 +38,7 @@ from cluster.worker.child_messages import (
     encode_oversize,
     setup_decoder,
 )
-from cluster.errors import ClusterError
 from cluster.worker.page import ClaimPage
-from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
-from cluster.state.effects import Assignment
-from cluster.task import AsyncTask, Task, registered_tasks, running
 
 LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds, unless it is stopped
 MESSAGE_BYTES_MAX = 4_096

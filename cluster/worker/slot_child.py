@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos
+from cluster.state.commands import Outcome
 from cluster.worker.child_messages import (
     Batch,
     Finished,
@@ -27,7 +28,6 @@ from cluster.worker.child_messages import (
 )
 from cluster.worker.page import PAGE_BYTES, ClaimPage
 from cluster.worker.slots import Due, Ended, Pair, Slot, Why
-from cluster.state.commands import Outcome
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,6 @@ from enum import Enum
 
 from msgspec import Struct
 
-from cluster.worker.page import WINDOW_TASKS
 from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_RETURNED,
@@ -24,6 +23,7 @@ from cluster.state.commands import (
     Outcome,
 )
 from cluster.state.effects import Assignment
+from cluster.worker.page import WINDOW_TASKS
 
 Pair = tuple[int, int]              # task id, attempt
 Nanos = int

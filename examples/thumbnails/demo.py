@@ -98,7 +98,7 @@ async def kill_leader(cluster: Client) -> dict[str, Any]:
 
 
 async def caught_up(cluster: Client, killed: dict[str, Any]) -> dict[str, Any] | None:
-    """The status once the killed broker is back under another pid with everything applied; None if it is not in time."""
+    """The status once the killed broker is back under another pid with everything applied; None if not in time."""
     end = time.monotonic() + CATCH_UP_TIMEOUT_S
     while time.monotonic() < end:
         status = await cluster.status()
@@ -145,14 +145,15 @@ async def run(console: Console) -> bool:
     others = sum(_total(after, key) - _total(before, key) for key in ("failed", "dead"))
     files = whole_files(wanted)
     again = sum(record.attempts > 1 for record in records)
-    console.print(f"{completed} of {TASKS} tasks have a completed record, {others} failed or died, by the brokers' count")
+    console.print(f"{completed} of {TASKS} tasks have a completed record, {others} failed or died (brokers' records)")
     console.print(f"{files} whole thumbnails in {OUT}")
-    console.print(f"{TASKS / seconds:,.0f} tasks/s over {seconds:.1f} s; longest gap between results {watch.longest_gap_s:.2f} s")
+    console.print(f"{TASKS / seconds:,.0f} tasks/s over {seconds:.1f} s, longest gap {watch.longest_gap_s:.2f} s")
     console.print(f"{again} tasks ran again")
+    killed = watch.killed["node"]
     if status is None:
-        console.print(f"[red]the killed broker {watch.killed['node']} did not catch up in {CATCH_UP_TIMEOUT_S:.0f} s[/]")
+        console.print(f"[red]the killed broker {killed} did not catch up in {CATCH_UP_TIMEOUT_S:.0f} s[/]")
     else:
-        console.print(f"{watch.killed['node']} was restarted by its supervisor and has caught up; {status['leader']} leads")
+        console.print(f"{killed} was restarted by its supervisor and has caught up; {status['leader']} leads")
     return completed == counted == files == TASKS and others == 0 and status is not None
 
 

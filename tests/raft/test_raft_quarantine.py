@@ -62,6 +62,63 @@ def test_a_leader_that_saw_more_of_a_log_than_comes_back_demands_a_quarantine():
     assert group[3].disk.quarantined
 
 
+def test_a_log_that_is_longer_but_ends_in_an_earlier_term_has_lost_what_it_had_acknowledged():
+    """It lost a truncation with what followed it: entries that had been given up are there again."""
+    group = leading(b"a", b"b")
+    kept = group[1].core.log.last_index
+    group.elect(2)
+    group.elect(1)
+    group.propose(1, b"c")
+    group.settle()
+    progress = group[1].core.tracker.progress[3]
+    assert progress.match == kept + 3
+    group[1].core.peer_restarted(3, 3, kept + 9, 1, False)
+    assert (progress.match, progress.quarantined) == (kept, True)
+    group[1].take()
+    assert group[1].data_lost_by == [3]
+
+
+def test_a_release_is_caught_up_with_by_all_that_was_acknowledged_before_it():
+    """With a heartbeat's answer, too: else the last entries would wait for the next one."""
+    group = leading()
+    lose(group, 3, marked=True)
+    group.propose(1, b"x")
+    group.collect(1)
+    release, last = group[1].core.tracker.progress[3].release_index, group[1].core.log.last_index
+    assert release < last
+    group[1].persist()
+    group[1].take()
+    core = group[1].core
+    core.step(Message(MessageType.APPEND_RESPONSE, 1, 3, 1, index=last, quarantined=True))
+    core.step(Message(MessageType.APPEND_RESPONSE, 1, 2, 1, index=release))
+    assert core.log.committed == release
+    core.step(Message(MessageType.HEARTBEAT_RESPONSE, 1, 3, 1, quarantined=True))
+    assert core.log.committed == last
+
+
+def test_a_word_that_ended_a_quarantine_says_nothing_to_the_next_life():
+    group = leading(b"a")
+    lose(group, 3, marked=True)
+    for _ in range(2):
+        group.settle()
+        group[1].core.tick()
+    group.settle()
+    release = group[1].core.tracker.progress[3].release_index
+    assert not group[3].core.quarantined
+    group[3].disk.quarantined = True
+    group.restart(3)
+    group[3].core.step(Message(MessageType.HEARTBEAT, 3, 1, 1, quarantine=release))
+    group[3].take()
+    assert group[3].core.quarantined and group[3].disk.quarantined
+    group[1].core.peer_restarted(3, 1, group[3].disk.last_index(), 1, True)
+    for _ in range(2):
+        group.settle()
+        group[1].core.tick()
+    group.settle()
+    assert group[1].core.tracker.progress[3].release_index > release
+    assert not group[3].core.quarantined
+
+
 def test_a_demand_holds_before_its_mark_is_durable():
     group = leading(b"a")
     lose(group, 3)

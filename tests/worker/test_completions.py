@@ -2,8 +2,8 @@
 
 import msgspec
 
-from cluster.worker.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
 from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Failure, Outcome
+from cluster.worker.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
 
 decode = msgspec.msgpack.Decoder(Complete).decode
 

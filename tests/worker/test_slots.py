@@ -1,9 +1,9 @@
 """What a slot holds and whom it blames, without any process."""
 
-from cluster.worker.page import WINDOW_TASKS
-from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, OUTCOME_TIMED_OUT
 from cluster.state.effects import Assignment
+from cluster.worker.page import WINDOW_TASKS
+from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
 
 MS = 1_000_000
 KILLED = Ended(None, 9, b"", now=5_000 * MS, wall_ms=1_000_000)

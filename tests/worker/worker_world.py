@@ -9,15 +9,15 @@ from typing import Any
 from actors import MICROSECOND, SECOND, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
 from cluster.broker.process import BrokerConfig, start_broker
-from cluster.worker.child_messages import Ready, encode
 from cluster.client.client import Client
-from cluster.worker.executor import Executor
-from cluster.worker.slot_child import EXECUTOR_ENTRY
 from cluster.task import task
 from cluster.topology import BrokerNode, Topology
-from cluster.worker.process import start_worker
 from cluster.worker.actor import Worker
+from cluster.worker.child_messages import Ready, encode
 from cluster.worker.config import WorkerConfig
+from cluster.worker.executor import Executor
+from cluster.worker.process import start_worker
+from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
 LIMIT = 120 * SECOND

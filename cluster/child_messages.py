@@ -1,1 +1,0 @@
-from cluster.worker.child_messages import *  # moved

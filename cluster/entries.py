@@ -1,1 +1,0 @@
-from cluster.broker.entries import *  # moved

@@ -1,1 +1,0 @@
-from cluster.peer.entry_cache import *  # moved

@@ -1,1 +1,0 @@
-from cluster.peer.formation import *  # moved

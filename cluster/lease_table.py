@@ -1,1 +1,0 @@
-from cluster.broker.lease_table import *  # moved

@@ -1,1 +1,0 @@
-from cluster.client.outbox import *  # moved

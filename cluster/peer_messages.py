@@ -1,1 +1,0 @@
-from cluster.peer.messages import *  # moved

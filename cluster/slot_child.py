@@ -1,1 +1,0 @@
-from cluster.worker.slot_child import *  # moved

@@ -1,1 +1,0 @@
-from cluster.worker.config import *  # moved

@@ -1,0 +1,168 @@
+"""What the documentation shows is run: files are written, commands typed, fragments executed against a real cluster.
+
+Conventions of the pages: a `python` or `toml` block whose first line is `# NAME.py` or `# NAME.toml` is that file;
+other `python` blocks are fragments that run one after another, with `cluster` connected; `sh` blocks are typed in the
+folder of the files, unless they install something or launch the cluster, which the test does itself.
+"""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Client
+from cluster.local import LocalCluster, free_ports
+from cluster.topology import parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))")
+LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
+ADDRESS = re.compile(r"127\.0\.0\.1:71\d\d")
+COMMAND_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int           # of its first line
+    language: str
+    text: str
+
+    @property
+    def file_name(self) -> str:
+        """Of the file that it is; "" for a fragment."""
+        found = FILE_NAME.fullmatch(self.text.partition("\n")[0])
+        return found.group(1) if found else ""
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        yield Block(page, text.count("\n", 0, match.start(2)) + 1, match.group(1), match.group(2))
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.language == "python"], ids=str)
+def test_python_can_be_compiled(block):
+    compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.language == "toml"], ids=str)
+def test_a_topology_is_valid(block):
+    assert len(parse(block.text, str(block)).brokers) == 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        path = page.parent / target
+        assert path.exists(), f"{page.relative_to(ROOT)} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = ["#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, f"{page.relative_to(ROOT)} links to {target}{anchor}"
+
+
+class Site:
+    """A page's files in a folder, and its cluster on ports that are free."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.folder = folder
+        self.blocks = list(blocks(page))
+        ports: dict[str, int] = {}
+        free = free_ports(8)
+        for block in self.blocks:
+            if block.file_name:
+                text = ADDRESS.sub(lambda found: f"127.0.0.1:{ports.setdefault(found.group(), next(free))}", block.text)
+                (folder / block.file_name).write_text(text, encoding="utf-8")
+        self.cluster = LocalCluster(folder / "topology.toml", log=folder / "launch.log")
+
+    @property
+    def commands(self) -> list[Block]:
+        own = [block for block in self.blocks if block.language == "sh"]
+        return [block for block in own if not re.search(r"^(make|pip)|cluster\.launch", block.text, re.MULTILINE)]
+
+    @property
+    def fragments(self) -> list[Block]:
+        return [block for block in self.blocks if block.language == "python" and not block.file_name]
+
+    def type_in(self, command: str) -> str:
+        """The output of a command, in a shell whose `python` is this one."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+        done = subprocess.run(
+            ["bash", "-e", "-c", command],
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = Site(ROOT / request.param, tmp_path)
+    with found.cluster:
+        yield found
+
+
+@pytest.mark.parametrize("site", ["README.md"], indirect=True)
+def test_the_twenty_lines_of_the_readme_do_what_they_say(site):
+    (block,) = site.commands
+    run, submit, status = block.text.splitlines()
+    assert site.type_in(run) == "144\n332833500\n"
+    assert site.type_in(submit) == "49\n"
+    (shown,) = [block.text for block in site.blocks if block.language == "text"]
+    # The same but for numbers, and who leads.
+    shapes = [re.sub(r"\d+|leader|follower|inline|thread|[ ━─]+", "", text) for text in (shown, site.type_in(status))]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("site", ["docs/guide/quickstart.md"], indirect=True)
+def test_the_quick_start_does_what_it_says(site):
+    outputs = [site.type_in(block.text) for block in site.commands]
+    assert len(outputs) == 3
+    assert "gives 144" in outputs[0] and "the sum is 333283335000" in outputs[0]
+    assert outputs[1].startswith("49\n") and "leader b" in outputs[1]
+    # The last one has killed the leader.
+    assert "the sum is 333283335000" in site.type_in("python client.py")
+    site.cluster.wait_for(lambda status: all(row["role"] in ("leader", "follower") for row in status["brokers"]))
+
+
+@pytest.mark.parametrize("site", ["docs/guide/tasks.md"], indirect=True)
+def test_the_examples_of_the_guide_to_tasks_do_what_they_say(site, monkeypatch):
+    monkeypatch.syspath_prepend(site.folder)
+    # One program in pieces: it imports what the file with the tasks imports.
+    lines = (site.folder / "shop.py").read_text(encoding="utf-8").splitlines()
+    imports = "\n".join(line for line in lines if line.startswith(("import ", "from ")))
+    names: dict[str, Any] = {}
+    exec(imports, names)
+
+    async def run() -> int:
+        async with Client.connect(site.folder / "topology.toml") as cluster:
+            names["cluster"] = cluster
+            for block in site.fragments:
+                source = "\n" * (block.line - 1) + block.text         # a traceback then names the line of the page
+                code = compile(source, str(block.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                value = eval(code, names)
+                if inspect.iscoroutine(value):
+                    await value
+        return len(site.fragments)
+
+    assert asyncio.run(run()) >= 10
