@@ -113,7 +113,7 @@ def last_reason(log: str) -> str:
     line = log.strip().rpartition("\n")[2]
     if found := REASON.search(line):
         quoted = found.group(1)
-        return str(json.loads(quoted)) if quoted.startswith('"') else quoted
+        return str(json.loads(quoted)).strip() if quoted.startswith('"') else quoted
     return log.strip()
 
 

@@ -19,7 +19,8 @@ EXIT_STATUS = {
     "AddressInUse": EXIT_OPERATOR,
     "BadAddress": EXIT_OPERATOR,
     "BrokerRefused": EXIT_OPERATOR,
-    "FileExistsError": EXIT_OPERATOR,           # a file in the place of a directory
+    "FileExistsError": EXIT_OPERATOR,           # a file in the place of the data directory
+    "FileNotFoundError": EXIT_OPERATOR,         # a place where no directory can be made
     "ForeignDirectory": EXIT_OPERATOR,
     "Locked": EXIT_OPERATOR,
     "NotADirectoryError": EXIT_OPERATOR,

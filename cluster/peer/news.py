@@ -1,7 +1,7 @@
 """What replicas tell each other beside Raft: wall clocks, for the leader's stamp, and digests, to compare."""
 
 from actors import Clock, Log, Nanos
-from cluster.peer.stamp import StampClock, median_ms
+from cluster.peer.stamp import ALARM_AHEAD_MS, StampClock, median_ms
 from cluster.wire import ClockNews
 
 DIGESTS_KEPT_MAX = 64
@@ -45,7 +45,15 @@ class ReplicaNews:
 
     def lead(self, last_stamp_ms: int) -> None:
         """A term of ours begins: its stamps go on from the last one in the state."""
-        self._stamps = StampClock(last_stamp_ms, self._target_ms(), self._clock.now())
+        target_ms = self._target_ms()
+        if last_stamp_ms - target_ms > ALARM_AHEAD_MS:
+            self._log.event(
+                "stamp_ahead",
+                node=self._node,
+                ahead_ms=last_stamp_ms - target_ms,
+                action="set the brokers' clocks right: delays and times-to-live are judged by them",
+            )
+        self._stamps = StampClock(last_stamp_ms, target_ms, self._clock.now())
 
     def stamp_ms(self) -> int:
         """The leader's time of day. Only after `lead`."""

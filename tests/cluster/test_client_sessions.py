@@ -167,6 +167,21 @@ def test_submits_wait_while_there_is_no_leader_and_go_on_under_the_next():
     assert ids == list(range(ids[0], ids[0] + 3_000))
 
 
+def test_more_than_the_cluster_takes_at_once_is_taken_bit_by_bit():
+    """60 MiB: more than an outbox holds, and more than a leader lets wait; the client repeats it until it is taken."""
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        label = "x" * (1024 * 1024 - 100)
+        handles = await asyncio.gather(*(cluster.submit(work, Parcel(number, label)) for number in range(60)))
+        ids = [handle.id for handle in handles]
+        return ids, [record.state for record in await cluster.records(ids)]
+
+    ids, states = rig.run(user)
+    assert ids == list(range(ids[0], ids[0] + 60))
+    assert states == ["pending"] * 60
+
+
 # -- leaders come and go ----------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,23 @@ def test_a_word_that_ended_a_quarantine_says_nothing_to_the_next_life():
     assert not group[3].core.quarantined
 
 
+def test_a_life_that_found_the_releasing_entry_without_its_mark_is_released_by_another_one():
+    group = leading(b"a")
+    lose(group, 3)
+    group.settle(1, 3)
+    release = group[1].core.tracker.progress[3].release_index
+    assert group[3].disk.last_index() == release
+    group[3].disk.quarantined = False       # its mark was on the way when it crashed
+    group.restart(3)
+    group[1].core.peer_restarted(3, 1, release, 1, False)
+    for _ in range(3):
+        group.settle()
+        group[1].core.tick()
+    group.settle()
+    assert group[1].core.tracker.progress[3].release_index > release
+    assert not group[3].core.quarantined and not group[3].disk.quarantined
+
+
 def test_a_demand_holds_before_its_mark_is_durable():
     group = leading(b"a")
     lose(group, 3)

@@ -170,7 +170,9 @@ class Safe:
 class RecoveryRig:
     """`acknowledged` are tasks that a client was told are safe; `log` is (process, event, fields)."""
 
-    def __init__(self, seed: int = 0, *, brokers: int = 3, sync_mode: str = "inline", absent: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, seed: int = 0, *, brokers: int = 3, sync_mode: str = "inline", absent: tuple[str, ...] = ()
+    ) -> None:
         self.world = World(seed)
         self.log: list[tuple[str, str, dict[str, object]]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name, fields)))
@@ -220,9 +222,9 @@ class RecoveryRig:
     def leading(self) -> Broker | None:
         leaders = [broker for broker in self.brokers.values() if broker.leads]
         best = max(leaders, key=lambda broker: broker.core.term, default=None)
-        if best is None or best.peer is None or best.peer.drive is None or best.peer.drive.leading_term != best.core.term:
+        if best is None or best.peer is None or best.peer.drive is None:
             return None
-        return best
+        return best if best.peer.drive.leading_term == best.core.term else None
 
     def followers(self) -> list[Broker]:
         leader = self.leader
