@@ -61,7 +61,8 @@ def flip_vouched(disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | 
     words = [frame.synced_seq for _, frame in frames] + [header.first_seq - 1 for _, header in chain]
     vouched = max(words, default=0)
     open_to_damage = [(path, frame) for path, frame in frames if frame.seq <= vouched]
-    if not open_to_damage:
+    # Before the first entry there is no cluster yet whose majority could make up for the damage.
+    if not any(frame.last_index for _, frame in open_to_damage):
         return None
     path, frame = random.choice(open_to_damage)
     return path, random.randrange(frame.offset, frame.end), random.randrange(8)
