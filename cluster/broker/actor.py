@@ -68,7 +68,7 @@ from cluster.wire import (
 LEASE_CHECK_INTERVAL = 500 * MILLISECOND
 OVERLOAD_RETRY_MS = 100
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
-LINK_SILENCE = 30 * SECOND          # whoever talks to the leader does so twice a second; a silent link is dead
+LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker more often: it is dead
 
 
 class Broker(Actor):
@@ -87,6 +87,7 @@ class Broker(Actor):
         self.refused = 0                                    # messages that no well-behaved peer sends
         self._links = Links(self.machine)
         self._closing: set[int] = set()                     # sessions whose owner has said goodbye
+        self._expiring: set[int] = set()                    # sessions that were proposed to end for their silence
         self._entry = EntryBuilder()
         self._leases: LeaseTable[Link] = LeaseTable()
         self._lease_round = 0
@@ -95,7 +96,7 @@ class Broker(Actor):
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
         self._peer_log = PeerLog(self.context.log, self.context.clock)
-        self._delivery = delivery = Delivery(self.machine, self._links, self.context.log)
+        self._delivery = delivery = Delivery(self.machine, self._links, self.context.log, self._drop)
         self._handlers: dict[type, Callable[[Link, msgspec.Struct], None]] = {
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -231,6 +232,7 @@ class Broker(Actor):
         now = self.context.clock.now()
         self._leases.restart(now, [session.id for session in self.machine.sessions_open()])
         self._lease_round = 0
+        self._expiring.clear()
         self._entry.clear()
         self._delivery.restart(message.term)
         for link in self._links:
@@ -266,6 +268,7 @@ class Broker(Actor):
             if link is not None and session in self._closing:
                 self._drop(link)
         self._closing.difference_update(effects.ended)
+        self._expiring.difference_update(effects.ended)
         self._arm()
 
     # -- silence and dates --------------------------------------------------------------------------------------
@@ -292,21 +295,23 @@ class Broker(Actor):
         if not self.leading:
             return
         for link, session, sent in self._leases.confirmed(message.round):
-            link.peer.send(LeaseAck(session, sent))
+            if self.machine.session(session) is not None and session not in self._expiring:
+                link.peer.send(LeaseAck(session, sent))
         if self._leases.waiting:
             self._ask_round()
 
     def _check_leases(self) -> None:
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)
-        if not self.leading:
-            return
         now = self.context.clock.now()
         for link in [link for link in self._links if now - link.heard > LINK_SILENCE]:
             self._drop(link)
+        if not self.leading:
+            return
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:
                 self.context.log.event("lease_expired", node=known.name, session=session)
+                self._expiring.add(session)
                 self._propose(Expire(session, known.incarnation), 0)
 
     def _arm(self) -> None:

@@ -23,6 +23,7 @@ from cluster.wire import (
     Describe,
     Described,
     Holding,
+    Message,
     Record,
     RegisterAnswer,
     Results,
@@ -41,10 +42,11 @@ WATCHED_TASKS_MAX = 1_000_000       # of one client
 class Delivery:
     """The leader's side of every link. `term` is the one that it leads."""
 
-    def __init__(self, machine: Machine, links: Links, log: Log) -> None:
+    def __init__(self, machine: Machine, links: Links, log: Log, drop: Callable[[Link], None]) -> None:
         self.machine = machine
         self.links = links
         self.log = log
+        self._drop = drop
         self.term = 0
         self._watchers: dict[int, list[Link]] = {}      # task -> links that wait for it, of other sessions than its own
 
@@ -63,13 +65,15 @@ class Delivery:
             self._on_registered(registered, effects)
         if effects.answers:
             self._send_answers(effects)
-        for session, pairs in effects.withdrawn.items():
-            if (link := links.of_session(session)) is not None:
-                flat = [number for pair in pairs for number in pair]
-                link.peer.send(Withdraw(self.term, session, flat))
         for session, assignments in effects.assignments.items():
             if (link := links.of_session(session)) is not None and link.reconciled:
                 self._send_assignments(link, assignments)
+        # After the assignments: entries applied together may give a pair and take it away again. The other order of
+        # decisions cannot be, since a pair never comes back with the same attempt number.
+        for session, pairs in effects.withdrawn.items():
+            if (link := links.of_session(session)) is not None:
+                flat = [number for pair in pairs for number in pair]
+                self._send(link, Withdraw(self.term, session, flat))
         for session, results in effects.results.items():
             if (link := links.of_session(session)) is not None:
                 self._send_results(link, results)
@@ -98,15 +102,23 @@ class Delivery:
 
     def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
         for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
-            if not link.peer.send(Assignments(self.term, link.session, chunk)):
-                # They are the worker's in the state but it was not told: its next hello or Holding brings them up.
-                link.reconciled = False
-                self.log.event("assignments_undelivered", worker=link.name, tasks=len(chunk))
+            if not self._send(link, Assignments(self.term, link.session, chunk)):
                 return
 
     def _send_results(self, link: Link, results: list[TaskResult]) -> None:
-        for chunk in _chunks(results, lambda result: len(result.body)):
-            link.peer.send(Results(chunk))
+        for chunk in _chunks(results, _result_bytes):
+            if not self._send(link, Results(chunk)):
+                return
+
+    def _send(self, link: Link, message: Message) -> bool:
+        """False: the link does not take it. Then the link is let go: its dialler says hello again, and with that what
+        it holds and waits for, so that nothing which was dropped here stays unknown to it."""
+        if link.peer.send(message):
+            return True
+        if self.links.of_peer(link.peer) is link:
+            self.log.event("message_undelivered", node=link.name, message=type(message).__name__)
+            self._drop(link)
+        return False
 
     def on_holding(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Holding)
@@ -124,7 +136,7 @@ class Delivery:
         owed = {(assignment.task, assignment.attempt) for assignment in should}
         surplus = [number for pair in zip(pairs[::2], pairs[1::2], strict=False) if pair not in owed for number in pair]
         if surplus:
-            link.peer.send(Withdraw(self.term, link.session, surplus))
+            self._send(link, Withdraw(self.term, link.session, surplus))
         link.reconciled = True
         self._send_assignments(link, lacking)
 
@@ -159,7 +171,7 @@ class Delivery:
         for result in results:
             for link in self._watchers.pop(result.task, ()):
                 link.watched.discard(result.task)
-                link.peer.send(Results([result]))
+                self._send(link, Results([result]))
 
     def forget(self, link: Link) -> None:
         for task in link.watched:
@@ -168,6 +180,13 @@ class Delivery:
                 watchers.remove(link)
                 if not watchers:
                     del self._watchers[task]
+
+
+def _result_bytes(result: TaskResult) -> int:
+    error = result.error
+    if error is None:
+        return len(result.body)
+    return len(result.body) + len(error.message) + len(error.traceback) + len(error.stderr)
 
 
 def _chunks(items: list[T], size: Callable[[T], int]) -> list[list[T]]:

@@ -47,6 +47,7 @@ NUMBER_MASK = (1 << TASK_NUMBER_BITS) - 1
 SWEEP_INTERVAL = 100 * MILLISECOND
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in this process; more are refused at once
 REGISTER_RETRY = 1 * SECOND
+REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 
 Waiter = Future[None]
 
@@ -70,6 +71,8 @@ class ClientActor(Actor):
         self._questions = Questions()
         self._registered: list[Waiter] = []
         self._heard = self._sent_at = self._resumes_at = 0
+        self._rewound_at = -REWIND_PAUSE
+        self._refused_registration = ""
         self._encode = msgspec.msgpack.Encoder().encode
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ class ClientActor(Actor):
     @property
     def refusal(self) -> str:
         """Why a broker does not want this client; "" if none said so."""
-        return self._links.refusal
+        return self._links.refusal or self._refused_registration
 
     def is_up(self, node: str) -> bool:
         return self._links.peer(node).is_up
@@ -253,9 +256,12 @@ class ClientActor(Actor):
         if answer.incarnation != self.incarnation or self.session:
             return
         if answer.code != ANSWER_OK:
-            self._lose_session()
+            self._refused_registration = f"its registration was refused (code {answer.code}): too many clients?"
+            self._links.close()
+            self.context.timer("reopen", REGISTER_RETRY, self._renew)
             return
         self.session = answer.session
+        self._refused_registration = ""
         waiters, self._registered = self._registered, []
         for waiter in waiters:
             if not waiter.done():
@@ -277,11 +283,14 @@ class ClientActor(Actor):
         self._sent.clear()
         self._resent.clear()
         self.session = 0
-        self.incarnation = self.context.entropy.bits(63)
         self._window = Window()
         self._outbox = Outbox()
         self._seen = SeenNumbers()      # the numbers of the old session name other tasks in the next one
-        # A link speaks for the incarnation that its hello named: the new one needs new links.
+        self._renew()
+
+    def _renew(self) -> None:
+        """Starts over as a new incarnation; a link speaks for the one that its hello named, so links are new, too."""
+        self.incarnation = self.context.entropy.bits(63)
         self._links.close()
         self._links.open()
 
@@ -324,8 +333,7 @@ class ClientActor(Actor):
             if answer.session != self.session:
                 continue
             if answer.code == ANSWER_GAP:
-                if peer is self._links.leader:
-                    self._resend(answer.value)
+                self._rewind(peer, answer.value)
             elif answer.code == ANSWER_NO_SESSION:
                 self._lose_session()
                 return
@@ -340,6 +348,14 @@ class ClientActor(Actor):
                     self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
                 self._resent.discard(answer.seq)
         self._pump()
+
+    def _rewind(self, peer: Peer, expected: int) -> None:
+        """A command was lost or put off. Every later one of the window is answered with the same gap: the first answer
+        is enough, and none may break a pause that the leader asked for."""
+        now = self.context.clock.now()
+        if peer is self._links.leader and not self._resumes_at and now - self._rewound_at >= REWIND_PAUSE:
+            self._rewound_at = now
+            self._resend(expected)
 
     def _on_overload(self, peer: Peer, message: Overload) -> None:
         if peer is self._links.leader and message.session == self.session:

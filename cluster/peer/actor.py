@@ -14,7 +14,7 @@ from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, Ref, handles
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.errors import BrokerFault, BrokerRefused
-from cluster.peer.formation import Formation
+from cluster.peer.formation import FORMED, Formation
 from cluster.peer.founding import Founding
 from cluster.peer.links import BrokerLinks
 from cluster.peer.messages import (
@@ -58,6 +58,7 @@ CATCH_UP_TICKS_MAX = 20             # after a pause: a stall must not become an 
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
+FOREIGN = "this broker belongs to another cluster of the same name"
 LOCK_PATIENCE = 10 * SECOND         # for the lock of a predecessor that is still ending
 LOCK_RETRY = 100 * MILLISECOND
 
@@ -94,6 +95,7 @@ class RaftPeer(Actor):
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
         self._incarnations: dict[int, int] = {}         # of the other brokers, as they last said hello
         self._peer_ids: dict[Peer, int] = {}
+        self._refused_by: set[int] = set()              # brokers that know another cluster under this name
         self._ticked_at: Nanos = 0
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -163,7 +165,14 @@ class RaftPeer(Actor):
             has_log=self.recovery.cluster_id is not None
             and (self.recovery.hard_state.term > 0 or self.recovery.quarantined),
         )
-        self.links = BrokerLinks(self.endpoint, others, self._hello, guard(self._link_up), guard(self._link_down))  # type: ignore[arg-type]
+        self.links = BrokerLinks(
+            self.endpoint,  # type: ignore[arg-type]
+            others,
+            self._hello,
+            guard(self._link_up),
+            guard(self._link_down),
+            guard(self._on_refused),
+        )
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
         self.news = ReplicaNews(config.node, context.clock, context.log)
         _, control, bulk = config.brokers[self.id - 1]
@@ -196,6 +205,10 @@ class RaftPeer(Actor):
     def _accept(self, peer: Peer, hello: Hello) -> str:
         if hello.node not in self.names or hello.node == self.config.node or hello.broker is None:
             return f"{hello.node!r} is not a broker of this topology"
+        own = self.founding.formation
+        theirs = hello.broker.cluster_id
+        if own.phase == FORMED and theirs and theirs != own.cluster_id:
+            return f"{FOREIGN}: cluster id {theirs.hex()}, here it is {own.cluster_id.hex()}"
         node_id = self.names.index(hello.node) + 1
         self._peer_ids[peer] = node_id
         if self._incarnations.get(node_id) != hello.incarnation:
@@ -209,11 +222,23 @@ class RaftPeer(Actor):
         for peer, number in list(self._peer_ids.items()):
             hello = peer.hello
             if number == node_id and isinstance(hello, Hello) and hello.incarnation != self._incarnations[node_id]:
+                # With a reset: should it be alive after all (hellos of two sockets may cross), it says hello again.
                 del self._peer_ids[peer]
+                peer.close()
         if self.core is not None:
             self.links.reset(node_id)
             self.core.peer_restarted(node_id, state.term, state.last_index, state.last_term, state.quarantined)
             self._drive_later()
+
+    def _on_refused(self, node_id: int, reason: str) -> None:
+        """Another broker does not want this one. If so many do that it can never reach a majority, it is the one that
+        is wrong."""
+        if not reason.startswith(FOREIGN):
+            return
+        self._refused_by.add(node_id)
+        majority = len(self.names) // 2 + 1
+        if len(self.names) - len(self._refused_by) < majority:
+            raise BrokerRefused(f"{self.config.directory} belongs to another cluster: {reason}")
 
     def _on_closed(self, peer: Peer) -> None:
         self._peer_ids.pop(peer, None)

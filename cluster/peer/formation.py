@@ -100,7 +100,8 @@ class Formation:
         """Another broker told its phase."""
         assert node in self.peers
         if self.phase != EMPTY and phase != EMPTY and cluster_id != self.cluster_id:
-            return [Foreign(node, cluster_id)]
+            # Past formation one stranger must not stop the others: its hello is refused instead.
+            return [] if self.phase == FORMED else [Foreign(node, cluster_id)]
         self._news[node] = (phase, cluster_id)
         if self.phase == FORMED or self._storing:
             return []

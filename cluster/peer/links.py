@@ -13,7 +13,7 @@ import msgspec
 from actors import Endpoint, Peer
 from cluster.raft.messages import Message, MessageType
 from cluster.wire import Message as WireMessage
-from cluster.wire import RaftMessage, ToBroker
+from cluster.wire import RaftMessage, Refused, ToBroker
 
 CONTROL_APPEND_BYTES_MAX = 64 * 1024
 
@@ -41,6 +41,7 @@ class BrokerLinks:
         hello: Callable[[], object],
         on_up: Callable[[int], None],
         on_down: Callable[[int], None],
+        on_refused: Callable[[int, str], None],
     ) -> None:
         self._links: dict[int, BrokerLink] = {}
         decoder = msgspec.msgpack.Decoder(list[ToBroker])
@@ -52,7 +53,12 @@ class BrokerLinks:
             def down(peer: Peer, node_id: int = node_id) -> None:
                 on_down(node_id)
 
-            control = endpoint.dial(control_address, hello, decoder, up, _nothing, down)
+            def told(peer: Peer, messages: list[object], node_id: int = node_id) -> None:
+                for message in messages:
+                    if isinstance(message, Refused):
+                        on_refused(node_id, message.reason)
+
+            control = endpoint.dial(control_address, hello, decoder, up, told, down)
             bulk = endpoint.dial(bulk_address, hello, decoder, _ignore, _nothing, _ignore)
             self._links[node_id] = BrokerLink(node_id, node, control, bulk)
 

@@ -357,7 +357,8 @@ class Raft:
 
     def truncate(self, start: int) -> None:
         """Entries from `start` on are about to be overwritten: writes on their way vouch for less."""
-        if self.truncated_from == 0 or start < self.truncated_from:
+        # Entries that no write has taken yet are simply not written.
+        if start < self.log.handed_out and (self.truncated_from == 0 or start < self.truncated_from):
             self.truncated_from = start
         for pending in self._pending:
             if pending.last_index >= start:

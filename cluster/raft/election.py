@@ -52,7 +52,8 @@ def _tick_hurry(raft: "Raft") -> None:
     if raft.hurry_ticks <= 0:
         raft.hurry -= 1
         raft.hurry_ticks = hurry_ticks(raft)
-        hup(raft)
+        if raft.role is not Role.CANDIDATE:     # its votes are under way, each behind a sync
+            hup(raft)
 
 
 def hup(raft: "Raft") -> None:

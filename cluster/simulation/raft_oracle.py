@@ -44,6 +44,7 @@ class Life:
 
     term: int
     committed: int
+    led: bool = False       # when it was last looked at
 
 
 class RaftOracle:
@@ -149,7 +150,9 @@ class RaftOracle:
             detail = f"{name} went from commit {life.committed} to {log.committed}"
             judge.require(log.committed > life.committed, "monotony", detail)
             life.committed = log.committed
-            self._commit(name, core)
+            # A leader may commit and be deposed in one turn.
+            self._commit(name, core, may_lead=life.led or core.role is Role.LEADER)
+        life.led = core.role is Role.LEADER
         if effects is None:
             return
         try:
@@ -205,9 +208,9 @@ class RaftOracle:
         else:
             self._judge.violated("log matching", f"{name} has other bytes than others at {where}")
 
-    def _commit(self, name: str, core: Raft) -> None:
+    def _commit(self, name: str, core: Raft, *, may_lead: bool) -> None:
         log, committed = core.log, self.committed
-        if core.role is not Role.LEADER:
+        if not may_lead:
             self._judge.require(
                 log.committed <= len(committed), "commit", f"{name} committed {log.committed}, which no leader did"
             )

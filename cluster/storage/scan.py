@@ -84,6 +84,9 @@ def scan_directory(files: Files, directory: str, identity: NodeIdentity) -> Scan
         state = header.meta.hard_state
         scan.hard_state = scan.hard_state.raised(state.term, state.vote)
     if missing:
+        # What the frames say of entries is void, what they say of votes is not.
+        for number, header in headers.items():
+            _note_votes(scan, list(find_frames(_read(files, directory, number), FRAMES_START, header.salt)))
         _give_up(scan, 0, missing, 0, "the segment is missing or has no readable header")
     elif chain:
         _read_chain(files, directory, scan)

@@ -285,7 +285,7 @@ class Worker(Actor):
     def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaseAck)
         if self._lease is not None and message.session == self.session:
-            self._lease.answered(message.sent)
+            self._lease.answered(message.sent, self.context.clock.now())
 
     # -- assignments ----------------------------------------------------------------------------------------
 

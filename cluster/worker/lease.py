@@ -24,9 +24,10 @@ class Lease:
         """Starts with the registration that was sent at `sent` and is answered now."""
         self.until = sent + LEASE_NS - MARGIN_NS
 
-    def answered(self, sent: Nanos) -> None:
-        """The leader answered the heartbeat that was sent at `sent`."""
-        self.until = max(self.until, sent + LEASE_NS - MARGIN_NS)
+    def answered(self, sent: Nanos, now: Nanos) -> None:
+        """The leader answered the heartbeat that was sent at `sent`. A lease that has ended stays so."""
+        if now < self.until:
+            self.until = max(self.until, sent + LEASE_NS - MARGIN_NS)
 
     def has_ended(self, now: Nanos) -> bool:
         return now >= self.until

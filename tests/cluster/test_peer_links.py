@@ -46,6 +46,7 @@ class Leader:
             lambda: Hello("shop", "b1", 1, ROLE_BROKER),
             lambda node_id: self.events.append(("up", node_id)),
             lambda node_id: self.events.append(("down", node_id)),
+            lambda node_id, reason: self.events.append(("refused", node_id)),
         )
 
 

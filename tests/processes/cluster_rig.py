@@ -50,10 +50,14 @@ def running(topology: Path, *, arguments: tuple[str, ...] = ()) -> Iterator[Loca
 
 @contextmanager
 def launched(topology: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m cluster.launch`, not waited for; killed in the end, if it still runs."""
-    command = [sys.executable, "-m", "cluster.launch", str(topology), *arguments]
+    """`python -m cluster.launch` in a process group of its own, not waited for; killed in the end, if it still runs."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "cluster.launch", str(topology), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield process

@@ -298,9 +298,12 @@ def test_whoever_waits_when_the_client_closes_is_told_and_nobody_may_ask_after(
             with pytest.raises(Unavailable) as caught:
                 await within(1, future)  # type: ignore[arg-type]
             assert caught.value.outcome == "unknown"
-        with pytest.raises(Unavailable) as caught:
-            await within(1, client.submit(add, 1))
-        assert caught.value.outcome == "refused"
+        for question in (client.submit(add, 1), client.map(add, [1]), client.records([handle.id]), handle.cancel()):
+            with pytest.raises(Unavailable) as caught:
+                await within(1, question)
+            assert caught.value.outcome == "refused"
+        with pytest.raises(Unavailable):
+            client.handle(handle.id)
         # The task lives on without its client.
         (tmp_path / "go").touch()
         async with Client.connect(cluster.topology) as other:

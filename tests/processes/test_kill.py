@@ -102,7 +102,8 @@ def test_a_killed_executor_child_costs_one_attempt_of_the_task_that_it_ran(clust
             worker = row((await client.status())["workers"], "w1")
             victim = worker["children"][0]
             records = await survives(client, lambda: kill(victim))
-            assert sorted(record.attempts for record in records)[-2:] == [1, 2], "one culprit at most"
+            again = [record.attempts for record in records if record.attempts != 1]
+            assert again in ([], [2]), "one culprit; none, if the blow fell between two tasks"
             status = await status_when(client, "the cluster is whole", lambda status: is_whole(status, SLOTS))
             now = row(status["workers"], "w1")
             assert now["pid"] == worker["pid"]
@@ -177,6 +178,7 @@ def test_failures_with_much_evidence_that_pile_up_without_a_leader_are_recorded_
 def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(
     tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
+    """One executor child sits in C code, one worker is stopped: the kernel ends them all the same."""
     with running(make_topology(tmp_path, slots=SLOTS)) as cluster:
         assert cluster.launch is not None
         everybody: list[Process] = descendants(cluster.launch.pid)
@@ -185,6 +187,7 @@ def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(
         assert len(everybody) == 1 + 5 + 2 * (1 + SLOTS)
 
         def strike() -> None:
+            os.kill(nodes[-1], signal.SIGSTOP)
             cluster.kill()
             killed_at = time.monotonic()
             wait_until(
@@ -200,7 +203,10 @@ def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(
             async with Client.connect(cluster.topology) as client:
                 early = await client.map(add, range(200))
                 assert await early.results(timeout=30) == list(range(1, 201))
-                await survives(client, strike)
+                stuck = await client.submit(backtrack_at_first, str(tmp_path))
+                await until("it is stuck in C code", (tmp_path / "started-1").exists)
+                await survives(client, strike, stuck)
+                assert await stuck == 2
                 assert {record.state for record in await client.records(early.ids)} == {"completed"}
 
         run(main())

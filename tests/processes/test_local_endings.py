@@ -11,6 +11,7 @@ from cluster_rig import (
     Process,
     descendants,
     is_whole,
+    launched,
     make_topology,
     row,
     run,
@@ -18,6 +19,7 @@ from cluster_rig import (
     status_when,
     total,
     until,
+    wait_until,
 )
 from cluster_tasks import echo, hold, hold_a_while, once
 
@@ -80,6 +82,30 @@ def test_a_cluster_without_work_stops_at_once(tmp_path: Path, figure: Callable[[
     with running(make_topology(tmp_path)) as cluster:
         seconds = stops(cluster, signal.SIGTERM, QUICK_S)
     figure(f"an idle cluster stopped in {seconds:.2f} s")
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_is_no_traceback(tmp_path: Path) -> None:
+    topology = make_topology(tmp_path)
+    with launched(topology) as launch:
+        LocalCluster(topology).wait_ready()
+        everybody = descendants(launch.pid)
+        os.killpg(launch.pid, signal.SIGINT)
+        output, _ = launch.communicate(timeout=QUICK_S)
+        assert launch.returncode == 0
+    assert not any(process.is_alive for process in everybody)
+    assert output.count("event=worker_closed") == 2, "it was a drain"
+    assert "Traceback" not in output and "KeyboardInterrupt" not in output
+
+
+def test_a_part_of_a_cluster_that_never_had_a_leader_stops_at_once(tmp_path: Path) -> None:
+    """One broker of three, and a worker that waits for the others."""
+    topology = make_topology(tmp_path, workers=1)
+    with launched(topology, "--node", "b1") as broker, launched(topology, "--node", "w1") as worker:
+        # A child for the slot, below the fork server of the worker.
+        wait_until("both have started", lambda: len(descendants(broker.pid)) == 2 and len(descendants(worker.pid)) == 4)
+        for launch in (worker, broker):
+            launch.send_signal(signal.SIGTERM)
+            assert launch.wait(QUICK_S) == 0
 
 
 def test_signals_that_come_again_change_nothing(tmp_path: Path) -> None:

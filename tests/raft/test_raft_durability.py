@@ -303,3 +303,15 @@ def test_a_single_node_commits_once_its_write_is_durable():
         node.persist()
     assert (node.core.role, node.core.log.committed, node.core.vote) == (Role.LEADER, 1, 1)
     assert node.core.leader != NO_NODE
+
+
+def test_entries_that_are_overwritten_before_a_write_took_them_are_no_truncation():
+    """One turn: a leader's entries, then another leader's in their place. The log never heard of the first."""
+    node = node_with_log(1, [1, 1, 1, 1])
+    node.core.step(append(2, 2, 4, 1, 2, 2))
+    node.core.step(append(2, 2, 6, 2, 2, 2))
+    node.core.step(append(3, 3, 6, 2, 3))
+    effects = node.core.take()
+    assert effects is not None and effects.write is not None
+    assert effects.write.truncate_from == 0
+    assert [(entry.index, entry.term) for entry in effects.write.entries] == [(5, 2), (6, 2), (7, 3)]

@@ -1,0 +1,81 @@
+"""What a leader tells workers and clients."""
+
+from msgspec import Struct, msgpack
+
+from cluster.broker.delivery import Delivery
+from cluster.broker.link import Link, Links
+from cluster.state.commands import Failure
+from cluster.state.effects import STATE_FAILED, Assignment, Effects, TaskResult
+from cluster.state.machine import Machine
+from cluster.wire import MESSAGE_BYTES_MAX, ROLE_CLIENT, ROLE_WORKER, Assignments, Withdraw
+
+WORKER_SESSION, CLIENT_SESSION = 1, 2
+
+
+class Quiet:
+    def event(self, name: str, /, **fields: object) -> None:
+        return
+
+
+class Outbox:
+    """The peer of a link: keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.messages: list[Struct] = []
+        self.takes = True
+
+    def send(self, message: Struct) -> bool:
+        if self.takes:
+            self.messages.append(message)
+        return self.takes
+
+
+class Leader:
+    """A delivery with one link that speaks for one session."""
+
+    def __init__(self, role: int, session: int) -> None:
+        self.links = Links(Machine())
+        self.dropped: list[Link] = []
+        self.delivery = Delivery(self.links._machine, self.links, Quiet(), self.dropped.append)
+        self.peer = Outbox()
+        self.link = Link(self.peer, "w1", 7, role, session=session, reconciled=True)  # type: ignore[arg-type]
+        self.links.add(self.link)
+        self.links._by_session[session] = self.link
+
+
+def test_an_assignment_and_its_withdrawal_of_one_turn_leave_in_that_order():
+    leader = Leader(ROLE_WORKER, WORKER_SESSION)
+    effects = Effects()
+    effects.assignments[WORKER_SESSION] = [Assignment(5, 1, 0, 100, 1_000, "m:f", b"")]
+    effects.withdrawn[WORKER_SESSION] = [(5, 1)]
+    leader.delivery.carry_out(effects)
+    assert [type(message) for message in leader.peer.messages] == [Assignments, Withdraw]
+
+
+def test_failures_with_long_tracebacks_are_split_into_messages_that_fit():
+    leader = Leader(ROLE_CLIENT, CLIENT_SESSION)
+    failure = Failure("ValueError", "no", traceback="x" * 8_192, stderr="y" * 4_096)
+    effects = Effects()
+    effects.results[CLIENT_SESSION] = [TaskResult(task, STATE_FAILED, 1, b"", failure) for task in range(1_000)]
+    leader.delivery.carry_out(effects)
+    assert len(leader.peer.messages) > 1
+    assert all(len(msgpack.encode(message)) < MESSAGE_BYTES_MAX // 4 for message in leader.peer.messages)
+    assert sum(len(message.items) for message in leader.peer.messages) == 1_000  # type: ignore[attr-defined]
+
+
+def test_a_link_that_does_not_take_results_is_let_go_so_that_its_client_asks_again():
+    leader = Leader(ROLE_CLIENT, CLIENT_SESSION)
+    leader.peer.takes = False
+    effects = Effects()
+    effects.results[CLIENT_SESSION] = [TaskResult(1, STATE_FAILED, 1, b"")]
+    leader.delivery.carry_out(effects)
+    assert leader.dropped == [leader.link]
+
+
+def test_a_worker_that_does_not_take_its_assignments_is_let_go_so_that_it_says_what_it_holds():
+    leader = Leader(ROLE_WORKER, WORKER_SESSION)
+    leader.peer.takes = False
+    effects = Effects()
+    effects.assignments[WORKER_SESSION] = [Assignment(5, 1, 0, 100, 1_000, "m:f", b"")]
+    leader.delivery.carry_out(effects)
+    assert leader.dropped == [leader.link]
