@@ -14,6 +14,7 @@ from cluster.storage.frame import Frame, parse_frame
 from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_header
 
 SECTOR_BYTES = 512
+TEARABLE_SECTORS = 3
 
 
 def watch_losses(machine: Machine, on_lost: Callable[[], object], on_torn: Callable[[], object]) -> None:
@@ -51,6 +52,28 @@ def _is_torn(before: bytes, after: bytes) -> bool:
         if any(kept) and not all(kept):
             return True
     return False
+
+
+def cut_power_in_next_sync(machine: Machine) -> Callable[[], None]:
+    """Lets the power fail in the next sync of a frame that is larger than a sector. Returns what takes it back."""
+    disk = machine.disk
+    enter = disk.enter
+    armed = True
+
+    def watched_enter(*, cuts_first: bool = False) -> bool:
+        nonlocal armed
+        if armed and cuts_first and any(disk.unsynced_sectors(path) >= TEARABLE_SECTORS for path in _segments(disk)):
+            armed = False
+            disk.cut_power_after(0)
+        return enter(cuts_first=cuts_first)
+
+    def disarm() -> None:
+        nonlocal armed
+        armed = False
+        disk.enter = enter  # type: ignore[method-assign]
+
+    disk.enter = watched_enter  # type: ignore[method-assign]
+    return disarm
 
 
 def flip_vouched(disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | None:

@@ -20,7 +20,7 @@ from random import Random
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, World
-from cluster.simulation.damage import flip_vouched, watch_losses
+from cluster.simulation.damage import cut_power_in_next_sync, flip_vouched, watch_losses
 
 LOST_UNSYNCED = "lost_unsynced_bytes"
 TORN_FRAME = "torn_frame"
@@ -30,10 +30,21 @@ BROWNOUT = "brownout"
 VOTER_CRASH = "voter_crash"
 LEADER_CRASH = "leader_crash"
 LEADER_POWER_LOSS = "leader_power_loss"
+SYNC_POWER_LOSS = "power_loss_in_sync"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
-EXTRA_KINDS = (LOST_UNSYNCED, TORN_FRAME, BLACKOUT, BROWNOUT, VOTER_CRASH, LEADER_CRASH, LEADER_POWER_LOSS)
-RETRY_NS: Nanos = 700 * MILLISECOND
+EXTRA_KINDS = (
+    LOST_UNSYNCED,
+    TORN_FRAME,
+    BLACKOUT,
+    BROWNOUT,
+    VOTER_CRASH,
+    LEADER_CRASH,
+    LEADER_POWER_LOSS,
+    SYNC_POWER_LOSS,
+)
+RETRY_NS: Nanos = 1_500 * MILLISECOND
+TEAR_PATIENCE_NS: Nanos = 1 * SECOND
 AIM_ONE_IN = 8                  # elections that are followed by a certain one of the faults that aim
 AIMED_LASTS_NS_MAX: Nanos = 1_500 * MILLISECOND
 LEADER_TIME_NS_MAX: Nanos = 3 * SECOND      # until it is hit
@@ -178,11 +189,25 @@ class ClusterFaults(FaultPlan):
             return
         if self.disk_kind == FLIPPED_BIT:
             self._strike("flipped_bit")
-        elif self._random.randrange(2):
-            self._strike("torn_write")
         else:
-            self._brownout()
+            self._tear()
         self.world.after(RETRY_NS, self._insist)
+
+    def _tear(self) -> None:
+        """The power of a broker fails in the midst of making a frame durable, if it has one to write soon."""
+        process = self._victim(self._random, self.members)
+        if process is None or not process.machine.powered:
+            return
+        machine = process.machine
+        self._mark([process], SYNC_POWER_LOSS)
+        disarm = cut_power_in_next_sync(machine)
+
+        def end() -> None:
+            disarm()
+            self._extra[SYNC_POWER_LOSS] += not machine.powered
+            self._power_on(machine, [process])
+
+        self._lasts(TEAR_PATIENCE_NS, end)
 
     def _lasts(self, span: Nanos, end: Callable[[], None]) -> int:
         """A fault that ends after `span`; its number."""

@@ -43,12 +43,15 @@ class HastyPeer(RaftPeer):
 
 
 class ForgetfulDrive(Drive):
-    """Writes terms without votes."""
+    """Writes no votes, and no term before there is an entry of it: what a log without a hard state would keep.
+
+    The term goes with the vote, because a hello reports it: whoever hears of a later term never stands in that one.
+    """
 
     __slots__ = ()
 
     def _queue(self, write: Write) -> None:
-        write.hard_state = write.hard_state._replace(vote=NO_NODE)
+        write.hard_state = write.hard_state._replace(term=self._core.log.last_term, vote=NO_NODE)
         super()._queue(write)
 
 

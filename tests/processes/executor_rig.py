@@ -87,6 +87,13 @@ class Rig(Actor):
         await self.until(lambda: task in self.done)
         return self.done[task]
 
+    async def pid(self) -> int:
+        """Of the child, once the fork server has said it: the child's own first word may come before that."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.child.pid:
+                await asyncio.sleep(0.001)
+        return self.child.pid
+
     async def running(self, task: int) -> None:
         """Waits until the child has claimed it; the page does not notify, so it is looked at."""
         async with asyncio.timeout(DEADLINE_S):

@@ -261,7 +261,7 @@ def test_a_killed_child_that_was_idle_blames_nobody() -> None:
     async def main() -> None:
         async with slot() as rig:
             await rig.outcome(rig.give(tasks.add, 1, 1))
-            os.kill(rig.child.pid, signal.SIGKILL)
+            os.kill(await rig.pid(), signal.SIGKILL)
             await rig.until(lambda: rig.starts == 2)
             assert len(rig.done) == 1
 
@@ -293,7 +293,7 @@ def test_a_child_is_restarted_at_once_and_then_with_growing_pauses() -> None:
         async with slot() as rig:
             for number in range(3):
                 await rig.until(lambda number=number: rig.starts == number + 1)
-                os.kill(rig.child.pid, signal.SIGKILL)
+                os.kill(await rig.pid(), signal.SIGKILL)
             await rig.until(lambda: rig.starts == 4)
 
     run(main)
@@ -319,7 +319,7 @@ def test_the_death_of_the_fork_server_is_the_death_of_its_children_and_survived(
     async def main() -> None:
         async with slot() as rig:
             await rig.outcome(rig.give(tasks.add, 1, 1))
-            with open(f"/proc/{rig.child.pid}/stat") as stat:
+            with open(f"/proc/{await rig.pid()}/stat") as stat:
                 server = int(stat.read().rpartition(")")[2].split()[1])
             assert server != os.getpid()
             os.kill(server, signal.SIGKILL)
@@ -336,7 +336,7 @@ import executor_rig, executor_tasks as tasks
 async def main():
     async with executor_rig.slot() as rig:
         await rig.running(rig.give(tasks.{task}, estimate_us=10**9))
-        print(rig.child.pid, flush=True)
+        print(await rig.pid(), flush=True)
         await asyncio.Event().wait()
 executor_rig.run(main)
 """

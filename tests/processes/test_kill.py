@@ -35,6 +35,7 @@ LAUNCH_CHILDREN_GONE_S = 2.0
 
 
 def kill(pid: int) -> None:
+    assert pid > 1, "0 would be the tests' own process group"
     os.kill(pid, signal.SIGKILL)
 
 
