@@ -111,7 +111,10 @@ def _print_tables(report: dict[str, Any]) -> None:
             is_text = column in ("node", "name", "role")
             table.add_column(column.replace("_", " "), justify="left" if is_text else "right")
         for row in rows:
-            table.add_row(*(_cell(row.get(column)) for column in columns))
+            cells = [_cell(row.get(column)) for column in columns]
+            if row.get("quarantined"):
+                cells[columns.index("role")] += " (quarantined)"
+            table.add_row(*cells)
         console.print(table)
 
 

@@ -128,7 +128,7 @@ class Client:
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""
         handle: Handle[Any] = Handle(self, None)
-        handle.id = task
+        handle.id = _checked_id(task)
         self._actor.watch(task, handle)
         return handle
 
@@ -138,7 +138,7 @@ class Client:
         Raises Unavailable or DeadlineExceeded.
         """
         found: list[Record] = []
-        remaining = iter(tasks)
+        remaining = map(_checked_id, tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, HELLO_ITEMS_MAX)):
             while True:
@@ -214,6 +214,14 @@ class Client:
         await self._within(
             waiter, self._deadline, lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )
+
+
+def _checked_id(task: object) -> int:
+    if isinstance(task, bool) or not isinstance(task, int):
+        raise TypeError(f"a task's id is an int, not {task!r}; int(...) it if it comes as text")
+    if not 0 <= task < 1 << 64:
+        raise ValueError(f"{task} is no task's id: they have 64 bits")
+    return task
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, Ref, handles
+from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, PeerLog, Ref, handles
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.errors import BrokerFault, BrokerRefused
@@ -95,12 +95,15 @@ class RaftPeer(Actor):
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
         self._incarnations: dict[int, int] = {}         # of the other brokers, as they last said hello
         self._peer_ids: dict[Peer, int] = {}
+        self._members: set[Peer] = set()                # of these, those that said hello with the cluster's id
+        self._said_hello_empty = False                  # our hello lacked it: say hello again once we have it
         self._refused_by: set[int] = set()              # brokers that know another cluster under this name
         self._ticked_at: Nanos = 0
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
+        self._peer_log = PeerLog(self.context.log, self.context.clock)
         self._lock_deadline = self.context.clock.now() + LOCK_PATIENCE
         self._open()
 
@@ -193,8 +196,10 @@ class RaftPeer(Actor):
     def _hello(self) -> Hello:
         log = self.wal
         last_index = log.last_index
+        cluster_id = self.recovery.cluster_id or self.founding.formation.cluster_id
+        self._said_hello_empty |= not cluster_id
         state = BrokerState(
-            self.recovery.cluster_id or self.founding.formation.cluster_id,
+            cluster_id,
             self.core.term if self.core is not None else self.recovery.hard_state.term,
             last_index,
             log.term(last_index) if last_index else 0,
@@ -211,9 +216,14 @@ class RaftPeer(Actor):
             return f"{FOREIGN}: cluster id {theirs.hex()}, here it is {own.cluster_id.hex()}"
         node_id = self.names.index(hello.node) + 1
         self._peer_ids[peer] = node_id
-        if self._incarnations.get(node_id) != hello.incarnation:
-            self._incarnations[node_id] = hello.incarnation
-            self._restarted(node_id, hello.broker)
+        # Who has no id yet may be a broker whose disk was lost, or one of a cluster that is being set up elsewhere under
+        # the same names: it is heard about formation, but its word says nothing of what our broker of that name holds.
+        # Once it has the id it says hello again.
+        if theirs:
+            self._members.add(peer)
+            if self._incarnations.get(node_id) != hello.incarnation:
+                self._incarnations[node_id] = hello.incarnation
+                self._restarted(node_id, hello.broker)
         self.links.send(node_id, self.founding.news)
         return ""
 
@@ -224,6 +234,7 @@ class RaftPeer(Actor):
             if number == node_id and isinstance(hello, Hello) and hello.incarnation != self._incarnations[node_id]:
                 # With a reset: should it be alive after all (hellos of two sockets may cross), it says hello again.
                 del self._peer_ids[peer]
+                self._members.discard(peer)
                 peer.close()
         if self.core is not None:
             self.links.reset(node_id)
@@ -242,6 +253,7 @@ class RaftPeer(Actor):
 
     def _on_closed(self, peer: Peer) -> None:
         self._peer_ids.pop(peer, None)
+        self._members.discard(peer)
 
     def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
         node_id = self._peer_ids.get(peer)
@@ -250,7 +262,8 @@ class RaftPeer(Actor):
         for message in messages:
             kind = type(message)
             if kind is RaftMessage:
-                self._on_raft(node_id, message)
+                if peer in self._members:
+                    self._on_raft(node_id, message)
             elif kind is FormationNews:
                 self.founding.heard(self.names[node_id - 1], message)  # type: ignore[arg-type]
             elif kind is Form:
@@ -267,7 +280,7 @@ class RaftPeer(Actor):
             decoded = wire.decode(message.data, decode_records)
         except (msgspec.DecodeError, ValueError) as error:
             self.refused += 1
-            self.context.log.event("raft_message_refused", node=self.names[node_id - 1], reason=str(error))
+            self._peer_log.event("raft_message_refused", self.names[node_id - 1], reason=str(error))
             return
         if decoded.sender != node_id or decoded.to != self.id:
             self.refused += 1
@@ -297,6 +310,8 @@ class RaftPeer(Actor):
         """Elections may run."""
         if self.core is not None:
             return
+        if self._said_hello_empty:
+            self.links.renew()
         command = FormationCommand(cluster_id, tuple(self.names))
         first_payload = msgspec.msgpack.encode([(command.__struct_config__.tag, MACHINE_VERSION, [command])])
         members = Configuration(tuple(range(1, len(self.names) + 1)))

@@ -44,8 +44,19 @@ class BrokerLinks:
         on_refused: Callable[[int, str], None],
     ) -> None:
         self._links: dict[int, BrokerLink] = {}
+        self._endpoint = endpoint
+        self._hello = hello
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_refused = on_refused
+        self._others = others
+        self._dial()
+
+    def _dial(self) -> None:
+        on_up, on_down, on_refused = self._on_up, self._on_down, self._on_refused
+        endpoint, hello = self._endpoint, self._hello
         decoder = msgspec.msgpack.Decoder(list[ToBroker])
-        for node_id, node, control_address, bulk_address in others:
+        for node_id, node, control_address, bulk_address in self._others:
 
             def up(peer: Peer, node_id: int = node_id) -> None:
                 on_up(node_id)
@@ -61,6 +72,13 @@ class BrokerLinks:
             control = endpoint.dial(control_address, hello, decoder, up, told, down)
             bulk = endpoint.dial(bulk_address, hello, decoder, _ignore, _nothing, _ignore)
             self._links[node_id] = BrokerLink(node_id, node, control, bulk)
+
+    def renew(self) -> None:
+        """Says hello again to everyone, over new links: what it told before is no longer true."""
+        for link in self._links.values():
+            link.control.close()
+            link.bulk.close()
+        self._dial()
 
     def send_all(self, message: WireMessage) -> None:
         for link in self._links.values():

@@ -14,12 +14,12 @@ from cluster.storage.frame import Frame, parse_frame
 from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_header
 
 SECTOR_BYTES = 512
-TEARABLE_SECTORS = 3
+TEARABLE_SECTORS = 2
 
 
 def watch_losses(machine: Machine, on_lost: Callable[[], object], on_torn: Callable[[], object]) -> None:
-    """Calls back for each loss of power that took unsynced bytes from the log: that left some of a frame's sectors and
-    not others (torn), or did not."""
+    """Calls back for each loss of power that took unsynced bytes from the log, and if it left some sectors of a frame
+    and not others."""
     disk = machine.disk
     kill, crash = disk.kill, disk.crash
     unsynced: dict[str, bytes] = {}
@@ -33,10 +33,10 @@ def watch_losses(machine: Machine, on_lost: Callable[[], object], on_torn: Calla
     def watched_crash() -> None:
         crash()
         after = {path: disk.read(path) if path in disk.paths() else b"" for path in unsynced}
+        if after != unsynced:
+            on_lost()
         if any(_is_torn(before, after[path]) for path, before in unsynced.items()):
             on_torn()
-        elif after != unsynced:
-            on_lost()
 
     disk.kill = watched_kill  # type: ignore[method-assign]
     disk.crash = watched_crash  # type: ignore[method-assign]

@@ -43,9 +43,9 @@ EXTRA_KINDS = (
     LEADER_POWER_LOSS,
     SYNC_POWER_LOSS,
 )
-RETRY_NS: Nanos = 1_500 * MILLISECOND
-TEAR_PATIENCE_NS: Nanos = 1 * SECOND
-AIM_ONE_IN = 8                  # elections that are followed by a certain one of the faults that aim
+RETRY_NS: Nanos = 500 * MILLISECOND
+TEAR_PATIENCE_NS: Nanos = 2 * SECOND
+AIM_ONE_IN = 6                  # elections that are followed by a certain one of the faults that aim
 AIMED_LASTS_NS_MAX: Nanos = 1_500 * MILLISECOND
 LEADER_TIME_NS_MAX: Nanos = 3 * SECOND      # until it is hit
 BROWNOUT_INTERVAL_NS: Nanos = 15 * SECOND   # mean
@@ -78,6 +78,7 @@ def mix_of(random: Random, disk_kind: str) -> FaultMix:
         link_break=rate(6, 0, 0),
         slow_disk=rate(15, 500, 5_000),
         sync_error=rate(40, 0, 0),
+        full_disk=rate(60, 1_000, 8_000),
         clock_jump=rate(20, 1_000, 20_000),
         slow_disk_factor_max=100,
         torn_write_calls_max=12,
@@ -111,7 +112,7 @@ class ClusterFaults(FaultPlan):
 
     def start(self, span: Nanos) -> None:
         super().start(span)
-        self.world.after(span // 3, self._insist)
+        self.world.after(span // 4, self._insist)
         at = 0
         while (at := at + int(self._random.expovariate(1.0) * BROWNOUT_INTERVAL_NS)) < span:
             self.world.after(at, self._brownout)
@@ -120,6 +121,17 @@ class ClusterFaults(FaultPlan):
     def happened(self) -> dict[str, int]:
         """How often each kind took place."""
         return {kind: count for kind, count in sorted((self.counts | self._extra).items()) if count}
+
+    @property
+    def missing(self) -> list[str]:
+        """What must happen in this seed and has not."""
+        return [kind for kind in ("crash", "partition", self.disk_kind) if kind not in self.happened]
+
+    def prolong(self, span: Nanos) -> None:
+        """More time for what is missing, and for nothing else."""
+        self._until = self.world.now + span
+        self._insist()
+        self.world.after(span, self.heal)
 
     def leader_elected(self, leader: Process, voters: list[Process]) -> None:
         """Now and then somebody is hit because of it."""
@@ -184,12 +196,13 @@ class ClusterFaults(FaultPlan):
         self.world.after(dark_in, lambda: self.world.power_off(machine) if number in self._active else None)
 
     def _insist(self) -> None:
-        """The seed's kind of damage has not happened yet: another try."""
-        if self.world.now >= self._until or self.happened.get(self.disk_kind):
+        """Something that must happen has not yet: another try."""
+        missing = self.missing
+        if self.world.now >= self._until or not missing:
             return
-        if self.disk_kind == FLIPPED_BIT:
-            self._strike("flipped_bit")
-        else:
+        if missing[0] in self.counts:
+            self._strike(missing[0])
+        elif SYNC_POWER_LOSS not in self._hit.values():
             self._tear()
         self.world.after(RETRY_NS, self._insist)
 

@@ -20,7 +20,7 @@ from cluster.state.effects import STATE_COMPLETED
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
-EIO_TEXT = "[Errno 5]"
+DISK_ERRORS = {"sync_error": "[Errno 5]", "no_space": "[Errno 28]"}     # by the fault that accounts for it
 STUCK_SHOWN_MAX = 5
 
 
@@ -53,7 +53,7 @@ class Oracles:
         """An actor of a broker or worker ended by itself."""
         assert isinstance(reason, Failed)
         faults = self.world.machine(name).disk.faults
-        if faults.get("sync_error", 0) and EIO_TEXT in reason.message:
+        if any(text in reason.message and faults.get(kind) for kind, text in DISK_ERRORS.items()):
             return
         if reason.type == "BrokerFault" and name in self.raft.damaged:
             return

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import History, World
+from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.faults import ClusterFaults
 from cluster.simulation.nodes import (
     BROKERS,
@@ -25,6 +25,10 @@ from cluster.simulation.planted import Planted, stand_ins_of
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
 
+PROLONGED_NS: Nanos = 10 * SECOND       # for faults that must happen and did not
+PROLONGED_MAX = 6
+DUPLICATES_ONE_IN = 4
+DUPLICATE_PPM = 1_000
 CHUNK_NS: Nanos = 50 * MILLISECOND      # of world time between two looks at the oracles
 
 
@@ -37,6 +41,7 @@ class Course:
     tasks_min: int = 600                # ... until so many are acknowledged; after that no new work
     rest_ns_max: Nanos = 90 * SECOND    # until everything acknowledged has ended and all brokers agree
     total_ns_min: Nanos = 60 * SECOND
+    is_whole: bool = True               # every fault that must happen does
 
 
 @dataclass(slots=True)
@@ -63,7 +68,9 @@ class Scenario:
 
     def __init__(self, seed: int, course: Course | None = None, planted: Planted | None = None) -> None:
         self.course = course or Course()
-        self.world = world = World(seed)
+        # The network never repeats a message by itself; where it does, the session layer must see it.
+        network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
+        self.world = world = World(seed, network=network)
         self.oracles = oracles = Oracles(world)
         self.history = History(lambda: world.now)
         plan = topology()
@@ -91,6 +98,10 @@ class Scenario:
         with self.world:
             self.faults.start(course.faults_ns)
             self.run_for(course.faults_ns + MILLISECOND)
+            for _ in range(PROLONGED_MAX):
+                if self.faults.missing and course.is_whole:
+                    self.faults.prolong(PROLONGED_NS)
+                    self.run_for(PROLONGED_NS + MILLISECOND)
             self.faults.maybe_blackout()
             self.run_for(course.calm_ns)
             self.run_until(lambda: len(self.workload.acknowledged) >= course.tasks_min, course.rest_ns_max)

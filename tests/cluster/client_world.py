@@ -139,6 +139,7 @@ class ClientWorld:
                     self.answers[name] = await program(client, ports)
             except Exception as error:
                 self.errors[name] = error
+            await pause(ports, 1.0)     # real sockets linger until the last frames have left
 
         self.clients[name] = self.world.process(name, live)
         return name

@@ -377,7 +377,7 @@ def test_the_last_task_number_of_a_session_is_followed_by_a_refusal():
 
 
 def test_leaving_ends_the_session_and_tells_everyone_who_still_waits():
-    rig = ClientWorld(workers=0)
+    rig = ClientWorld(seed=2, workers=0)    # in some seeds the hang-up overtakes the goodbye: then the lease ends it
     kept: dict[str, Any] = {}
 
     async def user(cluster: Client, ports: Ports) -> Any:

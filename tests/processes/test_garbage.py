@@ -36,10 +36,13 @@ from cluster.wire import (
     ROLE_BROKER,
     ROLE_WORKER,
     Answers,
+    BrokerState,
+    ClockNews,
     Describe,
     Holding,
     Lease,
     LeaseAck,
+    RaftMessage,
     Refused,
     Results,
     StatusReply,
@@ -50,7 +53,7 @@ from cluster.wire import (
 pytestmark = pytest.mark.timeout(90)
 
 MEGABYTE = 1024 * 1024
-EVENT = re.compile(r" event=(\S+) node=(\S+) (?:peer=(\S+))?")
+EVENT = re.compile(r" event=(\S+) node=(\S+)(?: peer=(\S+))?")
 
 
 @pytest.fixture
@@ -281,6 +284,26 @@ def test_a_role_may_say_only_what_its_union_contains(cluster: LocalCluster, lead
             stranger.hello()
             stranger.say(StatusRequest(2))
             assert stranger.hear(StatusReply).request == 2
+
+    serves_during(cluster, attack)
+
+
+def test_random_messages_in_the_name_of_a_broker_do_no_lasting_harm(cluster: LocalCluster, leader: str) -> None:
+    """Whoever knows the cluster's id can do that until there are keys: the true broker takes its place again."""
+    assert cluster.log is not None
+    found = re.search(r"cluster_id=([0-9a-f]{32})", cluster.log.read_text())
+    assert found is not None
+    cluster_id = bytes.fromhex(found.group(1))
+    plan = parse(cluster.topology.read_text(), str(cluster.topology))
+    chance = random.Random(13)
+
+    def attack() -> None:
+        with Stranger(leader) as stranger:
+            stranger.name = next(node.name for node in plan.brokers if node.address != leader)
+            stranger.hello(role=ROLE_BROKER, broker=BrokerState(cluster_id, 1, 3, 1, quarantined=False))
+            for size in range(200):
+                stranger.say(RaftMessage(chance.randbytes(size)))
+            stranger.say(ClockNews(2**62), ClockNews(-(2**62), 256, 77))
 
     serves_during(cluster, attack)
 

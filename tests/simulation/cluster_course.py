@@ -5,7 +5,9 @@ import sys
 from actors import SECOND
 from cluster.simulation import Course, Report, Scenario
 
-SHORT = Course(faults_ns=5 * SECOND, calm_ns=SECOND, tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
+SHORT = Course(
+    faults_ns=5 * SECOND, calm_ns=SECOND, tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0, is_whole=False
+)
 
 
 def short_run(seed: int) -> Report:

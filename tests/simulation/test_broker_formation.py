@@ -1,9 +1,10 @@
 """The first start of a cluster, interrupted: it resumes, with one id for all, and nobody forms without the others."""
 
 import pytest
-from recovery_rig import WHILE, RecoveryRig
+from recovery_rig import DIRECTORY, LIMITS, WHILE, Broker, RecoveryRig
 
 from actors import MILLISECOND, SECOND
+from cluster.broker.process import BrokerConfig
 
 CALLS_MAX = 200     # that change the disk, in one start
 MODES = pytest.mark.parametrize("mode", ["inline", "thread"])
@@ -79,3 +80,25 @@ def test_an_empty_broker_that_meets_a_formed_cluster_is_quarantined_even_before_
         rig.until(lambda: victim.has_begun)
         assert victim.core.quarantined
         formed_once(rig)
+
+
+def test_a_cluster_set_up_elsewhere_under_the_same_names_does_no_harm():
+    """Its brokers are empty and one of its addresses is that of our leader: nobody here lost anything for that."""
+    with RecoveryRig() as rig:
+        rig.heal()
+        leader = rig.leader
+        addresses = tuple(
+            (name, f"{name}:7100", f"{name}:8100") if name == leader.name else (name, f"x-{name}:7100", f"x-{name}:8100")
+            for name in rig.brokers
+        )
+        for name in rig.brokers:
+            if name != leader.name:
+                stranger = Broker.__new__(Broker)
+                config = BrokerConfig("world", name, addresses, DIRECTORY, "inline", LIMITS)
+                stranger.name, stranger.config, stranger.peer = name, config, None
+                stranger.ends, stranger.exits = [], []
+                rig.world.process(f"x-{name}", stranger._start)
+        rig.world.run_for(WHILE)
+        assert not rig.events("data_lost") and not rig.events("quarantined")
+        assert not any(broker.quarantined for broker in rig.brokers.values())
+        rig.heal()
