@@ -57,7 +57,7 @@ def submit(topology: str, function: str, arguments: tuple[str, ...], wait: bool,
 
 
 async def _status(topology: str, deadline: float) -> dict[str, Any]:
-    async with Client.connect(topology, deadline=deadline, require_leader=False) as cluster:
+    async with Client.connect(topology, deadline=deadline, require_leader=False, only_looks=True) as cluster:
         return await cluster.status()
 
 

@@ -83,7 +83,7 @@ class LocalCluster:
         from cluster.client.client import Client
 
         async def ask() -> dict[str, Any]:
-            async with Client.connect(self.topology, deadline=2.0, require_leader=False) as cluster:
+            async with Client.connect(self.topology, deadline=2.0, require_leader=False, only_looks=True) as cluster:
                 return await cluster.status()
 
         return asyncio.run(ask())

@@ -55,12 +55,22 @@ Waiter = Future[None]
 class ClientActor(Actor):
     """One client of one cluster."""
 
-    def __init__(self, cluster: str, name: str, incarnation: int, brokers: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        name: str,
+        incarnation: int,
+        brokers: tuple[tuple[str, str], ...],
+        *,
+        only_looks: bool = False,
+    ) -> None:
         self.cluster = cluster
+        self.only_looks = only_looks                        # asks questions, and leaves no trace in the log
         self.name = name
         self.incarnation = incarnation
         self.brokers = brokers
         self.session = 0
+        self._follows = False                               # some leader has said that it leads
         self._end: Unavailable | None = None                # why nothing can be asked any more
         self._window = Window()
         self._outbox: Outbox[Waiter] = Outbox()
@@ -133,7 +143,7 @@ class ClientActor(Actor):
     def registered(self, waiter: Waiter) -> None:
         """Resolves `waiter` once the session stands."""
         self._check_open()
-        if self.session:
+        if self.session or (self.only_looks and self._follows):
             waiter.set_result(None)
         else:
             self._registered.append(waiter)
@@ -239,6 +249,10 @@ class ClientActor(Actor):
         """To a new leader, or to the same one over a new link: everything that is unanswered, again."""
         self._heard = self.context.clock.now()
         self._resumes_at = 0
+        self._follows = True
+        if self.only_looks:
+            self._wake_registered()
+            return
         if not self.session:
             self._register()
             return
@@ -248,7 +262,7 @@ class ClientActor(Actor):
         self._pump()
 
     def _register(self) -> None:
-        if self._links.leader and not self.session:
+        if self._links.leader and not self.session and not self.only_looks:
             self._links.leader.send(Register(self.name, self.incarnation, REGISTER_CLIENT))
 
     def _on_registered(self, peer: Peer, message: RegisterAnswer) -> None:
@@ -262,13 +276,16 @@ class ClientActor(Actor):
             return
         self.session = answer.session
         self._refused_registration = ""
+        self._wake_registered()
+        self._lease_now()
+        self._rewatch()         # what a lost session of this client still waits for
+        self._pump()
+
+    def _wake_registered(self) -> None:
         waiters, self._registered = self._registered, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._lease_now()
-        self._rewatch()         # what a lost session of this client still waits for
-        self._pump()
 
     def _lose_session(self) -> None:
         """The state no longer knows this session: what was under way has an unknown outcome, the next calls start

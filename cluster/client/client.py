@@ -34,32 +34,37 @@ class Client:
     """An asynchronous client of one cluster. Make it with `connect`; it lives in the running event loop."""
 
     def __init__(
-        self, plan: topology.Topology, ports: Callable[[], Ports], deadline: float, require_leader: bool = True
+        self, plan: topology.Topology, ports: Callable[[], Ports], deadline: float, require_leader: bool = True,
+        *, only_looks: bool = False,
     ) -> None:
         self._topology = plan
         self._make_ports = ports
         self._deadline = deadline
         self._require_leader = require_leader
+        self._only_looks = only_looks
 
     @classmethod
     def connect(
-        cls, topology_file: str | Path, *, deadline: float = DEADLINE_S, require_leader: bool = True
+        cls, topology_file: str | Path, *, deadline: float = DEADLINE_S, require_leader: bool = True,
+        only_looks: bool = False,
     ) -> "Client":
         """A client of the cluster that `topology_file` describes; use it as `async with`.
 
         Entering waits until a session stands, at most `deadline` seconds, which is also the default deadline of
         every request. Without `require_leader` it enters all the same after that time, to look at what there is.
+        With `only_looks` it opens no session, so that nothing of it is written into the log: it can ask for status,
+        records and results, and submits nothing.
         Raises TopologyError; on entering Unavailable.
         """
         plan = topology.load(Path(topology_file))
-        return cls(plan, lambda: real_ports(asyncio.get_running_loop()), deadline, require_leader)
+        return cls(plan, lambda: real_ports(asyncio.get_running_loop()), deadline, require_leader, only_looks=only_looks)
 
     async def __aenter__(self) -> Self:
         self._ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
         name = f"client-{self._ports.entropy.bits(64):016x}"
         brokers = tuple((node.name, node.address) for node in self._topology.brokers)
-        self._actor = ClientActor(self._topology.name, name, self._ports.entropy.bits(63), brokers)
+        self._actor = ClientActor(self._topology.name, name, self._ports.entropy.bits(63), brokers, only_looks=self._only_looks)
         self._system = ActorSystem(self._ports, node=name)
         self._system.spawn(self._actor, name="client")
         try:
@@ -89,8 +94,7 @@ class Client:
         task = task_of(fn)
         body = task.encode(args, kwargs)
         actor = self._actor
-        while not actor.session:
-            await self._ready(self._deadline)
+        await self._session()
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
         handle.id = actor.submit(
@@ -110,8 +114,7 @@ class Client:
         confirmed: deque[asyncio.Future[None]] = deque()
         remaining = iter(items)
         while chunk := [task.encode((item,), kwargs) for item in islice(remaining, MAP_CHUNK_TASKS)]:
-            while not actor.session:        # not yet, or lost since the last chunk
-                await self._ready(self._deadline)
+            await self._session()
             deadline = self._deadline_at(self._deadline)
             waiters = actor.submit_many(task.name, task.wire_options, chunk, deadline, batch)
             for waiter in waiters:
@@ -164,6 +167,13 @@ class Client:
         self._system.stop()
         await self._system.wait_stopped()
 
+    async def _session(self) -> None:
+        """Waits for a session: there is none yet, or it was lost."""
+        if self._only_looks:
+            raise ClusterError("this client only looks: connect without only_looks to submit or cancel")
+        while not self._actor.session:
+            await self._ready(self._deadline)
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _next_turn(self) -> None:
@@ -207,8 +217,7 @@ class Client:
             timer.cancel()
 
     async def _cancel(self, tasks: list[int]) -> None:
-        while not self._actor.session:
-            await self._ready(self._deadline)
+        await self._session()
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._actor.cancel(tasks, waiter)
         await self._within(
