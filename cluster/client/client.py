@@ -57,14 +57,21 @@ class Client:
         Raises TopologyError; on entering Unavailable.
         """
         plan = topology.load(Path(topology_file))
-        return cls(plan, lambda: real_ports(asyncio.get_running_loop()), deadline, require_leader, only_looks=only_looks)
+
+        def ports() -> Ports:
+            return real_ports(asyncio.get_running_loop())
+
+        return cls(plan, ports, deadline, require_leader, only_looks=only_looks)
 
     async def __aenter__(self) -> Self:
         self._ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
         name = f"client-{self._ports.entropy.bits(64):016x}"
         brokers = tuple((node.name, node.address) for node in self._topology.brokers)
-        self._actor = ClientActor(self._topology.name, name, self._ports.entropy.bits(63), brokers, only_looks=self._only_looks)
+        incarnation = self._ports.entropy.bits(63)
+        self._actor = ClientActor(
+            self._topology.name, name, incarnation, brokers, only_looks=self._only_looks
+        )
         self._system = ActorSystem(self._ports, node=name)
         self._system.spawn(self._actor, name="client")
         try:

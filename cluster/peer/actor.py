@@ -216,8 +216,8 @@ class RaftPeer(Actor):
             return f"{FOREIGN}: cluster id {theirs.hex()}, here it is {own.cluster_id.hex()}"
         node_id = self.names.index(hello.node) + 1
         self._peer_ids[peer] = node_id
-        # Who has no id yet may be a broker whose disk was lost, or one of a cluster that is being set up elsewhere under
-        # the same names: it is heard about formation, but its word says nothing of what our broker of that name holds.
+        # Who has no id yet may be a broker whose disk was lost, or one of a cluster that is being set up elsewhere
+        # under the same names: it is heard about formation, but its word says nothing of what our broker of that name holds.
         # Once it has the id it says hello again.
         if theirs:
             self._members.add(peer)

@@ -80,6 +80,7 @@ class FramePlanner:
 
     __slots__ = (
         "_bodies",
+        "_framed_commit",
         "_new_number",
         "_new_salt",
         "_open",
@@ -122,6 +123,7 @@ class FramePlanner:
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.commit = hard_state.commit
+        self._framed_commit = hard_state.commit  # of the last frame; a write may be ahead of it
         self.last_index = last_index
         self._segment_bytes = segment_bytes
         self._new_number = new_number
@@ -132,10 +134,6 @@ class FramePlanner:
         self._open_size = 0
         self._open_terms: TermRuns = ()
         self._open_truncate = 0
-
-    @property
-    def hard_state(self) -> HardState:
-        return HardState(self.term, self.vote, self.commit)
 
     def plan(self, writes: Sequence[Write]) -> Plan:
         """Frames for all of these writes, in order. Empty if there is nothing that a disk must know."""
@@ -244,6 +242,7 @@ class FramePlanner:
     def _header(self, records: Sequence[bytes], truncate_from: int) -> bytes:
         self.seq += 1
         self.vouched_seq = self.synced_seq
+        self._framed_commit = self.commit
         return encode_header(
             records,
             salt=self.salt,
@@ -260,7 +259,10 @@ class FramePlanner:
             return  # one frame larger than a segment: this segment grows
         number = self._new_number()
         salt = self._new_salt()
-        begins = NewSegment(number, self.number, salt, self.seq + 1, self.hard_state)
+        # The header is durable before the first frame is. Its hint must not speak of that frame's entries: the old
+        # ones that they replace may be what recovery finds.
+        hard_state = HardState(self.term, self.vote, self._framed_commit)
+        begins = NewSegment(number, self.number, salt, self.seq + 1, hard_state)
         self.number, self.salt, self.offset = number, salt, FRAMES_START
         self._plan.stretches.append(Stretch(begins, FRAMES_START))
 

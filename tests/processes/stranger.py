@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Stranger:
         self.incarnation = int.from_bytes(os.urandom(7), "big")
         self.session = int.from_bytes(os.urandom(8), "big")
         self.seq = 0
+        self._heard: deque[object] = deque()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, identity or random_identity())
@@ -75,14 +77,18 @@ class Stranger:
     def hear(self, kind: type) -> Any:
         """The next message of that kind; others are skipped. zmq.Again if none comes in time."""
         while True:
-            frame = self._socket.recv()
-            for message in _decode(frame[HEADER_BYTES:]) if len(frame) > HEADER_BYTES else ():
+            while self._heard:
+                message = self._heard.popleft()
                 if isinstance(message, kind):
                     return message
+            frame = self._socket.recv()
+            if len(frame) > HEADER_BYTES:
+                self._heard.extend(_decode(frame[HEADER_BYTES:]))
 
     def hear_reset(self) -> None:
         while len(self._socket.recv()) > HEADER_BYTES:
             continue
+        self._heard.clear()
 
     def register(self, worker: WorkerSpec | None = None) -> int:
         """The session of a client or worker in good order, to do mischief with."""

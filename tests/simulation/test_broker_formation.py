@@ -88,8 +88,9 @@ def test_a_cluster_set_up_elsewhere_under_the_same_names_does_no_harm():
         rig.heal()
         leader = rig.leader
         addresses = tuple(
-            (name, f"{name}:7100", f"{name}:8100") if name == leader.name else (name, f"x-{name}:7100", f"x-{name}:8100")
+            (name, f"{host}:7100", f"{host}:8100")
             for name in rig.brokers
+            for host in [name if name == leader.name else f"x-{name}"]
         )
         for name in rig.brokers:
             if name != leader.name:

@@ -40,7 +40,9 @@ def blackout_under_load(planted: Planted | None) -> Scenario:
         scenario.run_for(2 * SECOND)
         # Now something has left for all of them that no disk has yet.
         under_way = [(node.peer.core.log, node.peer.wal) for node in scenario.brokers]
-        assert scenario.world.run_until(lambda: all(log.last_index > wal.last_index for log, wal in under_way), 5 * SECOND)
+        assert scenario.world.run_until(
+            lambda: all(log.last_index > wal.last_index for log, wal in under_way), 5 * SECOND
+        )
         scenario.world.run_for(5 * MILLISECOND)
         scenario.faults.blackout()
         for node in scenario.brokers:
