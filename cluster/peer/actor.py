@@ -217,8 +217,8 @@ class RaftPeer(Actor):
         node_id = self.names.index(hello.node) + 1
         self._peer_ids[peer] = node_id
         # Who has no id yet may be a broker whose disk was lost, or one of a cluster that is being set up elsewhere
-        # under the same names: it is heard about formation, but its word says nothing of what our broker of that name holds.
-        # Once it has the id it says hello again.
+        # under the same names. It is heard about formation, but its word says nothing of what our broker of that name
+        # holds. Once it has the id it says hello again.
         if theirs:
             self._members.add(peer)
             if self._incarnations.get(node_id) != hello.incarnation:
