@@ -98,6 +98,7 @@ def leave_a_grandchild() -> int:
     """The grandchild keeps the child's descriptors open after the child's death."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)        # it outlives the test, but not for long
         signal.pause()
     os._exit(5)
 
