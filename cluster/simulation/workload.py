@@ -31,7 +31,7 @@ from cluster.topology import Topology
 
 CLIENTS = ("c1", "c2")
 LANES = 3                       # calls that a client makes side by side
-DEADLINE_S = 15.0
+DEADLINES_S = (1.5, 5.0, 20.0)      # of requests, by chance for each visit: short ones are refused or end unknown
 PAUSE_MEAN_NS = 250 * MILLISECOND
 VISIT_NS_MIN: Nanos = 4 * SECOND        # a client stays connected for so long, then leaves and comes back
 VISIT_NS_MAX: Nanos = 40 * SECOND
@@ -97,7 +97,8 @@ class ClientProcess(Node):
         while not self.workload.is_over:
             leave_at = ports.clock.now() + self.random.randint(VISIT_NS_MIN, VISIT_NS_MAX)
             try:
-                async with Client(self.workload.plan, lambda: ports, DEADLINE_S) as client:
+                deadline = self.random.choice(DEADLINES_S)
+                async with Client(self.workload.plan, lambda: ports, deadline) as client:
                     lanes = [self._lane(client, ports, leave_at) for _ in range(LANES)]
                     await asyncio.gather(*lanes)
             except Unavailable:

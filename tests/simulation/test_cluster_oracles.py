@@ -1,0 +1,119 @@
+"""Each oracle speaks up when what it looks at is tampered with; all are silent before."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from actors import SECOND
+from cluster.simulation import Course, Scenario
+from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
+from cluster.state.commands import Register
+from cluster.state.effects import TaskResult
+
+CALM = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
+
+
+@pytest.fixture
+def settled() -> Iterator[Scenario]:
+    """A cluster without faults, at rest after a few seconds of work."""
+    scenario = Scenario(3, CALM)
+    with scenario.world:
+        scenario.run_for(4 * SECOND)
+        assert scenario.settle().violations == []
+        assert len(scenario.workload.acknowledged) > 50
+        yield scenario
+
+
+def judged(scenario: Scenario) -> set[str]:
+    """The oracles that find something now."""
+    workload = scenario.workload
+    scenario.oracles.judge_end(workload.acknowledged, workload.refused, scenario.history)
+    return {violation.oracle for violation in scenario.oracles.judge.violations}
+
+
+def entry(command: msgspec.Struct) -> bytes:
+    return msgspec.msgpack.encode([(command.__struct_config__.tag, 1, [command])])
+
+
+def test_a_cluster_at_rest_is_judged_well_twice(settled: Scenario):
+    assert judged(settled) == set()
+
+
+def test_an_acknowledged_task_without_a_record_is_lost(settled: Scenario):
+    task = next(iter(settled.workload.acknowledged.values()))
+    del settled.oracles.state.terminal[task]
+    assert judged(settled) >= {"acknowledged", "liveness"}
+    assert settled.oracles.lost == 1
+
+
+def test_an_acknowledged_task_that_no_log_has_is_seen_at_once(settled: Scenario):
+    settled.oracles.acknowledged(key=1_000_000, task=7)
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["acknowledged"]
+
+
+def test_a_result_of_another_call_is_seen(settled: Scenario):
+    terminal = settled.oracles.state.terminal
+    key, task = next((k, t) for k, t in settled.workload.acknowledged.items() if terminal[t].state == 0)
+    terminal[task] = TaskResult(task, 0, 1, msgspec.msgpack.encode(key + 1))
+    assert judged(settled) == {"result"}
+
+
+def test_a_client_that_was_told_something_else_is_seen(settled: Scenario):
+    operation = next(one for one in settled.history.of("result") if one.value == ("failed", None))
+    operation.value = ("cancelled", None)
+    assert judged(settled) == {"result"}
+
+
+def test_a_refused_call_that_is_in_the_log_is_seen(settled: Scenario):
+    settled.workload.refused.append(next(iter(settled.workload.acknowledged)))
+    assert judged(settled) == {"refused"}
+
+
+def test_a_broker_that_applies_another_entry_is_seen(settled: Scenario):
+    peer = settled.brokers[0].peer
+    other = settled.brokers[1].peer
+    index, term = peer.machine.applied_index + 1, peer.core.term
+    peer.machine.apply(index, term, entry(Register("someone", 1, REGISTER_CLIENT)), None)
+    other.machine.apply(index, term, entry(Register("somebody", 1, REGISTER_CLIENT)), None)
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["state machine safety"]
+
+
+def test_a_second_leader_of_a_term_is_seen():
+    scenario = Scenario(3, CALM)
+    scenario.oracles.raft.leaders.update(dict.fromkeys(range(1, 10), "somebody"))
+    with scenario.world:
+        scenario.run_for(4 * SECOND)
+    assert scenario.oracles.judge.violations[0].oracle == "election safety"
+
+
+def test_a_broker_that_is_quarantined_without_damage_is_seen():
+    scenario = Scenario(3, CALM)
+    with scenario.world:
+        scenario.run_for(3 * SECOND)
+        node = scenario.brokers[2]
+        node.peer.wal.quarantine("for no reason")
+        scenario.world.run_for(SECOND)
+        scenario.world.restart(node.process)
+        scenario.run_for(3 * SECOND)
+    assert scenario.oracles.judge.violations[0].oracle == "damage"
+
+
+def test_a_flipped_bit_is_noticed_by_its_broker_and_healed_by_the_others():
+    scenario = Scenario(5, CALM)
+    faults, world = scenario.faults, scenario.world
+    with world:
+        scenario.run_for(3 * SECOND)
+        node = scenario.brokers[1]
+        disk = node.process.machine.disk
+        path, offset, bit = faults.flip(disk, world.stream("test"))
+        world.crash(node.process)
+        disk.flip_bit(path, offset, bit)
+        scenario.oracles.raft.damaged.add(node.name)
+        scenario.oracles.raft.undetected.add(node.name)
+        world.restart(node.process)
+        scenario.run_until(lambda: node.name not in scenario.oracles.raft.undetected, 5 * SECOND)
+        assert node.peer.wal.quarantined
+        report = scenario.settle()
+        assert report.violations == []
+        assert not node.peer.wal.quarantined
