@@ -5,7 +5,7 @@
 One append of the log, one of the plain loop, in turns, on the same disk, on files that were filled with zeros
 before: a disk is never as fast as it was a minute ago, and medians of neighbours do not care. The plain loop
 gets its bytes in one piece, the frame's 64 included; the log gets entries that were encoded just before, as
-in a broker's turn, and does all that it does there: frame header, crc, index, callback, marker. Encoding is
+in a broker's turn, and does all that it does there: frame header, crc, index, callback. Encoding is
 measured apart.
 
 Data lies in bench/results or $QUORUMQ_BENCH_DIR, never in memory.

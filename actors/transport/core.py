@@ -137,16 +137,17 @@ class Core:
             self.counters.too_deep += 1
             self.peer_log.event("frame_too_deep", sender, bytes=len(data))
             return None
-        why: object = shape.name.lower()
+        why = ""
         if shape is Shape.GOOD:
             try:
                 messages: Messages = decoder.decode(memoryview(data)[HEADER_BYTES:])
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                why = error
+                why = str(error)
             else:
                 self.counters.messages_in += len(messages)
                 return messages
         self.counters.undecodable += 1
+        why = why or shape.name.lower()
         self.peer_log.event("frame_undecodable", sender, bytes=len(data), why=why)
         return None
 

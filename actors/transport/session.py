@@ -15,7 +15,7 @@ follows: a nuisance, not a hole, for who may speak is decided by keys and not he
 Both sides are tables: (state, event) -> what to do. A pair that is not listed cannot happen.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from actors.transport.frame import Flags
 
@@ -54,7 +54,7 @@ class Session:
         return Event.OLD if seq < self.expected else Event.GAP
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What a frame is, compared with the session that its sender has here."""
 
     HELLO = auto()       # opens a session that was never seen
@@ -66,7 +66,7 @@ class Event(Enum):
     RESET = auto()       # the listener ended our session
 
 
-class State(Enum):
+class State(IntEnum):
     """What one side knows of one peer."""
 
     NONE = auto()
@@ -74,7 +74,7 @@ class State(Enum):
     REFUSED = auto()     # listener only: the owner did not want this peer; its frames are not answered
 
 
-class Do(Enum):
+class Do(IntEnum):
     """What the endpoint does with the frame."""
 
     OPEN = auto()        # listener: ask the owner about the hello (a session that was open has ended)

@@ -44,6 +44,13 @@ DRAIN_ON_CLOSE_MS = 100        # what was handed over before `close` may still l
 REMOTES_MAX = 4_096            # accepted descriptors whose remote address is remembered
 UNKNOWN_REMOTE = "unknown"
 
+# Plain integers: an enum costs more than the call that it is an argument of.
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_RCVMORE = int(zmq.RCVMORE)
+_DONTWAIT = int(zmq.DONTWAIT)
+_DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
+
 _MONITOR_EVENT = struct.Struct("=HI")
 _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -163,7 +170,8 @@ class _Link:
 
     def readable(self) -> bool:
         """Whether something waits in the socket. Looking also carries out what the io thread asked for."""
-        return bool(self._socket.get(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator,arg-type]
+        events: int = self._socket.get(_EVENTS)  # type: ignore[assignment]
+        return bool(events & _POLLIN)
 
     def drain(self) -> None:
         """Takes messages until there are no more, or it is somebody else's turn."""
@@ -172,21 +180,26 @@ class _Link:
         again = True    # also when a callback raises: the edge was eaten, the rest must not wait for another
         try:
             for _ in range(DRAIN_MESSAGES_MAX):
-                if self._closed:
+                # To look before each costs less than the exception that would end the last look.
+                if self._closed or not self.readable():
                     again = False
                     return
-                try:
-                    self._receive()
-                except zmq.Again:
-                    again = False
-                    return
+                self._receive()
         finally:
             if again:
                 self._ask_for_drain()
 
     def _receive(self) -> None:
-        """Takes one message and hands it on; raises zmq.Again if there is none."""
+        """Takes one message, which is there, and hands it on."""
         raise NotImplementedError
+
+    def _rest_of_message(self) -> int:
+        """Drops what is left of a message that has more parts than ours have, and returns how many."""
+        count = 0
+        while self._socket.get(_RCVMORE):
+            self._socket.recv(_DONTWAIT)
+            count += 1
+        return count
 
     def _on_event(self, event: int, value: int) -> None:
         """One event of the monitor."""
@@ -242,7 +255,8 @@ class ZmqListener(_Link):
 
     def send(self, peer: bytes, data: bytes) -> bool:
         try:
-            self._socket.send_multipart((peer, data), zmq.DONTWAIT)
+            self._socket.send(peer, _DONTWAIT_SNDMORE)
+            self._socket.send(data, _DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -252,11 +266,13 @@ class ZmqListener(_Link):
         return True
 
     def _receive(self) -> None:
-        parts = self._socket.recv_multipart(zmq.DONTWAIT)
-        if len(parts) == 2:
-            self._on_message(parts[0], parts[1])
+        receive = self._socket.recv
+        identity = receive(_DONTWAIT)    # a ROUTER puts it in front: there is more
+        data = receive(_DONTWAIT)
+        if self._rest_of_message():
+            self._on_garbage(identity.hex())    # ZeroMQ, but no dialler of ours sends this
         else:
-            self._on_garbage(parts[0].hex())    # ZeroMQ, but no dialler of ours sends this
+            self._on_message(identity, data)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -324,7 +340,7 @@ class ZmqDialer(_Link):
         if not self._up:
             return False
         try:
-            self._socket.send(data, zmq.DONTWAIT)
+            self._socket.send(data, _DONTWAIT)
         except zmq.Again:
             return False
         finally:
@@ -332,12 +348,9 @@ class ZmqDialer(_Link):
         return True
 
     def _receive(self) -> None:
-        data = self._socket.recv(zmq.DONTWAIT)
-        if self._socket.getsockopt(zmq.RCVMORE):
-            while self._socket.getsockopt(zmq.RCVMORE):
-                self._socket.recv(zmq.DONTWAIT)    # the other parts of what no listener of ours sends
-            return
-        self._on_message(data)
+        data = self._socket.recv(_DONTWAIT)
+        if not self._rest_of_message():    # no listener of ours sends more than one part
+            self._on_message(data)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not self._up:

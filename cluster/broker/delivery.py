@@ -60,11 +60,11 @@ class Delivery:
             link.reconciled = False
 
     def carry_out(self, effects: Effects) -> None:
+        """In the order in which somebody waits, since frames leave in the order of the first message for each peer:
+        tasks, then results (behind the answers to the same client), then the other answers."""
         links = self.links
         for registered in effects.registered:
             self._on_registered(registered, effects)
-        if effects.answers:
-            self._send_answers(effects)
         for session, assignments in effects.assignments.items():
             if (link := links.of_session(session)) is not None and link.reconciled:
                 self._send_assignments(link, assignments)
@@ -74,11 +74,17 @@ class Delivery:
             if (link := links.of_session(session)) is not None:
                 flat = [number for pair in pairs for number in pair]
                 self._send(link, Withdraw(self.term, session, flat))
+        answers = _per_session(effects.answers)
         for session, results in effects.results.items():
             if (link := links.of_session(session)) is not None:
+                if session in answers:
+                    link.peer.send(Answers(answers.pop(session)))
                 self._send_results(link, results)
             if self._watchers:
                 self._notify_watchers(results)
+        for session, items in answers.items():
+            if (link := links.of_session(session)) is not None:
+                link.peer.send(Answers(items))
 
     def _on_registered(self, registered: Registered, effects: Effects) -> None:
         link = self.links.of_name(registered.name, registered.incarnation)
@@ -91,14 +97,6 @@ class Delivery:
             effects.assignments.pop(registered.session, None)
             link.reconciled = True
             self._send_assignments(link, self.machine.held_by(registered.session))
-
-    def _send_answers(self, effects: Effects) -> None:
-        per_session: dict[int, list[Answer]] = {}
-        for answer in effects.answers:
-            per_session.setdefault(answer.session, []).append(answer)
-        for session, answers in per_session.items():
-            if (link := self.links.of_session(session)) is not None:
-                link.peer.send(Answers(answers))
 
     def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
         for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
@@ -180,6 +178,13 @@ class Delivery:
                 watchers.remove(link)
                 if not watchers:
                     del self._watchers[task]
+
+
+def _per_session(answers: list[Answer]) -> dict[int, list[Answer]]:
+    sessions: dict[int, list[Answer]] = {}
+    for answer in answers:
+        sessions.setdefault(answer.session, []).append(answer)
+    return sessions
 
 
 def _result_bytes(result: TaskResult) -> int:

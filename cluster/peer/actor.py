@@ -425,6 +425,7 @@ class RaftPeer(Actor):
             return
         for _ in range(min(elapsed, CATCH_UP_TICKS_MAX)):
             core.tick()
+        self.wal.mark()
         pending = self.wal.oldest_pending_ns(now)       # of thread mode only
         if pending > STALL_LIMIT and core.role is Role.LEADER:
             self.context.log.event("disk_stalled", pending_ms=pending // MILLISECOND)

@@ -71,24 +71,36 @@ class Drive:
         core = self._core
         assert not self._running
         self._running = True
+        committed: list[Entry] = []
         applied_bytes = 0
-        while (effects := core.take()) is not None:
-            if effects.messages:
-                self._send(effects.messages)
-            if effects.write is not None:
-                self._queue(effects.write)
-                self._wal.flush()
-            if effects.soft_state is not None and core.role is not Role.LEADER:
-                self.leading_term = 0
-                self._effects = None
-            if effects.committed:
-                self._apply(effects.committed)
-                applied_bytes += sum(len(entry.payload) for entry in effects.committed)
-            self._notice(effects)
-            if applied_bytes > APPLY_BYTES_PER_TURN:
-                self._later()       # a replay or a catch-up: the sockets have their turn in between
+        while True:
+            if (effects := core.take()) is not None:
+                self._carry_out(effects)
+                committed += effects.committed
+            elif committed:
+                # Not before the answers have left that the write was waiting for: a follower's is what the leader and
+                # its client wait for, while what it applies has been acknowledged long ago.
+                self._apply(committed)
+                applied_bytes += sum([len(entry.payload) for entry in committed])
+                committed = []
+                if applied_bytes > APPLY_BYTES_PER_TURN:
+                    self._later()       # a replay or a catch-up: the sockets have their turn in between
+                    break
+            else:
                 break
         self._running = False
+
+    def _carry_out(self, effects: RaftEffects) -> None:
+        """All but to apply: that has no place in the order of the other effects."""
+        if effects.messages:
+            self._send(effects.messages)
+        if effects.write is not None:
+            self._queue(effects.write)
+            self._wal.flush()
+        if effects.soft_state is not None and self._core.role is not Role.LEADER:
+            self.leading_term = 0
+            self._effects = None
+        self._notice(effects)
 
     def persisted(self, write_id: int) -> None:
         """The log's word that writes up to this one are durable."""

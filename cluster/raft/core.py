@@ -230,22 +230,26 @@ class Raft:
     def take(self) -> Effects | None:
         """What is to be done now, None if nothing. Call it again after every event or batch of events."""
         log = self.log
-        hard, soft = self.hard_state, self.soft_state
-        entries = log.next_unstable()
         asynchronous = self.config.async_storage_writes
         committed = log.next_committed(allow_unstable=not asynchronous)
         news = self._news()
+        hard, soft = self._told_hard, self._told_soft
+        if hard.commit != log.committed or hard.term != self.term or hard.vote != self.vote:
+            hard = self.hard_state
+        if soft.leader != self.leader or soft.role != self.role:
+            soft = self.soft_state
         if not (
-            entries
-            or committed
+            committed
             or self.outbox
             or self.gated
+            or log.has_new
             or news
-            or hard != self._told_hard
-            or soft != self._told_soft
+            or hard is not self._told_hard
+            or soft is not self._told_soft
         ):
             return None
-        changed = hard if hard != self._told_hard else None
+        entries = log.next_unstable()
+        changed = hard if hard is not self._told_hard else None
         must_sync = bool(entries) or hard[:2] != self._told_hard[:2]
         write = None
         gated, self.gated = self.gated, []
@@ -255,7 +259,7 @@ class Raft:
             write=write,
             messages=self.outbox,
             committed=committed,
-            soft_state=soft if soft != self._told_soft else None,
+            soft_state=soft if soft is not self._told_soft else None,
             hard_state=changed,
             after=gated,
         )

@@ -139,6 +139,11 @@ class RaftLog:
         """Whether entries are not durable yet, handed out or not."""
         return bool(self.unstable)
 
+    @property
+    def has_new(self) -> bool:
+        """Whether there are entries that no write has taken yet."""
+        return self.handed_out <= self.last_index
+
     def next_unstable(self) -> list[Entry]:
         """Entries that no write has taken yet."""
         return self.unstable[self.handed_out - self.offset :]
@@ -167,7 +172,7 @@ class RaftLog:
 
     def next_committed(self, *, allow_unstable: bool) -> list[Entry]:
         """Committed entries to apply now; only durable ones unless `allow_unstable`."""
-        if self._apply_paused:
+        if self._apply_paused or self.applying == self.committed:
             return []
         low, high = self.applying + 1, self._appliable(allow_unstable) + 1
         if low >= high:

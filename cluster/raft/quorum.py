@@ -22,8 +22,12 @@ def majority_committed(voters: Collection[int], acknowledged: Mapping[int, int])
     if count == 0:
         return INFINITY
     if count == 3:      # the common case, without a sort
-        a, b, c = (acknowledged.get(voter, 0) for voter in voters)
-        return max(min(a, b), min(max(a, b), c))
+        first, second, third = voters
+        get = acknowledged.get
+        low, high, other = get(first, 0), get(second, 0), get(third, 0)
+        if low > high:
+            low, high = high, low
+        return low if other < low else other if other < high else high
     indexes = sorted(acknowledged.get(voter, 0) for voter in voters)
     return indexes[count - (count // 2 + 1)]
 

@@ -109,9 +109,9 @@ def _confirm_rounds(raft: "Raft") -> None:
 
 def send_append(raft: "Raft", node: int, progress: Progress, *, even_if_empty: bool) -> bool:
     """Sends what comes next for a follower, as far as its flow allows; False if nothing left."""
-    if progress.paused:
-        return False
     log = raft.log
+    if progress.paused or (not even_if_empty and progress.next > log.last_index):
+        return False
     previous = progress.next - 1
     previous_term = log.term(previous)
     if previous_term is None:
@@ -195,6 +195,8 @@ def _on_append_response(raft: "Raft", message: Message, progress: Progress) -> N
 
 def maybe_commit(raft: "Raft") -> bool:
     """Raft section 5.4.2: only entries of the own term are committed by counting."""
+    if raft.log.committed == raft.log.last_index:
+        return False
     index = raft.tracker.committed()
     if index <= raft.log.committed or raft.log.term(index) != raft.term:
         return False

@@ -14,6 +14,9 @@ from cluster.storage.segment import create_segment, write_header
 if TYPE_CHECKING:
     from cluster.storage.wal import HeaderChange
 
+PROBE_ROUNDS_MAX = 4
+PROBE_AGAIN_FACTOR = 4  # a median so many times above the limit is the disk's: start without further delay
+
 
 @dataclass(slots=True)
 class Batch:
@@ -96,9 +99,22 @@ class SegmentWriter:
         self.file = create_segment(self._files, self._directory, self.header, spare)
 
 
-def probe_sync(clock: Clock, file: File, offset: int, data: bytes, count: int) -> Nanos:
-    """The median time of a small write and its sync: the same bytes again and again where they already
-    are."""
+def probe_sync(clock: Clock, file: File, offset: int, data: bytes, count: int, limit: Nanos) -> Nanos:
+    """The median time of `count` small writes, each with its sync: the same bytes again and again where they
+    already are.
+
+    A median somewhat above `limit` is asked again, and the best of the rounds counts: nodes that start together
+    on one machine are in each other's way for a moment, a slow disk is slow every time.
+    """
+    best = _probe_round(clock, file, offset, data, count)
+    for _ in range(PROBE_ROUNDS_MAX - 1):
+        if not limit < best <= PROBE_AGAIN_FACTOR * limit:
+            break
+        best = min(best, _probe_round(clock, file, offset, data, count))
+    return best
+
+
+def _probe_round(clock: Clock, file: File, offset: int, data: bytes, count: int) -> Nanos:
     times: list[Nanos] = []
     for _ in range(count):
         start = clock.now()

@@ -445,6 +445,8 @@ def test_random_histories_with_crashes_kills_and_torn_writes_lose_nothing(seed):
                 if below(3) == 0:
                     rig.wal.flush()
                     rig.clock.advance(below(3_000))
+                if below(4) == 0:
+                    rig.wal.mark()
         except PowerLost:
             if below(4) == 0:
                 rig.disk.kill()

@@ -66,7 +66,7 @@ def test_the_writes_of_a_turn_share_one_frame_and_one_sync():
     rig.append(2)
     rig.append(1)
     rig.wal.flush()
-    assert rig.disk.calls - calls == 3, "one write, one sync, one marker"
+    assert rig.disk.calls - calls == 2, "one write, one sync"
     assert rig.persisted == [1, 2, 3, 4]
     last = [frame for frame in frames_of(rig, rig.segment()) if frame.runs][-1]
     assert (last.first_index, last.last_index) == (2, 5)
@@ -110,7 +110,7 @@ def test_a_change_of_vote_is_in_two_frames_of_one_sync():
     assert len(with_vote) == 3, "one in front, one with the entries, and the marker"
 
 
-def test_a_marker_says_what_is_durable_once_nothing_is_queued(rig):
+def test_a_marker_says_what_is_durable_in_a_quiet_moment(rig):
     rig.write(2, term=1)
     marker = frames_of(rig, rig.segment())[-1]
     assert marker.runs == ()
@@ -120,6 +120,37 @@ def test_a_marker_says_what_is_durable_once_nothing_is_queued(rig):
     frames = frames_of(rig, rig.segment())
     assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
     assert frames[-1].synced_seq == frames[-1].seq - 1
+
+
+def test_a_marker_is_written_once_and_not_between_writes():
+    rig = Rig()
+    rig.open()
+    rig.write(1, term=1)
+    calls = rig.disk.calls
+    rig.wal.mark()
+    assert rig.disk.calls == calls, "the last marker vouches for everything"
+    rig.append(1)
+    rig.wal.mark()
+    assert rig.disk.calls == calls, "a write is queued: it will vouch"
+    rig.wal.flush()
+    rig.append(1)
+    rig.wal.flush()
+    assert rig.disk.calls - calls == 4, "two writes, two syncs"
+    before, last = frames_of(rig, rig.segment())[-2:]
+    assert last.synced_seq == before.seq, "a write vouches for the one before"
+
+
+def test_a_marker_that_cannot_be_written_is_a_failed_write():
+    rig = Rig()
+    rig.open()
+    rig.append(1, term=1)
+    rig.wal.flush()
+    rig.disk.fail_next_write()
+    with pytest.raises(WalFailed):
+        rig.wal.mark()
+    with pytest.raises(WalFailed):
+        rig.append(1)
+    assert rig.persisted == [1]
 
 
 def test_a_large_write_is_cut_into_frames_of_a_mebibyte_or_one_larger_record():
@@ -407,6 +438,21 @@ def test_auto_mode_probes_the_disk_and_leaves_slow_ones_to_the_thread():
         rig.write(2, term=1)
         _, recovery = reopened(rig)
         rig.check(recovery)
+
+
+def test_a_start_that_others_disturb_does_not_choose_the_thread():
+    rig = Rig(mode="auto")
+    syncs = 0
+
+    def spend(_: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        rig.clock.time += 700_000 if syncs <= 60 else 100_000
+
+    rig.disk.busy = spend
+    wal, _ = rig.open()
+    assert wal.sync_mode == "inline"
+    assert wal.sync_p50_ns == 100_000
 
 
 def test_frame_headers_take_64_bytes_and_frames_lie_back_to_back():

@@ -141,12 +141,18 @@ class Rig:
         return write_id
 
     def write(self, count: int = 1, **options: int) -> int:
+        """One write, and time enough until the next that a marker follows it."""
         write_id = self.append(count, **options)  # type: ignore[arg-type]
         assert self.wal is not None
         self.wal.flush()
+        self._settle()
+        self.wal.mark()
+        self._settle()
+        return write_id
+
+    def _settle(self) -> None:
         if self.mode == "thread":
             self.clock.advance()
-        return write_id
 
     def check(self, recovery: Recovery) -> None:
         """Nothing acknowledged is lost, and nothing is there that was never written."""
