@@ -130,6 +130,9 @@ class ClusterFaults(FaultPlan):
     def prolong(self, span: Nanos) -> None:
         """More time for what is missing, and for nothing else."""
         self._until = self.world.now + span
+        for kind in self.missing:
+            if kind in self.counts:
+                self._strike(kind)      # once: it goes on trying by itself until it finds a victim
         self._insist()
         self.world.after(span, self.heal)
 
@@ -196,13 +199,10 @@ class ClusterFaults(FaultPlan):
         self.world.after(dark_in, lambda: self.world.power_off(machine) if number in self._active else None)
 
     def _insist(self) -> None:
-        """Something that must happen has not yet: another try."""
-        missing = self.missing
-        if self.world.now >= self._until or not missing:
+        """Damage that takes luck, of the kind that this seed is for, has not happened yet: another try."""
+        if self.world.now >= self._until or self.disk_kind in self.counts or self.disk_kind not in self.missing:
             return
-        if missing[0] in self.counts:
-            self._strike(missing[0])
-        elif SYNC_POWER_LOSS not in self._hit.values():
+        if SYNC_POWER_LOSS not in self._hit.values():
             self._tear()
         self.world.after(RETRY_NS, self._insist)
 
