@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, Locked, Nanos, Peer, PeerLog, Ref, handles
+from actors import MILLISECOND, SECOND, Actor, Locked, Peer, PeerLog, Ref, handles
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.errors import BrokerFault, BrokerRefused
-from cluster.peer.formation import FORMED, Formation
+from cluster.peer.formation import Formation
 from cluster.peer.founding import Founding
 from cluster.peer.links import BrokerLinks
 from cluster.peer.messages import (
@@ -27,6 +27,8 @@ from cluster.peer.messages import (
 )
 from cluster.peer.news import ReplicaNews
 from cluster.peer.reception import Reception, Service
+from cluster.peer.roster import Roster
+from cluster.peer.ticker import Ticker
 from cluster.raft import wire
 from cluster.raft.core import Config, Proposal, Raft
 from cluster.raft.effects import Effects as RaftEffects
@@ -51,14 +53,9 @@ from cluster.wire import (
     RaftMessage,
 )
 
-TICK = 10 * MILLISECOND
-CALM_TICKS = 10                     # looked at together while no election is near: idle brokers should cost nothing
-PAUSE_TICKS = 2 * CALM_TICKS        # since the last look: this process did not run
-CATCH_UP_TICKS_MAX = 20             # after a pause: a stall must not become an election by arithmetic
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
-FOREIGN = "this broker belongs to another cluster of the same name"
 LOCK_PATIENCE = 10 * SECOND         # for the lock of a predecessor that is still ending
 LOCK_RETRY = 100 * MILLISECOND
 
@@ -93,12 +90,7 @@ class RaftPeer(Actor):
         self.refused = 0                                # messages that no well-behaved broker sends
         self._told: tuple[int, str] | None = None       # term and leader that the Broker knows
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
-        self._incarnations: dict[int, int] = {}         # of the other brokers, as they last said hello
-        self._peer_ids: dict[Peer, int] = {}
-        self._members: set[Peer] = set()                # of these, those that said hello with the cluster's id
         self._said_hello_empty = False                  # our hello lacked it: say hello again once we have it
-        self._refused_by: set[int] = set()              # brokers that know another cluster under this name
-        self._ticked_at: Nanos = 0
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -149,10 +141,7 @@ class RaftPeer(Actor):
                 action="quarantined until it caught up; look at the disk",
             )
         self.storage = EntryCache(self.wal, self.recovery)
-        decoder = msgspec.msgpack.Decoder(list[FromBroker])
         guard = context.callback
-        service = Service(decoder, guard(self._accept), guard(self._on_messages), guard(self._on_closed))
-        self.reception.serve(ROLE_BROKER, service)
         others = [
             (number, name, control, bulk)
             for number, (name, control, bulk) in enumerate(config.brokers, start=1)
@@ -174,16 +163,18 @@ class RaftPeer(Actor):
             self._hello,
             guard(self._link_up),
             guard(self._link_down),
-            guard(self._on_refused),
+            guard(self._refused),
         )
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
+        self.roster = Roster(self.names, config.node, config.directory, formation, self._restarted)
+        decoder = msgspec.msgpack.Decoder(list[FromBroker])
+        service = Service(decoder, guard(self._accept), guard(self._on_messages), guard(self.roster.forget))
+        self.reception.serve(ROLE_BROKER, service)
         self.news = ReplicaNews(config.node, context.clock, context.log)
         _, control, bulk = config.brokers[self.id - 1]
         self.reception.listen(control)
         self.reception.listen(bulk)
-        self._ticked_at = context.clock.now()
-        self._guarded_tick = context.callback(self._tick)
-        context.timer("tick", TICK, self._before_tick)
+        self.ticker = Ticker(context, self._tick, self._is_calm)
         context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
         self.founding.start()
 
@@ -208,61 +199,29 @@ class RaftPeer(Actor):
         return Hello(self.config.cluster, self.config.node, self.incarnation, ROLE_BROKER, broker=state)
 
     def _accept(self, peer: Peer, hello: Hello) -> str:
-        if hello.node not in self.names or hello.node == self.config.node or hello.broker is None:
-            return f"{hello.node!r} is not a broker of this topology"
-        own = self.founding.formation
-        theirs = hello.broker.cluster_id
-        if own.phase == FORMED and theirs and theirs != own.cluster_id:
-            return f"{FOREIGN}: cluster id {theirs.hex()}, here it is {own.cluster_id.hex()}"
-        node_id = self.names.index(hello.node) + 1
-        self._peer_ids[peer] = node_id
-        # Who has no id yet may be a broker whose disk was lost, or one of a cluster that is being set up elsewhere
-        # under the same names. It is heard about formation, but its word says nothing of what our broker of that name
-        # holds. Once it has the id it says hello again.
-        if theirs:
-            self._members.add(peer)
-            if self._incarnations.get(node_id) != hello.incarnation:
-                self._incarnations[node_id] = hello.incarnation
-                self._restarted(node_id, hello.broker)
-        self.links.send(node_id, self.founding.news)
-        return ""
+        reason = self.roster.accept(peer, hello)
+        node_id = self.roster.node_id(peer)
+        if not reason and node_id is not None:
+            self.links.send(node_id, self.founding.news)
+        return reason
 
     def _restarted(self, node_id: int, state: BrokerState) -> None:
-        """Another life of that broker: what still arrives from the old one is dropped with its session."""
-        for peer, number in list(self._peer_ids.items()):
-            hello = peer.hello
-            if number == node_id and isinstance(hello, Hello) and hello.incarnation != self._incarnations[node_id]:
-                # With a reset: should it be alive after all (hellos of two sockets may cross), it says hello again.
-                del self._peer_ids[peer]
-                self._members.discard(peer)
-                peer.close()
         if self.core is not None:
             self.links.reset(node_id)
             self.core.peer_restarted(node_id, state.term, state.last_index, state.last_term, state.quarantined)
             self._drive_later()
 
-    def _on_refused(self, node_id: int, reason: str) -> None:
-        """Another broker does not want this one. If so many do that it can never reach a majority, it is the one that
-        is wrong."""
-        if not reason.startswith(FOREIGN):
-            return
-        self._refused_by.add(node_id)
-        majority = len(self.names) // 2 + 1
-        if len(self.names) - len(self._refused_by) < majority:
-            raise BrokerRefused(f"{self.config.directory} belongs to another cluster: {reason}")
-
-    def _on_closed(self, peer: Peer) -> None:
-        self._peer_ids.pop(peer, None)
-        self._members.discard(peer)
+    def _refused(self, node_id: int, reason: str) -> None:
+        self.roster.refused(node_id, reason)
 
     def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
-        node_id = self._peer_ids.get(peer)
+        node_id = self.roster.node_id(peer)
         if node_id is None:
             return
         for message in messages:
             kind = type(message)
             if kind is RaftMessage:
-                if peer in self._members:
+                if self.roster.is_member(peer):
                     self._on_raft(node_id, message)
             elif kind is FormationNews:
                 self.founding.heard(self.names[node_id - 1], message)  # type: ignore[arg-type]
@@ -300,7 +259,7 @@ class RaftPeer(Actor):
         if self.core is not None:
             self.core.link_down(node_id)
             self.core.unreachable(node_id)
-            self.context.timer("tick", self._tick_interval(), self._before_tick)
+            self.ticker.look_soon()
             self.links.reset(node_id)
             self._drive_later()
 
@@ -403,40 +362,22 @@ class RaftPeer(Actor):
 
     # -- ticks --------------------------------------------------------------------------------------------------------
 
-    def _before_tick(self) -> None:
-        """Sockets first: what arrived during a pause must count before the ticks that it lasted. Two steps of
-        call_soon have a poll of the sockets between them."""
-        if self.context.clock.now() - self._ticked_at < PAUSE_TICKS * TICK:
-            self._tick()
-        else:
-            self.context.clock.call_soon(self._poll_first)
-
-    def _poll_first(self) -> None:
-        self.context.clock.call_soon(self._guarded_tick)
-
-    def _tick(self) -> None:
-        clock = self.context.clock
-        now = clock.now()
-        self.context.timer("tick", self._tick_interval(), self._before_tick)
-        elapsed = (now - self._ticked_at) // TICK
-        self._ticked_at += elapsed * TICK
+    def _tick(self, count: int) -> None:
         core = self.core
         if core is None:
             return
-        for _ in range(min(elapsed, CATCH_UP_TICKS_MAX)):
+        for _ in range(count):
             core.tick()
         self.wal.mark()
-        pending = self.wal.oldest_pending_ns(now)       # of thread mode only
+        pending = self.wal.oldest_pending_ns(self.context.clock.now())      # of thread mode only
         if pending > STALL_LIMIT and core.role is Role.LEADER:
             self.context.log.event("disk_stalled", pending_ms=pending // MILLISECOND)
             core.step_down()
         self._drive_later()
 
-    def _tick_interval(self) -> Nanos:
-        """A leader and those that hear it count in tens of milliseconds; who may stand for election counts each."""
+    def _is_calm(self) -> bool:
         core = self.core
-        calm = core is not None and core.leader != NO_NODE and core.hurry == 0
-        return CALM_TICKS * TICK if calm else TICK
+        return core is not None and core.leader != NO_NODE and core.hurry == 0
 
     # -- the drive ----------------------------------------------------------------------------------------------------
 
