@@ -54,6 +54,7 @@ from actors.runtime.ports import (
     Page,
     Ports,
     Processes,
+    Sent,
 )
 from actors.supervision.spec import Backoff, ChildSpec, Restart, Strategy, SupervisorSpec
 from actors.supervision.strategy import Refusal
@@ -158,6 +159,7 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Restart",
     "RestartChild",
     "SECOND",
+    "Sent",
     "Shutdown",
     "StartChild",
     "StartFailed",

@@ -276,8 +276,9 @@ class Cell(Intake):
         if self.life >= Life.STOPPING:
             return
         reason = failure(error)
-        log = self.system.ports.log
-        log.event("actor_crashed", actor=self.name, reason=str(reason), traceback=reason.traceback)
+        if not isinstance(error, self.actor.refusals):
+            log = self.system.ports.log
+            log.event("actor_crashed", actor=self.name, reason=str(reason), traceback=reason.traceback)
         self.end(reason)
 
     def end(self, reason: ExitReason) -> None:

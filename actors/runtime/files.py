@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 FILE_MODE = 0o600  # a log holds what users submitted
 DIRECTORY_MODE = 0o700
+LOCK_BYTES = 32     # of a lock file: the holder's pid, and spaces
 GATHER_BUFFERS_MAX = (
     16  # more small buffers are cheaper to join than to describe to the kernel (IOV_MAX is 1,024)
 )
@@ -125,12 +126,12 @@ class OsFiles:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            # Always the same bytes of the file: on a full disk there is room for them once there was.
+            os.pwrite(descriptor, str(os.getpid()).encode().ljust(LOCK_BYTES), 0)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0)
+            holder = os.pread(descriptor, LOCK_BYTES, 0).strip()
             os.close(descriptor)
-            # Empty for an instant while the holder writes it.
+            # Empty for an instant while the first holder writes it.
             raise Locked(path, int(holder) if holder.isdigit() else None) from None
         except BaseException:
             os.close(descriptor)

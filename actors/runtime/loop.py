@@ -42,6 +42,8 @@ def real_ports(
 ) -> Ports:
     """The real world for the actors of this process; once per process, and never before a fork.
 
+    Whoever calls this calls `ports.network.close()` in the end, on the loop.
+
     `node` names this process in its log; `preload` are modules that child processes will have imported, with
     `path` before the usual places to look for them. With `echo` what they print goes to this process's
     stderr.
@@ -78,11 +80,18 @@ def run(
 ) -> T:
     """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of
     `real_ports`.
+
+    When `main` has ended, however, the network is closed: what it sent last still leaves, and nothing holds up
+    the end of the process for longer than a tenth of a second.
     """
     import uvloop
 
     async def start() -> T:
-        return await main(real_ports(asyncio.get_running_loop(), node=node, preload=preload, path=path, echo=echo))
+        ports = real_ports(asyncio.get_running_loop(), node=node, preload=preload, path=path, echo=echo)
+        try:
+            return await main(ports)
+        finally:
+            ports.network.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(start())

@@ -7,6 +7,7 @@ seeded plan of faults. Actors receive a `Ports` value and nothing else, so the s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol, TypeVar
 
 Nanos = int
@@ -106,15 +107,30 @@ class Files(Protocol):
         """
 
 
+class Sent(Enum):
+    """What became of a message that was handed to a link. Only `TAKEN` is true; of the others nothing was sent."""
+
+    TAKEN = auto()
+    FULL = auto()    # the other end is connected, and does not read as fast as we write
+    GONE = auto()    # nobody is connected
+
+    def __bool__(self) -> bool:
+        return self is Sent.TAKEN
+
+
 class Listener(Protocol):
     """A bound socket that many dialers reach; a peer is known by its 16-byte identity."""
 
     address: str
 
-    def send(self, peer: bytes, data: bytes) -> bool:
-        """Hands over one message; False if the peer is unknown or its pipe is full (nothing was sent)."""
+    def send(self, peer: bytes, data: bytes) -> Sent:
+        """Hands over one message. `GONE` is what this side knows: a connection may be lost without a word.
 
-    def close(self) -> None: ...
+        A dialler whose connection was lost hears of it (`on_down`): what was to come over it never will.
+        """
+
+    def close(self) -> None:
+        """Unbinds. What was handed over before still leaves, if the other side takes it soon."""
 
 
 class Dialer(Protocol):
@@ -122,14 +138,19 @@ class Dialer(Protocol):
 
     address: str
 
-    def send(self, data: bytes) -> bool:
-        """Hands over one message; False if the link is down or full (nothing was sent)."""
+    def send(self, data: bytes) -> Sent:
+        """Hands over one message; `GONE` while the link is down."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the link; no callback comes any more. What was handed over before still leaves, as of a listener."""
 
 
 class Network(Protocol):
-    """Sockets. Callbacks run on the loop; data is a whole message and belongs to the receiver."""
+    """Sockets. Callbacks run on the loop; data is a whole message and belongs to the receiver.
+
+    Whoever made the ports closes the network, once everything that uses it has ended: `actors.run` does so for
+    its `main`, and whoever called `actors.real_ports` must do it too, or sockets and a thread stay behind.
+    """
 
     def listen(
         self,
@@ -155,6 +176,12 @@ class Network(Protocol):
         """Connects to `host:port`, again and again until closed.
 
         `on_up` runs each time a connection stands, `on_down` when it is closed by the other side or lost.
+        """
+
+    def close(self) -> None:
+        """Closes every link that is still open, for good; a second call does nothing.
+
+        Call it on the loop. It waits for what was handed over before to leave, a tenth of a second at most.
         """
 
 

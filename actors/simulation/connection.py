@@ -3,8 +3,11 @@
 An end closes by itself: because its owner hung up or died, because the end of the stream or a reset arrived,
 or because nothing got through for too long. Between the two closings each side lives in a world of its own,
 which is where sessions break.
+
+Who hangs up politely loses nothing of what it sent before: the end of the stream comes after it.
 """
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from actors.runtime.ports import Nanos
@@ -13,6 +16,14 @@ from actors.simulation.loop import Loop
 
 if TYPE_CHECKING:
     from actors.simulation.network import SimDialer, SimListener
+
+
+class End(Enum):
+    """How a process ended, as far as its connections are concerned."""
+
+    EXIT = auto()     # by itself: its sockets were closed in order, as `actors.run` does it
+    CRASH = auto()    # its kernel closes them, and some of what it sent last does not leave
+    POWER = auto()    # its kernel is gone as well
 
 
 class Connection:
@@ -70,12 +81,13 @@ class Connection:
         """A message came to a closed end, which answers with a reset (unless that way is cut)."""
         fabric = self.fabric
         back, close = (
-            (self.to_listener.path, self._close_listener)
+            (self.to_listener, self._close_listener)
             if pipe is self.to_dialer
-            else (self.to_dialer.path, self._close_dialer)
+            else (self.to_dialer, self._close_dialer)
         )
-        if back.cuts == 0:
-            fabric.queue.push(fabric.queue.now + fabric.delay(back, 0), close, None)
+        # An end of the stream that is under way closes that end as well, and does not overtake what was sent.
+        if back.path.cuts == 0 and not back.ends:
+            fabric.queue.push(fabric.queue.now + fabric.delay(back.path, 0), close, None)
 
     def stalled(self) -> None:
         """A message waits behind a cut path. Each end loses patience at a time of its own."""
@@ -106,18 +118,12 @@ class Connection:
             self.to_dialer.end()
             self._close_listener(None)
 
-    def side_died(self, loop: Loop, *, powerless: bool) -> None:
+    def side_ended(self, loop: Loop, end: End) -> None:
         if self.dialer.loop is loop and self.dialer_open:
-            if powerless:
-                self.to_listener.vanish()
-            else:
-                self.to_listener.end()
+            _finish(self.to_listener, end)
             self._close_dialer(None)
         if self.listener.loop is loop and self.listener_open:
-            if powerless:
-                self.to_dialer.vanish()
-            else:
-                self.to_dialer.end()
+            _finish(self.to_dialer, end)
             self._close_listener(None)
 
     def _silent_dialer(self, patience: Nanos) -> None:
@@ -161,3 +167,13 @@ class Connection:
             self.to_dialer.discard()
             self.to_listener.discard()
             del self.standing[self]
+
+
+def _finish(pipe: Pipe, end: End) -> None:
+    """The process that sends into `pipe` has ended."""
+    if end is End.POWER:
+        pipe.vanish()
+        return
+    if end is End.CRASH:
+        pipe.lose_the_last()
+    pipe.end()

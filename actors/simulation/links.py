@@ -10,10 +10,11 @@ What is modelled is TCP under ZeroMQ, seen from outside:
 - Behind a cut path nothing is lost at first: the kernel retransmits. Messages wait (*stall*) until the
   path is mended and then arrive late and all at once; if it stays cut past the silence timeout, each end
   gives the connection up by itself, and what stalled is lost.
+- Who hangs up, or ends by itself, sends the end of the stream behind everything it sent before; the other
+  side sees it as `on_down`.
 - A process that is killed leaves sockets to its kernel: some of what it sent last still goes out (how much
-  is drawn by lot), then the end of the stream follows, which the other side sees as `on_down`. A machine
-  without power sends no end of stream; the other side learns by silence, or by a reset once the machine is
-  back.
+  is drawn by lot), then the end of the stream follows. A machine without power sends no end of stream; the
+  other side learns by silence, or by a reset once the machine is back.
 - An end that still sends to one that has given up gets a reset.
 - A lossy path drops single messages without a sign, which TCP never does: it stands for whatever in the
   layers above may drop (a full ROUTER pipe, a handover), and it makes gaps in sequence numbers, which the
@@ -27,7 +28,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from actors.runtime.ports import MICROSECOND, MILLISECOND, SECOND, Nanos
+from actors.runtime.ports import MICROSECOND, MILLISECOND, SECOND, Nanos, Sent
 from actors.simulation.events import DELIVER, DROP, SEND, EventQueue
 from actors.simulation.loop import Loop
 
@@ -140,31 +141,40 @@ class Pipe:
         self.last_arrival: Nanos = 0    # of all that was sent
         self._arrive_event = self._arrive
 
-    def send(self, data: bytes) -> bool:
+    @property
+    def ends(self) -> bool:
+        """Whether the end of the stream is under way."""
+        return bool(self.flying) and self.flying[-1][1] is None
+
+    def send(self, data: bytes) -> Sent:
         limits = self.fabric.limits
         size = len(data)
         if self.messages >= limits.pipe_messages_max or (
             self.messages and self.bytes + size > limits.pipe_bytes_max
         ):
-            return False
+            return Sent.FULL
         source = self.source
         path = self.path
         source.trace.add(source.world_now(), source.number, SEND, crc32(data))
         if path.loss_ppm and self.fabric.random.random() * MILLION < path.loss_ppm:
             source.trace.add(source.world_now(), source.number, DROP, size)
-            return True
+            return Sent.TAKEN
         self._fly(data, size)
         if limits.duplicate_ppm and self.fabric.random.random() * MILLION < limits.duplicate_ppm:
             self._fly(data, size)
-        return True
+        return Sent.TAKEN
 
     def end(self) -> None:
-        """The sender is gone or has hung up. Some of what it sent last may not have left."""
+        """The sender has hung up or is gone: the end of the stream follows what it sent."""
+        assert not self.ends
+        self._fly(None, 0)
+
+    def lose_the_last(self) -> None:
+        """The sender was killed. Some of what it sent last does not leave."""
         now = self.fabric.queue.now
-        departing = sum(1 for arrival, data in self.flying if arrival > now and data is not None)
+        departing = sum(1 for arrival, _ in self.flying if arrival > now)
         for _ in range(self.fabric.random.randrange(departing + 1) if departing else 0):
             self.flying.pop()
-        self._fly(None, 0)
 
     def vanish(self) -> None:
         """The sender's machine lost its power: what was on the wire arrives now or never, and no end

@@ -3,7 +3,7 @@
 The behaviour of links is described in `links.py`; here are those who use them. A listener knows its peers
 by identity, and a new connection under a known identity takes it over, as ROUTER_HANDOVER does. A dialler
 redials for ever, with exponential backoff. Neither learns more than real sockets tell: a dialler hears
-`on_down`; a listener hears nothing, its `send` to a lost peer says False once its own kernel knows.
+`on_down`; a listener hears nothing, its `send` to a lost peer says `GONE` once its own kernel knows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from random import Random
 
 from actors.errors import AddressInUse
-from actors.runtime.ports import Nanos
-from actors.simulation.connection import Connection
+from actors.runtime.ports import Nanos, Sent
+from actors.simulation.connection import Connection, End
 from actors.simulation.events import LINK_DOWN, LINK_UP, EventQueue
 from actors.simulation.links import Fabric, NetworkLimits, Path
 from actors.simulation.loop import Cut, Loop
@@ -93,13 +93,13 @@ class Network:
 
     # The end of processes and machines
 
-    def process_died(self, loop: Loop, *, powerless: bool) -> None:
+    def process_ended(self, loop: Loop, end: End) -> None:
         """A kernel cleans up after a process, or vanishes with it."""
         for address in [address for address, listener in self.listeners.items() if listener.loop is loop]:
             del self.listeners[address]
         for connection in list(self.connections):
             if connection.dialer.loop is loop or connection.listener.loop is loop:
-                connection.side_died(loop, powerless=powerless)
+                connection.side_ended(loop, end)
 
 
 class SimNetwork:
@@ -109,25 +109,44 @@ class SimNetwork:
         self._network = network
         self._loop = loop
         self._machine = machine
+        self._links: dict[SimListener | SimDialer, None] = {}   # that are open, oldest first
+        self._closed = False
 
     def listen(
         self, address: str, *, on_message: Callable[[bytes, bytes], None], on_garbage: Callable[[str], None]
     ) -> "SimListener":
-        if not self._loop.alive:
-            raise Cut
+        self._check()
         if address in self._network.listeners:
             raise AddressInUse(address)
-        return SimListener(self._network, self._loop, self._machine, address, on_message, on_garbage)
+        listener = SimListener(
+            self._network, self._loop, self._machine, address, on_message, on_garbage, self._forget
+        )
+        self._links[listener] = None
+        return listener
 
     def dial(
         self, address: str, identity: bytes, *, on_message: Callable[[bytes], None],
         on_up: Callable[[], None], on_down: Callable[[], None],
     ) -> "SimDialer":
+        self._check()
+        dialer = SimDialer(
+            self._network, self._loop, self._machine, address, identity, on_message, on_up, on_down, self._forget
+        )
+        self._links[dialer] = None
+        return dialer
+
+    def close(self) -> None:
+        self._closed = True
+        for link in tuple(self._links):
+            link.close()
+
+    def _check(self) -> None:
         if not self._loop.alive:
             raise Cut
-        return SimDialer(
-            self._network, self._loop, self._machine, address, identity, on_message, on_up, on_down
-        )
+        assert not self._closed, "the network of this process was closed"
+
+    def _forget(self, link: "SimListener | SimDialer") -> None:
+        del self._links[link]
 
 
 class SimListener:
@@ -136,6 +155,7 @@ class SimListener:
     def __init__(
         self, network: Network, loop: Loop, machine: str, address: str,
         on_message: Callable[[bytes, bytes], None], on_garbage: Callable[[str], None],
+        on_close: "Callable[[SimListener], None]",
     ) -> None:
         self.network = network
         self.loop = loop
@@ -143,21 +163,23 @@ class SimListener:
         self.address = address
         self.on_message = on_message
         self.on_garbage = on_garbage
+        self.on_close = on_close
         self.peers: dict[bytes, Connection] = {}    # as this kernel knows them: some may be gone already
         self.closed = False
         network.listeners[address] = self
         network.homes[address] = machine
 
-    def send(self, peer: bytes, data: bytes) -> bool:
+    def send(self, peer: bytes, data: bytes) -> Sent:
         if not self.loop.alive:
             raise Cut
         connection = self.peers.get(peer)
-        return connection is not None and connection.to_dialer.send(data)
+        return Sent.GONE if connection is None else connection.to_dialer.send(data)
 
     def close(self) -> None:
         if not self.loop.alive or self.closed:
             return
         self.closed = True
+        self.on_close(self)
         del self.network.listeners[self.address]
         for connection in list(self.peers.values()):
             connection.hang_up_listener()
@@ -169,6 +191,7 @@ class SimDialer:
     def __init__(
         self, network: Network, loop: Loop, machine: str, address: str, identity: bytes,
         on_message: Callable[[bytes], None], on_up: Callable[[], None], on_down: Callable[[], None],
+        on_close: "Callable[[SimDialer], None]",
     ) -> None:
         self.network = network
         self.loop = loop
@@ -178,21 +201,25 @@ class SimDialer:
         self.on_message = on_message
         self.on_up = on_up
         self.on_down = on_down
+        self.on_close = on_close
         self.connection: Connection | None = None   # set while this end is open
         self.closed = False
         self._backoff_ns = network.fabric.limits.reconnect_ns_min
         network.queue.push(loop.world_now(), self._dial, None)
 
-    def send(self, data: bytes) -> bool:
+    def send(self, data: bytes) -> Sent:
         if not self.loop.alive:
             raise Cut
         connection = self.connection
-        return connection is not None and connection.dialer_up and connection.to_listener.send(data)
+        if connection is None or not connection.dialer_up:
+            return Sent.GONE
+        return connection.to_listener.send(data)
 
     def close(self) -> None:
         if not self.loop.alive or self.closed:
             return
         self.closed = True
+        self.on_close(self)
         if self.connection is not None:
             self.connection.hang_up_dialer()
 

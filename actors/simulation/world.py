@@ -28,6 +28,7 @@ from random import Random
 from typing import Self
 
 from actors.runtime.ports import SECOND, Exit, Nanos, Ports
+from actors.simulation.connection import End
 from actors.simulation.events import CRASH, EXIT, PAUSE, RESUME, START, EventQueue, Trace
 from actors.simulation.links import NetworkLimits
 from actors.simulation.loop import Loop
@@ -286,7 +287,7 @@ class World:
         process.ports = None
         self.trace.add(self.queue.now, loop.number, kind, exit.code or 0)
         self.bury(loop)
-        self.network.process_died(loop, powerless=powerless)
+        self.network.process_ended(loop, End.POWER if powerless else End.EXIT if kind == EXIT else End.CRASH)
         for listener in process.on_exit:
             listener(exit)
 

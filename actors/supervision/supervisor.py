@@ -15,7 +15,7 @@ from msgspec import Struct
 from actors.actor import Actor, handles
 from actors.asks import Reply
 from actors.errors import ActorError
-from actors.messages import SHUTDOWN, ExitReason, Failed
+from actors.messages import EXPECTED, SHUTDOWN, ExitReason, Failed
 from actors.ref import Ref
 from actors.supervision.spec import ChildSpec, SupervisorSpec
 from actors.supervision.strategy import (
@@ -178,8 +178,9 @@ class Supervisor(Actor):
             self._keep_order()
 
     def _ended(self, child_id: str, reason: ExitReason, *, by_order: bool) -> None:
-        log = self.context.log
-        log.event("child_ended", supervisor=self.context.self_ref.name, child=child_id, reason=str(reason))
+        if not isinstance(reason, EXPECTED):        # OTP reports no child either that ended as it should
+            log = self.context.log
+            log.event("child_ended", supervisor=self.context.self_ref.name, child=child_id, reason=str(reason))
         actions = self._core.ended(child_id, reason, self.context.clock.now())
         self._answer(child_id, ChildAnswer() if by_order else ChildAnswer(failure=reason))
         self._carry_out(actions)

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.msgpack import Decoder
 
-from actors.runtime.ports import MILLISECOND, Listener, Nanos
+from actors.runtime.ports import MILLISECOND, Listener, Nanos, Sent
 from actors.transport.core import Core, Messages, assert_list
 from actors.transport.frame import reset_frame
 from actors.transport.peer import Peer
@@ -66,7 +66,8 @@ class PeerListener:
         core = self._core
         peer = self.peers.get(identity)
         sender = identity.hex() if peer is None else peer.label
-        header = core.open_header(data, sender)
+        known = peer is not None
+        header = core.open_header(data, sender, known)
         if header is None:
             return
         flags, number, seq = header
@@ -77,12 +78,12 @@ class PeerListener:
             state = State.NONE if session is None else State.REFUSED
         event = listener_event(session, self._seen, flags, number, seq)
         if event is None or len(identity) != IDENTITY_BYTES:
-            core.drop_malformed(sender)
+            core.drop_malformed(sender, known)
             return
         do = LISTENER[state, event]
         if do is Do.DELIVER:
             assert peer is not None
-            messages = core.open_body(data, self._decoders[peer], sender)
+            messages = core.open_body(data, self._decoders[peer], sender, True)
             if messages:
                 self._on_messages(peer, messages)
         elif do is Do.OPEN:
@@ -90,22 +91,22 @@ class PeerListener:
         elif do is Do.END:
             assert peer is not None
             core.counters.gaps += 1
-            core.peer_log.event("session_gap", sender, seq=seq)
+            core.peer_log.event("session_gap", sender, known=True, seq=seq)
             self._forget(peer)
             self._send_reset(identity, number)
             self._on_closed(peer)
         elif do is Do.ANSWER_RESET:
             core.counters.unknown += 1
-            core.peer_log.event("session_unknown", sender)
+            core.peer_log.event("session_unknown", sender, known=known)
             self._answer_reset(identity, number)
         elif event is Event.REPLAYED:
             core.counters.replays += 1
-            core.peer_log.event("hello_replayed", sender)
+            core.peer_log.event("hello_replayed", sender, known=known)
         elif state is State.REFUSED:
             core.counters.refused += 1
         else:
             core.counters.duplicates += 1
-            core.peer_log.event("frame_duplicate", sender)
+            core.peer_log.event("frame_duplicate", sender, known=known)
 
     def _open(self, identity: bytes, number: int, data: bytes) -> None:
         """A new session: the one before, of the same identity, has ended, and this one's hello is judged."""
@@ -116,14 +117,14 @@ class PeerListener:
             self._forget(before)
             self._on_closed(before)
         session = Session(number, expected=1)
-        hellos = self._core.open_body(data, self._hello_decoder, identity.hex())
+        hellos = self._core.open_body(data, self._hello_decoder, identity.hex(), False)
         if hellos is None or len(hellos) != 1 or len(self.peers) >= self._core.limits.peers:
             self._refuse(identity, session)
             return
         assert self._listener is not None
         send = partial(self._listener.send, identity)
         peer = Peer(self._core, identity, self.address, identity.hex(), send, self._close)
-        peer.on_stalled = self._let_go
+        peer.on_let_go = self._let_go
         peer.hello = hellos[0]
         peer.open(session)
         self.peers[identity] = peer
@@ -154,11 +155,16 @@ class PeerListener:
         self._forget(peer)
         self._send_reset(peer.identity, number)
 
-    def _let_go(self, peer: Peer) -> None:
-        """A ROUTER takes nothing for a dialler that is gone, and says no more than that. One that is only slow begins
-        a new session with its next frame."""
-        self._core.counters.stalled += 1
-        self._core.peer_log.event("peer_stalled", peer.label)
+    def _let_go(self, peer: Peer, why: Sent) -> None:
+        """The session is over, on this side. A dialler that left does not care. One whose connection broke hears of
+        it, and says hello when it is back. One that is connected and does not read is a fault that an operator should
+        see; its next frame finds no session and is answered with a reset.
+        """
+        if why is Sent.FULL:
+            self._core.counters.stalled += 1
+            self._core.peer_log.event("peer_stalled", peer.label, known=True)
+        else:
+            self._core.counters.gone += 1
         self._forget(peer)
         self._on_closed(peer)
 

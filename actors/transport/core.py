@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 import msgspec
 from msgspec.msgpack import Decoder
 
-from actors.runtime.ports import MILLISECOND, SECOND, Cancel, Nanos, Ports
+from actors.runtime.ports import MILLISECOND, SECOND, Cancel, Nanos, Ports, Sent
 from actors.telemetry.log import PeerLog
 from actors.transport.frame import (
     FRAME_BYTES_MAX,
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _ARRAY_BYTES_MAX = 3    # of the array's own header, for at most FRAME_MESSAGES_MAX messages
 OUTBOX_RETRY_NS = 10 * MILLISECOND
-OUTBOX_STALL_NS = 5 * SECOND    # an accepted peer that takes nothing for so long is gone, or will say hello again
+OUTBOX_STALL_NS = 5 * SECOND    # an accepted peer that takes nothing for so long is let go
+OUTBOX_GONE_NS = SECOND         # one that is not connected: time to read what it sent before it left
+assert OUTBOX_RETRY_NS < OUTBOX_GONE_NS < OUTBOX_STALL_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class EndpointLimits:
     outbox_messages: int = 4_096            # per peer
     peers: int = 4_096                      # accepted by one listener
     restart_pause_ns: Nanos = 100 * MILLISECOND    # before the next session, after one shorter than 1 s
+    stall_ns: Nanos = OUTBOX_STALL_NS       # per accepted peer that is connected and takes nothing
 
     def __post_init__(self) -> None:
         assert self.frame_bytes > HEADER_BYTES + _ARRAY_BYTES_MAX
@@ -72,7 +75,8 @@ class EndpointCounters:
     duplicates: int = 0
     replays: int = 0         # hellos of a session that is or was here
     gaps: int = 0
-    stalled: int = 0            # accepted peers that took nothing for too long
+    stalled: int = 0         # accepted peers that were connected and took nothing for too long
+    gone: int = 0            # accepted peers whose connection was found to be lost
     unknown: int = 0         # frames of a session that is not here
     refused: int = 0         # frames and hellos of peers that the owner does not want
     resets_in: int = 0
@@ -111,31 +115,34 @@ class Core:
         self.peer_log = PeerLog(ports.log, ports.clock)
         self.counters = EndpointCounters()
         self.encode = msgspec.msgpack.Encoder().encode
-        self.blocked: dict[Peer, Nanos] = {}   # peers with frames that the network did not take, and since when
+        self.blocked: dict[Peer, Nanos] = {}   # with frames that the network does not take; when it took one last
         self._retry: Cancel | None = None
 
-    def open_header(self, data: bytes, sender: str) -> tuple[int, int, int] | None:
-        """(flags, session, seq) of a frame, or None if it was dropped."""
+    def open_header(self, data: bytes, sender: str, known: bool) -> tuple[int, int, int] | None:
+        """(flags, session, seq) of a frame, or None if it was dropped. `known`: the sender said a good hello, or we
+        dialled it.
+        """
         counters = self.counters
         counters.frames_in += 1
         counters.bytes_in += len(data)
         if len(data) > self.limits.frame_bytes:
             counters.oversized += 1
-            self.peer_log.event("frame_oversized", sender, bytes=len(data), bytes_max=self.limits.frame_bytes)
+            limit = self.limits.frame_bytes
+            self.peer_log.event("frame_oversized", sender, known=known, bytes=len(data), bytes_max=limit)
             return None
         if len(data) >= HEADER_BYTES:
             magic, version, flags, session, seq = HEADER.unpack_from(data)
             if magic == MAGIC and version == FRAME_VERSION:
                 return flags, session, seq
-        self.drop_malformed(sender)
+        self.drop_malformed(sender, known)
         return None
 
-    def open_body(self, data: bytes, decoder: Decoder[Any], sender: str) -> Messages | None:
+    def open_body(self, data: bytes, decoder: Decoder[Any], sender: str, known: bool) -> Messages | None:
         """The messages of a frame, or None if it was dropped."""
         shape = check_shape(data)
         if shape is Shape.TOO_DEEP:
             self.counters.too_deep += 1
-            self.peer_log.event("frame_too_deep", sender, bytes=len(data))
+            self.peer_log.event("frame_too_deep", sender, known=known, bytes=len(data))
             return None
         why = ""
         if shape is Shape.GOOD:
@@ -148,23 +155,27 @@ class Core:
                 return messages
         self.counters.undecodable += 1
         why = why or shape.name.lower()
-        self.peer_log.event("frame_undecodable", sender, bytes=len(data), why=why)
+        self.peer_log.event("frame_undecodable", sender, known=known, bytes=len(data), why=why)
         return None
 
-    def drop_malformed(self, sender: str) -> None:
+    def drop_malformed(self, sender: str, known: bool) -> None:
         """This frame is not one of ours."""
         self.counters.malformed += 1
-        self.peer_log.event("frame_malformed", sender)
+        self.peer_log.event("frame_malformed", sender, known=known)
 
-    def block(self, peer: "Peer") -> None:
-        """The network does not take the frames of this peer: they are offered again in a while."""
+    def block(self, peer: "Peer", *, moved: bool) -> None:
+        """The network does not take the next frame of this peer (`moved`: but took others just now): it is offered
+        again in a while.
+        """
         now = self.clock.now()
-        self.blocked.setdefault(peer, now)
+        if moved or peer not in self.blocked:
+            self.blocked[peer] = now
         if self._retry is None:
             self._retry = self.clock.call_at(now + OUTBOX_RETRY_NS, self._offer_again)
 
     def close(self) -> None:
-        """Nothing is offered again."""
+        """Nothing is offered again, and nothing is left unsaid."""
+        self.peer_log.flush()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -172,11 +183,14 @@ class Core:
     def _offer_again(self) -> None:
         self._retry = None
         self.counters.retries += 1
-        stalled_since = self.clock.now() - OUTBOX_STALL_NS
-        for peer, since in tuple(self.blocked.items()):
-            peer.offer()    # blocks again if it must
-            if since < stalled_since and peer in self.blocked:
-                peer.stalled()
+        now = self.clock.now()
+        for peer in tuple(self.blocked):
+            sent = peer.offer()    # blocks again if it must
+            if sent is Sent.TAKEN:
+                continue
+            patience = self.limits.stall_ns if sent is Sent.FULL else OUTBOX_GONE_NS
+            if now - self.blocked[peer] > patience:
+                peer.let_go(sent)
 
 
 def assert_list(decoder: Decoder[Any]) -> None:

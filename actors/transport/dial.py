@@ -90,17 +90,17 @@ class Dialled:
         sender = self.peer.address
         if self._closed:
             return
-        header = self._core.open_header(data, sender)
+        header = self._core.open_header(data, sender, True)
         if header is None:
             return
         session = self.peer.session
         event = dialler_event(session, *header)
         if event is None:
-            self._core.drop_malformed(sender)
+            self._core.drop_malformed(sender, True)
             return
         do = DIALLER[State.NONE if session is None else State.OPEN, event]
         if do is Do.DELIVER:
-            messages = self._core.open_body(data, self._decoder, sender)
+            messages = self._core.open_body(data, self._decoder, sender, True)
             if messages:
                 self._on_messages(self.peer, messages)
         elif do is Do.END:
@@ -109,7 +109,7 @@ class Dialled:
             counters = self._core.counters
             if event is Event.OLD:
                 counters.duplicates += 1
-                self._core.peer_log.event("frame_duplicate", sender)
+                self._core.peer_log.event("frame_duplicate", sender, known=True)
             else:
                 counters.unknown += 1    # left over from the session before: no reason for a line
 
@@ -120,7 +120,7 @@ class Dialled:
             counters.gaps += 1
         else:
             counters.resets_in += 1
-        self._core.peer_log.event("session_reset", self.peer.address, cause=event.name.lower())
+        self._core.peer_log.event("session_reset", self.peer.address, known=True, cause=event.name.lower())
         now = self._clock.now()
         short = now - self._opened_at < SESSION_SHORT_NS
         pause = self._core.limits.restart_pause_ns if short else 0

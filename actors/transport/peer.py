@@ -10,9 +10,12 @@ recover, and memory does not grow with a peer that does not read.
 from collections import deque
 from collections.abc import Callable
 
+from actors.runtime.ports import Sent
 from actors.transport.core import Core
 from actors.transport.frame import FRAME_MESSAGES_MAX, Flags, build_frame
 from actors.transport.session import Session
+
+_TAKEN = Sent.TAKEN    # an enum's members are slow to look up, and this is done for each frame
 
 
 class Peer:
@@ -33,7 +36,7 @@ class Peer:
         "identity",
         "is_up",
         "label",
-        "on_stalled",
+        "on_let_go",
         "session",
     )
 
@@ -43,13 +46,13 @@ class Peer:
         identity: bytes,
         address: str,
         label: str,
-        transmit: Callable[[bytes], bool],
+        transmit: Callable[[bytes], Sent],
         on_close: Callable[["Peer"], None],
     ) -> None:
         self._core = core
         self._transmit = transmit
         self._on_close = on_close
-        self.on_stalled: Callable[[Peer], None] | None = None   # of an accepted peer: its owner must let it go
+        self.on_let_go: Callable[[Peer, Sent], None] | None = None   # of an accepted peer: ends its session
         self.identity = identity
         self.address = address          # that was dialled; of an accepted peer the listener's
         self.label = label              # how logs name it
@@ -81,7 +84,7 @@ class Peer:
         size = len(encoded)
         if size > limits.message_bytes:
             core.counters.send_too_big += 1
-            core.peer_log.event("message_too_big", self.label, bytes=size, bytes_max=limits.message_bytes)
+            core.peer_log.event("message_too_big", self.label, known=True, bytes=size, bytes_max=limits.message_bytes)
             return False
         if self._held_bytes + size > limits.outbox_bytes or self._held_messages >= limits.outbox_messages:
             core.counters.send_full += 1
@@ -145,20 +148,23 @@ class Peer:
         self._seal(Flags.HELLO)
         self.offer()
 
-    def stalled(self) -> None:
-        """Endpoint only: the network has not taken a frame for too long."""
-        if self.on_stalled is not None:
-            self.on_stalled(self)
+    def let_go(self, why: Sent) -> None:
+        """Endpoint only: nobody is connected (`GONE`), or who is has not read for too long (`FULL`)."""
+        if self.on_let_go is not None:
+            self.on_let_go(self, why)
 
-    def offer(self) -> None:
-        """Hands sealed frames to the network, in order, until it takes no more."""
+    def offer(self) -> Sent:
+        """Hands sealed frames to the network, in order, until it takes no more; says what became of the last."""
         frames = self._frames
         counters = self._core.counters
+        moved = False
         while frames:
             frame, messages = frames[0]
-            if not self._transmit(frame):
-                self._core.block(self)
-                return
+            sent = self._transmit(frame)
+            if sent is not _TAKEN:
+                self._core.block(self, moved=moved)
+                return sent
+            moved = True
             frames.popleft()
             self._held_messages -= messages
             self._held_bytes -= len(frame)
@@ -166,6 +172,7 @@ class Peer:
             counters.messages_out += messages
             counters.bytes_out += len(frame)
         self._core.blocked.pop(self, None)
+        return _TAKEN
 
     def _seal(self, flags: Flags) -> None:
         assert self.session is not None

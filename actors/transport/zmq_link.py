@@ -8,7 +8,14 @@ what it cannot route unless MANDATORY says otherwise, and a blocking send to a f
 always DONTWAIT; (5) a dialler that comes back under its identity takes over (HANDOVER), a half-open old
 connection cannot lock it out; (6) IMMEDIATE: nothing queues up for a connection that is not there; (7)
 high-water marks are finite, they are only the fuse behind the outboxes of the endpoints; (8) what happens to
-connections is known from monitor sockets only.
+connections is known from monitor sockets only; (9) who ends a context closes each of its sockets first, with
+a bounded linger, monitors too: one that was forgotten lets `term` wait for ever.
+
+Parts: libzmq takes a message out of a pipe and puts one into it whole or not at all, and says "readable" only
+when the first part of the data is there. So after a look that says yes, a ROUTER's identity and its data are
+both there, whatever becomes of the peer; a peer that disappears between the two parts of a send costs that
+message, silently, and the next send begins a new one. What has more parts than ours is dropped part by part,
+each counting as a message of the drain.
 
 A connection that breaks off before its handshake, or speaks something else, is garbage. The monitor of a
 listener says which descriptor was accepted and which was closed, but of a handshake only that one succeeded,
@@ -28,7 +35,7 @@ from typing import Any
 import zmq
 
 from actors.errors import AddressInUse, BadAddress
-from actors.runtime.ports import Dialer, Listener, Log
+from actors.runtime.ports import Dialer, Listener, Log, Sent
 from actors.transport.frame import FRAME_BYTES_MAX
 
 DRAIN_MESSAGES_MAX = 256       # one drain; more would starve the other sockets
@@ -50,6 +57,7 @@ _POLLIN = int(zmq.POLLIN)
 _RCVMORE = int(zmq.RCVMORE)
 _DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
+_TAKEN, _FULL, _GONE = Sent.TAKEN, Sent.FULL, Sent.GONE
 
 _MONITOR_EVENT = struct.Struct("=HI")
 _HANDSHAKE_FAILED = (
@@ -67,6 +75,7 @@ class ZmqNetwork:
         self.log = log
         self.context = zmq.Context(io_threads=1)
         self.missed_edges = 0
+        self._closed = False
         self._links: list[_Link] = []
         self._tick: asyncio.TimerHandle | None = None
 
@@ -77,6 +86,7 @@ class ZmqNetwork:
         on_message: Callable[[bytes, bytes], None],
         on_garbage: Callable[[str], None],
     ) -> Listener:
+        assert not self._closed, "the network of this process was closed"
         return ZmqListener(self, address, on_message, on_garbage)
 
     def dial(
@@ -88,13 +98,16 @@ class ZmqNetwork:
         on_up: Callable[[], None],
         on_down: Callable[[], None],
     ) -> Dialer:
+        assert not self._closed, "the network of this process was closed"
         return ZmqDialer(self, address, identity, on_message, on_up, on_down)
 
     def close(self) -> None:
-        """Closes what is still open; waits at most `DRAIN_ON_CLOSE_MS` for the io thread."""
+        """Closes what is still open; waits for the io thread, `DRAIN_ON_CLOSE_MS` at most."""
+        self._closed = True
         for link in tuple(self._links):
             link.close()
-        self.context.term()
+        # Not `term`: should a socket ever have escaped us, it is closed here and nobody waits for it for ever.
+        self.context.destroy(linger=DRAIN_ON_CLOSE_MS)
 
     def add(self, link: "_Link") -> None:
         """For links: the safety tick looks after this one."""
@@ -130,6 +143,7 @@ class _Link:
         self._network = network
         self._loop = network.loop
         self._closed = False
+        self._more = False      # the message that is being received has parts that are to be dropped
         self._socket: zmq.Socket[bytes] = network.context.socket(kind)
         options = (
             (zmq.LINGER, 0),
@@ -165,6 +179,7 @@ class _Link:
             self._loop.remove_reader(self._socket.FD)
             self._loop.remove_reader(self._monitor.FD)
             self._socket.disable_monitor()
+            self._monitor.close()    # it may be in use further up the stack, so it does not end by itself
             self._monitor = None
         self._socket.close(linger=DRAIN_ON_CLOSE_MS)
 
@@ -184,7 +199,10 @@ class _Link:
                 if self._closed or not self.readable():
                     again = False
                     return
-                self._receive()
+                if self._more:
+                    self._drop_part()
+                else:
+                    self._receive()
         finally:
             if again:
                 self._ask_for_drain()
@@ -193,13 +211,14 @@ class _Link:
         """Takes one message, which is there, and hands it on."""
         raise NotImplementedError
 
-    def _rest_of_message(self) -> int:
-        """Drops what is left of a message that has more parts than ours have, and returns how many."""
-        count = 0
-        while self._socket.get(_RCVMORE):
-            self._socket.recv(_DONTWAIT)
-            count += 1
-        return count
+    def _is_whole(self) -> bool:
+        """Whether that was the last part; if not, the rest is dropped before the next message is received."""
+        self._more = bool(self._socket.get(_RCVMORE))
+        return not self._more
+
+    def _drop_part(self) -> None:
+        self._socket.recv(_DONTWAIT)
+        self._is_whole()
 
     def _on_event(self, event: int, value: int) -> None:
         """One event of the monitor."""
@@ -253,26 +272,31 @@ class ZmqListener(_Link):
             raise BadAddress(address, str(error)) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
 
-    def send(self, peer: bytes, data: bytes) -> bool:
+    def send(self, peer: bytes, data: bytes) -> Sent:
+        assert isinstance(data, bytes)    # if this part failed after the other, the next message would be its body
+        if self._closed:
+            return _GONE
         try:
             self._socket.send(peer, _DONTWAIT_SNDMORE)
             self._socket.send(data, _DONTWAIT)
         except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
-            return False
+            if error.errno == zmq.EHOSTUNREACH:
+                return _GONE
+            if error.errno == zmq.EAGAIN:
+                return _FULL
+            raise
         finally:
             self._ask_for_drain()
-        return True
+        return _TAKEN
 
     def _receive(self) -> None:
         receive = self._socket.recv
         identity = receive(_DONTWAIT)    # a ROUTER puts it in front: there is more
         data = receive(_DONTWAIT)
-        if self._rest_of_message():
-            self._on_garbage(identity.hex())    # ZeroMQ, but no dialler of ours sends this
-        else:
+        if self._is_whole():
             self._on_message(identity, data)
+        else:
+            self._on_garbage(identity.hex())    # ZeroMQ, but no dialler of ours sends this
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -336,26 +360,27 @@ class ZmqDialer(_Link):
             self.close()
             raise BadAddress(address, str(error)) from error
 
-    def send(self, data: bytes) -> bool:
-        if not self._up:
-            return False
+    def send(self, data: bytes) -> Sent:
+        if not self._up or self._closed:
+            return _GONE
         try:
             self._socket.send(data, _DONTWAIT)
         except zmq.Again:
-            return False
+            return _FULL
         finally:
             self._ask_for_drain()
-        return True
+        return _TAKEN
 
     def _receive(self) -> None:
         data = self._socket.recv(_DONTWAIT)
-        if not self._rest_of_message():    # no listener of ours sends more than one part
+        if self._is_whole():    # no listener of ours sends more than one part
             self._on_message(data)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not self._up:
             self._up = True
             self.readable()    # takes over the new pipe; a send before that would find none
+            self._ask_for_drain()    # and may have eaten an edge
             self._on_up()
         elif event == zmq.EVENT_DISCONNECTED and self._up:
             self.drain()       # what came before the end is not lost to the session that ends now

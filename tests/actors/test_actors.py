@@ -25,6 +25,7 @@ from actors import (
     Normal,
     NotFound,
     Overflow,
+    Ports,
     Ref,
     Reply,
     Shutdown,
@@ -666,3 +667,26 @@ def test_an_actor_whose_start_fails_ends_without_stopped():
         return reasons[0]
 
     assert run_in_world(main).type == "ValueError"
+
+
+def test_an_error_by_which_an_actor_refuses_ends_it_as_any_other_but_is_no_crash_in_the_log():
+    class Gate(Counter):
+        refusals = (PermissionError,)
+
+        @handles
+        def on_slow(self, message: Slow) -> None:
+            raise PermissionError("not today") if message.seconds else ValueError("a bug")
+
+    gates = [Gate(), Gate()]
+    with World(1) as world:
+
+        async def start(ports: Ports) -> None:
+            system = ActorSystem(ports)
+            for seconds, gate in enumerate(gates):
+                system.spawn(gate).tell(Slow(seconds))
+            await system.wait_stopped()
+
+        world.process("only", start)
+        assert world.run_until(lambda: all(gate.ended for gate in gates), 10 * SECOND)
+        assert [str(gate.ended[0]) for gate in gates] == ["ValueError: a bug", "PermissionError: not today"]
+        assert [event["reason"] for event in log_of(world, "actor_crashed")] == ["ValueError: a bug"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
 from actors import MILLISECOND, SECOND, Endpoint, EndpointLimits, Peer, Ports
-from actors.runtime.ports import Dialer, Listener
+from actors.runtime.ports import Dialer, Listener, Sent
 from actors.simulation import NetworkLimits, World
 from actors.transport.frame import FRAME_VERSION, HEADER, MAGIC, Flags, build_frame, reset_frame
 
@@ -481,6 +481,7 @@ class FullNetwork:
 
     def __init__(self) -> None:
         self.room = 1_000_000
+        self.why = Sent.FULL    # when there is no room
         self.frames: list[bytes] = []
         self.address = ADDRESS
 
@@ -488,12 +489,12 @@ class FullNetwork:
         self.on_message = callbacks["on_message"]
         return self
 
-    def send(self, peer: bytes, data: bytes) -> bool:
+    def send(self, peer: bytes, data: bytes) -> Sent:
         if self.room == 0:
-            return False
+            return self.why
         self.room -= 1
         self.frames.append(data)
-        return True
+        return Sent.TAKEN
 
     def close(self) -> None: ...
 

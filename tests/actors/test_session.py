@@ -94,3 +94,25 @@ def test_remembered_sessions_are_bounded_and_the_oldest_goes_first():
     assert 9 not in seen
     assert 10 in seen
     assert SESSIONS_ENDED_MAX + 9 in seen
+
+
+def test_the_tables_hold_states_events_and_what_to_do_by_their_types_not_only_by_their_numbers():
+    """As integers, a state and an event of the same number are equal: a key the wrong way round would be found."""
+    for table in (LISTENER, DIALLER):
+        for (state, event), do in table.items():
+            assert (type(state), type(event), type(do)) == (State, Event, Do)
+    for enum in (State, Event, Do):
+        assert all(member > 0 for member in enum), "none is false"
+
+
+def test_only_a_frame_that_belongs_to_the_session_and_comes_next_is_ever_delivered():
+    delivered = {key for table in (LISTENER, DIALLER) for key, do in table.items() if do is Do.DELIVER}
+    assert delivered == {(State.OPEN, Event.NEXT)}
+
+
+def test_a_frame_of_another_session_moves_nothing():
+    session = Session(5, expected=3)
+    for number, seq in ((6, 3), (5, 2), (5, 4), (4, 0)):
+        session.judge(number, seq)
+    assert session.expected == 3
+    assert session.judge(5, 3) is Event.NEXT

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +12,7 @@ import uvloop
 import zmq
 
 from actors import AddressInUse, BadAddress
-from actors.runtime.ports import Log
+from actors.runtime.ports import Log, Sent
 from actors.transport.frame import FRAME_BYTES_MAX
 from actors.transport.zmq_link import DRAIN_MESSAGES_MAX, PIPE_MESSAGES_MAX, ZmqNetwork
 
@@ -21,6 +22,22 @@ ONE, TWO = b"1" * 16, b"2" * 16
 
 class Silence(Log):
     def event(self, name: str, /, **fields: object) -> None: ...
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """For what tells nobody that it happened: looks again and again, and lets the others work."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not condition():
+            await asyncio.to_thread(os.sched_yield)
+
+
+def raw_dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str, identity: bytes) -> "zmq.Socket[bytes]":
+    """A stranger that speaks ZeroMQ."""
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    dealer.setsockopt(zmq.IDENTITY, identity)
+    dealer.connect(f"tcp://{address}")
+    return dealer
 
 
 class Events:
@@ -303,5 +320,162 @@ def test_an_address_that_is_taken_or_makes_no_sense_is_named(run):
                 bench.network.listen(bad, on_message=print, on_garbage=print)
             with pytest.raises(BadAddress):
                 bench.dial(bad)
+
+    run(main)
+
+
+def test_parts_that_no_dialler_sends_leave_the_socket_in_step(run):
+    """One part is ours; none of these may be taken for the identity or the data of what comes next."""
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        dealer = raw_dealer(context, bench.listener.address, TWO)
+        for parts in ([b""], [b"", b"x"], [b"a", b"b", b"c"], [b"a", b"", b""], [b"x"] * 1_000, [b"last"]):
+            dealer.send_multipart(parts)
+        await bench.server.until("message", 2)
+        garbage, message = ("garbage", TWO.hex()), ("message", TWO)
+        assert bench.server.all == [(*message, b""), garbage, garbage, garbage, garbage, (*message, b"last")]
+        dealer.close()
+        context.term()
+
+    run(main)
+
+
+def test_a_message_of_very_many_parts_does_not_hold_up_the_loop(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        dealer = raw_dealer(context, bench.listener.address, TWO)
+        parts = DRAIN_MESSAGES_MAX * 20
+        dealer.send_multipart([b"x"] * parts + [b"end"])
+        dealer.send(b"after")
+        turns_at_garbage = turns = 0
+
+        def turn() -> None:
+            nonlocal turns, turns_at_garbage
+            turns += 1
+            if not bench.server.count("garbage"):
+                turns_at_garbage = turns
+            asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        await bench.server.until("message")
+        assert bench.server.all == [("garbage", TWO.hex()), ("message", TWO, b"after")]
+        drains_in_a_turn = 2    # one that was asked for, and one because of the descriptor
+        assert turns - turns_at_garbage >= parts // DRAIN_MESSAGES_MAX // drains_in_a_turn - 1
+        dealer.close()
+        context.term()
+
+    run(main)
+
+
+def test_a_peer_that_disappears_between_the_two_parts_of_a_send_costs_that_message_only(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        assert dialer.send(b"here")
+        await bench.server.until("message")
+        context = zmq.Context()
+        gone = raw_dealer(context, bench.listener.address, TWO)
+        gone.send(b"here")
+        await bench.server.until("message", 2)
+        await until(lambda: len(bench.listener._greeted) == 2)
+        raw = bench.listener._socket
+        raw.send(TWO, zmq.DONTWAIT | zmq.SNDMORE)
+        gone.close()
+        context.term()
+        await until(lambda: len(bench.listener._greeted) == 1)
+        raw.send(b"to nobody", zmq.DONTWAIT)
+        assert bench.listener.send(TWO, b"to nobody") is Sent.GONE
+        assert bench.listener.send(ONE, b"to somebody") is Sent.TAKEN
+        await bench.client.until("message")
+        assert bench.client.all[1:] == [("message", b"to somebody")]
+
+    run(main)
+
+
+def test_data_that_cannot_be_sent_is_refused_before_its_identity_has_left(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        assert dialer.send(b"here")
+        await bench.server.until("message")
+        with pytest.raises(AssertionError):
+            bench.listener.send(ONE, "text")
+        assert bench.listener.send(ONE, b"bytes") is Sent.TAKEN
+        await bench.client.until("message")
+        assert bench.client.all[1:] == [("message", b"bytes")]
+
+    run(main)
+
+
+def test_a_look_at_the_socket_when_the_link_comes_up_misses_nothing_that_has_just_come(run):
+    """An owner that sends nothing in `on_up` asks for no drain; the look took the edge."""
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        assert dialer.send(b"here")
+        await bench.server.until("message")
+        await until(lambda: not dialer.drain_asked)
+        dialer._up = False
+        assert bench.listener.send(ONE, b"just come")
+        select.select([dialer._socket.FD], [], [], LIMIT_SECONDS)    # it is there, and the loop has not looked yet
+        dialer._on_event(zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
+        await bench.client.until("message")
+        assert bench.network.missed_edges == 0
+
+    run(main)
+
+
+def test_a_listener_tells_a_dialler_that_is_gone_from_one_that_does_not_read(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        assert bench.listener.send(TWO, b"nobody") is Sent.GONE
+        context = zmq.Context()
+        deaf = raw_dealer(context, bench.listener.address, TWO)
+        deaf.send(b"here")
+        await bench.server.until("message")
+        block = bytes(1024 * 1024)
+        while (sent := bench.listener.send(TWO, block)) is Sent.TAKEN:
+            pass
+        assert sent is Sent.FULL
+        deaf.close()
+        context.term()
+        await until(lambda: bench.listener.send(TWO, b"") is Sent.GONE)
+
+    run(main)
+
+
+def test_a_link_that_was_closed_takes_nothing_and_says_so(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        dialer.close()
+        bench.listener.close()
+        assert dialer.send(b"late") is Sent.GONE
+        assert bench.listener.send(ONE, b"late") is Sent.GONE
+
+    run(main)
+
+
+def test_a_network_may_be_closed_in_a_callback_of_its_monitors(run):
+    """The monitor whose event this is must not keep the context from ending."""
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        closed = asyncio.get_running_loop().create_future()
+
+        def on_up() -> None:
+            bench.network.close()
+            closed.set_result(None)
+
+        bench.network.dial(bench.listener.address, ONE, on_message=print, on_up=on_up, on_down=print)
+        await asyncio.wait_for(closed, LIMIT_SECONDS)
 
     run(main)

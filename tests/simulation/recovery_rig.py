@@ -10,7 +10,8 @@ from typing import Any
 from actors import MILLISECOND, SECOND, ExitReason, Failed, Nanos, Ports
 from actors.simulation import Process, SimulatedDisk, World
 from cluster import Client, ClusterError, task
-from cluster.broker.process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
+from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.raft.core import Raft
 from cluster.raft.messages import Role

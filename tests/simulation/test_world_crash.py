@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from actors.runtime.ports import MILLISECOND, SECOND, Exit, Ports
+from actors.runtime.ports import MILLISECOND, SECOND, Exit, Ports, Sent
 from actors.simulation import Cut, Process, World
 
 
@@ -160,14 +160,14 @@ def test_a_paused_process_is_not_stepped_and_catches_up_when_it_is_resumed():
         link = ports.network.dial("p", b"q" * 16, on_message=ignore, on_up=ignore, on_down=ignore)
         ports.clock.call_at(ports.clock.now() + 5 * SECOND, lambda: sent.append(link.send(b"to the stopped")))
 
-    sent: list[bool] = []
+    sent: list[Sent] = []
     process = world.process("p", start)
     world.process("q", dial)
     world.run_for(2 * SECOND + SECOND // 2)
     world.pause(process)
     world.run_for(6 * SECOND)
     assert ran == [0, 1, 2]
-    assert sent == [True]
+    assert sent == [Sent.TAKEN]
     world.resume(process)
     world.run_for(SECOND + SECOND // 4)
     assert sorted(ran[3:5], key=str) == [8, b"to the stopped"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from actors.errors import AddressInUse
-from actors.runtime.ports import MILLISECOND, SECOND, Dialer, Listener, Ports
+from actors.runtime.ports import MILLISECOND, SECOND, Dialer, Listener, Ports, Sent
 from actors.simulation import NetworkLimits, Process, World
 
 CALM = NetworkLimits(hiccup_ppm=0)
@@ -280,7 +280,7 @@ def test_a_full_pipe_says_false_and_takes_more_once_the_receiver_has_read():
     world = World(1, network=NetworkLimits(pipe_messages_max=10))
     hub, spoke = pair(world)
     world.pause(hub)
-    assert [spoke.value.link.send(b"%d" % number) for number in range(12)] == [True] * 10 + [False] * 2
+    assert [bool(spoke.value.link.send(b"%d" % number)) for number in range(12)] == [True] * 10 + [False] * 2
     world.run_for(SECOND)
     assert not spoke.value.link.send(b"still full")
     world.resume(hub)
@@ -362,6 +362,107 @@ def test_a_dialler_may_be_there_before_the_listener():
     world.process("hub", Hub)
     world.run_for(2 * SECOND)
     assert spoke.value.events == ["up"]
+
+
+def test_what_a_dialler_sent_before_it_hung_up_arrives_whole_and_in_order():
+    for seed in range(30):
+        world = World(seed)
+        hub, spoke = pair(world)
+        for number in range(5):
+            spoke.value.link.send(b"%d" % number)
+        spoke.value.link.close()
+        world.run_for(SECOND)
+        assert hub.value.data == [b"0", b"1", b"2", b"3", b"4"]
+        assert not hub.value.listener.send(b"s" * 16, b"gone")
+
+
+def test_what_a_listener_sent_before_it_hung_up_arrives_before_the_news_of_it():
+    for seed in range(30):
+        world = World(seed)
+        hub, spoke = pair(world)
+        for number in range(5):
+            hub.value.listener.send(b"s" * 16, b"%d" % number)
+        hub.value.listener.close()
+        world.run_for(SECOND)
+        assert spoke.value.events == ["up", b"0", b"1", b"2", b"3", b"4", "down"]
+
+
+def test_a_reset_by_what_comes_to_an_end_that_hung_up_does_not_overtake_what_that_end_sent():
+    for seed in range(30):
+        world = World(seed, network=NetworkLimits(jitter_ns=10 * MILLISECOND))
+        hub, spoke = pair(world)
+        for number in range(5):
+            spoke.value.link.send(b"%d" % number)
+            hub.value.listener.send(b"s" * 16, b"to one that has left")
+        spoke.value.link.close()
+        world.run_for(SECOND)
+        assert hub.value.data == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_what_waits_behind_a_cut_when_its_sender_hangs_up_arrives_once_it_is_mended():
+    world = World(1, network=CALM)
+    hub, spoke = pair(world)
+    cuts = world.network.partition([["hub"], ["spoke"]])
+    spoke.value.link.send(b"goodbye")
+    hub.value.listener.send(b"s" * 16, b"stay")
+    spoke.value.link.close()
+    world.run_for(SECOND)
+    world.network.mend(cuts)
+    world.run_for(SECOND)
+    assert hub.value.data == [b"goodbye"]
+
+
+def test_a_process_that_ends_by_itself_loses_nothing_of_what_it_sent():
+    def saying_goodbye(ports: Ports) -> Spoke:
+        spoke = Spoke(ports)
+
+        def leave() -> None:
+            for number in range(5):
+                spoke.link.send(b"%d" % number)
+            raise SystemExit(0)
+
+        ports.clock.call_at(ports.clock.now() + SECOND, leave)
+        return spoke
+
+    for seed in range(30):
+        world = World(seed)
+        hub = world.process("hub", Hub)
+        world.process("spoke", saying_goodbye)
+        world.run_for(2 * SECOND)
+        assert hub.value.data == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_network_that_is_closed_hangs_up_all_its_links_and_calls_back_no_more():
+    world = World(1)
+    hub, spoke = pair(world)
+    ports = spoke.ports
+    assert ports is not None
+    other = Hub(ports, "other")
+    far = world.process("far", lambda ports: Spoke(ports, b"f" * 16, "other"))
+    world.run_for(SECOND)
+    assert spoke.value.link.send(b"goodbye")
+    assert other.listener.send(b"f" * 16, b"farewell")
+    ports.network.close()
+    ports.network.close()
+    assert spoke.value.link.send(b"too late") is Sent.GONE
+    assert other.listener.send(b"f" * 16, b"too late") is Sent.GONE
+    world.run_for(SECOND)
+    assert hub.value.data == [b"goodbye"]
+    assert far.value.events == ["up", b"farewell", "down"]
+    assert spoke.value.events == ["up"]
+    Hub(hub.ports, "other")
+
+
+def test_a_listener_tells_a_dialler_that_is_gone_from_one_that_does_not_read():
+    world = World(1, network=NetworkLimits(pipe_messages_max=10))
+    hub, spoke = pair(world)
+    send = hub.value.listener.send
+    assert send(b"x" * 16, b"never here") is Sent.GONE
+    world.pause(spoke)
+    assert [send(b"s" * 16, b"") for _ in range(11)] == [Sent.TAKEN] * 10 + [Sent.FULL]
+    world.crash(spoke)
+    world.run_for(SECOND)
+    assert send(b"s" * 16, b"") is Sent.GONE
 
 
 def drop(*_: object) -> None:
