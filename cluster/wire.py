@@ -5,7 +5,7 @@ Tags below 32 are commands (`cluster.state.commands`), which travel as they are 
 
 from msgspec import Raw, Struct
 
-from cluster.state.commands import Cancel, Close, Complete, Register, Seen, Submit, WorkerSpec
+from cluster.state.commands import Cancel, Close, Complete, Drain, Register, Seen, Submit, WorkerSpec
 from cluster.state.effects import Answer, Assignment, Registered, TaskResult
 
 WIRE_VERSION = 1
@@ -230,7 +230,7 @@ class ClockNews(Message, tag=53, frozen=True):
     digest: int = 0
 
 
-FromWorker = Hello | Following | Register | Complete | Lease | Holding | Close
+FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
 FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
 ToClient = (

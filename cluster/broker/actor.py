@@ -33,6 +33,7 @@ from cluster.state.commands import (
     Close,
     Command,
     Complete,
+    Drain,
     Expire,
     Register,
     Seen,
@@ -100,6 +101,7 @@ class Broker(Actor):
         self._handlers: dict[type, Callable[[Link, msgspec.Struct], None]] = {
             Submit: self._on_submit,
             Complete: self._on_session_command,
+            Drain: self._on_session_command,
             Cancel: self._on_session_command,
             Register: self._on_register,
             Close: self._on_close,
@@ -174,7 +176,7 @@ class Broker(Actor):
             self._admit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Cancel)
+        assert isinstance(message, Complete | Drain | Cancel)
         if self._links.claim(link, message.session):
             self._admit(link, message)
         else:

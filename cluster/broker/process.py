@@ -6,6 +6,8 @@ import msgspec
 
 from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
 from cluster.broker.actor import Broker
+from cluster.data_directory import LOCKED_ADVICE
+from cluster.node_report import EXIT_FAULT, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
 from cluster.peer.actor import PeerConfig, RaftPeer
 from cluster.peer.reception import Reception
 from cluster.storage.segment import WalLimits
@@ -13,19 +15,20 @@ from cluster.storage.wal import DEFAULT_LIMITS
 
 INCARNATION_BITS = 63
 MAILBOX_MESSAGES_MAX = 65_536       # between the two actors; each turn adds a few, and both drain every turn
-EXIT_OPERATOR = 2                   # an operator must put something right; a restart would not help
-EXIT_FAULT = 70                     # a restart goes through recovery and may mend it
 EXIT_STATUS = {
     "AddressInUse": EXIT_OPERATOR,
     "BadAddress": EXIT_OPERATOR,
     "BrokerRefused": EXIT_OPERATOR,
-    "FileExistsError": EXIT_OPERATOR,           # a file in the place of the data directory
-    "FileNotFoundError": EXIT_OPERATOR,         # a place where no directory can be made
+    "DataUnusable": EXIT_UNUSABLE,
     "ForeignDirectory": EXIT_OPERATOR,
     "Locked": EXIT_OPERATOR,
-    "NotADirectoryError": EXIT_OPERATOR,
-    "PermissionError": EXIT_OPERATOR,
     "UnsupportedVersion": EXIT_OPERATOR,
+}
+ADVICE = {                          # where the error itself does not say what to do
+    "AddressInUse": "stop what listens there, or give this broker another `address` in the topology",
+    "BadAddress": "give this broker an address of this machine",
+    "ForeignDirectory": "move that directory away, or correct `data` in the topology",
+    "Locked": LOCKED_ADVICE,
 }
 KNOWN_FAULTS = ("BrokerFault", "WalFailed")
 
@@ -41,8 +44,16 @@ class BrokerConfig(msgspec.Struct, array_like=True, frozen=True):
     wal: WalLimits = DEFAULT_LIMITS
 
 
-def start_broker(ports: Ports, config: BrokerConfig, pid: int, on_fault: Callable[[ExitReason], None]) -> ActorSystem:
-    """Starts RaftPeer and Broker. `on_fault` is told if one of them ends by itself: the process must end then."""
+def start_broker(
+    ports: Ports,
+    config: BrokerConfig,
+    pid: int,
+    on_fault: Callable[[ExitReason], None],
+    on_ready: Callable[[], None] = lambda: None,
+) -> ActorSystem:
+    """Starts RaftPeer and Broker. `on_fault` is told if one of them ends by itself: the process must end then.
+    `on_ready` is called when the log is open and the addresses are bound.
+    """
     system = ActorSystem(ports, node=config.node)
     incarnation = ports.entropy.bits(INCARNATION_BITS)
     identity = b"\x01" + ports.entropy.bits(120).to_bytes(15, "big")
@@ -52,6 +63,7 @@ def start_broker(ports: Ports, config: BrokerConfig, pid: int, on_fault: Callabl
         config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal
     )
     raft = RaftPeer(peer_config, reception, endpoint, incarnation)
+    raft.on_ready = on_ready
     mailbox = MailboxSpec(MAILBOX_MESSAGES_MAX)
     raft_ref = system.spawn(raft, name="raft", mailbox=mailbox)
     broker = Broker(config.node, pid, raft, reception)
@@ -66,15 +78,15 @@ def start_broker(ports: Ports, config: BrokerConfig, pid: int, on_fault: Callabl
     return system
 
 
-def run_broker(channel: object, argument: bytes) -> None:
+def run_broker(parent: Parent, argument: bytes) -> None:
     """The entry of a broker's process, as `launch` spawns it."""
     from actors import run
 
     config = msgspec.msgpack.decode(argument, type=BrokerConfig)
-    raise SystemExit(run(lambda ports: _serve(ports, config), node=config.node))
+    raise SystemExit(run(lambda ports: _serve(ports, config, parent), node=config.node))
 
 
-async def _serve(ports: Ports, config: BrokerConfig) -> int:
+async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
     from actors import freeze_memory, on_terminate, process_id
 
     status = 0
@@ -83,12 +95,16 @@ async def _serve(ports: Ports, config: BrokerConfig) -> int:
         nonlocal status
         if isinstance(reason, Failed):
             status = EXIT_STATUS.get(reason.type, EXIT_FAULT)
-            ports.log.event("broker_stopped", node=config.node, reason=str(reason), exit_status=status)
-            if status == EXIT_FAULT and reason.type not in KNOWN_FAULTS:
-                ports.log.event("broker_crash", node=config.node, traceback=reason.traceback)
+            if status == EXIT_FAULT:
+                ports.log.event("broker_stopped", node=config.node, reason=str(reason), exit_status=status)
+                if reason.type not in KNOWN_FAULTS:
+                    ports.log.event("broker_crash", node=config.node, traceback=reason.traceback)
+            else:
+                advice = ADVICE.get(reason.type)
+                parent.send(encode(Refused(f"{reason.message}; {advice}" if advice else reason.message)))
         system.stop()
 
-    system = start_broker(ports, config, process_id(), fault)
+    system = start_broker(ports, config, process_id(), fault, lambda: parent.send(encode(Ready())))
     on_terminate(system.stop)
     freeze_memory()
     await system.wait_stopped()

@@ -24,6 +24,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
                 "node": session.name,
                 "pid": link.pid if link is not None and link.pid else None,
                 "slots": session.worker.slots,
+                "draining": session.draining,
                 "running": len(held) - len(waits),
                 "waiting": len(waits),
                 "children": list(link.children) if link is not None else [],

@@ -31,6 +31,7 @@ VOTER_CRASH = "voter_crash"
 LEADER_CRASH = "leader_crash"
 LEADER_POWER_LOSS = "leader_power_loss"
 SYNC_POWER_LOSS = "power_loss_in_sync"
+DRAIN = "drain"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
 EXTRA_KINDS = (
@@ -42,6 +43,7 @@ EXTRA_KINDS = (
     LEADER_CRASH,
     LEADER_POWER_LOSS,
     SYNC_POWER_LOSS,
+    DRAIN,
 )
 RETRY_NS: Nanos = 500 * MILLISECOND
 TEAR_PATIENCE_NS: Nanos = 2 * SECOND
@@ -52,6 +54,7 @@ BROWNOUT_INTERVAL_NS: Nanos = 15 * SECOND   # mean
 BROWNOUT_NS_MIN: Nanos = 20 * MILLISECOND   # of a slow disk, before the power fails
 BROWNOUT_NS_MAX: Nanos = 300 * MILLISECOND
 BROWNOUT_SLOWNESS_MAX = 200
+DRAIN_INTERVAL_NS: Nanos = 8 * SECOND       # mean, of all workers together
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
 BLACKOUT_NS: Nanos = 500 * MILLISECOND
@@ -95,7 +98,13 @@ class ClusterFaults(FaultPlan):
     """The faults of one seed. `happened` counts them by kind, as they really took place."""
 
     def __init__(
-        self, world: World, *, brokers: list[Process], others: list[Process], on_damage: Callable[[str], object]
+        self,
+        world: World,
+        *,
+        brokers: list[Process],
+        others: list[Process],
+        on_damage: Callable[[str], object],
+        drains: Sequence[Callable[[], bool]] = (),
     ) -> None:
         random = world.stream("cluster faults")
         self.disk_kind = DISK_KINDS[world.seed % len(DISK_KINDS)]
@@ -105,6 +114,7 @@ class ClusterFaults(FaultPlan):
         super().__init__(world, mix, members=brokers, others=others, down_max=down_max, flip=flip_vouched)
         self._random = random
         self._on_damage = on_damage
+        self._drains = drains               # of each worker; False: it cannot hear
         self._extra = dict.fromkeys(EXTRA_KINDS, 0)
         self._brokers = [process.machine for process in brokers]
         for machine in self._brokers:
@@ -116,6 +126,9 @@ class ClusterFaults(FaultPlan):
         at = 0
         while (at := at + int(self._random.expovariate(1.0) * BROWNOUT_INTERVAL_NS)) < span:
             self.world.after(at, self._brownout)
+        at, random = 0, self.world.stream("drains")
+        while self._drains and (at := at + int(random.expovariate(1.0) * DRAIN_INTERVAL_NS)) < span:
+            self.world.after(at, partial(self._drain, random.choice(self._drains)))
 
     @property
     def happened(self) -> dict[str, int]:
@@ -197,6 +210,12 @@ class ClusterFaults(FaultPlan):
         dark_in = random.randint(BROWNOUT_NS_MIN, BROWNOUT_NS_MAX)
         number = self._lasts(dark_in + random.randrange(AIMED_LASTS_NS_MAX), end)
         self.world.after(dark_in, lambda: self.world.power_off(machine) if number in self._active else None)
+
+    def _drain(self, ask: Callable[[], bool]) -> None:
+        """An operator, or an update, stops a worker in good order; it comes back when it has ended. No harm is meant,
+        but a fault may hit it meanwhile."""
+        if ask():
+            self._count(DRAIN)
 
     def _insist(self) -> None:
         """Damage that takes luck, of the kind that this seed is for, has not happened yet: another try."""

@@ -12,13 +12,14 @@ from typing import Any
 from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Failed, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
 from cluster.broker.actor import Broker
-from cluster.broker.process import EXIT_FAULT, EXIT_STATUS, BrokerConfig, start_broker
+from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.simulation.tasks import executor_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
-from cluster.worker.process import start_worker
+from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
@@ -123,10 +124,23 @@ class WorkerProcess(Node):
             plan.name, name, tuple((node.name, node.address) for node in plan.brokers), ("simulated",), SLOTS
         )
         self._on_end = on_end
+        self._system: ActorSystem | None = None         # while it runs
         super().__init__(world, name)
 
+    def drain(self) -> bool:
+        """What SIGTERM does; it is started again once it has ended. False if nobody is there to hear it."""
+        if self._system is None or self.process.paused:
+            return False
+        drain(self._system)
+        return True
+
+    def _ended(self, exit: Exit) -> None:
+        self._system = None
+        super()._ended(exit)
+
     async def _start(self, ports: Ports) -> None:
-        _, system, ended = start_worker(ports, self.config)
+        _, self._system, ended = start_worker(ports, self.config)
+        system = self._system
         await system.wait_stopped()
         for reason in ended:
             if isinstance(reason, Failed):

@@ -89,6 +89,7 @@ class Scenario:
             brokers=[node.process for node in self.brokers],
             others=[node.process for node in (*self.workers, *self.workload.clients)],
             on_damage=self._damaged,
+            drains=[node.drain for node in self.workers],
         )
         oracles.raft.on_leader.append(self._new_leader)
 

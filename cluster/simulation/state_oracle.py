@@ -6,6 +6,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 
 - who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
+- a worker that drains is given nothing more, and begins nothing more;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry;
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
@@ -15,9 +16,10 @@ from zlib import crc32
 
 from cluster.simulation.tasks import call_of
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import TASK_NUMBER_BITS, Close, Command, Complete, Expire, Register, Submit
+from cluster.state.commands import TASK_NUMBER_BITS, Close, Command, Complete, Drain, Expire, Register, Submit
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
+    ANSWER_OK,
     STATE_CANCELLED,
     STATE_DEAD,
     STATE_EXPIRED,
@@ -70,6 +72,8 @@ class StateOracle:
         self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
         self._given: dict[Pair, int] = {}                   # every pair ever handed out -> session
         self._ran: set[Pair] = set()
+        self._said_drain: set[Pair] = set()                 # (session, seq) of every Drain in the log
+        self._draining: set[int] = set()                    # sessions of which one was accepted
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -119,6 +123,8 @@ class StateOracle:
                     self._read_submit(command)
                 elif isinstance(command, Complete):
                     self._read_complete(command, gone, ended)
+                elif isinstance(command, Drain):
+                    self._said_drain.add((command.session, command.seq))
                 elif isinstance(command, Expire | Close | Register):
                     gone.update(self._ends(command))
         return ended
@@ -156,6 +162,9 @@ class StateOracle:
     # -- what came of it ----------------------------------------------------------------------------------------------
 
     def _book(self, index: int, effects: Effects, ended: set[int]) -> None:
+        for answer in effects.answers:
+            if answer.code == ANSWER_OK and (answer.session, answer.seq) in self._said_drain:
+                self._draining.add(answer.session)
         lost = set(effects.ended)
         withdrawn = {task for pairs in effects.withdrawn.values() for task, _ in pairs}
         for results in effects.results.values():
@@ -196,6 +205,7 @@ class StateOracle:
         require(pair not in self._given, oracle, f"{pair} was handed out again at entry {index}")
         require(holder is None, oracle, f"{pair} was handed out at entry {index} while {holder} holds the task")
         require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
+        require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
 
@@ -206,6 +216,9 @@ class StateOracle:
         pair = (task, attempt)
         self._judge.require(pair in self._given, "double dispatch", f"{pair} runs, and nobody handed it out")
         self._judge.require(pair not in self._ran, "double dispatch", f"{pair} runs a second time")
+        # It takes back what waits before it says so.
+        drains = self._given.get(pair) in self._draining
+        self._judge.require(not drains, "drain", f"{pair} begins at a worker after the log has its drain")
         self._ran.add(pair)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
 from cluster.client import Client, Handle
+from cluster.client.succession import SessionLimits
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -30,6 +31,8 @@ from cluster.task import TaskOptions
 from cluster.topology import Topology
 
 CLIENTS = ("c1", "c2")
+SUCCEEDING_ONE_IN = 2           # seeds in which the last client needs many sessions, one after the other
+SHORT_SESSION = SessionLimits(numbers_max=80, numbers_low=30)
 LANES = 3                       # calls that a client makes side by side
 DEADLINES_S = (1.5, 5.0, 20.0)      # of requests, by chance for each visit: short ones are refused or end unknown
 PAUSE_MEAN_NS = 250 * MILLISECOND
@@ -66,6 +69,8 @@ class Workload:
         self.on_acknowledged = on_acknowledged
         self._keys = 0
         self.clients = [ClientProcess(self, name) for name in CLIENTS]
+        if world.seed % SUCCEEDING_ONE_IN == 0:
+            self.clients[-1].limits = SHORT_SESSION
 
     def new_key(self) -> int:
         self._keys += 1
@@ -85,6 +90,7 @@ class ClientProcess(Node):
         self.history = workload.history
         self.random = workload.world.stream(f"client {name}")
         self.is_busy = False
+        self.limits = SessionLimits()
         super().__init__(workload.world, name)
         self.process.on_exit.append(lambda exit: self._died())
 
@@ -98,7 +104,7 @@ class ClientProcess(Node):
             leave_at = ports.clock.now() + self.random.randint(VISIT_NS_MIN, VISIT_NS_MAX)
             try:
                 deadline = self.random.choice(DEADLINES_S)
-                async with Client(self.workload.plan, lambda: ports, deadline) as client:
+                async with Client(self.workload.plan, lambda: ports, deadline, limits=self.limits) as client:
                     lanes = [self._lane(client, ports, leave_at) for _ in range(LANES)]
                     await asyncio.gather(*lanes)
             except Unavailable:

@@ -177,3 +177,13 @@ class Formation(Command, tag=9, frozen=True):
 
     cluster_id: bytes
     voters: tuple[str, ...]
+
+
+class Drain(Command, tag=10, frozen=True):
+    """Worker -> leader -> log. Session command `seq`: this worker is leaving, its slots get nothing more. What they
+    hold stays theirs until it is completed or returned. For good: a worker that is to serve again registers anew.
+    """
+
+    session: int
+    seq: int
+    low: int

@@ -11,7 +11,7 @@ Slots of workers that announce the same queues and names with the same prefetch 
 a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
 rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
 slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
-tasks moves once.
+tasks moves once. The slots of a worker that drains leave their pool for good.
 
 A pool also knows which lanes of its channels may hold something (`ready`, per priority). After each entry no
 pool has both a slot with room and a live message it could place there, with one exception: a message that
@@ -53,10 +53,22 @@ class Slot:
 
     Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is
     `key`; all of them are in `held`, which the slots of a session share. A `closed` slot holds something and
-    gets nothing.
+    gets nothing; a `draining` one gets nothing either, for ever, and its pool does not know it any more.
     """
 
-    __slots__ = ("closed", "count", "held", "index", "key", "load_us", "place", "pool", "session", "touched")
+    __slots__ = (
+        "closed",
+        "count",
+        "draining",
+        "held",
+        "index",
+        "key",
+        "load_us",
+        "place",
+        "pool",
+        "session",
+        "touched",
+    )
 
     def __init__(self, session: int, index: int, pool: "Pool", held: "dict[int, Message]") -> None:
         self.session = session
@@ -67,6 +79,7 @@ class Slot:
         self.count = 0
         self.load_us = 0
         self.closed = False     # runs a message alone, or has handed back what waited behind a long one
+        self.draining = False   # as its session
         self.touched = False
         self.place = NOWHERE
 
@@ -74,7 +87,7 @@ class Slot:
         """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at
         least."""
         assert estimate_us > 0
-        if self.closed:
+        if self.closed or self.draining:
             return 0
         prefetch = self.pool.prefetch
         if prefetch != PREFETCH_AUTO:
@@ -86,7 +99,7 @@ class Slot:
 
     def belongs(self) -> int:
         """Where it is to be listed."""
-        if self.closed:
+        if self.closed or self.draining:
             return NOWHERE
         if self.count == 0:
             return IDLE
@@ -228,19 +241,27 @@ class Credit:
             self.touch(slot)
         return {slot.key: slot for slot in slots}
 
-    def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:
-        """Removes a worker's slots, which hold nothing any more."""
-        some = next(iter(slots.values()))
-        pool = some.pool
-        self.touched = [slot for slot in self.touched if slot.session != some.session]
+    def drain(self, slots: dict[int, Slot], queues: "Queues") -> None:
+        """Takes a worker's slots out of their pool, whatever they hold: they get nothing more. A pool that has no
+        others ends, so that its names are parked if nobody else serves them."""
+        pool = next(iter(slots.values())).pool
         for slot in slots.values():
-            assert slot.count == 0 and slot.load_us == 0
+            assert not slot.draining
+            slot.draining = True
             pool.unlist(slot)
         pool.sessions -= 1
         if pool.sessions == 0:
             for channel in queues.among(*pool.key[:2]):
                 channel.pools.remove(pool)
             del self.pools[pool.key]
+
+    def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:
+        """Removes a worker's slots, which hold nothing any more."""
+        assert all(slot.count == 0 and slot.load_us == 0 for slot in slots.values())
+        some = next(iter(slots.values()))
+        if not some.draining:
+            self.drain(slots, queues)
+        self.touched = [slot for slot in self.touched if slot.session != some.session]
 
     def touch(self, slot: Slot) -> None:
         """`count`, `load_us` or `closed` of a slot changed: list it anew before the next dispatch."""

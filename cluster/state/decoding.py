@@ -18,6 +18,7 @@ from cluster.state.commands import (
     Close,
     Command,
     Complete,
+    Drain,
     Expire,
     Formation,
     Register,
@@ -38,6 +39,7 @@ KINDS: dict[int, type[Command]] = {
     7: Cancel,
     8: Tick,
     9: Formation,
+    10: Drain,
 }
 
 # ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError

@@ -110,6 +110,7 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     estimate_us = channel.name.estimate_us
     key = slot.key
     held = slot.held
+    assert not slot.draining, f"slot {key} of a worker that drains was given a task"
     decide(ASSIGNED)
     decide(key)
     for message in messages:

@@ -56,8 +56,8 @@ def _credit(credit: Credit) -> Iterator[object]:
 def _sessions(sessions: Sessions) -> Iterator[object]:
     yield (sessions.last_id, [(owner, list(ended)) for owner, ended in sessions.ended.items()])
     for session in sessions:
-        yield (session.id, session.name, session.incarnation, session.role, session.worker)
+        yield (session.id, session.name, session.incarnation, session.role, session.worker, session.draining)
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
         yield (list(session.ended), list(session.held))
         for key, slot in session.slots.items():
-            yield (key, slot.count, slot.load_us, slot.closed, slot.place)
+            yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place)

@@ -98,6 +98,7 @@ def _check_slots(tables: Tables) -> None:
         assert bool(session.slots) == (session.worker is not None)
         for slot in session.slots.values():
             mine = [message for message in session.held.values() if message.holder == slot.key]
+            assert slot.draining == session.draining
             assert slot.session == session.id == slot.key >> SLOT_BITS and slot.held is session.held
             assert slot.count == len(mine), f"count of slot {slot.key}"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
@@ -111,13 +112,19 @@ def _check_rings(tables: Tables) -> None:
     alone."""
     slots = [slot for session in tables.sessions for slot in session.slots.values()]
     listed = {NOWHERE: 0, IDLE: 0, OPEN: 0}
+    serving_sessions: dict[int, set[int]] = {}      # pool -> sessions that do not drain
     for slot in slots:
         assert slot.place == slot.belongs() and not slot.touched
-        assert slot.pool is tables.credit.pools[slot.pool.key]
+        if slot.draining:
+            assert slot.place == NOWHERE, f"{slot.key} drains and could be given a task"
+        else:
+            assert slot.pool is tables.credit.pools[slot.pool.key]
+            serving_sessions.setdefault(slot.pool.index, set()).add(slot.session)
         listed[slot.place] += 1
         assert (slot.key in slot.pool.idle) == (slot.place == IDLE)
         assert (slot.key in slot.pool.open) == (slot.place == OPEN)
     pools = list(tables.credit.pools.values())
+    assert [pool.sessions for pool in pools] == [len(serving_sessions.get(pool.index, ())) for pool in pools]
     assert all(pool in pools for pool in tables.credit.dirty.values()), "a pool that is gone is dirty"
     assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
     assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
@@ -143,6 +150,7 @@ def _check_sessions(tables: Tables) -> None:
         assert last < session.id <= sessions.last_id
         last = session.id
         assert sessions.by_owner[session.role, session.name] is session
+        assert not session.draining or session.worker is not None
         assert session.incarnation not in session.ended and len(session.ended) <= ENDED_INCARNATIONS_MAX
         assert 1 <= session.kept_from <= session.next_seq
         assert session.next_seq - session.kept_from <= SESSION_WINDOW_COMMANDS

@@ -11,6 +11,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     REGISTERED, session, code, next_seq
     ASSIGNED, slot key, task...     a task may be followed by -attempt - ATTEMPT_MARK if it is not its first
     ENDED, state, task...           terminal records
+    DRAINING, session               its slots get nothing more
 """
 
 from zlib import crc32
@@ -25,6 +26,7 @@ ANSWERED = -1
 REGISTERED = -2
 ASSIGNED = -3
 ENDED = -4
+DRAINING = -5
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -63,6 +65,9 @@ class Ledger:
         self.decisions += (REGISTERED, session, code, next_seq)
         if self.effects is not None:
             self.effects.registered.append(Registered(name, incarnation, code, session, next_seq))
+
+    def draining(self, session: int) -> None:
+        self.decisions += (DRAINING, session)
 
     def session_ended(self, session: int) -> None:
         if self.effects is not None:

@@ -76,6 +76,15 @@ def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
         tables.queues.channels[task.spec.channel].prepend(task)
 
 
+def drain(tables: Tables, session: Session) -> None:
+    """A worker is leaving: from now on its slots get nothing. It hands back itself what they hold and do not run, since
+    only it knows which that is."""
+    if not session.draining:
+        session.draining = True
+        tables.credit.drain(session.slots, tables.queues)
+        tables.ledger.draining(session.id)
+
+
 def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> None:
     """Closes, expires or replaces a session. A client's tasks live on; a worker's go back."""
     if session.slots:

@@ -20,6 +20,7 @@ from cluster.state.commands import (
     Cancel,
     Close,
     Complete,
+    Drain,
     Expire,
     Formation,
     Register,
@@ -42,7 +43,7 @@ from cluster.state.effects import (
 from cluster.state.fulldigest import full_digest
 from cluster.state.intake import submit
 from cluster.state.invariants import check
-from cluster.state.lifecycle import cancel, end_session, run_timers
+from cluster.state.lifecycle import cancel, drain, end_session, run_timers
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
 from cluster.state.sessions import Session
@@ -79,6 +80,7 @@ class Machine:
             7: self._on_cancel,
             8: self._on_tick,
             9: self._on_formation,
+            10: self._on_drain,
         }
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
@@ -213,6 +215,12 @@ class Machine:
             complete(self._tables, session, command)
             self._answer(session, command.low, ANSWER_OK, 0)
 
+    def _on_drain(self, command: Drain) -> None:
+        session = self._admit(command, ROLE_WORKER)
+        if session is not None:
+            drain(self._tables, session)
+            self._answer(session, command.low, ANSWER_OK, 0)
+
     def _on_cancel(self, command: Cancel) -> None:
         session = self._admit(command, ROLE_CLIENT)
         if session is not None:
@@ -244,7 +252,7 @@ class Machine:
         if known is not None and known.incarnation == incarnation:
             end_session(self._tables, known, in_order=in_order)
 
-    def _admit(self, command: Submit | Complete | Cancel, role: int) -> Session | None:
+    def _admit(self, command: Submit | Complete | Drain | Cancel, role: int) -> Session | None:
         """The session if this is its next command and may come from it; else None, and it has been
         answered."""
         counters, ledger = self._tables.counters, self._tables.ledger

@@ -38,6 +38,7 @@ class Session:
     incarnation: int
     role: int
     worker: WorkerSpec | None = None
+    draining: bool = False                                                  # a worker that is given nothing more
     next_seq: int = 1
     kept_from: int = 1
     refusals: dict[int, tuple[int, int]] = field(default_factory=dict)      # seq -> (code, value)

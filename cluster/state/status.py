@@ -52,6 +52,7 @@ class WorkerStatus(TypedDict):
     session: int
     slots: int
     held: int
+    draining: bool      # gets nothing more
 
 
 class ParkedStatus(TypedDict):
@@ -106,7 +107,11 @@ def status_of(tables: Tables) -> Status:
 def _worker(session: Session) -> WorkerStatus:
     assert session.worker is not None
     return WorkerStatus(
-        name=session.name, session=session.id, slots=session.worker.slots, held=len(session.held)
+        name=session.name,
+        session=session.id,
+        slots=session.worker.slots,
+        held=len(session.held),
+        draining=session.draining,
     )
 
 

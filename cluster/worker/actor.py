@@ -54,7 +54,7 @@ assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """To a worker: take nothing more, finish what runs, hand the rest back, close the session, end."""
+    """To a worker: take nothing more, hand back what waits, finish what runs, close the session, end."""
 
 
 class Life(Enum):
@@ -128,10 +128,9 @@ class Worker(Actor):
             self.context.stop(Shutdown())
             return
         self._drain_until = self.context.clock.now() + DRAIN_RUNNING
+        self._completions.drain()
+        self.context.at_turn_end(self._flush)
         for child in self._children:
-            # What is assigned from now on waits here until the end: handed back at once, it would come again
-            # at once.
-            child.is_paused = True
             child.hand_back()
         self._look_after()
 
@@ -146,9 +145,10 @@ class Worker(Actor):
             self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None:
-        self.context.log.event("child_start_failed", reason=explain(report))
-        if self.life is Life.STARTING and self.start_failure is None:
-            self.start_failure = report
+        if self.life is not Life.STARTING:
+            self.context.log.event("child_start_failed", reason=explain(report))
+        elif self.start_failure is None:
+            self.start_failure = report             # said by who reads it
             self.context.stop(Failed("StartFailed", explain(report)))
 
     def child_exited(self, child: SlotChild) -> None:
@@ -291,7 +291,9 @@ class Worker(Actor):
 
     def _on_assignments(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Assignments)
-        if message.session != self.session or message.term < self._links.term or self._completions is None:
+        is_foreign = message.session != self.session or message.term < self._links.term
+        # After the goodbye nothing more is said: the end of the session gives back what it holds.
+        if is_foreign or self._completions is None or self.life is Life.CLOSED:
             self.dropped_assignments += len(message.items)
             return
         touched: dict[int, None] = {}
@@ -306,7 +308,10 @@ class Worker(Actor):
             slot.assign(assignment)
             touched[assignment.slot] = None
         for index in touched:
-            children[index].feed()
+            if self.life is Life.SERVING:
+                children[index].feed()
+            else:
+                children[index].hand_back()     # sent before the leader knew of the drain
         self._look_after()
 
     def _on_withdraw(self, peer: Peer, message: msgspec.Struct) -> None:

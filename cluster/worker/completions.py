@@ -1,9 +1,12 @@
-"""Outcomes on their way into the log: batched into commands, kept until answered, sent again in order when
-needed.
+"""What a worker's session says to the log: outcomes, batched into commands, and that it drains. Kept until answered,
+sent again in order when needed.
 
 All outcomes of one turn of the worker's loop share commands of at most COMPLETE_OUTCOMES_MAX outcomes or
 COMPLETE_BYTES_MAX bytes. The window of the session bounds how many commands are under way; outcomes beyond it
 wait here, and their number is bounded by the tasks that the worker holds.
+
+A drain goes before all outcomes that are not commands yet. The log takes both in that order, so nothing that the worker
+hands back from then on is given to it again.
 """
 
 from collections import deque
@@ -11,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cluster.state.commands import Complete, Outcome
+from cluster.state.commands import Complete, Drain, Outcome
 from cluster.window import Window
 from cluster.worker.slots import Pair
 
@@ -30,6 +33,8 @@ class Completions:
         self.session = session
         self._window = Window(next_seq)
         self._waiting: deque[Outcome] = deque()
+        self._is_draining = False
+        self._drain_waits = False                       # for the window
         self._sent: dict[int, list[Pair]] = {}          # seq -> what its command completes
 
     def __len__(self) -> int:
@@ -38,20 +43,26 @@ class Completions:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every outcome is in the log."""
-        return not self._waiting and not len(self._window)
+        """Whether everything is in the log."""
+        return not self._waiting and not self._drain_waits and not len(self._window)
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
 
+    def drain(self) -> None:
+        """The worker is leaving: the next command says so."""
+        if not self._is_draining:
+            self._is_draining = self._drain_waits = True
+
     def take(self) -> list[bytes]:
         """New commands, encoded, in order, as far as the window allows."""
         commands: list[bytes] = []
-        while self._waiting and self._window.is_open:
-            outcomes = self._next_outcomes()
+        while (self._drain_waits or self._waiting) and self._window.is_open:
             low, seq = self._window.low, self._window.allot()
-            encoded = _encode(Complete(self.session, seq, low, outcomes))
+            command = self._next_command(seq, low)
+            encoded = _encode(command)
             self._window.keep(seq, encoded)
+            outcomes = command.outcomes if isinstance(command, Complete) else []
             self._sent[seq] = [(outcome.task, outcome.attempt) for outcome in outcomes]
             commands.append(encoded)
         return commands
@@ -75,6 +86,12 @@ class Completions:
             yield from pairs
         for outcome in self._waiting:
             yield outcome.task, outcome.attempt
+
+    def _next_command(self, seq: int, low: int) -> Complete | Drain:
+        if self._drain_waits:
+            self._drain_waits = False
+            return Drain(self.session, seq, low)
+        return Complete(self.session, seq, low, self._next_outcomes())
 
     def _next_outcomes(self) -> list[Outcome]:
         waiting = self._waiting

@@ -2,35 +2,52 @@
 
 import msgspec
 
-from actors import ActorSystem, ExitReason, Failed, Ports, freeze_memory, on_terminate, process_id, run
+from actors import ActorSystem, ExitReason, Failed, Locked, Ports, freeze_memory, on_terminate, process_id, run
+from cluster.data_directory import LOCKED_ADVICE, DataUnusable, hold
+from cluster.node_report import EXIT_FAULT, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
 from cluster.worker.actor import Drain, Worker
 from cluster.worker.config import WorkerConfig, explain
 
 __all__ = ["WorkerConfig", "drain", "run_worker", "start_worker"]
 
-EXIT_OPERATOR = 2           # an operator must put something right; a restart would not help
-EXIT_FAULT = 70
 EXECUTOR_MODULE = "cluster.worker.executor"
 
 
-def run_worker(channel: object, argument: bytes) -> None:
+def run_worker(parent: Parent, argument: bytes) -> None:
     """The entry of a worker's process, as `launch` spawns it; `argument` is an encoded WorkerConfig.
 
-    Ends the process with status 0 after a drain (SIGTERM), with 2 if a module of tasks cannot be imported.
+    Ends the process with status 0 after a drain (SIGTERM), with 2 if a module of tasks cannot be imported, or if
+    another process runs under its name on this machine.
     """
     config = msgspec.msgpack.decode(argument, type=WorkerConfig)
     # Modules of tasks are imported by the fork server and the children only: this process runs no user code.
     preload = (EXECUTOR_MODULE, *config.modules)
-    raise SystemExit(run(lambda ports: _serve(ports, config), node=config.node, preload=preload, path=config.path))
+    raise SystemExit(
+        run(lambda ports: _serve(ports, config, parent), node=config.node, preload=preload, path=config.path)
+    )
 
 
-async def _serve(ports: Ports, config: WorkerConfig) -> int:
+async def _serve(ports: Ports, config: WorkerConfig, parent: Parent) -> int:
+    def refuse(reason: str) -> None:
+        parent.send(encode(Refused(reason)))
+
+    try:
+        # Held until the process ends. Until then SIGTERM ends it at once: there is nothing to drain.
+        lock = await hold(ports.files, ports.clock, config.directory)
+    except Locked as error:
+        refuse(f"{error}; {LOCKED_ADVICE}")
+        return EXIT_OPERATOR
+    except DataUnusable as error:
+        refuse(str(error))
+        return EXIT_UNUSABLE
+    parent.send(encode(Ready()))
     worker, system, ended = start_worker(ports, config, process_id())
     on_terminate(lambda: drain(system), interrupt=True)
     freeze_memory()
     await system.wait_stopped()
+    lock.release()
     if worker.start_failure is not None:
-        ports.log.event("worker_start_failed", node=config.node, reason=explain(worker.start_failure))
+        refuse(explain(worker.start_failure))
         return EXIT_OPERATOR
     return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else 0
 

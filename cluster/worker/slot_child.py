@@ -63,7 +63,6 @@ class SlotChild:
     def __init__(self, index: int, context: Context, setup: bytes, owner: Owner) -> None:
         self.slot = Slot(index)
         self.state = State.DOWN
-        self.is_paused = False              # what waits here is not sent to the child
         self.is_stopped = False             # the child is not started again
         self._context = context
         self._setup = setup
@@ -110,7 +109,7 @@ class SlotChild:
 
     def feed(self) -> None:
         """Sends the child what its window takes."""
-        if self.state is not State.READY or self.is_paused:
+        if self.state is not State.READY:
             return
         assert self._child is not None and self._page is not None
         while (batch := self.slot.next_batch(self._page.claimed)) is not None:

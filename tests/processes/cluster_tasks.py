@@ -33,6 +33,14 @@ def echo_from(value: int) -> int:
 
 
 @task
+def echo_when(value: int) -> tuple[int, float]:
+    """The pid of the worker that ran it, and when it began: seconds of a clock that all processes share."""
+    began = time.monotonic()
+    time.sleep(0.01)
+    return worker_of(os.getpid()), began
+
+
+@task
 def add(left: int, right: int = 1) -> int:
     return left + right
 

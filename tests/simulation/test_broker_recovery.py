@@ -4,6 +4,7 @@ import pytest
 from recovery_rig import DIRECTORY, WHILE, Broker, RecoveryRig
 
 from actors import MILLISECOND, SECOND
+from cluster.node_report import EXIT_FAULT, EXIT_UNUSABLE
 from cluster.storage.header import HEADER_BYTES
 
 CUT = 5         # synced entries that a log loses at its end
@@ -384,7 +385,9 @@ def test_a_full_disk_ends_the_process_with_a_reason_and_the_others_go_on(mode):
         assert "No space left on device" in str(victim.ends[-1])
         rig.start(victim)
         rig.until(lambda: len(victim.exits) == 2)
-        assert "No space left on device" in str(victim.ends[-1])
+        assert "'data' cannot be used: No space left on device (ENOSPC); make room" in str(victim.ends[-1])
+        assert victim.exits == [EXIT_FAULT, EXIT_UNUSABLE]
+        assert len(rig.events("actor_crashed", victim.name)) == 1, "a start that is refused is no crash"
         victim.disk.full = False
         rig.start(victim)
         rig.heal()

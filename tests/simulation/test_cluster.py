@@ -32,4 +32,5 @@ def test_something_of_everything_breaks(report: Report):
     crashes = ("crash", "voter_crash", "leader_crash")
     assert any(report.faults.get(kind) for kind in crashes)
     assert report.faults["partition"] >= 1
+    assert report.faults["drain"] >= 1
     assert report.faults[DISK_KINDS[report.seed % 3]] >= 1

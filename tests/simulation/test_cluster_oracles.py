@@ -7,8 +7,9 @@ import pytest
 
 from actors import SECOND
 from cluster.simulation import Course, Scenario
+from cluster.simulation.state_oracle import WatchedMachine
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
-from cluster.state.commands import Register
+from cluster.state.commands import Drain, Register
 from cluster.state.effects import TaskResult
 
 CALM = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
@@ -77,6 +78,19 @@ def test_a_broker_that_applies_another_entry_is_seen(settled: Scenario):
     peer.machine.apply(index, term, entry(Register("someone", 1, REGISTER_CLIENT)), None)
     other.machine.apply(index, term, entry(Register("somebody", 1, REGISTER_CLIENT)), None)
     assert [violation.oracle for violation in settled.oracles.judge.violations] == ["state machine safety"]
+
+
+def test_a_worker_that_begins_or_is_given_a_task_while_it_drains_is_seen(settled: Scenario):
+    state, worker = settled.oracles.state, settled.oracles.state.reference.worker_sessions()[0]
+    (task, attempt), _ = next((pair, session) for pair, session in state._given.items() if session == worker.id)
+    state._ran.remove((task, attempt))
+    index = state.reference.applied_index + 1
+    state.applied("b1", WatchedMachine(state, "b1"), index, 1, entry(Drain(worker.id, worker.next_seq, 1)))
+    settled.oracles.judge.violations.clear()        # that b1 is far behind is not the point
+    state.ran(task, attempt)
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["drain"]
+    state._give(index, worker.id, (max(state.terminal) + 1, 1))
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["drain"] * 2
 
 
 def test_a_second_leader_of_a_term_is_seen():

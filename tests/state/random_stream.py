@@ -21,6 +21,7 @@ from cluster.state.commands import (
     Close,
     Command,
     Complete,
+    Drain,
     Expire,
     Failure,
     Options,
@@ -72,15 +73,21 @@ class Stream:
             if self.random.random() < 0.01:
                 payload = self.random.choice((b"", b"\xc1", payload[:-1]))
             self.log.append(payload)
+            draining = self._draining()
             effects = Effects()
             self.machine.apply(len(self.log), 1, payload, effects)
             self._watch(effects)
+            # Before the entry or within it: dispatch comes last.
+            assert not effects.assignments.keys() & (draining | self._draining()), "a draining worker was given a task"
             if check:
                 self.machine.check()
         for task in self.confirmed:
             assert self.machine.state_of(task) is not None, f"{task} was confirmed and is unknown"
         for task in self.ended:
             assert self.machine.state_of(task) not in ("pending", "processing")
+
+    def _draining(self) -> set[int]:
+        return {session.id for session in self.machine.worker_sessions() if session.draining}
 
     def _watch(self, effects: Effects) -> None:
         for registered in effects.registered:
@@ -135,6 +142,8 @@ class Stream:
             return Tick(self.now_ms)
         if choice < 0.46:
             return Seen(self.random.choice(self.clients), [1, 2])
+        if choice < 0.475:
+            return self._drain()
         return self._complete()
 
     def _register_worker(self) -> Register:
@@ -152,7 +161,7 @@ class Stream:
         self.seqs[session] = seq + 1
         return seq
 
-    def _say(self, command: Submit | Cancel | Complete) -> Command:
+    def _say(self, command: Submit | Cancel | Complete | Drain) -> Command:
         """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
         then."""
         session, seq = command.session, command.seq
@@ -205,7 +214,12 @@ class Stream:
         tasks = [self.random.choice(self.confirmed) for _ in range(self.random.choice((1, 3, 80)))]
         return self._say(Cancel(session, seq, self._low(seq), tasks))
 
-    def _complete(self) -> Complete:
+    def _drain(self) -> Command:
+        session = self.random.choice(self.workers)
+        seq = self._seq(session)
+        return self._say(Drain(session, seq, self._low(seq)))
+
+    def _complete(self) -> Command:
         random = self.random
         session = random.choice(self.workers)
         seq = self._seq(session)

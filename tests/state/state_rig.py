@@ -15,6 +15,7 @@ from cluster.state.commands import (
     Close,
     Command,
     Complete,
+    Drain,
     Expire,
     Failure,
     Options,
@@ -116,13 +117,20 @@ class Client:
 
     def submit(self, name: str = "f", count: int = 1, **options: object) -> list[int]:
         """One command of one group; returns the ids of its tasks."""
+        command = self.submit_command(name, count, **options)
+        (answer,) = self.rig.apply(command).answers
+        assert answer.code == ANSWER_OK
+        first = command.groups[0].first
+        return [self.session << TASK_NUMBER_BITS | first + place for place in range(count)]
+
+    def submit_command(self, name: str = "f", count: int = 1, **options: object) -> Submit:
+        """The next command, to be applied together with others."""
         first = self.number
         bodies = [b"%d" % number for number in range(first, first + count)]
         self.number += count
         group = TaskGroup(name, first, bodies, Options(**options) if options else None)
-        answer = self.send(Submit(self.session, self.seq, self.seq, [group]))
-        assert answer.code == ANSWER_OK
-        return [self.session << TASK_NUMBER_BITS | first + place for place in range(count)]
+        self.seq += 1
+        return Submit(self.session, self.seq - 1, self.seq - 1, [group])
 
     def cancel(self, *tasks: int) -> None:
         assert self.send(Cancel(self.session, self.seq, self.seq, list(tasks))).code == ANSWER_OK
@@ -163,6 +171,14 @@ class Worker:
         seq = self.seq
         self.seq += 1
         self.rig.apply(Complete(self.session, seq, seq, list(outcomes)))
+
+    def drain(self) -> None:
+        self.rig.apply(self.drain_command())
+
+    def drain_command(self) -> Drain:
+        """The next command, to be applied together with others."""
+        self.seq += 1
+        return Drain(self.session, self.seq - 1, self.seq - 1)
 
     def expire(self) -> None:
         self.inbox = []

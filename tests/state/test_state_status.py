@@ -42,7 +42,9 @@ def test_workers_and_clients_are_listed(rig: Rig):
     client, worker = rig.client(), rig.worker(slots=2)
     client.submit()
     status = rig.leader.status()
-    assert status["workers"] == [{"name": "w1", "session": worker.session, "slots": 2, "held": 1}]
+    assert status["workers"] == [
+        {"name": "w1", "session": worker.session, "slots": 2, "held": 1, "draining": False}
+    ]
     assert status["clients"] == 1
     assert [session.id for session in rig.leader.worker_sessions()] == [worker.session]
     assert [session.id for session in rig.leader.sessions_open()] == [client.session, worker.session]

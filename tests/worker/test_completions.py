@@ -2,10 +2,11 @@
 
 import msgspec
 
-from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Failure, Outcome
+from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Drain, Failure, Outcome
 from cluster.worker.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
 
 decode = msgspec.msgpack.Decoder(Complete).decode
+decode_any = msgspec.msgpack.Decoder(Complete | Drain).decode
 
 
 def outcome(task: int, body: bytes = b"\xc0") -> Outcome:
@@ -89,3 +90,42 @@ def test_a_rewind_to_numbers_that_are_gone_is_refused():
     assert completions.can_rewind_to(6)
     assert not completions.can_rewind_to(4)
     assert not completions.can_rewind_to(7)
+
+
+def test_a_drain_is_said_before_everything_that_waits_and_once():
+    """What is handed back after it can never come back, since the log takes both in this order."""
+    completions = Completions(7, 1)
+    completions.add(outcome(1))
+    completions.drain()
+    completions.add(outcome(2))
+    assert not completions.is_empty
+    first, second = map(decode_any, completions.take())
+    assert first == Drain(7, 1, 1)
+    assert (second.seq, [one.task for one in second.outcomes]) == (2, [1, 2])
+    completions.drain()
+    assert completions.take() == []
+
+
+def test_a_drain_is_kept_and_said_again_until_it_is_answered():
+    completions = Completions(7, 1)
+    completions.drain()
+    assert not completions.is_empty, "not said yet"
+    (encoded,) = completions.take()
+    assert list(completions.unanswered()) == [encoded]
+    assert not completions.is_empty
+    assert completions.answered(1) == [], "it completes nothing"
+    assert completions.is_empty
+
+
+def test_a_drain_waits_for_the_window_and_goes_first_when_it_opens():
+    completions = Completions(7, 1)
+    for task in range(SESSION_WINDOW_COMMANDS):
+        completions.add(outcome(task))
+        completions.take()
+    completions.add(outcome(99))
+    completions.drain()
+    assert completions.take() == []
+    completions.answered(1)
+    assert [type(decode_any(encoded)) for encoded in completions.take()] == [Drain]
+    completions.answered(2)
+    assert [type(decode_any(encoded)) for encoded in completions.take()] == [Complete]

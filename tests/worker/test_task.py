@@ -76,6 +76,17 @@ def test_a_wrong_duration_is_refused_by_name(given: object):
             milliseconds("delay", other)
 
 
+@pytest.mark.parametrize("given", ["-5s", "-1h30m", -1, -0.0001, timedelta(seconds=-1)])
+def test_a_negative_duration_is_called_that_with_what_is_allowed(given: object):
+    with pytest.raises(ValueError, match=r"delay: .* is negative; .* give 0 or more, up to 10 years"):
+        milliseconds("delay", given)
+
+
+def test_a_name_among_the_options_of_a_call_is_answered_with_where_it_belongs():
+    with pytest.raises(TypeError, match=r'"name" is no option of a call: .* with @task\(name=\.\.\.\)'):
+        task(len).options(name="other")     # type: ignore[call-arg]
+
+
 def test_a_decorated_function_stays_callable_and_keeps_its_name():
     @task
     def double(number: int) -> int:

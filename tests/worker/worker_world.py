@@ -10,13 +10,16 @@ from actors import MICROSECOND, SECOND, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
 from cluster.broker.process import BrokerConfig, start_broker
 from cluster.client.client import Client
+from cluster.peer.actor import RaftPeer
+from cluster.state.effects import TaskResult
+from cluster.state.machine import Machine
 from cluster.task import task
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.actor import Worker
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
-from cluster.worker.process import start_worker
+from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
@@ -51,22 +54,27 @@ class WorkerWorld:
         self.log: list[tuple[str, str]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
         addresses = tuple((name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
+        self.peers: dict[str, RaftPeer] = {}
         self.brokers = [self.world.process(name, self._broker(name, addresses)) for name in BROKERS]
         self.actors: dict[str, Worker] = {}
         self.systems: dict[str, Any] = {}
-        self.workers = [
-            self.world.process(f"w{number}", self._worker(f"w{number}", slots))
-            for number in range(1, workers + 1)
-        ]
+        self.workers = [self.add_worker(f"w{number}", slots) for number in range(1, workers + 1)]
         self.results: dict[int, object] = {}
         self.clients = 0
 
     def _broker(self, name: str, addresses: tuple[tuple[str, str, str], ...]) -> Start:
         async def start(ports: Ports) -> None:
             config = BrokerConfig("world", name, addresses, "data", "inline")
-            await start_broker(ports, config, 0, lambda reason: None).wait_stopped()
+            system = start_broker(ports, config, 0, lambda reason: None)
+            raft = system.find("raft")
+            assert raft is not None and isinstance(raft.actor, RaftPeer)
+            self.peers[name] = raft.actor
+            await system.wait_stopped()
 
         return start
+
+    def add_worker(self, name: str, slots: int = 1) -> Process:
+        return self.world.process(name, self._worker(name, slots))
 
     def _worker(self, name: str, slots: int) -> Start:
         async def start(ports: Ports) -> None:
@@ -117,12 +125,28 @@ class WorkerWorld:
     def until(self, condition: Callable[[], object]) -> None:
         assert self.world.run_until(condition, LIMIT), f"not within the limit; log: {self.log[-20:]}"
 
+    def drain(self, name: str) -> frozenset[int]:
+        """What SIGTERM does to a worker. Returns its children of that moment."""
+        drain(self.systems[name])
+        return frozenset(child.pid for child in self.actors[name]._children)
+
     def registered(self, name: str = "w1") -> bool:
         return name in self.actors and self.actors[name].session != 0
 
     def leader(self) -> Process:
         leading = [process for process, event in self.log if event == "leading"]
         return next(broker for broker in self.brokers if broker.name == leading[-1])
+
+    @property
+    def machine(self) -> Machine:
+        """The state, as the leader has it."""
+        return self.peers[self.leader().name].machine
+
+    def hand_outs(self, task: int) -> int:
+        """How often a task was given to a worker, whether it ran there or not."""
+        result = self.machine.result(task)
+        assert isinstance(result, TaskResult), f"{task} has not ended"
+        return result.attempts
 
     def overlapping(self) -> list[int]:
         """Tasks of which a second run began while the child of the first was still at it."""
