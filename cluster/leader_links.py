@@ -97,6 +97,13 @@ class LeaderLinks:
         """The link to one broker, up or not."""
         return self._peers[node]
 
+    def outdate(self, term: int) -> None:
+        """Somebody else heard of a leader of this term: one of a lower term is followed no more."""
+        if term > self.term:
+            self.term = term
+            if self.leader is not None:
+                self._lose()
+
     def _on_down(self, peer: Peer) -> None:
         if peer is self.leader:
             self._lose()

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from actors import SECOND, ActorSystem, Nanos, Ports, real_ports
+from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.handle import Batch, Handle
+from cluster.client.succession import SessionLimits, Succession
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -35,13 +36,15 @@ class Client:
 
     def __init__(
         self, plan: topology.Topology, ports: Callable[[], Ports], deadline: float, require_leader: bool = True,
-        *, only_looks: bool = False,
+        *, only_looks: bool = False, limits: SessionLimits | None = None,
     ) -> None:
         self._topology = plan
         self._make_ports = ports
         self._deadline = deadline
         self._require_leader = require_leader
         self._only_looks = only_looks
+        self._limits = limits or SessionLimits()
+        self._owns_ports = False
 
     @classmethod
     def connect(
@@ -61,19 +64,14 @@ class Client:
         def ports() -> Ports:
             return real_ports(asyncio.get_running_loop())
 
-        return cls(plan, ports, deadline, require_leader, only_looks=only_looks)
+        client = cls(plan, ports, deadline, require_leader, only_looks=only_looks)
+        client._owns_ports = True
+        return client
 
     async def __aenter__(self) -> Self:
         self._ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
-        name = f"client-{self._ports.entropy.bits(64):016x}"
-        brokers = tuple((node.name, node.address) for node in self._topology.brokers)
-        incarnation = self._ports.entropy.bits(63)
-        self._actor = ClientActor(
-            self._topology.name, name, incarnation, brokers, only_looks=self._only_looks
-        )
-        self._system = ActorSystem(self._ports, node=name)
-        self._system.spawn(self._actor, name="client")
+        self._sessions = Succession(self._ports, self._topology, self._limits, only_looks=self._only_looks)
         try:
             await self._ready(self._deadline)
         except Unavailable:
@@ -100,8 +98,7 @@ class Client:
         """
         task = task_of(fn)
         body = task.encode(args, kwargs)
-        actor = self._actor
-        await self._session()
+        actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit)
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
         handle.id = actor.submit(
@@ -116,17 +113,19 @@ class Client:
         Each item is a task with an id, attempts and a terminal record of its own. Raises as `submit`.
         """
         task = task_of(fn)
-        actor = self._actor
         batch: Batch[R] = Batch(self, task)
         confirmed: deque[asyncio.Future[None]] = deque()
         remaining = iter(items)
         while chunk := [task.encode((item,), kwargs) for item in islice(remaining, MAP_CHUNK_TASKS)]:
-            await self._session()
             deadline = self._deadline_at(self._deadline)
-            waiters = actor.submit_many(task.name, task.wire_options, chunk, deadline, batch)
-            for waiter in waiters:
-                waiter.add_done_callback(_retrieve)
-            confirmed += waiters
+            while chunk:
+                actor = await self._session(self._sessions.for_submit)
+                taken = actor.numbers_left          # the rest goes into the session after this one
+                waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch)
+                chunk = chunk[taken:]
+                for waiter in waiters:
+                    waiter.add_done_callback(_retrieve)
+                confirmed += waiters
             await self._next_turn()     # the chunk leaves while the next one is encoded
             while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
                 await confirmed.popleft()
@@ -171,15 +170,25 @@ class Client:
         return await gather_status(self._actor, self._topology, self._ports.clock)
 
     async def _stop(self) -> None:
-        self._system.stop()
-        await self._system.wait_stopped()
+        try:
+            await self._sessions.stop()
+        finally:
+            if self._owns_ports:
+                self._ports.network.close()
 
-    async def _session(self) -> None:
-        """Waits for a session: there is none yet, or it was lost."""
+    @property
+    def _actor(self) -> ClientActor:
+        """The current session: tasks and results of any other are known to it as well."""
+        return self._sessions.current
+
+    async def _session(self, look: Callable[[], ClientActor | None]) -> ClientActor:
+        """Waits until there is a session of the wanted kind: there is none yet, it was lost, or it is used up."""
         if self._only_looks:
             raise ClusterError("this client only looks: connect without only_looks to submit or cancel")
-        while not self._actor.session:
-            await self._ready(self._deadline)
+        end = self._deadline_at(self._deadline)
+        while (actor := look()) is None:
+            await self._ready(max(0, end - self._ports.clock.now()) / SECOND)
+        return actor
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -198,12 +207,12 @@ class Client:
 
     async def _ready(self, seconds: float) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._actor.registered(waiter)
+        self._sessions.registered(waiter)
         nodes = ", ".join(f"{node.name} {node.address}" for node in self._topology.brokers)
 
         def error() -> ClusterError:
-            reason = self._actor.refusal or f"no leader answered ({nodes})"
-            return Unavailable(f"no session in {seconds:g} s: {reason}", outcome="refused")
+            reason = self._sessions.refusal or f"no leader answered ({nodes})"
+            return Unavailable(f"no session in {self._deadline:g} s: {reason}", outcome="refused")
 
         await self._within(waiter, seconds, error)
 
@@ -224,9 +233,9 @@ class Client:
             timer.cancel()
 
     async def _cancel(self, tasks: list[int]) -> None:
-        await self._session()
+        actor = await self._session(self._sessions.for_cancel)
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._actor.cancel(tasks, waiter)
+        actor.cancel(tasks, waiter)
         await self._within(
             waiter, self._deadline, lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )

@@ -5,6 +5,7 @@ options share a group, so that a batch of a thousand equal calls costs one name 
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from cluster.state.commands import (
@@ -40,11 +41,14 @@ class Draft(Generic[Waiter]):
 
 
 class Outbox(Generic[Waiter]):
-    """Numbers tasks and collects them into drafts; finished drafts wait in `ready` until the window takes them."""
+    """Numbers tasks, up to `numbers_max`, and collects them into drafts; finished drafts wait in `ready` until the
+    window takes them."""
 
-    __slots__ = ("_draft", "next_number", "ready", "tasks")
+    __slots__ = ("_draft", "next_number", "numbers_max", "ready", "tasks")
 
-    def __init__(self) -> None:
+    def __init__(self, numbers_max: int = TASK_NUMBER_MAX) -> None:
+        assert 0 < numbers_max <= TASK_NUMBER_MAX
+        self.numbers_max = numbers_max
         self.next_number = 1
         self.tasks = 0                                    # not yet taken
         self.ready: deque[Draft[Waiter]] = deque()
@@ -52,7 +56,7 @@ class Outbox(Generic[Waiter]):
 
     @property
     def numbers_left(self) -> int:
-        return TASK_NUMBER_MAX - self.next_number + 1
+        return self.numbers_max - self.next_number + 1
 
     def add(self, name: str, options: Options | None, body: bytes) -> tuple[int, Draft[Waiter]]:
         """Adds one task; returns its number and the draft that carries it."""
@@ -76,6 +80,11 @@ class Outbox(Generic[Waiter]):
         """The turn ends: what was collected may leave."""
         if self._draft.count:
             self._cut()
+
+    def drafts(self) -> Iterator[Draft[Waiter]]:
+        """All that was not taken, the unfinished last."""
+        yield from self.ready
+        yield self._draft
 
     def take(self) -> Draft[Waiter] | None:
         if not self.ready:

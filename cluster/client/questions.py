@@ -18,6 +18,10 @@ class Questions:
         self._status: dict[int, Future[bytes]] = {}
         self._described: dict[int, Future[list[Record]]] = {}
 
+    @property
+    def are_answered(self) -> bool:
+        return not (self._status or self._described)
+
     def status(self, broker: Peer) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._last += 1
@@ -33,9 +37,11 @@ class Questions:
     def describe(self, leader: Peer | None, tasks: list[int]) -> Future[list[Record]]:
         """The leader's records of these tasks."""
         self._last += 1
+        number = self._last
         future: Future[list[Record]] = get_running_loop().create_future()
-        if leader is not None and leader.send(Describe(self._last, tasks)):
-            self._described[self._last] = future
+        if leader is not None and leader.send(Describe(number, tasks)):
+            self._described[number] = future
+            future.add_done_callback(lambda _: self._described.pop(number, None))
         else:
             reject(future, Unavailable("no leader is known", outcome="refused"))
         return future

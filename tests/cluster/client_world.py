@@ -13,6 +13,7 @@ from actors.simulation import ChildPort, NetworkLimits, Process, World
 from cluster import Client, task
 from cluster.broker.actor import Broker
 from cluster.broker.process import BrokerConfig, start_broker
+from cluster.client.succession import SessionLimits
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.child_messages import Ready, encode
@@ -127,7 +128,14 @@ class ClientWorld:
     # -- users --------------------------------------------------------------------------------------------------------
 
     def start(
-        self, program: Program, *, deadline: float = 30.0, require_leader: bool = True, cluster: str = "world"
+        self,
+        program: Program,
+        *,
+        deadline: float = 30.0,
+        require_leader: bool = True,
+        cluster: str = "world",
+        only_looks: bool = False,
+        limits: SessionLimits | None = None,
     ) -> str:
         """A new user begins; returns the name of its process."""
         name = f"c{len(self.clients) + 1}"
@@ -135,7 +143,10 @@ class ClientWorld:
 
         async def live(ports: Ports) -> None:
             try:
-                async with Client(plan, lambda: ports, deadline, require_leader) as client:
+                client = Client(
+                    plan, lambda: ports, deadline, require_leader, only_looks=only_looks, limits=limits
+                )
+                async with client:
                     self.answers[name] = await program(client, ports)
             except Exception as error:
                 self.errors[name] = error
@@ -172,6 +183,12 @@ class ClientWorld:
         """The broker that leads now; "" while none does."""
         leading = [name for name, process in self.brokers.items() if process.alive and self._leads(name)]
         return max(leading, key=lambda name: self.actor(name).term, default="")
+
+    @property
+    def client_sessions(self) -> list[int]:
+        """Of clients, as the leader's state has them."""
+        machine = self.actor(self.leader).machine
+        return [session.id for session in machine.sessions_open() if session.worker is None]
 
     def _leads(self, name: str) -> bool:
         return name in self.systems and self.systems[name].lookup("broker") is not None and self.actor(name).leading

@@ -209,3 +209,16 @@ def test_after_close_nothing_comes_and_open_starts_over_under_a_new_identity(rig
     assert rig.take_seen() == [("leader", "b2:1")]
     assert rig.brokers["b2"].value.hellos == 2
     assert len(rig.brokers["b2"].value.peers) == 2
+
+
+def test_a_leader_of_a_term_that_somebody_else_knows_to_be_over_is_followed_no_more(rig):
+    rig.leads("b2", 3)
+    rig.links.outdate(3)
+    assert rig.leader == "b2"
+    rig.links.outdate(4)
+    assert (rig.leader, rig.links.term) == ("", 4)
+    assert rig.take_seen() == [("leader", "b2:1"), ("lost", "")]
+    rig.leads("b2", 3)
+    assert rig.leader == ""
+    rig.leads("b3", 4)
+    assert rig.leader == "b3"

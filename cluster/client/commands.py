@@ -1,0 +1,264 @@
+"""The commands side of a session: what was submitted or cancelled, and what of it is not answered yet.
+
+Commands are numbered, and kept as encoded bytes until their answer came (`cluster.window`). To a new leader, over a
+new link and after a gap the same bytes are said again, in order. Deadlines are the client's own: a command that is
+too late fails for its user, but one that left stays in the window, since later numbers need it.
+"""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Iterator
+
+import msgspec
+
+from actors import MILLISECOND, SECOND, Clock, Nanos
+from cluster.client.outbox import Draft, Outbox
+from cluster.client.questions import reject
+from cluster.client.sinks import ManySink, Sink
+from cluster.client.waits import Waits
+from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, Unavailable
+from cluster.leader_links import LeaderLinks
+from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Submit
+from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, Answer
+from cluster.window import Window
+
+QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
+RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
+REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
+
+Waiter = Future[None]
+
+
+class Commands:
+    """The commands of one session, from its first to its end; `session` is 0 before there is one."""
+
+    def __init__(self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits) -> None:
+        self.session = session
+        self._base = session << TASK_NUMBER_BITS
+        self._links = links
+        self._clock = clock
+        self._waits = waits
+        self._window = Window()
+        self._outbox: Outbox[Waiter] = Outbox(numbers_max)
+        self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
+        self._resent: set[int] = set()                      # of those, what was said again; never walked through
+        self._sent_at = 0
+        self._paused = False                                # the leader asked for it
+        self._rewound_at = -REWIND_PAUSE
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    @property
+    def numbers_left(self) -> int:
+        """Tasks that may still be submitted in this session."""
+        return self._outbox.numbers_left
+
+    @property
+    def queued_tasks(self) -> int:
+        """Submits that wait for the window to open."""
+        return self._outbox.tasks
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._sent)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is under way."""
+        return not self._sent and not self._outbox.tasks
+
+    # -- what the user's calls do -------------------------------------------------------------------------------------
+
+    def submit(
+        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter
+    ) -> int:
+        """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
+        self._admit(1)
+        number, draft = self._outbox.add(name, options, body)
+        if not draft.deadline or deadline < draft.deadline:
+            draft.deadline = deadline
+        draft.waiters.append(waiter)
+        task = self._base | number
+        self._waits.sinks[task] = sink
+        return task
+
+    def submit_many(
+        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink
+    ) -> list[Waiter]:
+        """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
+        self._admit(len(bodies))
+        add, sinks, base = self._outbox.add, self._waits.sinks, self._base
+        waiters: list[Waiter] = []
+        previous = None
+        for body in bodies:
+            number, draft = add(name, options, body)
+            if draft is not previous:
+                previous = draft
+                draft.deadline = min(draft.deadline or deadline, deadline)
+                waiter: Waiter = get_running_loop().create_future()
+                draft.waiters.append(waiter)
+                waiters.append(waiter)
+            sinks[base | number] = sink
+            sink.add(base | number)
+        return waiters
+
+    def _admit(self, tasks: int) -> None:
+        assert self.session, "a submit without a session has no number"
+        if self._outbox.tasks + tasks > QUEUED_TASKS_MAX:
+            raise Overloaded(f"{self._outbox.tasks} submits are waiting in this process already", retry_after=1.0)
+
+    def cancel(self, tasks: list[int], waiter: Waiter) -> None:
+        """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
+        if not self._window.is_open:
+            reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
+            return
+        low, seq = self._window.low, self._window.allot()
+        self._send(seq, Cancel(self.session, seq, low, tasks), waiter)
+
+    # -- on their way -------------------------------------------------------------------------------------------------
+
+    def close_turn(self) -> None:
+        """What was submitted in this turn may leave."""
+        self._outbox.close_turn()
+        self.pump()
+
+    def pump(self) -> None:
+        """Sends finished drafts while the window is open."""
+        outbox, window = self._outbox, self._window
+        if not (self.session and self._links.leader) or self._paused:
+            return
+        while outbox.ready and window.is_open:
+            draft = outbox.take()
+            assert draft is not None
+            low, seq = window.low, window.allot()
+            draft.seq = seq
+            self._send(seq, Submit(self.session, seq, low, draft.groups, self._waits.take_seen()), draft)
+
+    def _send(self, seq: int, command: Submit | Cancel, waiter: Draft[Waiter] | Waiter) -> None:
+        encoded = self._encode(command)
+        self._window.keep(seq, encoded)
+        self._sent[seq] = waiter
+        self._sent_at = self._clock.now()
+        if self._links.leader and not self._paused:
+            self._links.leader.send_raw(encoded)
+
+    def resend(self, start: int = 0) -> None:
+        """Says again what is not answered, from number `start` on."""
+        if self._links.leader:
+            self._sent_at = self._clock.now()
+            for encoded in self._window.unanswered(start):
+                self._links.leader.send_raw(encoded)
+            self._resent.update(seq for seq in self._sent if seq >= start)
+
+    def resend_overdue(self, now: Nanos) -> bool:
+        """Says everything again if an answer was lost on the way."""
+        if not self._sent or now - self._sent_at <= RESEND_AFTER:
+            return False
+        self.resend()
+        return True
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused
+
+    def pause(self) -> None:
+        """The leader is overloaded: nothing leaves before `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self.resend()
+        self.pump()
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def on_answers(self, answers: list[Answer], *, from_leader: bool) -> bool:
+        """What became of commands; False if the state does not know this session."""
+        for answer in answers:
+            if answer.session != self.session:
+                continue
+            if answer.code == ANSWER_GAP:
+                if from_leader:
+                    self._rewind(answer.value)
+            elif answer.code == ANSWER_NO_SESSION:
+                return False
+            elif self._window.answered(answer.seq):
+                waiter = self._sent.pop(answer.seq)
+                if answer.code == ANSWER_OK:
+                    _resolve(waiter)
+                    if answer.seq in self._resent:
+                        # It may have been in the log long ago, and the results gone to a link that was down.
+                        self._ask_for(waiter)
+                else:
+                    self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
+                self._resent.discard(answer.seq)
+        self.pump()
+        return True
+
+    def _rewind(self, expected: int) -> None:
+        """A command was lost or put off. Every later one of the window is answered with the same gap: the first answer
+        is enough, and none may break a pause that the leader asked for."""
+        now = self._clock.now()
+        if not self._paused and now - self._rewound_at >= REWIND_PAUSE:
+            self._rewound_at = now
+            self.resend(expected)
+
+    def _ask_for(self, waiter: Draft[Waiter] | Waiter) -> None:
+        if isinstance(waiter, Draft):
+            sinks = self._waits.sinks
+            self._waits.ask(self._links.leader, [task for task in self._tasks(waiter) if task in sinks])
+
+    def unconfirmed(self) -> set[int]:
+        """Tasks of which nobody knows yet whether the state has them."""
+        drafts = (*self._sent.values(), *self._outbox.drafts())
+        return {task for draft in drafts if isinstance(draft, Draft) for task in self._tasks(draft)}
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def fail_late(self, now: Nanos) -> None:
+        """Tells those whose deadline has passed."""
+        for draft in [draft for draft in self._outbox.ready if draft.deadline <= now]:
+            self._outbox.drop(draft)
+            self._fail(draft, self._too_late("refused"))
+        for waiter in self._sent.values():
+            if isinstance(waiter, Draft) and waiter.deadline <= now and waiter.waiters:
+                _reject(waiter, self._too_late("unknown"))      # it may be in the log: its result is still awaited
+
+    def fail_all(self, error: ClusterError) -> None:
+        """Nothing of what is under way will be answered; this object is not used any more."""
+        for waiter in self._sent.values():
+            self._fail(waiter, error)
+        self._outbox.close_turn()
+        while (draft := self._outbox.take()) is not None:
+            self._fail(draft, error)
+        self._sent.clear()
+
+    def _too_late(self, outcome: RequestOutcome) -> ClusterError:
+        if self._links.leader is None:
+            reason = self._links.refusal or "no leader is known: fewer than a majority of the brokers can be reached"
+            return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
+        return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
+
+    def _fail(self, waiter: Draft[Waiter] | Waiter, error: ClusterError) -> None:
+        """Tells everyone who waits for a command, and who waits for the results of its tasks."""
+        _reject(waiter, error)
+        if isinstance(waiter, Draft):
+            self._waits.fail(self._tasks(waiter), error)
+
+    def _tasks(self, draft: Draft[Waiter]) -> Iterator[int]:
+        for group in draft.groups:
+            first = self._base | group.first
+            yield from range(first, first + len(group.bodies))
+
+
+def _resolve(waiter: Draft[Waiter] | Waiter) -> None:
+    for future in waiter.waiters if isinstance(waiter, Draft) else (waiter,):
+        if not future.done():
+            future.set_result(None)
+
+
+def _reject(waiter: Draft[Waiter] | Waiter, error: ClusterError) -> None:
+    if isinstance(waiter, Draft):
+        waiters, waiter.waiters = waiter.waiters, []
+        for future in waiters:
+            reject(future, error)
+    else:
+        reject(waiter, error)
