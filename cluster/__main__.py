@@ -1,24 +1,41 @@
 """The command line: `python -m cluster status TOPOLOGY`, `... submit TOPOLOGY MODULE:FUNCTION [ARG...]`."""
 
 import asyncio
+import difflib
 import importlib
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from cluster.client.client import Client
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
+from cluster.status_tables import print_tables
 from cluster.task import Task
 
-BROKER_COLUMNS = ("node", "pid", "role", "term", "commit_index", "applied_index", "digest", "sync")
-WORKER_COLUMNS = ("node", "pid", "slots", "running", "waiting", "children")
-QUEUE_COLUMNS = ("name", "ready", "waiting", "running", "delayed", "completed", "failed", "dead", "parked")
+NEGATIVE_NUMBER = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+LOOKS_LIKE_JSON = ("{", "[", '"')
+
+
+class TakesNegativeNumbers(click.Command):
+    """A command whose arguments may be negative numbers, without a `--` before them. Other unknown options are
+    refused as ever.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = True
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        for arg in itertools.takewhile(lambda arg: arg != "--", args):
+            name = arg.partition("=")[0]
+            if name.startswith("-") and name not in ("-", *known) and NEGATIVE_NUMBER.fullmatch(arg) is None:
+                raise click.NoSuchOption(name, possibilities=difflib.get_close_matches(name, known), ctx=ctx)
+        return super().parse_args(ctx, args)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,17 +53,21 @@ def status(topology: str, as_json: bool, deadline: float) -> None:
     if as_json:
         click.echo(json.dumps(report))
     else:
-        _print_tables(report)
+        print_tables(report, Console())
 
 
-@main.command()
+@main.command(cls=TakesNegativeNumbers)
 @click.argument("topology", type=click.Path(dir_okay=False))
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds until the submit must be confirmed.")
 def submit(topology: str, function: str, arguments: tuple[str, ...], wait: bool, deadline: float) -> None:
-    """Submit one task; arguments are JSON (a bare word is taken as a string)."""
+    """Submit one task; arguments are JSON (a bare word is taken as a string).
+
+    Put JSON into single quotes for the shell: '{"a": 1}'. A string that begins with { [ or " needs both kinds of
+    quotes: '"{text}"'. What follows a -- is an argument, whatever it looks like.
+    """
     task = _find_task(topology, function)
     values = [_argument(text) for text in arguments]
     try:
@@ -87,43 +108,24 @@ def _find_task(topology: str, function: str) -> Task[..., Any]:
 
 
 def _argument(text: str) -> Any:
+    """The value of one argument: JSON, or else the text itself, unless that was clearly meant to be JSON."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        return json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        if not text.lstrip().startswith(LOOKS_LIKE_JSON):
+            return text
+        raise click.UsageError(
+            f"{text} is not valid JSON: {error}. Put JSON into single quotes for the shell: '{{\"a\": 1}}'; "
+            "a string that begins with { [ or \" needs both kinds of quotes: '\"{text}\"'"
+        ) from None
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is a word")      # NaN and Infinity are Python's, not JSON's
 
 
 def _run(coroutine: Any) -> Any:
     return asyncio.run(coroutine)
-
-
-def _print_tables(report: dict[str, Any]) -> None:
-    console = Console()
-    leader = report["leader"] or "none known"
-    console.print(f"leader [bold]{leader}[/], term {report['term']}")
-    for title, rows, columns in (
-        ("brokers", report["brokers"], BROKER_COLUMNS),
-        ("workers", report["workers"], WORKER_COLUMNS),
-        ("queues", report["queues"], QUEUE_COLUMNS),
-    ):
-        table = Table(title=title, title_justify="left")
-        for column in columns:
-            is_text = column in ("node", "name", "role")
-            table.add_column(column.replace("_", " "), justify="left" if is_text else "right")
-        for row in rows:
-            cells = [_cell(row.get(column)) for column in columns]
-            if row.get("quarantined"):
-                cells[columns.index("role")] += " (quarantined)"
-            table.add_row(*cells)
-        console.print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list | tuple):
-        return " ".join(str(item) for item in value)
-    return str(value)
 
 
 def run() -> None:

@@ -1,12 +1,10 @@
 """`python -m cluster.launch TOPOLOGY`: starts the nodes of this machine, watches and restarts them.
 
 It runs no user code and holds no state: killing it loses nothing, its children die with it (the kernel sees to
-that), and a new launch goes through recovery. A node that exits with status 2 needs an operator (a port in use, a
+that), and a new launch goes through recovery. A node that refuses to run needs an operator (a port in use, a
 foreign data directory): then everything stops, with that node's line as the reason.
 """
 
-import json
-import re
 import sys
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import msgspec
 from actors import ActorSystem, Ports, on_terminate, run
 from cluster.broker.process import BrokerConfig
 from cluster.errors import TopologyError
-from cluster.node_tree import EXIT_OPERATOR, Launch, NodeSpec, Stop
+from cluster.node_report import EXIT_OPERATOR
+from cluster.node_tree import Launch, NodeSpec, Stop
 from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
 
@@ -28,8 +27,6 @@ PRELOAD = (
     "uvloop",
 )
 
-REASON = re.compile(r"""[ ,"]reason"?[=:]("(?:[^"\\]|\\.)*"|\S+)""")      # in a line of the log, of either format
-
 BROKER_ENTRY = "cluster.broker.process:run_broker"
 WORKER_ENTRY = "cluster.worker.process:run_worker"
 
@@ -40,7 +37,7 @@ def nodes_of(plan: Topology, folder: Path, only: str | None) -> list[NodeSpec]:
     specs: list[NodeSpec] = []
     for broker in plan.brokers:
         if broker.name == only or (only is None and _is_here(broker.host)):
-            directory = str((folder / plan.data / broker.name).resolve())
+            directory = _directory(plan, broker.name, folder)
             argument = msgspec.msgpack.encode(BrokerConfig(plan.name, broker.name, brokers, directory))
             specs.append(NodeSpec(broker.name, BROKER_ENTRY, argument, is_broker=True))
     for worker in plan.workers:
@@ -61,8 +58,13 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         prefetch=worker.prefetch,
         labels=worker.labels,
         path=(str(folder.resolve()), str(Path.cwd())),
+        directory=_directory(plan, worker.name, folder),
     )
     return msgspec.msgpack.encode(config)
+
+
+def _directory(plan: Topology, node: str, folder: Path) -> str:
+    return str((folder / plan.data / node).resolve())
 
 
 def _is_here(host: str) -> bool:
@@ -102,19 +104,9 @@ async def _serve(ports: Ports, nodes: list[NodeSpec]) -> int:
     on_terminate(stop, interrupt=True)
     await system.wait_stopped()
     if launch.refusal is not None:
-        reason = last_reason(launch.refusal.stderr.decode(errors="replace"))
-        click.echo(f"error: node {launch.refusal.node!r} cannot run: {reason}", err=True)
+        click.echo(f"error: node {launch.refusal.node!r} cannot run: {launch.refusal.reason.strip()}", err=True)
         return EXIT_OPERATOR
     return 0
-
-
-def last_reason(log: str) -> str:
-    """Why a node ended: the `reason` of the last event in its log, or the whole log if that has none."""
-    line = log.strip().rpartition("\n")[2]
-    if found := REASON.search(line):
-        quoted = found.group(1)
-        return str(json.loads(quoted)).strip() if quoted.startswith('"') else quoted
-    return log.strip()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@
     └── Supervisor           one_for_one: a node that crashed is started again, at once, then with backoff
         ├── Node b1 ...      one process each, watched by pidfd
 
-A node that exits with EXIT_OPERATOR needs an operator (a port in use, a foreign data directory); a restart would only
-fail again. Then everything stops, and the refusal says why.
+Workers are started when all brokers of this machine are ready, or have crashed: so a launch that must be refused,
+because another one runs here or a port is taken, has disturbed nobody. A node that refuses to run (a port in use, a
+foreign data directory) needs an operator; a restart would only fail again. Then everything stops, and the refusal says
+why. One exception: a disk without room. At the start it is refused; but a node that has run goes on trying, because its
+neighbours are well, and room may come back.
 """
 
 from collections.abc import Sequence
@@ -24,14 +27,15 @@ from actors import (
     Exit,
     Ref,
     Restart,
+    StartChild,
     Supervisor,
     SupervisorSpec,
     TerminateChild,
     handles,
 )
+from cluster.node_report import EXIT_UNUSABLE, REFUSED, Ready, decoder
 
 DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
-EXIT_OPERATOR = 2                       # of a node's process: do not start it again
 BACKOFF = Backoff(min_ns=100 * MILLISECOND, max_ns=10 * SECOND, reset_after_ns=30 * SECOND)
 RESTARTS_MAX = 1_000_000                # the supervisor never gives up: a machine that cannot start a node keeps trying
 SIGTERM = 15
@@ -68,20 +72,29 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NodeReady:
+    """Node -> Launch: my process says so."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefused:
     """Node -> Launch: my process says that an operator must help."""
 
     node: str
-    stderr: bytes
+    reason: str
 
 
 class Node(Actor):
     """One node's process. It ends with its process: `Crashed` lets the supervisor start another, `Normal` does not."""
 
-    def __init__(self, spec: NodeSpec, launch: Ref[object]) -> None:
+    def __init__(self, spec: NodeSpec, launch: Ref[object], *, has_run: bool) -> None:
         self.spec = spec
         self.launch = launch
+        self.has_run = has_run                  # an earlier process of this node was ready
         self._child: Child | None = None
+        self._refusal = ""
         self._draining = False
 
     def started(self) -> None:
@@ -90,7 +103,7 @@ class Node(Actor):
             self.spec.entry,
             self.spec.argument,
             page_bytes=PAGE_BYTES,
-            on_frame=lambda frame: None,
+            on_frame=self.context.callback(self._reported),
             on_exit=self.context.callback(self._exited),
         )
 
@@ -110,15 +123,24 @@ class Node(Actor):
             self.context.log.event("node_killed", node=self.spec.name, reason="it did not stop within the drain time")
             self._child.signal(SIGKILL)
 
+    def _reported(self, frame: bytes) -> None:
+        report = decoder.decode(frame)
+        if isinstance(report, Ready):
+            self.launch.tell(NodeReady(self.spec.name))
+        else:
+            self._refusal = report.reason
+
     def _exited(self, how: Exit) -> None:
         self._child = None
         if self._draining:
             self.context.stop()
-        elif how.code == EXIT_OPERATOR:
-            self.launch.tell(Refused(self.spec.name, how.stderr))
+        elif how.code in REFUSED and not (how.code == EXIT_UNUSABLE and self.has_run):
+            reason = self._refusal or how.stderr.decode(errors="replace")
+            self.launch.tell(NodeRefused(self.spec.name, reason))
             self.context.stop()
         else:
-            self.context.log.event("node_exited", node=self.spec.name, code=how.code, signal=how.signal)
+            why = {"reason": self._refusal} if self._refusal else {}
+            self.context.log.event("node_exited", node=self.spec.name, code=how.code, signal=how.signal, **why)
             self.context.stop(Crashed(how.code, how.signal))
 
 
@@ -127,16 +149,37 @@ class Launch(Actor):
 
     def __init__(self, nodes: Sequence[NodeSpec]) -> None:
         self.nodes = nodes
-        self.refusal: Refused | None = None
+        self.refusal: NodeRefused | None = None
         self._stopping = False
         self._draining_brokers = False
         self._alive: dict[int, Started] = {}    # by monitor
+        self._ran: set[str] = set()             # nodes that were ready at least once
+        # Brokers that were neither ready nor have crashed yet; workers wait for them.
+        self._awaited = {spec.name for spec in nodes if spec.is_broker}
 
     def started(self) -> None:
-        me = self.context.self_ref
-        children = tuple(ChildSpec(spec.name, partial(Node, spec, me), Restart.TRANSIENT) for spec in self.nodes)
-        supervisor = Supervisor(SupervisorSpec(children, intensity=RESTARTS_MAX, backoff=BACKOFF))
+        first = tuple(self._child(spec) for spec in self.nodes if spec.is_broker or not self._awaited)
+        supervisor = Supervisor(SupervisorSpec(first, intensity=RESTARTS_MAX, backoff=BACKOFF))
         self._supervisor: Ref[object] = self.context.spawn(supervisor, name="nodes")
+
+    def _child(self, spec: NodeSpec) -> ChildSpec:
+        return ChildSpec(spec.name, partial(self._node, spec), Restart.TRANSIENT)
+
+    def _node(self, spec: NodeSpec) -> Node:
+        return Node(spec, self.context.self_ref, has_run=spec.name in self._ran)
+
+    @handles
+    def on_ready(self, message: NodeReady) -> None:
+        self._ran.add(message.node)
+        self._await_no_more(message.node)
+
+    def _await_no_more(self, node: str) -> None:
+        if node in self._awaited:
+            self._awaited.remove(node)
+            if not self._awaited and not self._stopping:
+                for spec in self.nodes:
+                    if not spec.is_broker:
+                        self._supervisor.tell(StartChild(self._child(spec)))
 
     @handles
     def on_started(self, message: Started) -> None:
@@ -145,10 +188,9 @@ class Launch(Actor):
             message.ref.tell(Drain())
 
     @handles
-    def on_refused(self, message: Refused) -> None:
+    def on_refused(self, message: NodeRefused) -> None:
         if self.refusal is None:
-            self.refusal = message
-            self.on_stop(Stop())
+            self.refusal = message      # the stop follows when that node has ended
 
     @handles
     def on_stop(self, message: Stop) -> None:
@@ -159,10 +201,15 @@ class Launch(Actor):
     @handles
     def on_down(self, message: Down) -> None:
         ended = self._alive.pop(message.reference)
+        if self.refusal is not None:
+            self.on_stop(Stop())
+        has_crashed = isinstance(message.reason, Crashed)
         if self._stopping:
-            if isinstance(message.reason, Crashed):
+            if has_crashed:
                 self._supervisor.tell(TerminateChild(ended.spec.name))      # not again
             self._go_on()
+        elif has_crashed:
+            self._await_no_more(ended.spec.name)
 
     def _drain(self, *, brokers: bool) -> None:
         """Workers, then brokers: what workers finish is recorded."""
@@ -171,7 +218,7 @@ class Launch(Actor):
                 node.ref.tell(Drain())
         alive = {node.spec.name for node in self._alive.values()}
         for spec in self.nodes:
-            if spec.is_broker is brokers and spec.name not in alive:
+            if alive and spec.is_broker is brokers and spec.name not in alive:
                 self._supervisor.tell(TerminateChild(spec.name))     # it may wait for its next start
         self._go_on()
 

@@ -32,6 +32,8 @@ def milliseconds(what: str, value: object) -> int:
         microseconds = value // timedelta(microseconds=1)
     elif isinstance(value, str):
         compact = value.replace(" ", "").lower()
+        if compact.startswith("-") and _WHOLE.fullmatch(compact[1:]) is not None:
+            raise _negative(what, value)
         if _WHOLE.fullmatch(compact) is None:
             raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
         microseconds = round(
@@ -39,14 +41,20 @@ def milliseconds(what: str, value: object) -> int:
         )
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if value != value or abs(value) > DURATION_MS_MAX:
-            raise ValueError(f"{what}: {value} s is out of range")
+            raise ValueError(f"{what}: {value} s is out of range, 0 to 10 years are allowed")
         microseconds = round(value * 1_000_000)
     else:
         raise TypeError(f"{what}: expected a timedelta, seconds or text such as \"5m\", not {value!r}")
     result = -(-microseconds // 1_000)
-    if not 0 <= result <= DURATION_MS_MAX:
+    if microseconds < 0:
+        raise _negative(what, value)
+    if result > DURATION_MS_MAX:
         raise ValueError(f"{what}: {value!r} is out of range, 0 to 10 years are allowed")
     return result
+
+
+def _negative(what: str, value: object) -> ValueError:
+    return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -65,6 +73,11 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
 
 def unknown_option(name: str, known: Iterable[str]) -> TypeError:
     """The error for an option that does not exist, with the nearest one that does."""
+    if name == "name":
+        return TypeError(
+            "\"name\" is no option of a call: workers find a task by the name that it has where it is defined; "
+            "give it there, with @task(name=...)"
+        )
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names)}"

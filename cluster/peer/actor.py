@@ -6,11 +6,13 @@ is committed is applied. Nothing is told before the disk has it. A failed sync i
 and the next start goes through recovery.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, Locked, Peer, PeerLog, Ref, handles
+from actors import MILLISECOND, SECOND, Actor, AddressInUse, BadAddress, Locked, Peer, PeerLog, Ref, handles
+from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, may_pass
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.errors import BrokerFault, BrokerRefused
@@ -37,7 +39,7 @@ from cluster.raft.messages import NO_NODE, EntryKind, MessageType, Role
 from cluster.state.commands import MACHINE_VERSION, Stamp
 from cluster.state.commands import Formation as FormationCommand
 from cluster.state.machine import Machine
-from cluster.storage.errors import WalFailed
+from cluster.storage.errors import ForeignDirectory, UnsupportedVersion, WalFailed
 from cluster.storage.record import decode_records
 from cluster.storage.scan import NodeIdentity
 from cluster.storage.segment import WalLimits
@@ -56,8 +58,6 @@ from cluster.wire import (
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
-LOCK_PATIENCE = 10 * SECOND         # for the lock of a predecessor that is still ending
-LOCK_RETRY = 100 * MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class PeerConfig:
 class RaftPeer(Actor):
     """One member of the Raft group, with its log and its replica of the state."""
 
+    refusals = (AddressInUse, BadAddress, BrokerRefused, DataUnusable, ForeignDirectory, Locked, UnsupportedVersion)
+
     def __init__(self, config: PeerConfig, reception: Reception, endpoint: object, incarnation: int) -> None:
         self.config = config
         self.reception = reception
@@ -85,6 +87,7 @@ class RaftPeer(Actor):
         self.core: Raft | None = None                   # from the formation on, with its drive
         self.drive: Drive | None = None
         self.broker: Ref[object] | None = None
+        self.on_ready: Callable[[], None] = lambda: None        # the log is open, the addresses are bound
         self.names = [name for name, _, _ in config.brokers]
         self.id = self.names.index(config.node) + 1
         self.refused = 0                                # messages that no well-behaved broker sends
@@ -107,8 +110,13 @@ class RaftPeer(Actor):
             if self.context.clock.now() >= self._lock_deadline:
                 raise
             self.context.timer("lock", LOCK_RETRY, self._open)
+        except OSError as error:
+            if may_pass(error):
+                raise
+            raise DataUnusable(self.config.directory, error) from error
         else:
             self._opened()
+            self.on_ready()
 
     def _open_log(self) -> None:
         context = self.context

@@ -10,7 +10,7 @@ from actors import SECOND, Ports
 from cluster import Client
 
 BROKER_KEYS = {"node", "pid", "role", "term", "commit_index", "applied_index", "digest", "sync"}
-WORKER_KEYS = {"node", "pid", "slots", "running", "waiting", "children"}
+WORKER_KEYS = {"node", "pid", "slots", "draining", "running", "waiting", "children"}
 QUEUE_KEYS = {"name", "ready", "waiting", "running", "delayed", "completed", "failed", "dead"}
 
 

@@ -19,6 +19,7 @@ MODULE = "cluster_tasks"
 TASKS_FILE = Path(__file__).with_name(f"{MODULE}.py")
 DEADLINE_S = 30.0       # of any wait in these tests; what is waited for takes milliseconds to a few seconds
 POLL_S = 0.01
+EXIT_OPERATOR = 2
 
 T = TypeVar("T")
 Status = dict[str, Any]
@@ -49,10 +50,12 @@ def running(topology: Path, *, arguments: tuple[str, ...] = ()) -> Iterator[Loca
 
 
 @contextmanager
-def launched(topology: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m cluster.launch` in a process group of its own, not waited for; killed in the end, if it still runs."""
+def launched(topology: Path, *arguments: str, within: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    """`python -m cluster.launch` in a process group of its own, not waited for; killed in the end, if it still runs.
+    `within` is a command that runs it.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.launch", str(topology), *arguments],
+        [*within, sys.executable, "-m", "cluster.launch", str(topology), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,6 +69,14 @@ def launched(topology: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def refused(topology: Path, *arguments: str, within: tuple[str, ...] = (), timeout_s: float = DEADLINE_S) -> str:
+    """What `launch` says before it ends with status 2."""
+    with launched(topology, *arguments, within=within) as launch:
+        output, _ = launch.communicate(timeout=timeout_s)
+        assert launch.returncode == EXIT_OPERATOR, output
+    return output
 
 
 def command_line(*arguments: str, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:

@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +13,11 @@ from cluster_rig import (
     DEADLINE_S,
     children,
     command_line,
-    descendants,
     launched,
     make_topology,
+    refused,
     row,
     run,
-    running,
-    wait_until,
 )
 from cluster_tasks import add
 
@@ -32,7 +28,7 @@ EXIT_OPERATOR = 2
 LOCK_PATIENCE_S = 10.0
 
 BROKER_KEYS = {"node", "pid", "role", "term", "commit_index", "applied_index", "digest", "sync", "quarantined"}
-WORKER_KEYS = {"node", "pid", "slots", "running", "waiting", "children"}
+WORKER_KEYS = {"node", "pid", "slots", "draining", "running", "waiting", "children"}
 QUEUE_KEYS = {
     "name", "ready", "waiting", "running", "delayed", "completed", "failed", "dead", "cancelled", "expired", "parked",
 }  # fmt: skip
@@ -77,7 +73,7 @@ def test_status_as_json_is_one_object_with_documented_keys(cluster: LocalCluster
 def test_status_as_tables_shows_the_same_to_people(cluster: LocalCluster) -> None:
     found = command_line("cluster", "status", str(cluster.topology))
     assert found.returncode == 0
-    for word in ("leader b", "brokers", "workers", "queues", "follower", "w1", "w2", "commit index"):
+    for word in ("leader b", "brokers", "workers", "queues", "follower", "w1", "w2", "commit", "cancelled", "expired"):
         assert word in found.stdout
 
 
@@ -100,6 +96,8 @@ def test_submit_prints_the_id_or_waits_for_the_result_as_json(cluster: LocalClus
     assert (found.returncode, found.stdout, found.stderr) == (0, "42\n", "")
     found = command_line("cluster", "submit", topology, "cluster_tasks:later", "word", "--wait")
     assert (found.returncode, found.stdout) == (0, '"word!"\n')
+    found = command_line("cluster", "submit", topology, "cluster_tasks:add", "-5", "--wait")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "-4\n", "")
     found = command_line("cluster", "submit", topology, "cluster_tasks:add", "1")
     assert found.returncode == 0
 
@@ -121,6 +119,8 @@ def test_submit_prints_the_id_or_waits_for_the_result_as_json(cluster: LocalClus
         (("cluster_tasks.add", "1"), 2, "write MODULE:FUNCTION"),
         (("cluster_tasks:add",), 2, "missing a required argument: 'left'"),
         (("cluster_tasks:add", "1", "2", "3"), 2, "too many positional arguments"),
+        (("cluster_tasks:later", '{"a":'), 2, '{"a": is not valid JSON: '),
+        (("cluster_tasks:add", "1", "--wiat"), 2, "--wiat"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -157,14 +157,6 @@ def test_a_topology_that_is_not_there_or_wrong_is_one_line_and_status_2(
 
 
 # -- launch: what is wrong with the topology ---------------------------------------------------------------------
-
-
-def refused(topology: Path, *arguments: str, timeout_s: float = DEADLINE_S) -> str:
-    """What `launch` says before it ends with status 2; nothing that it started is left."""
-    with launched(topology, *arguments) as launch:
-        output, _ = launch.communicate(timeout=timeout_s)
-        assert launch.returncode == EXIT_OPERATOR, output
-    return output
 
 
 EDITS: list[tuple[str, Callable[[str], str], str]] = [
@@ -246,102 +238,6 @@ def test_a_topology_without_a_node_of_this_machine_asks_for_one(tmp_path: Path) 
     )
 
 
-# -- launch: what is wrong with this machine ---------------------------------------------------------------------
-
-
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    path = make_topology(tmp_path)
-    text = path.read_text()
-    address = text[text.index("127.0.0.1:") :].partition('"')[0]
-    with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
-        output = refused(path)
-    assert output.endswith(f"error: node 'b1' cannot run: AddressInUse: address {address} is in use\n")
-    assert output.count("event=broker_stopped") == 1, "it was not tried again"
-
-
-def test_a_module_that_cannot_be_imported_is_named_with_its_traceback(tmp_path: Path) -> None:
-    path = make_topology(tmp_path)
-    path.write_text(path.read_text().replace("cluster_tasks", "broken_tasks"))
-    (tmp_path / "broken_tasks.py").write_text("from cluster import task\nimport no_such_thing\n")
-    output = refused(path)
-    said = output[output.index("error: node 'w") :].splitlines()
-    assert said[0].endswith("cannot run: module broken_tasks cannot be imported:")
-    assert said[1].startswith("Traceback")
-    assert any(f'File "{tmp_path}/broken_tasks.py", line 2' in line for line in said)
-    assert said[-1] == "ModuleNotFoundError: No module named 'no_such_thing'"
-
-
-def test_a_module_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    path = make_topology(tmp_path)
-    path.write_text(path.read_text().replace("cluster_tasks", "absent_tasks"))
-    output = refused(path)
-    assert "module absent_tasks cannot be imported" in output
-    assert "No module named 'absent_tasks'" in output
-
-
-@pytest.mark.parametrize("place", ["a file", "below a file", "/sys/quorumq", "/proc/quorumq"])
-def test_a_data_path_that_cannot_be_used_is_named(tmp_path: Path, place: str) -> None:
-    path = make_topology(tmp_path)
-    (tmp_path / "a file").write_text("this is no folder")
-    data = {"a file": tmp_path / "a file", "below a file": tmp_path / "a file" / "data"}.get(place, Path(place))
-    path.write_text(path.read_text().replace('data = "data"', f'data = "{data}"'))
-    output = refused(path)
-    assert "error: node 'b" in output
-    assert f"'{data}" in output.splitlines()[-1]
-
-
-def test_the_data_of_another_broker_is_refused(tmp_path: Path) -> None:
-    path = make_topology(tmp_path, workers=1)
-    with running(path) as cluster:
-        assert cluster.stop() == 0
-    data = tmp_path / "data"
-    shutil.rmtree(data / "b2")
-    (data / "b1").rename(data / "b2")
-    output = refused(path)
-    assert "error: node 'b2' cannot run" in output
-    assert str(data / "b2") in output
-    assert "'b1'" in output, "whose it is"
-
-
-def test_the_data_of_another_cluster_is_refused(tmp_path: Path) -> None:
-    path = make_topology(tmp_path, workers=1)
-    with running(path) as cluster:
-        assert cluster.stop() == 0
-    path.write_text(path.read_text().replace('name = "tests"', 'name = "others"'))
-    output = refused(path)
-    assert "error: node 'b" in output
-    assert "'tests'" in output and "'others'" in output
-
-
-@pytest.mark.slow
-def test_data_that_another_launch_holds_is_waited_for_then_the_holder_is_named(tmp_path: Path) -> None:
-    path = make_topology(tmp_path, workers=1)
-    with running(path) as cluster:
-        status = cluster.status()
-        pid = row(status["brokers"], "b2")["pid"]
-        start = time.monotonic()
-        output = refused(path, "--node", "b2")
-        assert LOCK_PATIENCE_S - 1 < time.monotonic() - start < LOCK_PATIENCE_S + 5
-        assert "error: node 'b2' cannot run" in output
-        assert str(tmp_path / "data" / "b2") in output
-        assert str(pid) in output
-        assert cluster.status()["leader"] == status["leader"], "the holder did not notice"
-
-
-def test_a_new_launch_waits_for_the_end_of_the_old_one(tmp_path: Path) -> None:
-    path = make_topology(tmp_path, workers=1)
-    with running(path) as cluster:
-        assert cluster.launch is not None
-        with launched(path) as second:
-            wait_until("the second launch has its processes", lambda: len(descendants(second.pid)) >= 5)
-            assert cluster.stop() == 0
-            adopted = LocalCluster(path)
-            adopted.wait_ready()
-            assert second.poll() is None
-            second.send_signal(signal.SIGTERM)
-            assert second.wait(DEADLINE_S) == 0
-
-
 # -- launch: one node --------------------------------------------------------------------------------------------
 
 
@@ -358,7 +254,9 @@ def test_nodes_may_be_launched_one_by_one(tmp_path: Path) -> None:
             launch(names[1:])
 
     def work() -> None:
-        status = LocalCluster(path).wait_ready()
+        whole = LocalCluster(path)
+        whole.wait_ready()
+        status = whole.wait_for(lambda status: all(broker["pid"] for broker in status["brokers"]))
         for broker in status["brokers"]:
             node = started[broker["node"]]
             assert children(children(node.pid)[0]) == [broker["pid"]], "this node and no other"

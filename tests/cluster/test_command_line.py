@@ -1,0 +1,126 @@
+"""What the command line makes of its arguments, and how status looks on a narrow terminal."""
+
+import io
+import re
+
+import click
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from cluster.__main__ import _argument, submit
+from cluster.status_tables import print_tables
+
+TERMINAL_COLUMNS = 80
+
+
+def parsed(*arguments: str) -> tuple[str, ...]:
+    """The task's arguments of `submit`, as texts."""
+    context = submit.make_context("submit", ["topology.toml", "module:function", *arguments])
+    values: tuple[str, ...] = context.params["arguments"]
+    return values
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["-5", "-0", "-1.5", "-2e3", "-1.25E-7"])
+def test_a_negative_number_is_an_argument(number: str) -> None:
+    assert parsed(number, "7") == (number, "7")
+    assert parsed("7", number, "--wait") == ("7", number)
+    assert _argument(number) == float(number)
+
+
+@pytest.mark.parametrize("option", ["-x", "--wiat", "--wiat=1", "-5x", "-05", "--5", "-Infinity"])
+def test_an_unknown_option_is_still_refused(option: str) -> None:
+    with pytest.raises(click.NoSuchOption):
+        parsed("1", option)
+    assert parsed("1", "--", option) == ("1", option)
+
+
+def test_an_option_that_is_misspelt_is_answered_with_the_nearest() -> None:
+    result = CliRunner().invoke(submit, ["topology.toml", "module:function", "--wiat"])
+    assert result.exit_code == 2
+    assert "--wiat" in result.output and "--wait" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("1.5", 1.5),
+        ("true", True),
+        ("null", None),
+        ('{"a": [1, "b"]}', {"a": [1, "b"]}),
+        ('"7"', "7"),
+        ("word", "word"),
+        ("two words", "two words"),
+        ("NaN", "NaN"),
+        ("-Infinity", "-Infinity"),
+        ("2026-01-31", "2026-01-31"),
+        ("", ""),
+    ],
+)
+def test_an_argument_is_json_and_otherwise_a_word(text: str, value: object) -> None:
+    assert _argument(text) == value
+
+
+@pytest.mark.parametrize("text", ['{"a":', "{a: 1}", "[1, 2", '"open', " [", "[NaN]"])
+def test_broken_json_is_refused_with_how_to_quote_it(text: str) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        _argument(text)
+    said = str(refused.value)
+    assert said.startswith(f"{text} is not valid JSON: ")
+    assert "single quotes" in said and """'{"a": 1}'""" in said
+
+
+# -- status ------------------------------------------------------------------------------------------------------
+
+QUEUE = {
+    "ready": 1_000_001, "waiting": 1_002, "running": 1_003, "delayed": 1_000_004, "parked": 1_000_005,
+    "completed": 1_000_000_006, "failed": 1_000_007, "dead": 10_008, "cancelled": 1_000_009, "expired": 1_000_010,
+}  # fmt: skip
+BROKER = {
+    "pid": 4_194_301, "term": 1_011, "commit_index": 100_000_012, "applied_index": 100_000_013, "sync": "thread",
+    "digest": [100_000_000, 2**32 - 1],
+}  # fmt: skip
+WORKER = {"pid": 4_194_302, "slots": 32, "running": 31, "waiting": 512}
+REPORT = {
+    "leader": "b1",
+    "term": 1_011,
+    "brokers": [
+        {"node": "b1", "role": "leader", "quarantined": False, **BROKER},
+        {"node": "b2", "role": "follower", "quarantined": True, **BROKER},
+        {"node": "b3", "role": "down", **dict.fromkeys(BROKER)},
+    ],
+    "workers": [
+        {"node": "a-worker-with-quite-a-long-name", "draining": True, "children": range(4_194_000, 4_194_032), **WORKER}
+    ],
+    "queues": [{"name": "default", **QUEUE}, {"name": "q" * 100, **QUEUE}],
+}
+
+
+def shown(report: dict[str, object]) -> str:
+    screen = io.StringIO()
+    listed = [{**row, "children": list(row["children"])} for row in report["workers"]]  # type: ignore[attr-defined]
+    print_tables({**report, "workers": listed}, Console(file=screen, width=TERMINAL_COLUMNS))
+    return screen.getvalue()
+
+
+def test_tables_fit_80_columns_with_every_title_and_every_number_whole() -> None:
+    text = shown(REPORT)
+    assert max(map(len, text.splitlines())) <= TERMINAL_COLUMNS
+    assert "…" not in text
+    words = re.findall(r"\S+", text)
+    for title in (*QUEUE, "commit", "applied", "digest", "sync", "slots", "children"):
+        assert title in words, title
+    for number in (*QUEUE.values(), 4_194_301, 4_194_302, 100_000_012, 100_000_013, 4_194_000, 4_194_031):
+        assert str(number) in words, number
+    assert {"100000000", "ffffffff", "thread", "follower", "quarantined", "draining"} <= set(words)
+    assert text.replace("\n", "").count("q") > 100, "a long name is folded, not cut"
+
+
+def test_a_cluster_without_a_leader_has_tables_too() -> None:
+    text = shown({**REPORT, "leader": None, "workers": [], "queues": []})
+    assert "leader none known" in text
+    assert text.count("none") == 4
