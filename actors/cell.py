@@ -101,7 +101,7 @@ class Cell(Intake):
         if self.life >= Life.STOPPING:
             return
         if self._running or self.task is not None:
-            self.put_system(Stop(reason))
+            self.put_first(Stop(reason))
         else:
             self.end(reason)
 
@@ -129,7 +129,7 @@ class Cell(Intake):
     def stop_self(self, reason: ExitReason) -> None:
         """The actor ends itself."""
         if self.life < Life.STOPPING:
-            self.put_system(Stop(reason))
+            self.put_first(Stop(reason))
 
     def at_turn_end(self, callback: Callable[[], None]) -> None:
         """See `Context.at_turn_end`."""

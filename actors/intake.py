@@ -85,6 +85,11 @@ class Intake:
         self.mailbox.put_system((signal, None))
         self.wake()
 
+    def put_first(self, signal: object) -> None:
+        """Takes a signal that goes before everything that waits."""
+        self.mailbox.put_first((signal, None))
+        self.wake()
+
     def wake(self) -> None:
         """Lets the turn run this cell, unless a coroutine runs that it waits for."""
         if not self.queued and self.task is None and self.life < Life.STOPPING:

@@ -103,6 +103,10 @@ class Mailbox(Generic[E]):
         """Takes a signal that goes before all messages."""
         self._system.append(entry)
 
+    def put_first(self, entry: E) -> None:
+        """Takes a signal that goes before all that waits."""
+        self._system.appendleft(entry)
+
     def take(self) -> E | None:
         """The next entry, or None."""
         if self._system:

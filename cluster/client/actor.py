@@ -385,6 +385,7 @@ class ClientActor(Actor):
             self._part(now)
         if self._links.leader is None or self._commands.is_paused:
             return
+        self._waits.ask_again(self._links.leader)
         quiet = now - self._heard
         if not self.session:
             if quiet > REGISTER_RETRY:

@@ -98,12 +98,11 @@ class Client:
         """
         task = task_of(fn)
         body = task.encode(args, kwargs)
-        actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit)
+        end = self._deadline_at(self._deadline)
+        actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit, end)
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
-        handle.id = actor.submit(
-            task.name, task.wire_options, body, self._deadline_at(self._deadline), handle, confirmed
-        )
+        handle.id = actor.submit(task.name, task.wire_options, body, end, handle, confirmed)
         await confirmed
         return handle
 
@@ -119,7 +118,7 @@ class Client:
         while chunk := [task.encode((item,), kwargs) for item in islice(remaining, MAP_CHUNK_TASKS)]:
             deadline = self._deadline_at(self._deadline)
             while chunk:
-                actor = await self._session(self._sessions.for_submit)
+                actor = await self._session(self._sessions.for_submit, deadline)
                 taken = actor.numbers_left          # the rest goes into the session after this one
                 waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch)
                 chunk = chunk[taken:]
@@ -181,13 +180,12 @@ class Client:
         """The current session: tasks and results of any other are known to it as well."""
         return self._sessions.current
 
-    async def _session(self, look: Callable[[], ClientActor | None]) -> ClientActor:
-        """Waits until there is a session of the wanted kind: there is none yet, it was lost, or it is used up."""
+    async def _session(self, look: Callable[[], ClientActor | None], end: Nanos) -> ClientActor:
+        """Waits, until `end`, for a session of the wanted kind: there is none yet, it was lost, or it is used up."""
         if self._only_looks:
             raise ClusterError("this client only looks: connect without only_looks to submit or cancel")
-        end = self._deadline_at(self._deadline)
         while (actor := look()) is None:
-            await self._ready(max(0, end - self._ports.clock.now()) / SECOND)
+            await self._ready(self._left(end))
         return actor
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -204,6 +202,9 @@ class Client:
 
     def _deadline_at(self, seconds: float) -> Nanos:
         return self._ports.clock.now() + int(seconds * SECOND)
+
+    def _left(self, end: Nanos) -> float:
+        return max(0, end - self._ports.clock.now()) / SECOND
 
     async def _ready(self, seconds: float) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -233,11 +234,12 @@ class Client:
             timer.cancel()
 
     async def _cancel(self, tasks: list[int]) -> None:
-        actor = await self._session(self._sessions.for_cancel)
+        end = self._deadline_at(self._deadline)
+        actor = await self._session(self._sessions.for_cancel, end)
         waiter: asyncio.Future[None] = self._loop.create_future()
         actor.cancel(tasks, waiter)
         await self._within(
-            waiter, self._deadline, lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
+            waiter, self._left(end), lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )
 
 

@@ -26,10 +26,11 @@ NO_RECORD_ADVICE = (
 class Waits:
     """Awaited tasks, of this session and of others. `sinks` is written to directly where tasks are submitted."""
 
-    __slots__ = ("_seen", "sinks")
+    __slots__ = ("_seen", "_unasked", "sinks")
 
     def __init__(self) -> None:
         self.sinks: dict[int, Sink] = {}
+        self._unasked: list[int] = []       # the leader's link was full when these were asked for
         self._seen = SeenNumbers()          # of the session's own tasks
 
     def join(self, task: int, sink: Sink) -> None:
@@ -68,10 +69,20 @@ class Waits:
     # -- what the cluster is told -------------------------------------------------------------------------------------
 
     def ask(self, leader: Peer | None, tasks: list[int]) -> None:
-        """Asks for the results of these tasks, those that are there and those that will be."""
-        if leader is not None:
-            for start in range(0, len(tasks), HELLO_ITEMS_MAX):
-                leader.send(Watch(tasks[start : start + HELLO_ITEMS_MAX]))
+        """Asks for the results of these tasks, those that are there and those that will be. Without a leader nobody is
+        asked: the next one is asked for everything."""
+        if leader is None:
+            return
+        for start in range(0, len(tasks), HELLO_ITEMS_MAX):
+            chunk = tasks[start : start + HELLO_ITEMS_MAX]
+            if not leader.send(Watch(chunk)):
+                self._unasked += chunk
+
+    def ask_again(self, leader: Peer) -> None:
+        """Asks for what a full link did not take."""
+        if self._unasked:
+            tasks, self._unasked = self._unasked, []
+            self.ask(leader, [task for task in tasks if task in self.sinks])
 
     def next_seen(self, session: int) -> Seen | None:
         """Which results came since this was last asked, or a part of them; None if none did."""

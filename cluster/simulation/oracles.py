@@ -20,7 +20,10 @@ from cluster.state.effects import STATE_COMPLETED
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
-DISK_ERRORS = {"sync_error": "[Errno 5]", "no_space": "[Errno 28]"}     # by the fault that accounts for it
+DISK_ERRORS = {                     # how a broker's end names them, by the fault that accounts for it
+    "sync_error": ("[Errno 5]",),
+    "no_space": ("[Errno 28]", "(ENOSPC)"),
+}
 STUCK_SHOWN_MAX = 5
 
 
@@ -53,7 +56,8 @@ class Oracles:
         """An actor of a broker or worker ended by itself."""
         assert isinstance(reason, Failed)
         faults = self.world.machine(name).disk.faults
-        if any(text in reason.message and faults.get(kind) for kind, text in DISK_ERRORS.items()):
+        accounted = [text for kind, texts in DISK_ERRORS.items() if faults.get(kind) for text in texts]
+        if any(text in reason.message for text in accounted):
             return
         if reason.type == "BrokerFault" and name in self.raft.damaged:
             return

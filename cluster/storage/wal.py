@@ -21,6 +21,7 @@ number does).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -299,13 +300,19 @@ class Wal:
         return self._preparer.is_busy
 
     def close(self) -> None:
-        """Gives the directory up. What is queued is not written; a job under way ends first."""
+        """Gives the directory up. What is queued is not written; a job under way ends first. Like any quiet moment the
+        end is marked: nothing else will vouch for the last frame while nobody runs."""
         self._closed = True
         self._preparer.stop()
         if self._in_flight is None:
             self._release()
 
     def _release(self) -> None:
+        planner = self._planner
+        if self._failure is None and planner.vouched_seq < planner.synced_seq:
+            offset, frame = planner.marker()
+            with suppress(OSError):     # it would have been a help, no more
+                self._writer.file.pwrite((frame,), offset)
         self._reader.close()
         self._writer.file.close()
         self._lock.release()
@@ -353,6 +360,8 @@ class Wal:
         assert self._in_flight is batch
         if self._closed:
             self._in_flight = None
+            if batch.syncs_frames and not isinstance(outcome, BaseException):
+                self._planner.synced_seq = batch.last_seq
             self._release()
         elif isinstance(outcome, BaseException):
             self.on_failed(self._fail(outcome))

@@ -497,6 +497,33 @@ def test_a_sender_that_waits_hears_of_the_end():
     assert run_in_world(main) == (True, False)
 
 
+def test_an_actor_that_stops_itself_handles_nothing_that_was_due_at_the_same_time():
+    """As `Context.stop` says. Both timers fire in one turn, as after a pause of the process."""
+
+    class Stopping(Actor):
+        def __init__(self) -> None:
+            self.log: list[str] = []
+
+        def started(self) -> None:
+            self.context.timer("a", SECOND, self.stop)
+            self.context.timer("b", SECOND, lambda: self.log.append("after the stop"))
+
+        def stop(self) -> None:
+            self.log.append("stop")
+            self.context.stop()
+
+        def stopped(self, reason: ExitReason) -> None:
+            self.log.append(str(reason))
+
+    async def main(system: ActorSystem) -> list[str]:
+        actor = Stopping()
+        system.spawn(actor)
+        await pause(system, 2 * SECOND)
+        return actor.log
+
+    assert run_in_world(main) == ["stop", "normal"]
+
+
 def test_timers_run_once_are_replaced_by_key_and_cancelled_even_when_due():
     class Clockwork(Watcher):
         def __init__(self) -> None:

@@ -18,8 +18,16 @@ FEW = SessionLimits(numbers_max=100, numbers_low=40)
 NUMBER_MASK = (1 << TASK_NUMBER_BITS) - 1
 
 
+MEBIBYTE_OF_TEXT = "x" * (1024 * 1024 - 100)
+
+
 @task(name="rollover:unserved_number")
 def unserved_number(number: int) -> None:
+    """No worker announces it."""
+
+
+@task(name="rollover:unserved_text")
+def unserved_text(text: str) -> None:
     """No worker announces it."""
 
 
@@ -398,3 +406,47 @@ def test_who_only_looks_gets_results_across_a_change_of_leader():
 def test_limits_that_cannot_work_are_refused(limits):
     with pytest.raises(AssertionError):
         SessionLimits(*limits)
+
+
+# -- under pressure ---------------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_retired_session_arrive_although_the_link_of_the_next_one_was_full():
+    rig = ClientWorld(workers=1, slots=2)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        first = cluster._actor
+        slow = [await cluster.submit(work, Parcel(number), 3_000 * MS) for number in range(2)]
+        while cluster._actor is first:
+            await cluster.submit(unserved)
+        # The leader takes nothing for a moment, too short for an election, while the new session sends much.
+        leader = rig.brokers[rig.leader]
+        rig.world.pause(leader)
+        rig.world.after(600 * MILLISECOND, lambda: rig.world.resume(leader))
+        await asyncio.gather(*(cluster.submit(unserved_text, MEBIBYTE_OF_TEXT) for _ in range(60)))
+        return await asyncio.gather(*(handle.result(timeout=100) for handle in slow))
+
+    results = rig.run(user, deadline=100.0, limits=SessionLimits(numbers_max=200, numbers_low=120))
+    assert results == parcels(2)
+
+
+def test_a_submit_that_waited_for_a_session_has_what_is_left_of_its_deadline(monkeypatch):
+    rig = ClientWorld(workers=0)
+    monkeypatch.setattr(state_sessions, "SESSIONS_MAX", 1)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        for _ in range(100):
+            await cluster.submit(unserved)
+        start = ports.clock.now()
+        first = cluster._actor
+        last = asyncio.ensure_future(cluster.submit(unserved))
+        await pause(ports, 2.0)
+        monkeypatch.setattr(state_sessions, "SESSIONS_MAX", 2)
+        while cluster._actor is first:
+            await pause(ports, 0.0001)
+        rig.world.network.partition([["c1"], BROKERS])
+        with pytest.raises(ClusterError):
+            await last
+        return (ports.clock.now() - start) / SECOND
+
+    assert rig.run(user, deadline=3.0, limits=FEW) < 3.3

@@ -5,9 +5,9 @@ from msgspec import Struct, msgpack
 from cluster.broker.delivery import Delivery
 from cluster.broker.link import Link, Links
 from cluster.state.commands import Failure
-from cluster.state.effects import STATE_FAILED, Assignment, Effects, TaskResult
+from cluster.state.effects import ANSWER_OK, STATE_FAILED, Answer, Assignment, Effects, TaskResult
 from cluster.state.machine import Machine
-from cluster.wire import MESSAGE_BYTES_MAX, ROLE_CLIENT, ROLE_WORKER, Assignments, Withdraw
+from cluster.wire import MESSAGE_BYTES_MAX, ROLE_CLIENT, ROLE_WORKER, Answers, Assignments, Results, Withdraw
 
 WORKER_SESSION, CLIENT_SESSION = 1, 2
 
@@ -50,6 +50,15 @@ def test_an_assignment_and_its_withdrawal_of_one_turn_leave_in_that_order():
     effects.withdrawn[WORKER_SESSION] = [(5, 1)]
     leader.delivery.carry_out(effects)
     assert [type(message) for message in leader.peer.messages] == [Assignments, Withdraw]
+
+
+def test_a_client_hears_that_its_command_is_in_the_log_before_it_hears_of_results():
+    leader = Leader(ROLE_CLIENT, CLIENT_SESSION)
+    effects = Effects()
+    effects.answers = [Answer(CLIENT_SESSION, 1, ANSWER_OK)]
+    effects.results[CLIENT_SESSION] = [TaskResult(1, STATE_FAILED, 1, b"")]
+    leader.delivery.carry_out(effects)
+    assert [type(message) for message in leader.peer.messages] == [Answers, Results]
 
 
 def test_failures_with_long_tracebacks_are_split_into_messages_that_fit():

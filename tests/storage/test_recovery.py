@@ -254,6 +254,26 @@ def test_a_cut_torn_frame_is_not_vouched_for_by_later_writes():
         rig.crash()
 
 
+@MODES
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_orderly_end_leaves_no_frame_that_nothing_vouches_for(mode, count):
+    rig = Rig(mode=mode)
+    rig.open()
+    rig.clock.advance()
+    rig.write(2, term=1, vote=1)
+    for _ in range(count):
+        rig.append(1)
+        rig.wal.flush()
+    rig.wal.close()     # in thread mode while the write is under way
+    rig.clock.advance()
+    rig.disk.kill()
+    rig.pid += 1
+    last = [frame for frame in frames_of(rig, rig.segment()) if frame.runs][-1]
+    rig.disk.flip_bit(rig.segment(), last.offset + 70)
+    _, recovery = rig.open()
+    assert recovery.quarantined
+
+
 def test_a_flipped_bit_in_any_frame_that_a_later_synced_seq_covers_quarantines():
     rig = Rig()
     rig.open()
