@@ -169,10 +169,23 @@ def _register(function: Callable[..., object], name: str | None, settings: Optio
         raise TypeError(f"@task takes a plain function, not {function!r}")
     if name is None:
         name = f"{function.__module__}:{function.__qualname__}"
+    _check_unique(name, function)
     kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
     made: Task[..., Any] = kind(function, name, settings)
     _registry[name] = made
     return made
+
+
+def _check_unique(name: str, function: Callable[..., object]) -> None:
+    """Two functions of one name: a worker would run the one that was defined last, whichever was submitted."""
+    known = _registry.get(name)
+    if known is None:
+        return
+    places = {(known.function.__module__, known.function.__qualname__), (function.__module__, function.__qualname__)}
+    # A module may be loaded again, and a script that is run is __main__ as well as itself.
+    if len(places) > 1 and not any(module == "__main__" for module, _ in places):
+        first, second = (f"{module}:{qualname}" for module, qualname in sorted(places))
+        raise ValueError(f"two tasks are named {name!r}, {first} and {second}: give one of them another name=")
 
 
 class CurrentTask(Struct, frozen=True):

@@ -123,6 +123,13 @@ class Channel:
         self.page = page
         self._connection = connection
         self._frames = Frames()
+        self._pid = os.getpid()
+
+    def end_copy(self) -> None:
+        """Ends this process if it is a copy of the child: user code forked, and its copy came back from that code. It
+        would speak for the child otherwise."""
+        if os.getpid() != self._pid:
+            os._exit(0)
 
     def send(self, frame: bytes) -> None:
         """Hands one frame to the parent; blocks while the parent does not read."""

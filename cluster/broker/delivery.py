@@ -12,7 +12,7 @@ import msgspec
 
 from actors import Log
 from cluster.broker.link import Link, Links
-from cluster.state.commands import TASK_NUMBER_BITS
+from cluster.state.commands import OUTCOME_RETURNED, TASK_NUMBER_BITS
 from cluster.state.effects import ANSWER_OK, Answer, Assignment, Effects, Registered, TaskResult
 from cluster.state.machine import Machine
 from cluster.wire import (
@@ -162,8 +162,9 @@ class Delivery:
         link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
 
     def _record(self, task: int) -> Record:
-        # Attempts that were handed back before they began are no attempts to a user.
-        return Record(task, self.machine.state_of(task) or "unknown", len(self.machine.attempts(task)))
+        # Attempts that went back uncounted, to begin elsewhere, are no attempts to a user.
+        ended = [attempt for attempt in self.machine.attempts(task) if attempt.status != OUTCOME_RETURNED]
+        return Record(task, self.machine.state_of(task) or "unknown", len(ended))
 
     def _notify_watchers(self, results: list[TaskResult]) -> None:
         for result in results:

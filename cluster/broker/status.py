@@ -1,6 +1,7 @@
 """The leader's view of workers and queues, for status."""
 
 from cluster.broker.link import Links
+from cluster.state.effects import Assignment
 from cluster.state.machine import Machine
 
 
@@ -14,7 +15,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
             continue
         link = links.of_session(session.id)
         held = machine.held_by(session.id)
-        running = set(link.running) if link is not None else set()
+        running = _running(held, link.running if link is not None else ())
         waits = [assignment for assignment in held if assignment.task not in running]
         for assignment in waits:
             queue = machine.queue_of(assignment.task) or ""
@@ -35,3 +36,17 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues}
+
+
+def _running(held: list[Assignment], heard: tuple[int, ...]) -> set[int]:
+    """Tasks that run, as far as the last heartbeat tells: those that it named, and for each that has ended since, the
+    first one held by another slot."""
+    running = {assignment.task: assignment.slot for assignment in held if assignment.task in heard}
+    slots = set(running.values())
+    for assignment in held:
+        if len(running) >= len(heard):
+            break
+        if assignment.slot not in slots:
+            slots.add(assignment.slot)
+            running[assignment.task] = assignment.slot
+    return set(running)

@@ -24,6 +24,7 @@ from cluster.wire import HELLO_ITEMS_MAX, Record
 P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
+Part = TypeVar("Part")
 
 DEADLINE_S = 30.0
 RETRY_S = 0.05                              # between two looks for a leader that can answer a question
@@ -45,6 +46,8 @@ class Client:
         self._only_looks = only_looks
         self._limits = limits or SessionLimits()
         self._owns_ports = False
+        self._made_ports: Ports | None = None           # from entering on, like the next
+        self._succession: Succession | None = None
 
     @classmethod
     def connect(
@@ -69,9 +72,9 @@ class Client:
         return client
 
     async def __aenter__(self) -> Self:
-        self._ports = self._make_ports()
+        self._made_ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
-        self._sessions = Succession(self._ports, self._topology, self._limits, only_looks=self._only_looks)
+        self._succession = Succession(self._ports, self._topology, self._limits, only_looks=self._only_looks)
         try:
             await self._ready(self._deadline)
         except Unavailable:
@@ -115,7 +118,7 @@ class Client:
         batch: Batch[R] = Batch(self, task)
         confirmed: deque[asyncio.Future[None]] = deque()
         remaining = iter(items)
-        while chunk := [task.encode((item,), kwargs) for item in islice(remaining, MAP_CHUNK_TASKS)]:
+        while chunk := _encoded(task, islice(remaining, MAP_CHUNK_TASKS), kwargs, len(batch)):
             deadline = self._deadline_at(self._deadline)
             while chunk:
                 actor = await self._session(self._sessions.for_submit, deadline)
@@ -174,6 +177,14 @@ class Client:
         finally:
             if self._owns_ports:
                 self._ports.network.close()
+
+    @property
+    def _sessions(self) -> Succession:
+        return _connected(self._succession)
+
+    @property
+    def _ports(self) -> Ports:
+        return _connected(self._made_ports)
 
     @property
     def _actor(self) -> ClientActor:
@@ -241,6 +252,24 @@ class Client:
         await self._within(
             waiter, self._left(end), lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )
+
+
+def _connected(part: Part | None) -> Part:
+    if part is None:
+        raise ClusterError("this client is not connected: use `async with Client.connect(...) as cluster:`")
+    return part
+
+
+def _encoded(task: Task[..., Any], items: Iterable[Any], kwargs: dict[str, Any], first: int) -> list[bytes]:
+    """The items' arguments; an error names the position of the item, `first` being that of the first one."""
+    bodies: list[bytes] = []
+    for item in items:
+        try:
+            bodies.append(task.encode((item,), kwargs))
+        except (ClusterError, TypeError) as error:
+            error.add_note(f"item {first + len(bodies)} of the map; the chunks before it are submitted")
+            raise
+    return bodies
 
 
 def _checked_id(task: object) -> int:

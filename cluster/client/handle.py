@@ -220,9 +220,13 @@ class Batch(Generic[R]):
     def _value(self, position: int) -> R:
         record = self._records[position]
         assert record is not None
-        if isinstance(record, ClusterError):
-            raise record
-        return value_of(record, self._task)
+        try:
+            if isinstance(record, ClusterError):
+                raise record
+            return value_of(record, self._task)
+        except ClusterError as error:
+            error.add_note(f"item {position} of the map, task {self.ids[position]}")
+            raise
 
     def _handle(self, task: int, position: int) -> Handle[R]:
         handle: Handle[R] = Handle(self._client, self._task)

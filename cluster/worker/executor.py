@@ -220,6 +220,9 @@ class BlockingHost(Host, Protocol):
     def receive(self) -> bytes | None:
         """Waits for a frame; None once the worker has closed its side."""
 
+    def end_copy(self) -> None:
+        """Ends this process if a task forked it and did not end it itself."""
+
 
 def main(host: BlockingHost, argument: bytes) -> None:
     """Entry of an executor child; returns when the worker lets go of it."""
@@ -231,6 +234,7 @@ def main(host: BlockingHost, argument: bytes) -> None:
     while True:
         while executor.claim():
             executor.run()
+            host.end_copy()
         frame = host.poll()
         if frame is None:
             executor.flush()

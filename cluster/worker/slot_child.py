@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos
+from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.state.commands import Outcome
 from cluster.worker.child_messages import (
     Batch,
@@ -27,7 +27,7 @@ from cluster.worker.child_messages import (
     from_child_decoder,
 )
 from cluster.worker.page import PAGE_BYTES, ClaimPage
-from cluster.worker.slots import Due, Ended, Pair, Slot, Why
+from cluster.worker.slots import Due, Ended, Held, Pair, Slot, Why
 
 Result = TypeVar("Result")
 
@@ -73,6 +73,7 @@ class SlotChild:
         self._failures = 0                  # starts in a row that did not last
         self._ready_at: Nanos = 0
         self._lock_misses = 0
+        self._log = PeerLog(context.log, context.clock)
 
     @property
     def pid(self) -> int:
@@ -213,6 +214,10 @@ class SlotChild:
             if page.has_outcomes:
                 self._finish(self._decode(*page.take()))
         ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms)
+        culprit = self.slot.running(claimed)
+        was_working = culprit is not None or self.slot.ending is not None
+        if was_ready and not self.is_stopped:
+            self._log_loss(culprit, exit)
         outcomes = self.slot.lost(claimed, claimed_at, ended)
         self._child, self._page, self._lock_misses = None, None, 0
         self._owner.outcomes(outcomes)
@@ -221,10 +226,21 @@ class SlotChild:
             self._owner.child_failed_to_start(report or exit)
         self._owner.child_exited(self)
         if not self.is_stopped:
-            self._start_again(now - self._ready_at if was_ready else 0)
+            # A child that died of a task says nothing against the next one, which others wait for. How often a task
+            # may do that is bounded by its attempts.
+            self._start_again(was_working or (was_ready and now - self._ready_at >= STEADY))
 
-    def _start_again(self, lived: Nanos) -> None:
-        if lived >= STEADY:
+    def _log_loss(self, culprit: Held | None, exit: Exit) -> None:
+        """Once a minute for each name of a task: a task that ends its process mostly does it again."""
+        name = culprit.assignment.name if culprit is not None else "none"
+        task = culprit.assignment.task if culprit is not None else 0
+        why = "it died" if self.slot.ending is None else self.slot.ending.why.value
+        self._log.event(
+            "child_lost", name, known=True, slot=self.slot.index, task=task, code=exit.code, signal=exit.signal, why=why
+        )
+
+    def _start_again(self, was_steady: bool) -> None:
+        if was_steady:
             self._failures = 0
         if self._failures == 0:
             self.start()

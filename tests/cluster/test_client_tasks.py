@@ -10,6 +10,7 @@ from client_world import MS, ClientWorld, Parcel, pause, unserved, work
 from cluster import (
     BodyTooLarge,
     Client,
+    ClusterError,
     DeadlineExceeded,
     EncodeError,
     Handle,
@@ -389,3 +390,45 @@ def test_two_maps_side_by_side_share_the_window(rig):
         return [len(batch) for batch in batches], len({number for batch in batches for number in batch.ids})
 
     assert rig.run(user) == ([30_000] * 3, 90_000)
+
+
+def test_an_item_that_cannot_travel_and_one_that_failed_are_named_by_their_position(rig):
+    async def user(cluster: Client, ports: Any) -> Any:
+        with pytest.raises(EncodeError) as refused:
+            await cluster.map(unserved_number, [*range(2_000), object()])
+        batch = await cluster.map(unserved_number, range(3))
+        await batch.cancel()
+        with pytest.raises(TaskCancelled) as failed:
+            await batch
+        return refused.value.__notes__, failed.value.__notes__, batch.ids
+
+    refused, failed, ids = rig.run(user)
+    assert refused == ["item 2000 of the map; the chunks before it are submitted"]
+    assert failed == [f"item 0 of the map, task {ids[0]}"]
+
+
+def test_a_client_that_was_not_entered_says_how(rig):
+    async def user(cluster: Client, ports: Any) -> Any:
+        outside = Client(cluster._topology, lambda: ports, 1.0)
+        with pytest.raises(ClusterError, match="async with"):
+            await outside.submit(unserved)
+        with pytest.raises(ClusterError, match="async with"):
+            outside.handle(1)
+
+    rig.run(user)
+
+
+def test_a_record_counts_the_attempts_that_count():
+    """A worker dies: only what was alone at its slot may have begun and be to blame."""
+    rig = ClientWorld(workers=2, slots=1)
+
+    async def user(cluster: Client, ports: Any) -> Any:
+        batch = await cluster.map(work, [Parcel(number) for number in range(300)], work_us=100)
+        await pause(ports, 0.02)
+        rig.world.crash(rig.workers["w1"])
+        await batch
+        return await cluster.records(batch.ids)
+
+    records = rig.run(user)
+    assert {record.state for record in records} == {"completed"}
+    assert sum(record.attempts - 1 for record in records) <= 1

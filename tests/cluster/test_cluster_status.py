@@ -56,6 +56,24 @@ def test_replicas_that_applied_the_same_have_the_same_digest():
     assert {row["applied_index"] for row in brokers} == {row["commit_index"] for row in brokers}
 
 
+def test_a_worker_that_is_busy_with_short_tasks_is_shown_as_busy():
+    """What its last heartbeat named has ended long ago; as many others run."""
+    rig = ClientWorld(workers=1, slots=2)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        batch = await cluster.map(work, [Parcel(number) for number in range(2_000)], work_us=2 * MS)
+        await pause(ports, 1.2)
+        status = await cluster.status()
+        await batch
+        return status
+
+    status = rig.run(user)
+    (worker,) = status["workers"]
+    (queue,) = (row for row in status["queues"] if row["name"] == "default")
+    assert worker["running"] == queue["running"] == 2
+    assert worker["waiting"] == queue["waiting"] > 0
+
+
 def test_queues_count_what_waits_runs_and_has_ended():
     rig = ClientWorld(slots=1)
 

@@ -104,6 +104,18 @@ def leave_a_grandchild() -> int:
 
 
 @task
+def fork_and_come_back_twice(note: str) -> int:
+    """What a user does who forgets that the copy must end itself."""
+    pid = os.fork()
+    if pid == 0:
+        with open(note, "w") as file:
+            file.write(str(os.getpid()))
+        return -1
+    os.waitpid(pid, 0)
+    return os.getpid()
+
+
+@task
 def touch(path: str) -> None:
     with open(path, "a") as file:
         file.write("x")

@@ -288,6 +288,20 @@ def test_a_grandchild_that_lives_on_does_not_hide_the_exit() -> None:
     run(main)
 
 
+def test_a_copy_of_the_child_that_a_task_forked_and_did_not_end_says_nothing_in_its_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with slot() as rig:
+            outcome = await rig.outcome(rig.give(tasks.fork_and_come_back_twice, str(tmp_path / "copy")))
+            assert tasks.fork_and_come_back_twice.decode_result(outcome.body) == await rig.pid()
+            copy = int((tmp_path / "copy").read_text())
+            with pytest.raises(ProcessLookupError):
+                os.kill(copy, 0)
+            outcome = await rig.outcome(rig.give(tasks.add, 2, 3))
+            assert tasks.add.decode_result(outcome.body) == 5
+
+    run(main)
+
+
 def test_a_child_is_restarted_at_once_and_then_with_growing_pauses() -> None:
     async def main() -> None:
         async with slot() as rig:

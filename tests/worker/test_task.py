@@ -283,6 +283,19 @@ def test_current_is_for_the_inside_of_a_task():
         current()
 
 
+def test_two_functions_under_one_name_are_refused_where_the_second_is_defined():
+    def first() -> None:
+        """The one."""
+
+    def second() -> None:
+        """The other."""
+
+    task(name="test_task:twice")(first)
+    with pytest.raises(ValueError, match=r"two tasks are named 'test_task:twice'.*first and .*second"):
+        task(name="test_task:twice")(second)
+    assert task(name="test_task:twice")(first).name == "test_task:twice", "a module may be loaded again"
+
+
 SNIPPET = """
 from typing import ParamSpec, TypeVar
 from cluster.task import Task, task
