@@ -41,7 +41,8 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
 def _running(held: list[Assignment], heard: tuple[int, ...]) -> set[int]:
     """Tasks that run, as far as the last heartbeat tells: those that it named, and for each that has ended since, the
     first one held by another slot."""
-    running = {assignment.task: assignment.slot for assignment in held if assignment.task in heard}
+    named = set(heard)
+    running = {assignment.task: assignment.slot for assignment in held if assignment.task in named}
     slots = set(running.values())
     for assignment in held:
         if len(running) >= len(heard):

@@ -199,12 +199,11 @@ class Batch(Generic[R]):
                 self._wake()
 
     async def _wait(self, finished: int, timeout: float | None) -> None:
-        clock = self._client._ports.clock
-        end = None if timeout is None else clock.now() + int(timeout * SECOND)
+        end = None if timeout is None else self._client._ports.clock.now() + int(timeout * SECOND)
         while len(self._finished) < finished or not self._complete:
             waiter: asyncio.Future[None] = self._client._loop.create_future()
             self._waiters.append(waiter)
-            left = None if end is None else max(0, end - clock.now()) / SECOND
+            left = None if end is None else self._client._left(end)
             await self._client._within(
                 waiter,
                 left,
@@ -220,9 +219,9 @@ class Batch(Generic[R]):
     def _value(self, position: int) -> R:
         record = self._records[position]
         assert record is not None
+        if isinstance(record, ClusterError):
+            raise record    # one error for every item that it befell
         try:
-            if isinstance(record, ClusterError):
-                raise record
             return value_of(record, self._task)
         except ClusterError as error:
             error.add_note(f"item {position} of the map, task {self.ids[position]}")

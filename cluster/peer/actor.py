@@ -171,7 +171,7 @@ class RaftPeer(Actor):
             self._hello,
             guard(self._link_up),
             guard(self._link_down),
-            guard(self._refused),
+            guard(self._on_refused),
         )
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
         self.roster = Roster(self.names, config.node, config.directory, formation, self._restarted)
@@ -219,7 +219,7 @@ class RaftPeer(Actor):
             self.core.peer_restarted(node_id, state.term, state.last_index, state.last_term, state.quarantined)
             self._drive_later()
 
-    def _refused(self, node_id: int, reason: str) -> None:
+    def _on_refused(self, node_id: int, reason: str) -> None:
         self.roster.refused(node_id, reason)
 
     def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:

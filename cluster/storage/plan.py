@@ -153,9 +153,14 @@ class FramePlanner:
         self._close()
         return plan
 
+    @property
+    def is_vouched(self) -> bool:
+        """Whether a frame on the disk says that every durable one is."""
+        return self.vouched_seq >= self.synced_seq
+
     def marker(self) -> tuple[int, bytes]:
         """Place and bytes of a frame that only says what is durable by now. The segment has room for it."""
-        assert self.vouched_seq < self.synced_seq
+        assert not self.is_vouched
         offset = self.offset
         self.offset += FRAME_HEADER_BYTES
         return offset, self._header((), 0)

@@ -238,15 +238,15 @@ class Wal:
 
     def mark(self) -> None:
         """With nothing to write, says on the disk what is durable, if no frame has said so yet. For a quiet moment, a
-        tick: while writes follow each other, each vouches for those before it, and to write a marker after each of
-        them would cost a tenth of the time that a broker needs for one.
+        tick: while writes follow each other, each vouches for those before it, and a marker after each of them would
+        stand between every sync and the answers that wait for it.
 
         Raises WalFailed.
         """
         if self._failure is not None:
             raise self._failure
         planner = self._planner
-        if planner.vouched_seq < planner.synced_seq and self.is_idle and not self._closed:
+        if not planner.is_vouched and self.is_idle and not self._closed:
             offset, frame = planner.marker()
             plan = Plan([Stretch(None, offset, [frame])])
             self._perform(Batch([], [], None, plan, planner.seq, 0, syncs=False))
@@ -309,7 +309,7 @@ class Wal:
 
     def _release(self) -> None:
         planner = self._planner
-        if self._failure is None and planner.vouched_seq < planner.synced_seq:
+        if self._failure is None and not planner.is_vouched:
             offset, frame = planner.marker()
             with suppress(OSError):     # it would have been a help, no more
                 self._writer.file.pwrite((frame,), offset)

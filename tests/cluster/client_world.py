@@ -13,6 +13,7 @@ from actors.simulation import ChildPort, NetworkLimits, Process, World
 from cluster import Client, task
 from cluster.broker.actor import Broker
 from cluster.broker.process import BrokerConfig, start_broker
+from cluster.client.actor import ClientActor
 from cluster.client.succession import SessionLimits
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology
@@ -165,6 +166,22 @@ class ClientWorld:
 
     def run(self, program: Program, **options: Any) -> Any:
         return self.finish(self.start(program, **options))
+
+    def take_over(self, session: str, name: str) -> None:
+        """Another incarnation under the name of a client's session ends it, as an operator's copy of it would. Its own
+        session is the answer of process `name`."""
+        actor = ClientActor("world", session, 1, tuple((node, f"{node}:7100") for node in BROKERS))
+
+        async def live(ports: Ports) -> None:
+            system = ActorSystem(ports, node=session)
+            system.spawn(actor, name="client")
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            actor.registered(done)
+            await done
+            self.answers[name] = actor.session
+            system.stop()
+
+        self.world.process(name, live)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from client_world import BROKERS, MS, ClientWorld, Parcel, pause, unserved, work
 
-from actors import MILLISECOND, SECOND, ActorSystem, Ports
+from actors import MILLISECOND, SECOND, Ports
 from actors.simulation import NetworkLimits
 from cluster import Client, ClusterError, TaskCancelled, Unavailable, task
-from cluster.client.actor import STRAGGLERS_MAX, ClientActor
+from cluster.client.actor import STRAGGLERS_MAX
 from cluster.client.succession import SessionLimits
 from cluster.state import sessions as state_sessions
 from cluster.state.commands import TASK_NUMBER_BITS
@@ -272,22 +272,6 @@ def test_connections_that_break_and_messages_that_come_twice_are_not_seen_across
     assert len(rig.runs) == 280
 
 
-def take_over(rig: ClientWorld, name: str, program: str) -> None:
-    """Another incarnation under the name of one of a client's sessions ends it."""
-    actor = ClientActor("world", name, 1, tuple((node, f"{node}:7100") for node in BROKERS))
-
-    async def live(ports: Ports) -> None:
-        system = ActorSystem(ports, node=name)
-        system.spawn(actor, name="client")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        actor.registered(done)
-        await done
-        rig.answers[program] = actor.session
-        system.stop()
-
-    rig.world.process(program, live)
-
-
 def test_results_of_a_retired_session_that_is_lost_still_arrive():
     rig = ClientWorld()
     many = STRAGGLERS_MAX + 1_000
@@ -301,7 +285,7 @@ def test_results_of_a_retired_session_that_is_lost_still_arrive():
         while cluster._actor is first:
             await pause(ports, 0.1)
             await cluster.submit(unserved)
-        take_over(rig, first.name, "thief")
+        rig.take_over(first.name, "thief")
         while not first.has_ended:
             await pause(ports, 0.1)
         more = await cluster.submit(work, Parcel(-2))
@@ -318,7 +302,7 @@ def test_a_session_that_is_lost_while_its_successor_registers_is_not_missed():
     rig = ClientWorld()
 
     async def user(cluster: Client, ports: Ports) -> Any:
-        take_over(rig, cluster._actor.name, "thief")
+        rig.take_over(cluster._actor.name, "thief")
         results, lost = [], 0
         while len(results) < 400:
             try:

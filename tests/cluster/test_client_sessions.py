@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from client_world import BROKERS, MS, ClientWorld, Parcel, pause, topology, unserved, work
 
-from actors import SECOND, ActorSystem, Ports
+from actors import SECOND, Ports
 from actors.simulation import NetworkLimits
 from cluster import Client, ClusterError, DeadlineExceeded, TaskCancelled, Unavailable
-from cluster.client.actor import ClientActor
 from cluster.state.commands import TASK_NUMBER_BITS
 
 
@@ -252,30 +251,13 @@ def test_messages_that_arrive_twice_change_nothing():
 # -- the end of a session ---------------------------------------------------------------------------------------------
 
 
-def end_session(rig: ClientWorld, name: str, program: str) -> str:
-    """Another incarnation under the name of a client ends its session, as an operator's copy of it would."""
-    actor = ClientActor("world", name, 1, tuple((node, f"{node}:7100") for node in BROKERS))
-
-    async def live(ports: Ports) -> None:
-        system = ActorSystem(ports, node=name)
-        system.spawn(actor, name="client")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        actor.registered(done)
-        await done
-        rig.answers[program] = actor.session
-        system.stop()
-
-    rig.world.process(program, live)
-    return program
-
-
 def test_a_client_whose_session_ended_goes_on_under_a_new_one():
     rig = ClientWorld()
 
     async def user(cluster: Client, ports: Ports) -> Any:
         slow = await cluster.submit(work, Parcel(1), 3_000 * MS)
         waiting = await cluster.submit(unserved)
-        end_session(rig, cluster._actor.name, "thief")
+        rig.take_over(cluster._actor.name, "thief")
         while "thief" not in rig.answers:
             await pause(ports, 0.05)
         # Whatever the next call meets, its error says that nothing is known of it; the one after that succeeds.
@@ -299,7 +281,7 @@ def test_a_map_whose_session_ends_in_between_fails_or_has_every_task_once():
     rig = ClientWorld()
 
     async def user(cluster: Client, ports: Ports) -> Any:
-        end_session(rig, cluster._actor.name, "thief")
+        rig.take_over(cluster._actor.name, "thief")
         batches, lost = [], 0
         while not (batches and "thief" in rig.answers):
             try:

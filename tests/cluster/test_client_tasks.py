@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from client_world import MS, ClientWorld, Parcel, pause, unserved, work
 
+from actors import SECOND
 from cluster import (
     BodyTooLarge,
     Client,
@@ -432,3 +433,23 @@ def test_a_record_counts_the_attempts_that_count():
     records = rig.run(user)
     assert {record.state for record in records} == {"completed"}
     assert sum(record.attempts - 1 for record in records) <= 1
+
+
+# -- executor children that die ---------------------------------------------------------------------------------------
+
+
+def test_a_child_that_died_of_a_task_is_replaced_at_once_and_its_loss_is_logged_once_a_minute():
+    rig = ClientWorld(slots=1)
+
+    async def user(cluster: Client, ports: Any) -> Any:
+        start = ports.clock.now()
+        dying = [await cluster.submit(work, Parcel(number), 0, "die") for number in range(10)]
+        innocent = await cluster.submit(work, Parcel(-1))
+        errors = await asyncio.gather(*dying, return_exceptions=True)
+        return errors, await innocent, ports.clock.now() - start
+
+    errors, innocent, span = rig.run(user)
+    assert {type(error) for error in errors} == {TaskDead} and innocent == Parcel(-1)
+    assert sum(rig.runs.values()) > 20, "every task took a child with it, and more than once"
+    assert span < 2 * SECOND, "with the delay of a child that does not start this would be a minute"
+    assert [name for _, name in rig.log].count("child_lost") == 1
