@@ -23,6 +23,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Self
 
+from actors.runtime.files import OsFiles
 from actors.runtime.ports import SECOND, Nanos
 
 FRAME_LENGTH = Struct("<I")
@@ -124,6 +125,19 @@ class Channel:
         self._connection = connection
         self._frames = Frames()
         self._pid = os.getpid()
+        self._files: OsFiles | None = None
+
+    @property
+    def files(self) -> OsFiles:
+        """The file system, for blocking calls only: a child has no loop that could be told of a job's end."""
+        if self._files is None:
+            self._files = OsFiles(_no_jobs)
+        return self._files
+
+    @staticmethod
+    def step_back(nice: int) -> None:
+        """Gives way to everybody else who wants a processor, as `nice` does: 0 changes nothing, 19 most."""
+        os.nice(nice)
 
     def end_copy(self) -> None:
         """Ends this process if it is a copy of the child: user code forked, and its copy came back from that code. It
@@ -163,6 +177,10 @@ class Channel:
     @staticmethod
     def wall_ms() -> int:
         return time.time_ns() // 1_000_000
+
+
+def _no_jobs(done: Callable[[], None]) -> None:
+    raise AssertionError("a child makes its calls itself")
 
 
 def die_with_parent(parent: int) -> None:

@@ -39,6 +39,7 @@ def real_ports(
     preload: Sequence[str] = (),
     path: Sequence[str] = (),
     echo: bool = False,
+    lingers: bool = True,
 ) -> Ports:
     """The real world for the actors of this process; once per process, and never before a fork.
 
@@ -46,7 +47,7 @@ def real_ports(
 
     `node` names this process in its log; `preload` are modules that child processes will have imported, with
     `path` before the usual places to look for them. With `echo` what they print goes to this process's
-    stderr.
+    stderr. Without `lingers` the process that forks them ends with the last of them.
     """
     # Imported here, so that a process that only wants the names of `actors` does not load ZeroMQ.
     from actors.runtime.files import OsFiles
@@ -60,7 +61,7 @@ def real_ports(
         entropy=OsEntropy(),
         files=OsFiles(loop.call_soon_threadsafe),
         network=ZmqNetwork(loop, log),
-        processes=RealProcesses(loop, preload=preload, path=path, echo=_echo if echo else None),
+        processes=RealProcesses(loop, preload=preload, path=path, echo=_echo if echo else None, lingers=lingers),
         log=log,
     )
 
@@ -77,6 +78,7 @@ def run(
     preload: Sequence[str] = (),
     path: Sequence[str] = (),
     echo: bool = False,
+    lingers: bool = True,
 ) -> T:
     """Runs `main(ports)` on a loop of its own (uvloop) and returns what it returns; options as of
     `real_ports`.
@@ -87,7 +89,8 @@ def run(
     import uvloop
 
     async def start() -> T:
-        ports = real_ports(asyncio.get_running_loop(), node=node, preload=preload, path=path, echo=echo)
+        loop = asyncio.get_running_loop()
+        ports = real_ports(loop, node=node, preload=preload, path=path, echo=echo, lingers=lingers)
         try:
             return await main(ports)
         finally:

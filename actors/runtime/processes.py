@@ -45,7 +45,8 @@ _SERVER_CODE = (
 
 class RealProcesses:
     """The Processes port of one event loop. `preload` names modules that every child will have imported;
-    `echo`, if given, gets all that children print, as it comes.
+    `echo`, if given, gets all that children print, as it comes. Without `lingers` the fork server ends with the last
+    child, and another one is started for the next: for whoever has children now and then.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class RealProcesses:
         preload: Sequence[str] = (),
         path: Sequence[str] = (),
         echo: Callable[[bytes], None] | None = None,
+        lingers: bool = True,
     ) -> None:
         self._loop = loop
         self._echo = echo
+        self._lingers = lingers
         self._preload = list(preload)
         self._path = [*path, *(entry for entry in sys.path if entry not in path)]
         self._server: _Server | None = None
@@ -74,7 +77,7 @@ class RealProcesses:
         """Starts `module:function(channel, argument)` in a new process. Its pid is 0 until it is forked."""
         assert len(argument) <= ARGUMENT_BYTES_MAX, "an argument must fit into one message to the fork server"
         if self._server is None or self._server.ended:
-            self._server = _Server(self._loop, self._path, self._preload, self._echo)
+            self._server = _Server(self._loop, self._path, self._preload, self._echo, self._lingers)
         return self._server.fork(entry, argument, page_bytes, on_frame, on_exit)
 
     def close(self) -> None:
@@ -92,9 +95,11 @@ class _Server:
         path: list[str],
         preload: list[str],
         echo: Callable[[bytes], None] | None,
+        lingers: bool,
     ) -> None:
         self._loop = loop
         self._echo = echo
+        self._lingers = lingers
         self.ended = False
         self._last_id = 0
         self._children: dict[int, RealChild] = {}
@@ -173,7 +178,10 @@ class _Server:
         else:
             assert isinstance(report, Exited)
             code = os.waitstatus_to_exitcode(report.status)
-            self._children.pop(report.id).exited(code)
+            child = self._children.pop(report.id)
+            if not self._children and not self._lingers:
+                self.close()
+            child.exited(code)
 
     def _died(self) -> None:
         """The server is gone, and the kernel kills its children. Reports each when it is dead."""

@@ -28,7 +28,7 @@ from zlib import crc32
 from actors.runtime.ports import MICROSECOND, MILLISECOND, SECOND, Exit, Nanos, Page
 from actors.simulation.events import EXIT, FRAME, SIGNAL, START, EventQueue
 from actors.simulation.loop import Cut, Loop
-from actors.simulation.ports import SimClock, SimEntropy
+from actors.simulation.ports import SimClock, SimEntropy, SimFiles
 
 if TYPE_CHECKING:
     from actors.simulation.machine import Machine
@@ -130,10 +130,12 @@ class FramePipe:
 class ChildPort:
     """Everything of the world that a simulated child may touch."""
 
-    def __init__(self, loop: Loop, page: Page, entropy: SimEntropy) -> None:
+    def __init__(self, loop: Loop, page: Page, entropy: SimEntropy, mount: Callable[[], SimFiles]) -> None:
         self.page = page
         self.clock = SimClock(loop)
         self.entropy = entropy
+        self._mount = mount
+        self._files: SimFiles | None = None
         self.on_signal: Callable[[int], object] | None = None   # if set: what SIGTERM and the like do
         self.errors = b""               # the tail of stderr
         self.to_parent: FramePipe | None = None     # set before the child's first turn
@@ -141,6 +143,16 @@ class ChildPort:
         self._frames: deque[bytes] = deque()
         self._closed = False            # the parent closed its side
         self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def files(self) -> SimFiles:
+        """The disk of its machine. What the child wrote stays when it dies."""
+        if self._files is None:
+            self._files = self._mount()
+        return self._files
+
+    def step_back(self, nice: int) -> None:
+        """Simulated processors are not scarce."""
 
     def send(self, frame: bytes) -> None:
         """Hands one frame to the parent."""
@@ -221,7 +233,10 @@ class SimChild:
         self._lock_forced = False   # it holds the lock by lot, not by `acquire`
         self.page: Page = SimPage(self._shared, parent)
         self.port = ChildPort(
-            loop, SimPage(self._shared, loop), SimEntropy(f"{world.seed}/{loop.name}/{loop.number}")
+            loop,
+            SimPage(self._shared, loop),
+            SimEntropy(f"{world.seed}/{loop.name}/{loop.number}"),
+            lambda: SimFiles(loop, machine.disk, lambda: world.power_off(machine)),
         )
         starts_at = parent.world_now() + _between(random, limits.spawn_ns_min, limits.spawn_ns_max)
         self._to_child = FramePipe(world.queue, random, limits, parent, loop, self.port.arrived, starts_at)

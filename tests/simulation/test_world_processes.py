@@ -247,3 +247,20 @@ def test_a_child_may_use_asyncio_of_its_own():
     world.run_for(2 * SECOND)
     assert parent.frames == [b"1"]
     assert parent.exits == [Exit(0, None)]
+
+
+def test_what_a_child_wrote_stays_when_it_is_killed_and_its_own_calls_end_with_it():
+    async def writer(port: ChildPort, argument: bytes) -> None:
+        port.files.make_dirs("data")
+        file = port.files.open("data/file", create=True)
+        for number in range(1_000):
+            file.pwrite((b"%04d" % number,), 4 * number)
+            await port.work(MILLISECOND)
+
+    world, parent = family(writer)
+    parent.child.signal(SIGKILL)
+    world.run_for(SECOND)
+    assert [exit.signal for exit in parent.exits] == [SIGKILL]
+    written = next(iter(world.machines.values())).disk.read("data/file")
+    assert 4 * 500 < len(written) < 4 * 1_000
+    assert written == b"".join(b"%04d" % number for number in range(len(written) // 4))
