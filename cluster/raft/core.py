@@ -11,13 +11,12 @@ etcd's own messages: there the environment takes `effects.after` itself (`Config
 `stable_to`.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from cluster.raft import election, replication
-from cluster.raft.effects import Effects, Write
+from cluster.raft import election, replication, snapshots
+from cluster.raft.effects import Effects
 from cluster.raft.log import LogStorage, RaftLog, size_of
 from cluster.raft.membership import Configuration, Tracker
 from cluster.raft.messages import (
@@ -28,9 +27,11 @@ from cluster.raft.messages import (
     Message,
     MessageType,
     Role,
+    SnapshotMark,
     SoftState,
 )
 from cluster.raft.reads import Rounds
+from cluster.raft.writes import Writes
 
 GATED = frozenset(
     (MessageType.APPEND_RESPONSE, MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE)
@@ -66,17 +67,8 @@ class Config:
     uncommitted_bytes_max: int = 32 << 20
     uncommitted_entries_max: int = 65_536
     applying_bytes_max: int = 16 << 20
-    applied: int = 0
+    applied: int = 0                                # what the state holds: the index of the snapshot it began with
     first_payload: bytes = b""                      # of the very first entry of the cluster's log
-
-
-@dataclass(slots=True)
-class _PendingWrite:
-    """A write on its way. `last_index` 0: it vouches for no entry, or for none any more."""
-
-    id: int
-    last_index: int
-    after: list[Message]
 
 
 class Raft:
@@ -103,16 +95,14 @@ class Raft:
         self.hurry = 0                      # early elections left after the leader's link went down
         self.hurry_ticks = 0                # until the next of them
         self.rounds = Rounds()
-        self.truncated_from = 0             # smallest overwritten index since the last take, 0 = none
+        self.writes = Writes(tracked=not config.manual_storage)
         self.outbox: list[Message] = []
         self.gated: list[Message] = []
-        self._pending: deque[_PendingWrite] = deque()
-        self._write_id = 0
         self._confirmed_told = 0
         self._data_lost_by: list[int] = []
-        self._quarantine_demanded = self._quarantine_over = False
-        self._released = (0, 0)             # (term, index) of the entry that ended the last one
-        self._found = (self.log.last_term, self.log.last_index)     # at the start: no entry up to it can end one
+        self.quarantine_demanded = self.quarantine_over = False     # to be told
+        self.released = (0, 0)              # (term, index) of the entry that ended the last quarantine
+        self.found = (self.log.last_term, self.log.last_index)     # at the start: no entry up to it can end one
         self._reset(self.term)
         self._told_hard = self.hard_state
         self._told_soft = self.soft_state
@@ -129,7 +119,7 @@ class Raft:
 
     @property
     def durable_index(self) -> int:
-        return self.log.offset - 1
+        return self.log.durable_index
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +164,11 @@ class Raft:
         """A message to `node` could not be sent: it must be assumed lost."""
         replication.unreachable(self, node)
 
+    def report_snapshot(self, node: int, ok: bool) -> None:
+        """The transfer of a snapshot to `node` is over: it has it all (not necessarily installed), or not."""
+        if self.role is Role.LEADER:
+            snapshots.report(self, node, ok=ok)
+
     def peer_restarted(self, node: int, term: int, last_index: int, last_term: int, quarantined: bool) -> None:
         """A new incarnation of `node` said hello, with its term, where its log ends durably, and whether it bears the
         mark of a quarantine durably."""
@@ -190,7 +185,7 @@ class Raft:
     def quarantine(self) -> None:
         """The quarantine mark is durable (or was found at the start): this node neither votes nor counts."""
         self.quarantined = self.quarantine_marked = True
-        self._quarantine_demanded = False
+        self.quarantine_demanded = False
 
     def lift_quarantine(self) -> None:
         """The mark is durably gone."""
@@ -205,11 +200,11 @@ class Raft:
 
     def persisted(self, write_id: int) -> None:
         """Writes up to `write_id` are durable."""
-        pending = self._pending
-        while pending and pending[0].id <= write_id:
-            done = pending.popleft()
+        for done in self.writes.done(write_id):
             if done.last_index:
                 self.log.stable_to(done.last_index)
+            if done.snapshot is not None:
+                self.log.snapshot_durable(done.snapshot)
             for message in done.after:
                 if message.to == self.id:
                     self.step(message)
@@ -227,6 +222,16 @@ class Raft:
         self.log.applied_to(max(entries[-1].index, self.log.applied), size_of(entries))
         replication.reduce_uncommitted(self, entries)
 
+    def installed(self, mark: SnapshotMark) -> None:
+        """The state is that of this snapshot, which `take` handed out; before or after its write is durable."""
+        if self.config.manual_storage:      # etcd's acknowledgement says both
+            self.log.snapshot_durable(mark)
+        self.log.snapshot_installed(mark)
+
+    def compacted(self, first_index: int) -> None:
+        """The entries below `first_index`, all of them applied, are about to leave storage."""
+        self.log.compacted(first_index)
+
     def take(self) -> Effects | None:
         """What is to be done now, None if nothing. Call it again after every event or batch of events."""
         log = self.log
@@ -243,18 +248,24 @@ class Raft:
             or self.outbox
             or self.gated
             or log.has_new
+            or log.next_snapshot() is not None
             or news
             or hard is not self._told_hard
             or soft is not self._told_soft
         ):
             return None
-        entries = log.next_unstable()
+        snapshot = log.next_snapshot()
+        entries = log.next_unstable() if snapshot is None else []
         changed = hard if hard is not self._told_hard else None
         must_sync = bool(entries) or hard[:2] != self._told_hard[:2]
+        if snapshot is not None and not self.config.manual_storage:
+            must_sync = True        # other than etcd's, where it is up to the shell
+        gated: list[Message] = []
+        if snapshot is None or not log.has_new:     # else some may depend on entries behind it, which come next
+            gated, self.gated = self.gated, []
         write = None
-        gated, self.gated = self.gated, []
-        if entries or changed or gated:
-            write = self._write(hard, entries, gated, must_sync)
+        if entries or changed or gated or snapshot is not None:
+            write = self.writes.next(hard, entries, snapshot, gated, must_sync=must_sync)
         effects = Effects(
             write=write,
             messages=self.outbox,
@@ -262,9 +273,12 @@ class Raft:
             soft_state=soft if soft is not self._told_soft else None,
             hard_state=changed,
             after=gated,
+            snapshot=snapshot,
         )
         self.outbox = []
         self._told_hard, self._told_soft = hard, soft
+        if snapshot is not None:
+            log.snapshot_handed_out = True
         if entries:
             log.hand_out()
         if committed:
@@ -273,26 +287,18 @@ class Raft:
             self._tell_news(effects)
         return effects
 
-    def _write(self, hard: HardState, entries: list[Entry], gated: list[Message], must_sync: bool) -> Write:
-        self._write_id += 1
-        truncate_from, self.truncated_from = self.truncated_from, 0
-        if not self.config.manual_storage:
-            last = entries[-1].index if entries else 0
-            self._pending.append(_PendingWrite(self._write_id, last, gated))
-        return Write(self._write_id, hard, entries, truncate_from, must_sync)
-
     def _news(self) -> bool:
         return bool(
             self._data_lost_by
-            or self._quarantine_demanded
-            or self._quarantine_over
+            or self.quarantine_demanded
+            or self.quarantine_over
             or (self.role is Role.LEADER and self.rounds.confirmed > self._confirmed_told)
         )
 
     def _tell_news(self, effects: Effects) -> None:
         effects.data_lost_by, self._data_lost_by = self._data_lost_by, []
-        effects.quarantine_demanded, self._quarantine_demanded = self._quarantine_demanded, False
-        effects.quarantine_over, self._quarantine_over = self._quarantine_over, False
+        effects.quarantine_demanded, self.quarantine_demanded = self.quarantine_demanded, False
+        effects.quarantine_over, self.quarantine_over = self.quarantine_over, False
         if self.rounds.confirmed > self._confirmed_told:
             effects.confirmed_round = self._confirmed_told = self.rounds.confirmed
 
@@ -358,34 +364,3 @@ class Raft:
         for progress in self.tracker.progress.values():
             if progress.quarantined:        # known from an earlier term that we led: this entry will release it
                 progress.release_index = self.log.last_index
-
-    def truncate(self, start: int) -> None:
-        """Entries from `start` on are about to be overwritten: writes on their way vouch for less."""
-        # Entries that no write has taken yet are simply not written.
-        if start < self.log.handed_out and (self.truncated_from == 0 or start < self.truncated_from):
-            self.truncated_from = start
-        for pending in self._pending:
-            if pending.last_index >= start:
-                pending.last_index = start - 1
-
-    def commit_to(self, index: int) -> None:
-        """The leader's word that this node has that much, and that it is committed."""
-        if not self.log.commit_to(index) and not self.quarantined:
-            # It has acknowledged that to this leader, who does not know yet that it was in an earlier life, which
-            # ended in a loss. To end here and start again would forget that, and vote.
-            self.quarantined = self._quarantine_demanded = True
-
-    def heard_quarantine(self, value: int) -> None:
-        """The leader's word on a quarantine of this node. It holds at once, before the mark is durable."""
-        if value < 0:
-            if not self.quarantined and (self.term, -value) > self._released:      # else it is old and came late
-                self.quarantined = self._quarantine_demanded = True
-        elif (
-            self.quarantine_marked
-            and (self.term, value) > self._released     # else it was told already
-            and (self.term, value) > self._found        # else it ended one of an earlier life
-            and value < self.log.offset
-            and self.log.term(value) == self.term
-        ):
-            self._quarantine_over = True
-            self._released = (self.term, value)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cluster.raft.messages import Entry, HardState, Message, SoftState
+from cluster.raft.messages import Entry, HardState, Message, SnapshotMark, SoftState
 
 
 @dataclass(slots=True)
@@ -34,3 +34,6 @@ class Effects:
     quarantine_demanded: bool = False       # this node lost data, says the leader: mark it durably, then `quarantine()`
     quarantine_over: bool = False           # lift the mark durably, then `lift_quarantine()`
     data_lost_by: list[int] = field(default_factory=list)   # leader: came back with less than they had acknowledged
+    # Takes the place of log and state, before the `write` of these effects is made (it has no entries); then
+    # `Raft.installed(snapshot)`.
+    snapshot: SnapshotMark | None = None

@@ -8,7 +8,7 @@ network faults", 2020). With both, a node that has heard a leader within an elec
 
 from typing import TYPE_CHECKING
 
-from cluster.raft import replication
+from cluster.raft import replication, snapshots
 from cluster.raft.messages import NO_NODE, Message, MessageType, Role
 from cluster.raft.quorum import VoteResult
 
@@ -22,7 +22,7 @@ _RESPONSE = {
     MessageType.VOTE: MessageType.VOTE_RESPONSE,
     MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
 }
-_FROM_LEADER = frozenset((MessageType.APPEND, MessageType.HEARTBEAT))
+_FROM_LEADER = frozenset((MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT))
 _REQUESTS = frozenset((MessageType.VOTE, MessageType.PRE_VOTE))
 
 
@@ -31,8 +31,8 @@ def hurry_ticks(raft: "Raft") -> int:
 
 
 def promotable(raft: "Raft") -> bool:
-    """Whether this node may stand: a voter that has not lost data."""
-    return raft.tracker.config.is_voter(raft.id) and not raft.quarantined
+    """Whether this node may stand: a voter that has not lost data, and whose state and log are in place."""
+    return raft.tracker.config.is_voter(raft.id) and not raft.quarantined and raft.log.snapshot is None
 
 
 def tick_election(raft: "Raft") -> None:
@@ -116,7 +116,8 @@ def _enter_term(raft: "Raft", message: Message) -> bool:
 def _answer_stale(raft: "Raft", message: Message) -> None:
     """A message of an earlier term. Mostly dropped, but two senders would be stuck without an answer."""
     kind = message.type
-    if kind in _FROM_LEADER and (raft.config.check_quorum or raft.config.pre_vote):
+    # (Not a snapshot, as in etcd: heartbeats come along with it.)
+    if kind in (MessageType.APPEND, MessageType.HEARTBEAT) and (raft.config.check_quorum or raft.config.pre_vote):
         # A leader that fell behind while we had moved on alone: it must learn our term, since with pre-vote or
         # check-quorum we will not disturb it by an election of ours.
         raft.send(Message(MessageType.APPEND_RESPONSE, message.sender, raft.id, raft.term))
@@ -153,6 +154,8 @@ def _step_other(raft: "Raft", message: Message) -> None:
             raft.become_follower(message.term, message.sender)
         if kind is MessageType.APPEND:
             replication.on_append(raft, message)
+        elif kind is MessageType.SNAPSHOT:
+            snapshots.on_snapshot(raft, message)
         else:
             replication.on_heartbeat(raft, message)
     elif (kind is MessageType.PRE_VOTE_RESPONSE and raft.role is Role.PRE_CANDIDATE) or (

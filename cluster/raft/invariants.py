@@ -11,10 +11,15 @@ if TYPE_CHECKING:
 def check(raft: "Raft") -> None:
     """Raises AssertionError that names the broken invariant."""
     log = raft.log
-    assert log.first_index - 1 <= log.applied <= log.applying <= log.committed <= log.last_index, (
+    assert log.applied <= log.applying <= log.committed <= log.last_index, (
         f"node {raft.id}: applied {log.applied}, applying {log.applying}, committed {log.committed}, "
         f"last {log.last_index}"
     )
+    if log.snapshot is None:
+        assert log.first_index - 1 <= log.applied, f"node {raft.id}: the log does not connect to the state"
+    else:
+        assert raft.role is Role.FOLLOWER, f"node {raft.id}: it stands or leads without its state"
+        assert log.applying < log.snapshot.index <= log.committed or log.applied == log.snapshot.index
     assert log.offset <= log.handed_out <= log.last_index + 1, f"node {raft.id}: unstable tail out of order"
     assert len(log.unstable) == log.last_index + 1 - log.offset, f"node {raft.id}: unstable tail has a gap"
     for offset, entry in enumerate(log.unstable):

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
-from cluster.raft.messages import Entry, HardState
+from cluster.raft.messages import Entry, HardState, SnapshotMark
 
 ENTRY_OVERHEAD_BYTES = 40       # what an entry costs beside its payload, about a record's header
 
@@ -35,14 +35,24 @@ class LogStorage(Protocol):
     def entries(self, low: int, high: int, bytes_max: int) -> list[Entry]:
         """Entries low <= index < high that were handed out in writes; at least one, then up to `bytes_max`."""
 
+    def snapshot(self) -> SnapshotMark | None:
+        """The newest snapshot, which reaches `first_index - 1` at least; None if none is at hand now: the leader asks
+        again when the follower shows its next sign of life."""
+
 
 class RaftLog:
-    """Invariant: applied <= applying <= committed <= last_index; offset - 1 = the last durable index."""
+    """Invariant: applied <= applying <= committed <= last_index; offset - 1 = the last durable index.
+
+    While `snapshot` is set, a snapshot of the leader has taken the place of the log and is not durable or not installed
+    yet: then nothing is durable, nothing is given out to apply, and `applied` is still what it was before.
+    """
 
     __slots__ = (
         "_apply_paused",
         "_applying_bytes",
         "_applying_bytes_max",
+        "_snapshot_durable",
+        "_snapshot_installed",
         "_starts",
         "_storage",
         "_terms",
@@ -53,6 +63,8 @@ class RaftLog:
         "handed_out",
         "last_index",
         "offset",
+        "snapshot",
+        "snapshot_handed_out",
         "unstable",
     )
 
@@ -64,14 +76,18 @@ class RaftLog:
         self._starts = [start for start, _ in runs]
         self._terms = [term for _, term in runs]
         assert self._starts and self._starts[0] <= self.first_index - 1, "the entry before the first has no term"
-        self.committed = max(applied, self.first_index - 1)
-        self.applied = self.applying = self.committed
+        assert applied >= self.first_index - 1, "the state lacks entries that the log has not any more"
+        assert applied <= self.last_index, "the state is ahead of the log: begin the log anew behind the snapshot"
+        self.committed = self.applied = self.applying = applied
         self.unstable: list[Entry] = []             # entries from `offset` on
         self.offset = self.last_index + 1
         self.handed_out = self.offset               # first index that no write has taken yet
         self._applying_bytes = 0
         self._applying_bytes_max = applying_bytes_max
         self._apply_paused = False
+        self.snapshot: SnapshotMark | None = None   # restored, not durable or not installed yet
+        self.snapshot_handed_out = False
+        self._snapshot_durable = self._snapshot_installed = False
 
     # -- terms ----------------------------------------------------------------------------------------------------
 
@@ -103,6 +119,20 @@ class RaftLog:
                 return index, found
             run = bisect_right(self._starts, index) - 1
             index = max(self._starts[run], self.first_index - 1) - 1
+
+    def held_in_common(self, index: int, term: int) -> int:
+        """The last index' <= `index` that a log which ends in `term` may share with this one, by the terms that are
+        remembered; 0 if none of them is that old.
+
+        Unlike `conflict_hint` it must not guess for entries that are compacted away: what it says vouches for entries
+        (see `peer_restarted`). It need not: their terms are remembered since the start, and what a follower
+        acknowledged to this leader was in the log then.
+        """
+        run = bisect_right(self._starts, index) - 1
+        while run >= 0 and self._terms[run] > term:
+            index = self._starts[run] - 1
+            run -= 1
+        return index if run >= 0 else 0
 
     # -- the tail ---------------------------------------------------------------------------------------------------
 
@@ -159,6 +189,57 @@ class RaftLog:
         del self.unstable[: index + 1 - self.offset]
         self.offset = index + 1
 
+    @property
+    def durable_index(self) -> int:
+        return self.offset - 1 if self.snapshot is None or self._snapshot_durable else 0
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def compacted(self, first_index: int) -> None:
+        """Storage dropped the entries below `first_index`. The terms of what was dropped are kept: they are as few as
+        there were leaders, and `held_in_common` needs them."""
+        assert self.snapshot is None, "compacted while a snapshot is being installed"
+        assert self.first_index <= first_index, f"compaction goes back from {self.first_index} to {first_index}"
+        assert first_index <= self.applied + 1, f"compacted to {first_index}, applied {self.applied}"
+        assert first_index <= self.durable_index + 1, f"compacted to {first_index}, durable {self.durable_index}"
+        self.first_index = first_index
+
+    def newest_snapshot(self) -> SnapshotMark | None:
+        return self._storage.snapshot()
+
+    def restore(self, mark: SnapshotMark) -> None:
+        """The log becomes empty behind a snapshot; one that is on its way into storage gives way to it."""
+        assert mark.index > self.committed
+        self.snapshot = mark
+        self.snapshot_handed_out = self._snapshot_durable = self._snapshot_installed = False
+        self._starts, self._terms = [mark.index], [mark.term]
+        self.unstable = []
+        self.committed = self.last_index = mark.index
+        self.first_index = self.offset = self.handed_out = mark.index + 1
+
+    def next_snapshot(self) -> SnapshotMark | None:
+        """The snapshot that no write has taken yet. It goes before any entry behind it."""
+        return None if self.snapshot_handed_out else self.snapshot
+
+    def snapshot_durable(self, mark: SnapshotMark) -> None:
+        if mark == self.snapshot:       # else another took its place
+            self._snapshot_durable = True
+            self._end_snapshot()
+
+    def snapshot_installed(self, mark: SnapshotMark) -> None:
+        if mark == self.snapshot:
+            self._snapshot_installed = True
+            self.applied = self.applying = mark.index
+            # Entries handed out before it are no longer waited for.
+            self._applying_bytes = 0
+            self._apply_paused = False
+            self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        if self._snapshot_durable and self._snapshot_installed:
+            self.snapshot = None
+            self.snapshot_handed_out = False
+
     # -- commit and apply ---------------------------------------------------------------------------------------------
 
     def commit_to(self, index: int) -> bool:
@@ -172,7 +253,7 @@ class RaftLog:
 
     def next_committed(self, *, allow_unstable: bool) -> list[Entry]:
         """Committed entries to apply now; only durable ones unless `allow_unstable`."""
-        if self._apply_paused or self.applying == self.committed:
+        if self._apply_paused or self.applying == self.committed or self.snapshot is not None:
             return []
         low, high = self.applying + 1, self._appliable(allow_unstable) + 1
         if low >= high:

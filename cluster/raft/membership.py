@@ -6,6 +6,7 @@ Changing the configuration while running is not here yet; the sets are joint fro
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cluster.raft.messages import SnapshotMark
 from cluster.raft.progress import Inflights, Progress
 from cluster.raft.quorum import VoteResult, joint_committed, joint_vote
 
@@ -17,6 +18,11 @@ class Configuration:
     voters: tuple[int, ...]
     outgoing: tuple[int, ...] = ()
     learners: tuple[int, ...] = ()
+
+    @classmethod
+    def at(cls, mark: SnapshotMark) -> "Configuration":
+        """The one that a snapshot names."""
+        return cls(mark.voters, mark.outgoing, mark.learners)
 
     @property
     def members(self) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class MessageType(IntEnum):
     VOTE_RESPONSE = 6
     PRE_VOTE = 7            # as VOTE, for a term that nobody has entered yet
     PRE_VOTE_RESPONSE = 8
+    SNAPSHOT = 9            # leader -> follower: your log is behind mine; `snapshot` takes its place
 
 
 class Role(IntEnum):
@@ -53,6 +54,17 @@ class Entry(Struct, gc=False):
     record: bytes = b""
 
 
+class SnapshotMark(Struct, frozen=True, array_like=True):
+    """What Raft knows of a snapshot: it stands for all entries up to `index`, whose term is `term`, and names the
+    configuration there, as `membership.Configuration` does. All that it stands for is committed."""
+
+    index: int
+    term: int
+    voters: tuple[int, ...]
+    outgoing: tuple[int, ...] = ()
+    learners: tuple[int, ...] = ()
+
+
 class Message(Struct, gc=False):
     """One message between cores. Unused fields are zero.
 
@@ -71,8 +83,9 @@ class Message(Struct, gc=False):
     reject_hint: int = 0
     round: int = 0                          # of a leadership confirmation, echoed by HEARTBEAT_RESPONSE
     quarantined: bool = False               # responses: this node lost data and counts for nothing
-    quarantine: int = QUARANTINE_NONE       # APPEND and HEARTBEAT to such a node
+    quarantine: int = QUARANTINE_NONE       # APPEND, HEARTBEAT and SNAPSHOT to such a node
     entries: list[Entry] = []
+    snapshot: SnapshotMark | None = None    # SNAPSHOT only
 
 
 class HardState(NamedTuple):

@@ -2,6 +2,8 @@
 
 A follower is *probed* (one message at a time, its position is not known), *replicated to* (optimistically, many
 messages in flight) or waits for a *snapshot*. A lost message turns replication back into probing through its rejection.
+A snapshot is waited for until an acknowledgement connects the follower to the leader's log, of whatever index (there
+may be several ways to get a state), or until the shell says how its transfer ended.
 """
 
 from collections import deque
@@ -78,7 +80,7 @@ class Progress:
         self.state = ProgressState.PROBE
         self.flow_paused = False        # no append until an answer: a probe is out, or the flight is full
         self.recent_active = False      # heard from since the last check of the quorum
-        self.pending_snapshot = 0
+        self.pending_snapshot = 0       # SNAPSHOT: where the one on its way ends; what it acknowledges counts, not this
         self.sent_commit = 0            # the highest commit index on its way to it
         self.quarantined = False        # it lost data: counts for no commit, confirmation or quorum
         self.quarantine_confirmed = False   # it said itself that it bears the mark durably
@@ -109,6 +111,15 @@ class Progress:
         self.pending_snapshot = index
         self.next = index + 1
         self.sent_commit = index
+
+    def snapshot_ended(self, *, ok: bool) -> None:
+        """The transfer is over. If it reached the follower, its answer will tell how far it got; if not, the next try
+        waits for a sign of life. Either way nothing is sent before it answers something."""
+        assert self.state is ProgressState.SNAPSHOT
+        if not ok:
+            self.pending_snapshot = 0   # else it would be probed from where it never got
+        self.become_probe()
+        self.flow_paused = True
 
     def sent_entries(self, count: int, size: int) -> None:
         """An append with `count` entries of `size` payload bytes left for it."""

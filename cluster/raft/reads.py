@@ -2,7 +2,7 @@
 
 A round is a counter that heartbeats carry and their responses echo. Once a majority has echoed a round or a later
 one, the node led after that round was opened: whatever waited for it may be answered. Rounds serve lease heartbeats
-now and linearizable reads later; one round serves everything that arrived before it.
+and questions of clients; one round serves everything that arrived before it.
 """
 
 from collections.abc import Mapping

@@ -11,9 +11,9 @@ on it. Everything it may have acknowledged before is then on it again, since tha
 
 from typing import TYPE_CHECKING
 
+from cluster.raft import quarantine, snapshots
 from cluster.raft.messages import (
     NO_NODE,
-    QUARANTINE_NONE,
     Entry,
     EntryKind,
     Message,
@@ -87,7 +87,7 @@ def broadcast_heartbeat(raft: "Raft") -> None:
                 raft.term,
                 commit=commit,
                 round=raft.rounds.opened,
-                quarantine=_quarantine_word(raft, progress),
+                quarantine=quarantine.word(progress),
             )
         )
         progress.sent_commit = commit
@@ -115,9 +115,7 @@ def send_append(raft: "Raft", node: int, progress: Progress, *, even_if_empty: b
     previous = progress.next - 1
     previous_term = log.term(previous)
     if previous_term is None:
-        # Compacted away: it needs a snapshot. It waits until the shell has one for it.
-        progress.become_snapshot(log.first_index - 1)
-        return False
+        return snapshots.send(raft, node, progress)     # compacted away
     entries: list[Entry] = []
     if progress.state is not ProgressState.REPLICATE or not progress.inflights.full:
         entries = log.entries(progress.next, log.last_index + 1, raft.config.append_bytes_max)
@@ -133,7 +131,7 @@ def send_append(raft: "Raft", node: int, progress: Progress, *, even_if_empty: b
             log_term=previous_term,
             commit=log.committed,
             entries=entries,
-            quarantine=_quarantine_word(raft, progress),
+            quarantine=quarantine.word(progress),
         )
     )
     progress.sent_entries(len(entries), sum(len(entry.payload) for entry in entries))
@@ -175,9 +173,7 @@ def _on_append_response(raft: "Raft", message: Message, progress: Progress) -> N
     if progress.state is ProgressState.PROBE:
         progress.become_replicate()
     elif progress.state is ProgressState.SNAPSHOT:
-        if progress.match + 1 >= raft.log.first_index:
-            progress.become_probe()
-            progress.become_replicate()
+        snapshots.acknowledged(raft, progress)
     else:
         progress.inflights.free_up_to(message.index)
     own = message.sender == raft.id
@@ -240,7 +236,7 @@ def peer_restarted(raft: "Raft", node: int, last_index: int, last_term: int, qua
         return False
     # A log that lost a truncation together with what followed it may be longer than what it had acknowledged; but it
     # ends in an earlier term, and holds none of our entries of later ones.
-    kept, _ = raft.log.conflict_hint(min(last_index, progress.match), last_term)
+    kept = raft.log.held_in_common(min(last_index, progress.match), last_term)
     less = kept < progress.match
     progress.restarted(kept)
     progress.quarantine_confirmed = quarantined
@@ -278,20 +274,13 @@ def _enter_quarantine(raft: "Raft", progress: Progress) -> None:
     broadcast_append(raft)
 
 
-def _quarantine_word(raft: "Raft", progress: Progress) -> int:
-    index = progress.release_index
-    if not index:
-        return QUARANTINE_NONE
-    return -index if progress.quarantined else index
-
-
 # -- follower -------------------------------------------------------------------------------------------------------
 
 
 def on_append(raft: "Raft", message: Message) -> None:
     log = raft.log
     if message.quarantine:
-        raft.heard_quarantine(message.quarantine)
+        quarantine.heard(raft, message.quarantine)
     if message.index < log.committed:
         _acknowledge(raft, message.sender, log.committed)
         return
@@ -314,7 +303,7 @@ def on_append(raft: "Raft", message: Message) -> None:
     for position, entry in enumerate(message.entries):
         if not log.matches(entry.index, entry.term):
             if entry.index <= log.last_index:
-                raft.truncate(entry.index)
+                raft.writes.truncate(entry.index, handed_out=log.handed_out)
             log.append(message.entries[position:] if position else message.entries)
             break
     log.commit_to(min(message.commit, last_new))
@@ -323,8 +312,11 @@ def on_append(raft: "Raft", message: Message) -> None:
 
 def on_heartbeat(raft: "Raft", message: Message) -> None:
     if message.quarantine:
-        raft.heard_quarantine(message.quarantine)
-    raft.commit_to(message.commit)
+        quarantine.heard(raft, message.quarantine)
+    if not raft.log.commit_to(message.commit) and not raft.quarantined:
+        # It is the leader's word that this node has acknowledged that much. The leader does not know yet that it was in
+        # an earlier life, which ended in a loss. To end here and start again would forget that, and vote.
+        quarantine.demand(raft)
     raft.send(
         Message(
             MessageType.HEARTBEAT_RESPONSE,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.raft.messages import Entry, Message, MessageType
+from cluster.raft.messages import Entry, Message, MessageType, SnapshotMark
 
 
 class MessageFields(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -26,6 +26,7 @@ class MessageFields(msgspec.Struct, array_like=True, gc=False, frozen=True):
     quarantined: bool
     quarantine: int
     records: bytes
+    snapshot: SnapshotMark | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,17 +50,20 @@ def encode(message: Message, record_of: Callable[[Entry], bytes]) -> bytes:
             message.quarantined,
             message.quarantine,
             records,
+            message.snapshot,
         )
     )
 
 
 def decode(data: bytes, entries_of: Callable[[bytes], list[Entry]]) -> Message:
     """Raises msgspec.DecodeError or what `entries_of` raises for damaged records; ValueError if the entries do not
-    follow on the message's index."""
+    follow on the message's index, or if a snapshot's mark is missing or out of place."""
     fields = _decode(data)
     entries = entries_of(fields.records) if fields.records else []
     if any(entry.index != fields.index + offset for offset, entry in enumerate(entries, start=1)):
         raise ValueError(f"entries do not follow index {fields.index}")
+    if (fields.type is MessageType.SNAPSHOT) != (fields.snapshot is not None):
+        raise ValueError("a message has a snapshot if and only if it is about one")
     return Message(
         fields.type,
         fields.to,
@@ -74,4 +78,5 @@ def decode(data: bytes, entries_of: Callable[[bytes], list[Entry]]) -> Message:
         fields.quarantined,
         fields.quarantine,
         entries,
+        fields.snapshot,
     )

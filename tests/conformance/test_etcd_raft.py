@@ -2,7 +2,7 @@
 
 `--transcripts DIR` (any folder, may be given several times) names etcd's files: interaction files and quorum files in
 any layout. Output is compared as it is, but for lines of etcd's log. Files that need what the core does not have yet
-(configuration change, snapshot, leadership transfer) are skipped with that reason.
+(configuration change, leadership transfer) are skipped with that reason.
 """
 
 from pathlib import Path

@@ -3,16 +3,20 @@
 Everything is drawn from one seed. After every event what Raft promises is checked (Figure 3 of the paper), against a
 record of all that ever happened: who led which term, which entry was ever written at which place, what was ever
 committed, and whether it was on a majority of the disks when it was.
+
+Nodes make snapshots and compact their logs at any moment; a snapshot that is sent may get lost or come twice like any
+message, its transfer may be reported as ended well or badly at any moment, and it takes its time to be installed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from raft_rig import Disk, Node
+from raft_rig import Disk, Node, Snapshot
 
 from cluster.raft.core import Raft
-from cluster.raft.messages import Entry, EntryKind, Message, MessageType, Role
+from cluster.raft.messages import Entry, EntryKind, Message, MessageType, Role, SnapshotMark
+from cluster.raft.progress import ProgressState
 
 ELECTION_TICKS = 6
 MAIL_MAX = 60
@@ -35,6 +39,9 @@ class Chances:
     wipe: int = 1
     link_down: int = 2
     open_round: int = 2
+    compact: int = 8
+    install: int = 4
+    report: int = 3
 
     @classmethod
     def drawn(cls, random: Random) -> "Chances":
@@ -56,6 +63,7 @@ class Record:
     # (term, payload) from index 1
     committed: list[tuple[int, bytes]] = field(default_factory=list)
     commits: int = 0
+    restores: int = 0       # snapshots that followers took
 
 
 class World:
@@ -75,8 +83,9 @@ class World:
             "inflight_messages_max": self.random.choice((1, 64)),
             **options,
         }
+        self.files: dict[SnapshotMark, Snapshot] = {}
         self.nodes = {
-            node: Node(node, disk(), self.random.randrange, size=size, core=core, **options)
+            node: Node(node, disk(), self.random.randrange, self.files, size=size, core=core, **options)
             for node in range(1, size + 1)
         }
         self.mail: list[Message] = []
@@ -85,6 +94,7 @@ class World:
         self.incarnation = dict.fromkeys(self.nodes, 0)
         self.led: dict[int, tuple[int, int]] = {}       # node -> (term, incarnation) it was last seen leading
         self.rounds: dict[tuple[int, int, int], int] = {}   # (node, term, round) -> latest term led when it was opened
+        self.seen: dict[int, tuple[list[Entry], int]] = {}  # node -> its state when it was last seen, and its length
         self.proposed = 0
 
     def run(self, events: int, chances: Chances) -> None:
@@ -118,6 +128,7 @@ class World:
             if self.random.random() < 0.7:
                 for node in self.nodes.values():
                     node.persist()
+                    node.install()
                     self.look(node)
 
     def tick(self) -> None:
@@ -199,6 +210,35 @@ class World:
             self.rounds[node.id, node.core.term, number] = max(self.record.leaders)
             self.look(node)
 
+    def compact(self) -> None:
+        """A snapshot at any applied index, and the log to any place at or before it; or none is at hand for a time."""
+        node = self._any()
+        node.disk.busy = self.random.random() < 0.2
+        node.slow_install = self.random.random() < 0.5
+        log = node.core.log
+        oldest = node.disk.newest.mark.index if node.disk.newest else log.first_index
+        if node.installing is None and log.snapshot is None and oldest < log.applied:
+            index = self.random.randint(max(oldest + 1, log.applied - 3), log.applied)
+            first_index = self.random.choice((index + 1, self.random.randint(log.first_index, index + 1)))
+            node.compact(index, max(first_index, log.first_index))
+            self.look(node)
+
+    def install(self) -> None:
+        node = self._any()
+        node.install()
+        self.look(node)
+
+    def report(self) -> None:
+        """The transfer of a snapshot is over, says the leader's shell; nobody knows whether that is so."""
+        for node in self.nodes.values():
+            self._report(node, ok=self.random.random() < 0.5)
+
+    def _report(self, node: Node, *, ok: bool) -> None:
+        for other, progress in node.core.tracker.progress.items():
+            if progress.state is ProgressState.SNAPSHOT:
+                node.core.report_snapshot(other, ok)
+                self.look(node)
+
     def _any(self) -> Node:
         return self.nodes[self.random.randrange(self.size) + 1]
 
@@ -212,6 +252,7 @@ class World:
         for _ in range(EXCHANGES_MAX):
             for node in among:
                 self.nodes[node].persist()
+                self.nodes[node].install()
                 self.look(self.nodes[node])
             arriving, self.mail = self.mail, []
             for message in arriving:
@@ -237,9 +278,10 @@ class World:
     # -- what is checked -------------------------------------------------------------------------------------
 
     def look(self, node: Node) -> None:
-        applied = len(node.applied)
         writes = len(node.disk.pending)
+        arriving = len(node.disk.arriving)
         leaving = node.take()
+        self.record.restores += len(node.disk.arriving) - arriving
         self._check_votes(node, leaving)
         self.mail += leaving
         assert not node.demanded, "no disk lost anything without knowing"
@@ -248,8 +290,16 @@ class World:
             self._check_written(node, write.entries)
         self._check_leader(node)
         self._check_committed(node)
-        for entry in node.applied[applied:]:
-            assert self.record.committed[entry.index - 1] == (entry.term, entry.payload), "State Machine Safety"
+        self._check_applied(node)
+
+    def _check_applied(self, node: Node) -> None:
+        state, count = self.seen.get(node.id, ([], 0))
+        known = self.record.committed
+        for entry in node.applied[count:] if node.applied is state else node.applied:
+            assert known[entry.index - 1] == (entry.term, entry.payload), "State Machine Safety"
+        if node.installing is None:
+            assert len(node.applied) == node.core.log.applied, "the state is not what Raft believes it to be"
+        self.seen[node.id] = (node.applied, len(node.applied))
 
     def _check_votes(self, node: Node, leaving: list[Message]) -> None:
         for message in leaving:
@@ -277,7 +327,9 @@ class World:
         if self.led.get(node.id) != (core.term, here[1]):
             self.led[node.id] = (core.term, here[1])
             for index, (term, _) in enumerate(self.record.committed, start=1):
-                assert core.log.term(index) == term, "Leader Completeness"
+                # What a snapshot covers is in the state, which is checked when it is installed.
+                if index >= core.log.first_index - 1:
+                    assert core.log.term(index) == term, "Leader Completeness"
         for number in [number for (owner, term, number) in self.rounds if (owner, term) == (node.id, core.term)]:
             if number <= core.rounds.confirmed:
                 assert self.rounds.pop((node.id, core.term, number)) <= core.term, "confirmed while another led"
@@ -299,6 +351,11 @@ class World:
         """The network heals, nobody crashes: a new entry reaches everyone soon."""
         self.mail.clear()
         self.apart.clear()
+        for node in self.nodes.values():
+            node.disk.busy = node.slow_install = False
+            node.install()
+            self.look(node)
+            self._report(node, ok=False)        # whatever was on its way is lost
         last = b"the last"
         longest = max(node.core.log.last_index for node in self.nodes.values())
         for _ in range(40 * ELECTION_TICKS + longest):      # three entries a tick, with the smallest flow
@@ -324,7 +381,8 @@ class World:
     @staticmethod
     def _log_of(node: Node) -> list[tuple[int, bytes]]:
         log = node.core.log
-        return [(entry.term, entry.payload) for entry in log.entries(1, log.last_index + 1, 1 << 40)]
+        tail = log.entries(log.first_index, log.last_index + 1, 1 << 40)
+        return [(entry.term, entry.payload) for entry in [*node.applied, *tail]]
 
 
 def run(seed: int, events: int, core: type[Raft] = Raft, disk: type[Disk] = Disk) -> World:

@@ -19,6 +19,7 @@ def test_no_promise_is_broken_and_progress_returns(first):
     worlds = [raft_world.run(seed, EVENTS) for seed in range(first, first + 50)]
     assert sum(world.record.commits for world in worlds) > 500, "the worlds do too little to mean anything"
     assert sum(len(world.record.leaders) for world in worlds) > 100
+    assert sum(world.record.restores for world in worlds) > 20, "too few snapshots travel"
 
 
 def test_the_same_seed_gives_the_same_history():

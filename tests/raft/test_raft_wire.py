@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.raft import wire
-from cluster.raft.messages import Entry, EntryKind, Message, MessageType
+from cluster.raft.messages import Entry, EntryKind, Message, MessageType, SnapshotMark
 
 ENCODE = msgspec.msgpack.Encoder().encode
 DECODE = msgspec.msgpack.Decoder(list[tuple[int, int, int, bytes]]).decode
@@ -32,8 +32,10 @@ def entries_of(data: bytes) -> list[Entry]:
 def messages(draw):
     index = draw(st.integers(0, 1 << 60))
     payloads = draw(st.lists(st.binary(max_size=20), max_size=4))
+    kind = draw(st.sampled_from(MessageType))
+    nodes = st.lists(NUMBERS, max_size=5).map(tuple)
     return Message(
-        draw(st.sampled_from(MessageType)),
+        kind,
         draw(NUMBERS),
         draw(NUMBERS),
         draw(NUMBERS),
@@ -48,6 +50,11 @@ def messages(draw):
         entries=[
             Entry(index + at, draw(NUMBERS), EntryKind.NORMAL, payload) for at, payload in enumerate(payloads, 1)
         ],
+        snapshot=(
+            SnapshotMark(draw(NUMBERS), draw(NUMBERS), draw(nodes), draw(nodes), draw(nodes))
+            if kind is MessageType.SNAPSHOT
+            else None
+        ),
     )
 
 
@@ -67,6 +74,19 @@ def test_entries_that_do_not_follow_the_index_are_refused():
     data = wire.encode(Message(MessageType.APPEND, 1, 2, 2, index=3, entries=[entry]), record_of)
     with pytest.raises(ValueError, match="do not follow index 3"):
         wire.decode(data, entries_of)
+
+
+def test_a_snapshot_without_its_mark_is_refused_and_so_is_a_mark_elsewhere():
+    mark = SnapshotMark(5, 2, (1, 2, 3))
+    for message in (Message(MessageType.SNAPSHOT, 1, 2, 2), Message(MessageType.APPEND, 1, 2, 2, snapshot=mark)):
+        with pytest.raises(ValueError, match="if and only if"):
+            wire.decode(wire.encode(message, record_of), entries_of)
+
+
+def test_a_message_from_before_there_were_snapshots_is_understood():
+    message = Message(MessageType.HEARTBEAT, 1, 2, 2, commit=7)
+    fields = msgspec.msgpack.decode(wire.encode(message, record_of))
+    assert wire.decode(ENCODE(fields[:-1]), entries_of) == message
 
 
 @given(st.binary(max_size=40))

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 
+from cluster.raft.messages import Message, MessageType
 from etcd.grammar import Argument, Directive, parse_line
 from etcd.node import ELECTION_TICKS, HEARTBEAT_TICKS, Node, Options, Refused
 from etcd.printers import (
     APPEND_THREAD,
     Mail,
+    mail_of,
     show_entries,
     show_mail,
     show_progress,
@@ -97,6 +99,12 @@ class Environment:
     def campaign(self, arguments: list[Argument]) -> None:
         self._first(arguments).core.campaign()
 
+    def compact(self, arguments: list[Argument]) -> None:
+        node, index = self._first(arguments), int(arguments[1].key)
+        node.log.compact(index)
+        node.core.compacted(index + 1)
+        self.raft_log(arguments)
+
     def forget_leader(self, arguments: list[Argument]) -> None:
         self._first(arguments).core.forget_leader()
 
@@ -106,6 +114,14 @@ class Environment:
 
     def report_unreachable(self, arguments: list[Argument]) -> None:
         self._first(arguments).core.unreachable(int(arguments[1].key))
+
+    def send_snapshot(self, arguments: list[Argument]) -> None:
+        """Sends one that the sender's core does not know of."""
+        sender, recipient = self._named(arguments)
+        mark = sender.log.snapshot()
+        message = Message(MessageType.SNAPSHOT, recipient.id, sender.id, sender.core.term, snapshot=mark)
+        self.mail.append(mail_of(message))
+        self._print(show_mail(self.mail[-1]))
 
     def set_randomized_election_timeout(self, arguments: list[Argument]) -> None:
         ticks = next(int(argument.values[0]) for argument in arguments if argument.key == "timeout")
@@ -169,8 +185,11 @@ class Environment:
 
     def _carry_out(self, node: Node, effects: object, outgoing: list[Mail], advance: list[Mail]) -> None:
         self._print(show_ready(effects, outgoing))
-        if effects is not None and effects.write is not None and not node.options.asynchronous:
-            node.log.write(effects.write.entries)
+        if effects is not None and not node.options.asynchronous:
+            if effects.write is not None:
+                node.store(effects.write.entries, effects.snapshot)
+            if effects.committed:
+                node.log.applied(effects.committed)
         for mail in outgoing:
             if isinstance(mail.to, int):
                 self.mail.append(mail)
@@ -184,14 +203,16 @@ class Environment:
             self._print("no append work to perform")
             return
         work = node.append_work.popleft()
-        node.log.write(work.entries)
+        node.store(work.entries, work.snapshot)
         self._answer(work)
 
     def _apply(self, node: Node) -> None:
         if not node.apply_work:
             self._print("no apply work to perform")
             return
-        self._answer(node.apply_work.popleft())
+        work = node.apply_work.popleft()
+        node.log.applied(work.entries)
+        self._answer(work)
 
     def _answer(self, work: Mail) -> None:
         self._print(f"Processing:\n{show_mail(replace(work, responses=[]))}\nResponses:\n")
@@ -294,6 +315,7 @@ OPTIONS: dict[str, Callable[[Options, list[str]], Options]] = {
 COMMANDS: dict[str, Callable[[Environment, list[Argument]], None]] = {
     "add-nodes": Environment.add_nodes,
     "campaign": Environment.campaign,
+    "compact": Environment.compact,
     "deliver-msgs": Environment.deliver,
     "forget-leader": Environment.forget_leader,
     "log-level": Environment.log_level,
@@ -304,6 +326,7 @@ COMMANDS: dict[str, Callable[[Environment, list[Argument]], None]] = {
     "raft-log": Environment.raft_log,
     "raft-state": Environment.raft_state,
     "report-unreachable": Environment.report_unreachable,
+    "send-snapshot": Environment.send_snapshot,
     "set-randomized-election-timeout": Environment.set_randomized_election_timeout,
     "stabilize": Environment.stabilize,
     "status": Environment.status,

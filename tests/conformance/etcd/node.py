@@ -4,11 +4,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from cluster.raft import invariants
 from cluster.raft.core import Config, Proposal, Raft
 from cluster.raft.effects import Effects
 from cluster.raft.membership import Configuration
-from cluster.raft.messages import NO_NODE, Entry, EntryKind, HardState, Message, MessageType, Role
+from cluster.raft.messages import (
+    NO_NODE,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    Role,
+    SnapshotMark,
+)
 from etcd.printers import APPEND_THREAD, APPLY_THREAD, Mail, mail_of
 
 ELECTION_TICKS = 3
@@ -45,11 +56,14 @@ class Options:
 
 
 class MemoryLog:
-    """A log that starts after an entry (index, term 1) that is known to be committed."""
+    """A log that starts after an entry that is known to be committed: the last one of the snapshot that a node is
+    born with (index, term 1), of one that it installed, or one that was compacted away."""
 
-    def __init__(self, index: int) -> None:
-        self._base = index
+    def __init__(self, born_with: SnapshotMark) -> None:
+        self._base = born_with.index
+        self._base_term = born_with.term
         self._kept: list[Entry] = []
+        self._newest = born_with        # of the state, which etcd's nodes make a snapshot of at every entry
 
     def initial_state(self) -> HardState:
         return HardState(0, NO_NODE, 0)
@@ -61,10 +75,28 @@ class MemoryLog:
         return self._base + len(self._kept)
 
     def term_runs(self) -> Sequence[tuple[int, int]]:
-        return [(self._base, 1 if self._base else 0)]
+        return [(self._base, self._base_term)]
 
     def entries(self, low: int, high: int, bytes_max: int) -> list[Entry]:
         return self._kept[low - self._base - 1 : high - self._base - 1]
+
+    def snapshot(self) -> SnapshotMark:
+        return self._newest
+
+    def applied(self, entries: list[Entry]) -> None:
+        last = entries[-1]
+        self._newest = structs.replace(self._newest, index=last.index, term=last.term)
+
+    def compact(self, index: int) -> None:
+        """Drops the entries up to `index`."""
+        dropped = index - self._base
+        assert 0 < dropped <= len(self._kept), "compacted already, or not there"
+        self._base, self._base_term = index, self._kept[dropped - 1].term
+        del self._kept[:dropped]
+
+    def restart(self, mark: SnapshotMark) -> None:
+        """Begins anew behind a snapshot."""
+        self._base, self._base_term, self._kept, self._newest = mark.index, mark.term, [], mark
 
     def write(self, entries: list[Entry]) -> None:
         if entries:
@@ -83,7 +115,9 @@ class Node:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.log = MemoryLog(options.index)
+        self.log = MemoryLog(
+            SnapshotMark(options.index, 1 if options.index else 0, options.voters, learners=options.learners)
+        )
         self.core = Raft(
             Config(
                 self.id,
@@ -121,8 +155,11 @@ class Node:
         outgoing = [self._mail(message) for message in effects.messages]
         after = [self._mail(message) for message in effects.after]
         stable = []
-        if unstable:
-            stable = [Mail("MsgStorageAppendResp", APPEND_THREAD, self.id, term, last_index, last_term)]
+        if unstable or effects.snapshot is not None:
+            last = (last_index, last_term) if unstable else (0, 0)
+            stable = [
+                Mail("MsgStorageAppendResp", APPEND_THREAD, self.id, term, *last, snapshot=effects.snapshot)
+            ]
         applied = []
         if effects.committed:
             applied = [Mail("MsgStorageApplyResp", APPLY_THREAD, self.id, entries=effects.committed)]
@@ -141,6 +178,7 @@ class Node:
                     vote=hard.vote,
                     entries=effects.write.entries,
                     responses=after + stable,
+                    snapshot=effects.snapshot,
                 )
             )
         if effects.committed:
@@ -152,11 +190,19 @@ class Node:
     def _mail(self, message: Message) -> Mail:
         return mail_of(message, PROPOSAL_KIND if isinstance(message, ForwardedProposal) else "")
 
+    def store(self, entries: list[Entry], snapshot: SnapshotMark | None) -> None:
+        if snapshot is not None:
+            assert not entries, "etcd's nodes cannot store a snapshot and entries at the same time"
+            self.log.restart(snapshot)
+        self.log.write(entries)
+
     # -- events -------------------------------------------------------------------------------------------------------
 
     def step(self, mail: Mail) -> None:
         if mail.sender == APPEND_THREAD:
             self.core.stable_to(mail.index, mail.log_term, mail.term)
+            if mail.snapshot is not None:
+                self.core.installed(mail.snapshot)
         elif mail.sender == APPLY_THREAD:
             self.core.applied(mail.entries)
         elif mail.kind == PROPOSAL_KIND:

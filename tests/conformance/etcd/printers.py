@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.raft.effects import Effects
-from cluster.raft.messages import Entry, EntryKind, HardState, Message, MessageType, Role
+from cluster.raft.messages import Entry, EntryKind, HardState, Message, MessageType, Role, SnapshotMark
 from cluster.raft.progress import Progress, ProgressState
 
 APPEND_THREAD = "AppendThread"
@@ -25,6 +25,7 @@ _TYPES = {
     MessageType.VOTE_RESPONSE: "MsgVoteResp",
     MessageType.PRE_VOTE: "MsgPreVote",
     MessageType.PRE_VOTE_RESPONSE: "MsgPreVoteResp",
+    MessageType.SNAPSHOT: "MsgSnap",
 }
 _KINDS = {
     EntryKind.NORMAL: "EntryNormal",
@@ -60,6 +61,7 @@ class Mail:
     reject_hint: int = 0
     entries: list[Entry] = field(default_factory=list)
     responses: list["Mail"] = field(default_factory=list)
+    snapshot: SnapshotMark | None = None
     message: Message | None = None
 
     @property
@@ -81,6 +83,7 @@ def mail_of(message: Message, kind: str = "") -> Mail:
         message.reject,
         message.reject_hint,
         message.entries,
+        snapshot=message.snapshot,
         message=message,
     )
 
@@ -99,10 +102,20 @@ def show_mail(mail: Mail, indent: str = "") -> str:
     elif mail.entries:
         lines = "".join(f"\n{indent}  {show_entry(entry)}" for entry in mail.entries)
         text += f" Entries:[{lines}\n{indent}]"
+    if mail.snapshot is not None:
+        text += f"\n{indent}  Snapshot: {show_snapshot(mail.snapshot)}"
     if mail.responses:
         lines = "".join("\n" + show_mail(response, indent + "  ") for response in mail.responses)
         text += f" Responses:[{lines}\n{indent}]"
     return text
+
+
+def show_snapshot(mark: SnapshotMark) -> str:
+    voters, outgoing, learners = (" ".join(map(str, nodes)) for nodes in (mark.voters, mark.outgoing, mark.learners))
+    return (
+        f"Index:{mark.index} Term:{mark.term} ConfState:Voters:[{voters}] VotersOutgoing:[{outgoing}] "
+        f"Learners:[{learners}] LearnersNext:[] AutoLeave:false"
+    )
 
 
 def show_entry(entry: Entry) -> str:
@@ -123,6 +136,8 @@ def show_ready(effects: Effects | None, mail: list[Mail]) -> str:
             text += f"HardState {_hard_state(effects.hard_state)}\n"
         if effects.write is not None and effects.write.entries:
             text += "Entries:\n" + show_entries(effects.write.entries)
+        if effects.snapshot is not None:
+            text += f"Snapshot {show_snapshot(effects.snapshot)}\n"
         if effects.committed:
             text += "CommittedEntries:\n" + show_entries(effects.committed)
     if mail:

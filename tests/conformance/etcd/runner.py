@@ -7,19 +7,15 @@ from etcd.environment import COMMANDS, Environment
 from etcd.grammar import Directive, parse_file, without_log
 
 CONFIGURATION_CHANGE = "configuration change"
-SNAPSHOT = "snapshot"
 LEADERSHIP_TRANSFER = "leadership transfer"
 
 _CONFIGURATION_COMMANDS = frozenset(("simple", "enter-joint", "leave-joint"))
 _SKIPPED_COMMANDS = {
     "propose-conf-change": CONFIGURATION_CHANGE,
-    "compact": SNAPSHOT,
-    "send-snapshot": SNAPSHOT,
     "transfer-leadership": LEADERSHIP_TRANSFER,
 }
 _SKIPPED_WORDS = {
     "EntryConfChange": CONFIGURATION_CHANGE,
-    "MsgSnap": SNAPSHOT,
     "MsgTimeoutNow": LEADERSHIP_TRANSFER,
     "MsgTransferLeader": LEADERSHIP_TRANSFER,
 }
