@@ -210,13 +210,13 @@ class Pool:
 class Credit:
     """All pools, and what changed in this entry."""
 
-    __slots__ = ("_made", "dirty", "pools", "touched")
+    __slots__ = ("dirty", "made", "pools", "touched")
 
     def __init__(self) -> None:
         self.pools: dict[PoolKey, Pool] = {}
         self.dirty: dict[int, Pool] = {}        # by index: have room and something that they may place
         self.touched: list[Slot] = []           # empty between entries
-        self._made = 0
+        self.made = 0                           # pools so far; the last index given
 
     def serving(self, queue: str, name: str) -> list[Pool]:
         return [pool for pool in self.pools.values() if pool.serves(queue, name)]
@@ -225,11 +225,11 @@ class Credit:
         self, session: int, worker: WorkerSpec, queues: "Queues", held: "dict[int, Message]"
     ) -> dict[int, Slot]:
         """Adds a worker's slots, idle; returns them by key."""
-        key = (_canonical(worker.queues), _canonical(worker.names), worker.prefetch)
+        key = pool_key(worker)
         pool = self.pools.get(key)
         if pool is None:
-            self._made += 1
-            pool = self.pools[key] = Pool(self._made, key, self.dirty)
+            self.made += 1
+            pool = self.pools[key] = Pool(self.made, key, self.dirty)
             for channel in queues.among(*key[:2]):
                 channel.pools.append(pool)
                 for priority, lane in enumerate(channel.lanes):
@@ -280,6 +280,11 @@ class Credit:
             if slot.place and pool.mask:
                 self.dirty[pool.index] = pool
         self.touched.clear()
+
+
+def pool_key(worker: WorkerSpec) -> PoolKey:
+    """Workers with the same key have interchangeable slots."""
+    return _canonical(worker.queues), _canonical(worker.names), worker.prefetch
 
 
 def slot_key(session: int, index: int) -> int:

@@ -2,7 +2,8 @@
 it.
 
 Orders that decide what happens next are part of it: lanes, rings of slots, turns of channels, what a worker
-holds. Tables that are only looked up in go in order of their keys.
+holds. So is which tasks share one spec object, see `image`. Tables that are only looked up in go in order of their
+keys.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from zlib import crc32
 import msgspec
 
 from cluster.state.credit import Credit
+from cluster.state.evidence import Evidence
 from cluster.state.queues import Queues
+from cluster.state.retention import Retention
 from cluster.state.sessions import Sessions
 from cluster.state.tables import Tables
 
@@ -25,13 +28,25 @@ def full_digest(tables: Tables) -> int:
 
 
 def _parts(tables: Tables) -> Iterator[object]:
-    yield (tables.now_ms, tables.machine_version, tables.cluster_id, tables.voters, tables.ledger.rolling)
+    yield (tables.now_ms, tables.machine_version, tables.cluster_id, tables.voters)
+    yield (tables.ledger.rolling, tables.ledger.reported)
     yield tables.counters.as_dict()
     yield sorted(tables.timers.heap)
     yield from _queues(tables.queues)
     yield from _credit(tables.credit)
     yield from _sessions(tables.sessions)
-    yield from tables.tasks.in_order()
+    yield from _tasks(tables)
+    yield from _retention(tables.retention)
+    yield from _evidence(tables.evidence)
+
+
+def _tasks(tables: Tables) -> Iterator[object]:
+    specs: dict[int, int] = {}      # id() of a spec -> its number, in the order in which they are met
+    for key, spec in tables.queues.specs.items():
+        yield (key, specs.setdefault(id(spec), len(specs)))
+    for task in tables.tasks.in_order():
+        yield task
+        yield specs.setdefault(id(task.spec), len(specs))
 
 
 def _queues(queues: Queues) -> Iterator[object]:
@@ -47,7 +62,7 @@ def _queues(queues: Queues) -> Iterator[object]:
 
 
 def _credit(credit: Credit) -> Iterator[object]:
-    yield list(credit.dirty)
+    yield (credit.made, list(credit.dirty))
     for key, pool in credit.pools.items():
         yield (key, pool.index, pool.sessions, pool.mask, list(pool.idle), list(pool.open))
         yield [list(ring) for ring in pool.ready]
@@ -58,6 +73,18 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
     for session in sessions:
         yield (session.id, session.name, session.incarnation, session.role, session.worker, session.draining)
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
-        yield (list(session.ended), list(session.held))
+        yield (session.unsaid, list(session.ended), list(session.held))
         for key, slot in session.slots.items():
             yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place)
+
+
+def _retention(retention: Retention) -> Iterator[object]:
+    yield (retention.lots_made, retention.bytes)
+    for second, bucket in sorted(retention.buckets.items()):
+        yield (second, list(bucket.ranges))
+        for lot in bucket.lots.values():
+            yield (lot.number, lot.known, lot.ids)
+
+
+def _evidence(evidence: Evidence) -> Iterator[object]:
+    yield (evidence.bytes, list(evidence.attempts))

@@ -30,12 +30,15 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
     if last_number is None:
         return ANSWER_REFUSED, session.last_number + 1
     session.last_number = last_number
+    if command.seen:
+        tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
     base = session.id << TASK_NUMBER_BITS
     now_ms = tables.now_ms
     table = tables.tasks
     for group in command.groups:
         if not group.bodies:
             continue
+        session.unsaid += len(group.bodies)
         options = group.options
         delay_ms = options.delay_ms if options is not None else 0
         spec = tables.queues.spec(group.name, options, now_ms)

@@ -1,9 +1,11 @@
 """What must hold between entries. Run after every entry in simulator and tests; too slow for anything
 else."""
 
-from cluster.state.commands import SESSION_WINDOW_COMMANDS
+from cluster.state.commands import SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
+from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.queues import DELAYED, HELD, PENDING
+from cluster.state.retention import record_bytes
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
 from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
@@ -19,16 +21,19 @@ def check(tables: Tables) -> None:
     _check_slots(tables)
     _check_rings(tables)
     _check_sessions(tables)
+    _check_retention(tables)
+    _check_evidence(tables)
 
 
 def _check_places(tables: Tables) -> None:
-    """Every task is in exactly one place: a lane, a slot, the timers, or ended."""
+    """Every task is in exactly one place: a lane, a slot, the timers, or ended, and then in a lot."""
     waiting: dict[int, int] = {}
     for channel in tables.queues.channels:
         for priority, lane in enumerate(channel.lanes):
             for message in lane or ():
                 if message.state != PENDING:
                     assert message.state < PENDING, f"a stale entry that is not terminal: {message.id}"
+                    assert tables.tasks.get(message.id) in (None, message), f"{message.id} came back"
                     continue
                 assert message.id not in waiting, f"{message.id} waits twice"
                 waiting[message.id] = channel.index
@@ -49,6 +54,7 @@ def _check_places(tables: Tables) -> None:
         assert (task.state == HELD) == (task.id in held)
         assert (task.holder != 0) == (task.state == HELD)
         assert task.attempt >= 1 or task.is_terminal
+        assert (task.lot != 0) == task.is_terminal, f"{task.id} would be kept for ever"
         assert task.crashes <= CRASHES_MAX and len(task.attempts or ()) <= ATTEMPTS_KEPT_MAX
         assert task.state != DELAYED or (task.id, READY) in dates, f"{task.id} would never be ready"
         waits = task.state in (PENDING, DELAYED)
@@ -82,7 +88,9 @@ def _check_counters(tables: Tables) -> None:
         assert queue.ready == ready.get(name, 0), f"ready of {name}"
         assert queue.delayed == delayed.get(name, 0), f"delayed of {name}"
         assert queue.running == running.get(name, 0), f"running of {name}"
-        assert queue.ended == [ended.get((name, state), 0) for state in range(5)], f"ended of {name}"
+        assert all(queue.ended[state] >= ended.get((name, state), 0) for state in range(5)), f"ended of {name}"
+    all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()])
+    assert all_ended == sum(ended.values()) + tables.counters.evicted, "ended = known + forgotten"
     for channel in tables.queues.channels:
         entries = [message for lane in channel.lanes for message in lane or ()]
         live = [message for message in entries if message.state == PENDING]
@@ -155,3 +163,43 @@ def _check_sessions(tables: Tables) -> None:
         assert 1 <= session.kept_from <= session.next_seq
         assert session.next_seq - session.kept_from <= SESSION_WINDOW_COMMANDS
         assert all(session.kept_from <= seq < session.next_seq for seq in session.refusals)
+        assert 0 <= session.unsaid <= session.last_number
+
+
+def _check_retention(tables: Tables) -> None:
+    """Every ended task is in the lot that it names, and nothing is kept that holds nothing."""
+    retention = tables.retention
+    assert retention.ended == retention.ended_bytes == 0, "an entry was not swept"
+    known: dict[int, int] = {}
+    total = 0
+    for task in tables.tasks.in_order():
+        if task.is_terminal:
+            known[task.lot] = known.get(task.lot, 0) + 1
+            total += record_bytes(task)
+    assert total == retention.bytes
+    assert {number: lot.known for number, lot in retention.lots.items()} == known
+    listed = 0
+    for second, bucket in retention.buckets.items():
+        assert bucket.lots or bucket.ranges, f"nothing is due at {second}"
+        assert list(bucket.lots) == sorted(bucket.lots)
+        listed += len(bucket.lots)
+        for number, lot in bucket.lots.items():
+            assert lot is retention.lots[number] and (lot.number, lot.second) == (number, second)
+            assert number <= retention.lots_made
+            found = [task for task in map(tables.tasks.get, lot.ids) if task is not None]
+            assert len(found) == lot.known and all(task.lot == number for task in found)
+        for first, last in bucket.ranges:
+            assert first <= last and first >> TASK_NUMBER_BITS == last >> TASK_NUMBER_BITS
+    assert listed == len(retention.lots)
+    assert retention.earliest() == min(retention.buckets, default=None)
+
+
+def _check_evidence(tables: Tables) -> None:
+    evidence = tables.evidence
+    sizes: dict[tuple[int, int], int] = {}
+    for task in tables.tasks.in_order():
+        for attempt in task.attempts or ():
+            if evidence_bytes(attempt):
+                sizes[task.id, attempt.number] = evidence_bytes(attempt)
+    assert evidence.attempts == sizes
+    assert evidence.bytes == sum(sizes.values()) <= EVIDENCE_BYTES_MAX

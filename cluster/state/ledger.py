@@ -12,6 +12,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     ASSIGNED, slot key, task...     a task may be followed by -attempt - ATTEMPT_MARK if it is not its first
     ENDED, state, task...           terminal records
     DRAINING, session               its slots get nothing more
+    EVICTED, task...                forgotten
 """
 
 from zlib import crc32
@@ -27,6 +28,7 @@ REGISTERED = -2
 ASSIGNED = -3
 ENDED = -4
 DRAINING = -5
+EVICTED = -6
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode

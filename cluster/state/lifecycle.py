@@ -20,6 +20,7 @@ from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, TASK_NUMBE
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
 from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.retention import attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
@@ -47,6 +48,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         task.attempt -= 1       # it was not handed out that often
     task.state = state
     task.body = b""
+    task.lot = tables.retention.lot(tables.now_ms, task.spec.result_ttl_ms)
+    tables.retention.file(task.lot, [task.id], attempts_bytes(task))
     tables.queues.channels[task.spec.channel].queue.ended[state] += 1
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
 
@@ -54,7 +57,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
     """Counts a crash of a released task; True if it is to be requeued, False if it is dead now."""
     assert attempt.status == OUTCOME_CRASHED
-    task.record(attempt)
+    tables.evidence.record(task, attempt)
     task.crashes += 1
     if task.crashes >= CRASHES_MAX:
         finish(tables, task, STATE_DEAD)
@@ -111,7 +114,7 @@ def _lose(tables: Tables, session: Session) -> None:
             if crash(tables, task, attempt):
                 back.append(task)
         else:
-            task.record(Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
+            tables.evidence.record(task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
             task.alone = True
             back.append(task)
     requeue(tables, back)

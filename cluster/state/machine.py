@@ -40,7 +40,9 @@ from cluster.state.effects import (
     Effects,
     TaskResult,
 )
+from cluster.state.eviction import evict
 from cluster.state.fulldigest import full_digest
+from cluster.state.image import image
 from cluster.state.intake import submit
 from cluster.state.invariants import check
 from cluster.state.lifecycle import cancel, drain, end_session, run_timers
@@ -66,9 +68,10 @@ class Machine:
 
     __slots__ = ("_handlers", "_tables", "applied_index")
 
-    def __init__(self) -> None:
-        self.applied_index = 0
-        self._tables = Tables()
+    def __init__(self, tables: Tables | None = None, applied_index: int = 0) -> None:
+        """An empty one, or one with the state that a `Restoration` has read."""
+        self.applied_index = applied_index
+        self._tables = tables or Tables()
         self._handlers: dict[int, Callable[[Any], None]] = {
             0: self._on_stamp,
             1: self._on_submit,
@@ -91,6 +94,7 @@ class Machine:
         if payload:
             self._apply_groups(payload)
             dispatch(tables)
+            evict(tables)
         tables.ledger.close(index)
         self.applied_index = index
 
@@ -132,6 +136,11 @@ class Machine:
         return self._tables.now_ms
 
     @property
+    def machine_version(self) -> int:
+        """What the replicas have agreed to run."""
+        return self._tables.machine_version
+
+    @property
     def cluster_id(self) -> bytes:
         """From the formation entry; b"" before it."""
         return self._tables.cluster_id
@@ -142,7 +151,9 @@ class Machine:
 
     def next_deadline_ms(self) -> int | None:
         """The earliest date in the state: the leader proposes a Tick when its stamp reaches it."""
-        return self._tables.timers.next_deadline_ms()
+        tables = self._tables
+        dates = (tables.timers.next_deadline_ms(), tables.retention.next_deadline_ms(tables.now_ms))
+        return min([date for date in dates if date is not None], default=None)
 
     def session(self, session: int) -> Session | None:
         return self._tables.sessions.by_id.get(session)
@@ -161,15 +172,16 @@ class Machine:
         return [] if known is None else [assignment_of(known, message) for message in known.held.values()]
 
     def result(self, task: int) -> TaskResult | Literal[Unfinished.PENDING] | None:
-        """The terminal record of a task; PENDING if it has not ended, None if there is no such task."""
+        """The terminal record of a task; PENDING if it has not ended, None if there is no such task, or it is
+        forgotten."""
         found = self._tables.tasks.get(task)
         if found is None:
             return None
         return found.result() if found.is_terminal else PENDING
 
     def state_of(self, task: int) -> str | None:
-        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such
-        task."""
+        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such task, or it is
+        forgotten."""
         found = self._tables.tasks.get(task)
         return None if found is None else STATE_NAMES[found.state]
 
@@ -189,6 +201,19 @@ class Machine:
         """A checksum of everything, at the cost of encoding everything: for simulator, compactor and
         tests."""
         return full_digest(self._tables)
+
+    def image(self) -> Iterator[bytes]:
+        """The whole state in parts, for a `Restoration`. Nothing may be applied before the last one was taken."""
+        index = self.applied_index
+        for part in image(self._tables, index):
+            yield part
+            assert self.applied_index == index, f"entry {self.applied_index} was applied within the image of {index}"
+
+    def replace(self, other: "Machine") -> None:
+        """Takes over the whole state of another machine, which is empty afterwards: those who hold this one go on
+        with it."""
+        self._tables, other._tables = other._tables, Tables()
+        self.applied_index, other.applied_index = other.applied_index, 0
 
     def check(self) -> None:
         """Asserts all invariants, at the cost of visiting everything: for simulator and tests."""
@@ -240,7 +265,13 @@ class Machine:
         self._end(command.session, command.incarnation, in_order=True)
 
     def _on_seen(self, command: Seen) -> None:
-        """Accepted: what a client has seen will shorten how long its results are kept."""
+        """Not answered and not in order: it may be lost, and then results are kept for longer."""
+        tables = self._tables
+        session = tables.sessions.by_id.get(command.session)
+        if session is None:
+            tables.counters.unknown_sessions += 1
+        else:
+            tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
 
     def _on_formation(self, command: Formation) -> None:
         if not self._tables.cluster_id:

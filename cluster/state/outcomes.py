@@ -19,9 +19,10 @@ from cluster.state.commands import (
 )
 from cluster.state.credit import ESTIMATE_MAX_US, ESTIMATE_SHIFT, Slot
 from cluster.state.effects import STATE_COMPLETED, STATE_FAILED, TaskResult
-from cluster.state.ledger import ENDED, Ledger
+from cluster.state.ledger import ENDED
 from cluster.state.lifecycle import crash, finish, release, requeue
 from cluster.state.queues import Spec
+from cluster.state.retention import attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
@@ -36,6 +37,9 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
     refused = 0
     back: list[Task] = []           # to be requeued together, so that their order is kept
     done: list[Task] = []           # completed, of one submitter, not yet in the ledger
+    done_bytes = 0                  # of their results and written attempts
+    ttl_ms = -1                     # of all of them
+    lot = 0                         # where they are filed
     submitter = -1
     run = -1                        # ids of this run are in `shard`
     shard: dict[int, Task] = {}
@@ -51,9 +55,10 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
             run = number >> RUN_BITS
             shard = tables.tasks.shard(run)
             if run >> SESSION_SHIFT != submitter:
-                _publish(tables.ledger, submitter, done)
+                _publish(tables, submitter, done, lot, done_bytes)
                 submitter = run >> SESSION_SHIFT
                 done = []
+                done_bytes = 0
         task = shard.get(number)
         if task is None:
             refused += 1
@@ -85,6 +90,12 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
             spec = task.spec
             ended = 0
             estimate_us = tables.queues.channels[spec.channel].name.estimate_us
+            if spec.result_ttl_ms != ttl_ms:
+                _publish(tables, submitter, done, lot, done_bytes)
+                done = []
+                done_bytes = 0
+                ttl_ms = spec.result_ttl_ms
+                lot = tables.retention.lot(tables.now_ms, ttl_ms)
         del held[number]
         freed += 1
         freed_us += task.estimate_us
@@ -92,30 +103,36 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
         estimate_us += (outcome.run_us - estimate_us) >> ESTIMATE_SHIFT
         task.holder = 0
         task.state = STATE_COMPLETED
-        task.body = outcome.body
+        task.body = body = outcome.body
+        done_bytes += len(body)
+        task.lot = lot
         task.worker = name
         task.started_ms = outcome.started_ms
         task.run_us = outcome.run_us
         if task.attempts is not None:
-            task.record(_attempt(name, outcome))
+            tables.evidence.record(task, _attempt(name, outcome))
+            done_bytes += attempts_bytes(task)
         done.append(task)
 
     if slot is not None:
         _write_slot(tables, slot, freed, freed_us)
     _write_spec(tables, spec, ended, estimate_us)
-    _publish(tables.ledger, submitter, done)
+    _publish(tables, submitter, done, lot, done_bytes)
     requeue(tables, back)
     tables.counters.refused_outcomes += refused
 
 
-def _publish(ledger: Ledger, submitter: int, done: list[Task]) -> None:
-    """Puts completed tasks into the ledger, all at once."""
+def _publish(tables: Tables, submitter: int, done: list[Task], lot: int, done_bytes: int) -> None:
+    """Files completed tasks and puts them into the ledger, all at once."""
     if not done:
         return
+    ids = [task.id for task in done]
+    tables.retention.file(lot, ids, done_bytes)
+    ledger = tables.ledger
     decisions = ledger.decisions
     decisions.append(ENDED)
     decisions.append(STATE_COMPLETED)
-    decisions += [task.id for task in done]
+    decisions += ids
     if ledger.effects is not None:
         results = [TaskResult(task.id, STATE_COMPLETED, task.attempt, task.body) for task in done]
         per_submitter = ledger.effects.results
@@ -155,13 +172,13 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
     slot.closed = status == OUTCOME_RETURNED and slot.count > 0
     if status == OUTCOME_RETURNED:
         if outcome.started_ms:
-            task.record(attempt)
+            tables.evidence.record(task, attempt)
         back.append(task)
     elif status == OUTCOME_CRASHED:
         if crash(tables, task, attempt):
             back.append(task)
     else:
-        task.record(attempt)
+        tables.evidence.record(task, attempt)
         name = tables.queues.channels[task.spec.channel].name
         name.estimate_us += (outcome.run_us - name.estimate_us) >> ESTIMATE_SHIFT
         name.estimate_us = max(1, min(name.estimate_us, ESTIMATE_MAX_US))

@@ -69,8 +69,7 @@ class Message(Struct, gc=False):
 
 
 class Queue:
-    """Counters of one queue. ready + delayed + running + sum(ended) = all messages it ever had and still
-    knows."""
+    """Counters of one queue. `ended` counts all that ever ended: it never falls, also when they are forgotten."""
 
     __slots__ = ("delayed", "ended", "name", "ready", "running")
 
@@ -213,7 +212,7 @@ class Channel:
 class Queues:
     """All queues, names and channels; they are made when first used."""
 
-    __slots__ = ("_pools_serving", "_specs", "by_key", "channels", "names", "queues")
+    __slots__ = ("_pools_serving", "by_key", "channels", "names", "queues", "specs")
 
     def __init__(self, pools_serving: "Callable[[str, str], Iterable[Pool]]") -> None:
         self._pools_serving = pools_serving
@@ -221,18 +220,18 @@ class Queues:
         self.names: dict[str, Name] = {}
         self.channels: list[Channel] = []                       # by index
         self.by_key: dict[tuple[str, str], Channel] = {}        # (queue, name)
-        self._specs: dict[tuple[str, Options | None], Spec] = {}
+        self.specs: dict[tuple[str, Options | None], Spec] = {}    # remembered
 
     def spec(self, name: str, options: Options | None, now_ms: int) -> Spec:
         """The spec of a group that is submitted now. A client's default is None; it is remembered as such."""
         if options is not None and options.expires_ms:
             return self._make_spec(name, options, now_ms + options.expires_ms)
         key = (name, options)
-        spec = self._specs.get(key)
+        spec = self.specs.get(key)
         if spec is None:
-            if len(self._specs) >= SPECS_MAX:
-                self._specs.clear()
-            spec = self._specs[key] = self._make_spec(name, options or Options(), 0)
+            if len(self.specs) >= SPECS_MAX:
+                self.specs.clear()
+            spec = self.specs[key] = self._make_spec(name, options or Options(), 0)
         return spec
 
     def channel(self, queue: str, name: str) -> Channel:

@@ -31,7 +31,7 @@ Owner = tuple[int, str]             # role, name: a client cannot end a worker's
 @dataclass(slots=True, eq=False)
 class Session:
     """A live session. Invariants: `1 <= kept_from <= next_seq`, `next_seq - kept_from <=
-    SESSION_WINDOW_COMMANDS`, and every key of `refusals` lies in between."""
+    SESSION_WINDOW_COMMANDS`, and every key of `refusals` lies in between; `0 <= unsaid <= last_number`."""
 
     id: int
     name: str
@@ -43,6 +43,7 @@ class Session:
     kept_from: int = 1
     refusals: dict[int, tuple[int, int]] = field(default_factory=dict)      # seq -> (code, value)
     last_number: int = 0                                                    # highest task number submitted
+    unsaid: int = 0                                                         # tasks submitted less numbers seen
     slots: dict[int, Slot] = field(default_factory=dict)                    # of a worker, by slot key
     held: dict[int, Message] = field(default_factory=dict)                  # of a worker, by task id
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_INCARNATIONS_MAX))     # of its name

@@ -4,8 +4,10 @@ from dataclasses import dataclass, fields
 
 from cluster.state.commands import MACHINE_VERSION
 from cluster.state.credit import Credit
+from cluster.state.evidence import Evidence
 from cluster.state.ledger import Ledger
 from cluster.state.queues import Queues
+from cluster.state.retention import Retention
 from cluster.state.sessions import Sessions
 from cluster.state.tasks import TaskTable
 from cluster.state.timers import Timers
@@ -13,7 +15,7 @@ from cluster.state.timers import Timers
 
 @dataclass(slots=True)
 class Counters:
-    """What was refused or skipped, for operators. The same on every replica."""
+    """What was refused, skipped or forgotten, for operators. The same on every replica."""
 
     undecodable: int = 0            # entries, groups or commands
     unknown_kinds: int = 0          # groups
@@ -24,6 +26,10 @@ class Counters:
     refused_commands: int = 0
     refused_registrations: int = 0
     refused_outcomes: int = 0       # late, fenced by their attempt number, or of tasks not held
+    ignored_seen: int = 0           # ranges of results that a client cannot have, or has said that it has
+    evicted: int = 0                # tasks that ended and are forgotten
+    evicted_early: int = 0          # of those, before their date, since all results were too large together
+    blanked_attempts: int = 0       # that lost traceback and stderr, since all evidence was too large together
 
     def as_dict(self) -> dict[str, int]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -36,10 +42,12 @@ class Tables:
         "cluster_id",
         "counters",
         "credit",
+        "evidence",
         "ledger",
         "machine_version",
         "now_ms",
         "queues",
+        "retention",
         "sessions",
         "tasks",
         "timers",
@@ -53,6 +61,8 @@ class Tables:
         self.sessions = Sessions()
         self.tasks = TaskTable()
         self.timers = Timers()
+        self.retention = Retention()
+        self.evidence = Evidence()
         self.counters = Counters()
         self.now_ms = 0                             # the last stamp; never goes back
         self.machine_version = MACHINE_VERSION      # agreed; a group above it is refused

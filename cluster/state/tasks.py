@@ -1,6 +1,6 @@
 """Task records, and the table that finds them by id.
 
-A task is one record from submit until its result is dropped. There is no second object for its result, its
+A task is one record from submit until it is forgotten (`eviction`). There is no second object for its result, its
 holder or its first attempt: they are fields. `body` holds the arguments until the task ends, then the result.
 
 Tables that grow with load are 256 dicts, since a single dict that grows past millions of keys stalls one
@@ -46,7 +46,7 @@ class Attempt(Struct, array_like=True, gc=False, frozen=True):
 
 class Task(Message, gc=False):
     """A task. `worker`, `started_ms` and `run_us` are of the attempt that completed it. Once terminal,
-    `attempt` is how often it was handed out.
+    `attempt` is how often it was handed out, and `lot` the number of the lot that it is in (`retention`).
 
     `attempts` stays None until an attempt ends otherwise: a first-try success needs no list.
     """
@@ -56,17 +56,18 @@ class Task(Message, gc=False):
     run_us: int = 0
     crashes: int = 0
     attempts: list[Attempt] | None = None
+    lot: int = 0
 
     @property
     def is_terminal(self) -> bool:
         return self.state < PENDING
 
-    def record(self, attempt: Attempt) -> None:
+    def record(self, attempt: Attempt) -> Attempt | None:
+        """Writes an attempt down (`Evidence.record` does it); returns the one that was dropped for it."""
         if self.attempts is None:
             self.attempts = []
         self.attempts.append(attempt)
-        if len(self.attempts) > ATTEMPTS_KEPT_MAX:
-            del self.attempts[0]
+        return self.attempts.pop(0) if len(self.attempts) > ATTEMPTS_KEPT_MAX else None
 
     def all_attempts(self) -> list[Attempt]:
         """Its ended attempts, the last ATTEMPTS_KEPT_MAX of them."""

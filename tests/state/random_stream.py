@@ -15,6 +15,7 @@ from cluster.state.commands import (
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
     PREFETCH_AUTO,
+    RESULT_TTL_DEFAULT_MS,
     ROLE_CLIENT,
     ROLE_WORKER,
     Cancel,
@@ -38,6 +39,8 @@ from cluster.state.machine import Machine
 
 NAMES = ("f", "g", "häßlich", "nobody")
 QUEUES = ("default", "other", "bulk")
+LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
+LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
 STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_RETURNED, 42)
 
 
@@ -60,6 +63,7 @@ class Stream:
         self.confirmed: list[int] = []
         self.assigned: dict[tuple[int, int], int] = {}
         self.ended: dict[int, int] = {}
+        self.unsaid: dict[int, list[int]] = {}      # client session -> numbers whose results it has, not yet said
         self.late: list[Assignment] = []
         self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
         self.again: list[Command] = []
@@ -67,6 +71,8 @@ class Stream:
     def run(self, entries: int, check: bool) -> None:
         for _ in range(entries):
             self.now_ms += self.random.choice((0, 1, 5, 50, 400))
+            if self.random.random() < LEAP_CHANCE:
+                self.now_ms += self.random.choice(LEAPS_MS)
             commands = [self._command() for _ in range(self.random.choice((1, 1, 2, 3, 6)))]
             stamp = self.now_ms if self.random.random() < 0.9 else None
             payload = encode_entry(*[command for command in commands if command is not None], now_ms=stamp)
@@ -82,7 +88,7 @@ class Stream:
             if check:
                 self.machine.check()
         for task in self.confirmed:
-            assert self.machine.state_of(task) is not None, f"{task} was confirmed and is unknown"
+            assert self.machine.state_of(task) is not None or task in self.ended, f"{task} was confirmed and is unknown"
         for task in self.ended:
             assert self.machine.state_of(task) not in ("pending", "processing")
 
@@ -116,6 +122,7 @@ class Stream:
             for result in results:
                 assert result.task not in self.ended, f"{result.task} ended twice"
                 self.ended[result.task] = result.state
+                self.unsaid.setdefault(result.task >> 24, []).append(result.task & 0xFFFFFF)
         for session in effects.ended:
             for sessions in (self.clients, self.workers):
                 if session in sessions:
@@ -140,9 +147,10 @@ class Stream:
             return self._cancel()
         if choice < 0.45:
             return Tick(self.now_ms)
-        if choice < 0.46:
-            return Seen(self.random.choice(self.clients), [1, 2])
-        if choice < 0.475:
+        if choice < 0.465:
+            session = self.random.choice(self.clients + self.workers)
+            return Seen(session, self._seen(session))
+        if choice < 0.48:
             return self._drain()
         return self._complete()
 
@@ -193,7 +201,22 @@ class Stream:
         if fresh:
             self.numbers[session] = number
             self.sent[session, seq] = tasks
-        return self._say(Submit(session, seq, self._low(seq), groups))
+        seen = self._seen(session) if fresh and random.random() < 0.5 else []
+        return self._say(Submit(session, seq, self._low(seq), groups, seen))
+
+    def _seen(self, session: int) -> list[int]:
+        """What a client has, mostly; else what it cannot have, or has said before."""
+        random = self.random
+        if random.random() < 0.2:
+            first = random.choice((-1, 0, 1, 1, 40, 1 << 24))
+            return [first, first + random.choice((-1, 0, 30, 1 << 24)), *[7] * random.randrange(2)]
+        flat: list[int] = []
+        for number in sorted(self.unsaid.pop(session, ())):
+            if flat and flat[-1] + 1 == number:
+                flat[-1] = number
+            else:
+                flat += (number, number)
+        return flat
 
     def _options(self) -> Options | None:
         random = self.random
@@ -204,6 +227,7 @@ class Stream:
             priority=random.choice((0, 5, 5, 9, 9, 9 + (random.random() < 0.05))),
             delay_ms=random.choice((0, 0, 0, 100, 1_000)),
             expires_ms=random.choice((0, 0, 0, 50, 2_000)),
+            result_ttl_ms=random.choice((RESULT_TTL_DEFAULT_MS, RESULT_TTL_DEFAULT_MS, 0, 700, 120_000)),
         )
 
     def _cancel(self) -> Cancel | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from random_stream import Stream, replay
 from state_rig import Rig
 
+from cluster.state import eviction, evidence, invariants, retention
 from cluster.state.commands import OUTCOME_RETURNED
 from cluster.state.ledger import DIGEST_INTERVAL
 
@@ -44,6 +45,32 @@ def test_effects_do_not_change_what_is_decided(seed, first, length):
     led_for_a_while = replay(stream.log, range(first, first + length))
     assert led_for_a_while.rolling == stream.machine.rolling
     assert led_for_a_while.full_digest() == stream.machine.full_digest()
+
+
+@pytest.mark.parametrize("seed", range(300, 304))
+def test_invariants_hold_when_there_is_always_too_much(seed, monkeypatch):
+    """Small limits: records go before their date, evidence is blanked, and no entry gets everything done."""
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 30_000)
+    monkeypatch.setattr(evidence, "EVIDENCE_BYTES_MAX", 600)
+    monkeypatch.setattr(invariants, "EVIDENCE_BYTES_MAX", 600)
+    monkeypatch.setattr(eviction, "EVICTIONS_MAX", 3)
+    stream = Stream(seed)
+    stream.run(300, check=True)
+    counters = stream.machine.status()["counters"]
+    assert counters["evicted"] > counters["evicted_early"] > 100
+    assert counters["blanked_attempts"] > 3
+    again = replay(stream.log)
+    assert again.rolling == stream.machine.rolling
+    assert again.full_digest() == stream.machine.full_digest()
+
+
+def test_the_random_stream_forgets_what_it_has_seen_and_what_it_has_not():
+    stream = Stream(1)
+    stream.run(600, check=False)
+    counters = stream.machine.status()["counters"]
+    assert counters["evicted"] > len(stream.ended) // 3
+    assert counters["ignored_seen"] > 0
+    assert len(stream.machine._tables.tasks) < len(stream.confirmed)
 
 
 def test_two_hash_seeds_give_the_same_digests():

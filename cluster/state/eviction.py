@@ -1,0 +1,180 @@
+"""Eviction: at the end of each entry the state forgets what is due (see `retention`), and what is too much.
+
+What an entry may forget is as many tasks as have ended in it, and EVICTIONS_MAX more. A fixed number alone would not
+do: at 70,000 tasks a second an entry ends hundreds or thousands of them, and a state that forgets fewer than it ends
+grows for ever. What is left is due at once: the leader ticks again, and other work gets its turn in between.
+
+Over the limit in bytes it is not the number that counts, but the weight: an entry that ends one record of a megabyte
+may forget as many small ones as weigh the same, else the total would grow by nearly a megabyte with each such entry.
+
+Ids that are passed over are cheaper than evictions, but not free: there are LOOKS_PER_EVICTION for each eviction that
+is allowed. So the work of an entry is bounded, whatever clients say and whatever is due.
+
+The id of a forgotten task does not come back, since numbers rise within a session. Who looks one up finds nothing and
+must say so: a late outcome is refused, a cancel does nothing, items of timers are void. A lane may still have the
+message as a stale entry, which is known by its state and looked up by nobody.
+"""
+
+from collections import Counter
+from operator import attrgetter
+
+from cluster.state.ledger import EVICTED
+from cluster.state.queues import PENDING, Spec
+from cluster.state.retention import (
+    RECORD_OVERHEAD_BYTES,
+    SECOND_MS,
+    Lot,
+    Retention,
+    attempts_bytes,
+    has_own_date,
+)
+from cluster.state.tables import Tables
+from cluster.state.tasks import RUN_BITS, Task
+
+EVICTIONS_MAX = 1_024       # of one entry, more than have ended in it
+LOOKS_PER_EVICTION = 4      # three ids of a thinned lot may be void for one that is not
+ENDLESS_BYTES = 1 << 62
+
+_lot_of = attrgetter("lot")
+
+
+def evict(tables: Tables) -> None:
+    """Forgets what is due, then what is too much, as far as one entry may."""
+    retention = tables.retention
+    second = retention.earliest()
+    if second is not None and (second * SECOND_MS <= tables.now_ms or retention.surplus_bytes > 0):
+        _Sweep(tables).run()
+    retention.ended = retention.ended_bytes = 0
+    tables.counters.blanked_attempts += tables.evidence.enforce(tables.tasks)
+
+
+class _Sweep:
+    """The evictions of one entry."""
+
+    __slots__ = ("_ids", "_looks", "_quota", "_retention", "_tables", "_thin")
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._retention: Retention = tables.retention
+        self._ids: list[int] = []           # forgotten
+        self._quota = 0                     # of ids
+        self._looks = 0                     # that are left
+        self._thin: dict[int, None] = {}    # lots to be thinned
+
+    def run(self) -> None:
+        tables, retention, ids = self._tables, self._retention, self._ids
+        self._allow(EVICTIONS_MAX + retention.ended)
+        while self._may_go_on and (second := retention.earliest()) is not None:
+            if second * SECOND_MS > tables.now_ms:
+                break
+            self._step(second, ENDLESS_BYTES)
+        due = len(ids)
+        self._allow(EVICTIONS_MAX + retention.ended_bytes // RECORD_OVERHEAD_BYTES)
+        while self._may_go_on and retention.surplus_bytes > 0:
+            second = retention.earliest()
+            assert second is not None, "more bytes than all records have"
+            self._step(second, retention.surplus_bytes)
+        for number in self._thin:
+            if (lot := retention.lots.get(number)) is not None:
+                self._thin_out(lot)
+        tables.counters.evicted += len(ids)
+        tables.counters.evicted_early += len(ids) - due
+        if ids:
+            tables.ledger.decisions.append(EVICTED)
+            tables.ledger.decisions += ids
+
+    def _allow(self, evictions: int) -> None:
+        if evictions > self._quota:
+            self._quota = evictions
+            self._looks = evictions * LOOKS_PER_EVICTION
+
+    @property
+    def _may_go_on(self) -> bool:
+        return len(self._ids) < self._quota and self._looks > 0
+
+    def _step(self, second: int, enough_bytes: int) -> None:
+        """A part of the first lot of a bucket, or of its first range; no more than frees `enough_bytes`."""
+        bucket = self._retention.buckets[second]
+        if bucket.lots:
+            self._empty(next(iter(bucket.lots.values())), enough_bytes)
+        else:
+            first, last = bucket.ranges.popleft()
+            stopped = self._walk(first, last, enough_bytes)
+            if stopped < last:
+                bucket.ranges.appendleft((stopped + 1, last))
+            self._retention.drop_if_empty(second)
+
+    def _empty(self, lot: Lot, enough_bytes: int) -> None:
+        """Forgets the first tasks of a lot."""
+        tables = self._tables
+        quota = self._quota - len(self._ids)
+        looked = 0
+        run = -1
+        shard: dict[int, Task] = {}
+        gone: list[int] = []
+        size = 0
+        for number in lot.ids[: self._looks]:
+            looked += 1
+            if number >> RUN_BITS != run:
+                run = number >> RUN_BITS
+                shard = tables.tasks.shard(run)
+            task = shard.pop(number, None)
+            if task is None:
+                continue
+            gone.append(number)
+            size += RECORD_OVERHEAD_BYTES + len(task.body)
+            if task.attempts is not None:
+                size += attempts_bytes(task)
+                tables.evidence.forget(task)
+            if len(gone) == quota or size >= enough_bytes:
+                break
+        del lot.ids[:looked]
+        self._looks -= looked
+        self._ids += gone
+        self._retention.bytes -= size
+        self._retention.leave(lot.number, len(gone))
+
+    def _walk(self, first: int, last: int, enough_bytes: int) -> int:
+        """Forgets what may be forgotten of the tasks from `first` to `last`; returns the last that was looked at."""
+        tables = self._tables
+        quota = self._quota - len(self._ids)
+        run = -1
+        shard: dict[int, Task] = {}
+        spec: Spec | None = None
+        skip = False
+        gone: list[Task] = []
+        size = 0
+        number = first
+        for number in range(first, min(last + 1, first + self._looks)):
+            if number >> RUN_BITS != run:
+                run = number >> RUN_BITS
+                shard = tables.tasks.shard(run)
+            task = shard.get(number)
+            if task is None or task.state >= PENDING:
+                continue
+            if task.spec is not spec:
+                spec = task.spec
+                skip = has_own_date(spec.result_ttl_ms)
+            if skip:
+                continue
+            del shard[number]
+            gone.append(task)
+            size += RECORD_OVERHEAD_BYTES + len(task.body)
+            if task.attempts is not None:
+                size += attempts_bytes(task)
+                tables.evidence.forget(task)
+            if len(gone) == quota or size >= enough_bytes:
+                break
+        self._looks -= number - first + 1
+        self._ids += [task.id for task in gone]
+        self._retention.bytes -= size
+        for lot, count in Counter(map(_lot_of, gone)).items():
+            if self._retention.leave(lot, count):
+                self._thin[lot] = None
+        return number
+
+    def _thin_out(self, lot: Lot) -> None:
+        """Removes the ids of the tasks that are not known any more."""
+        get = self._tables.tasks.get
+        lot.ids = [number for number in lot.ids if get(number) is not None]
+        assert len(lot.ids) == lot.known

@@ -1,0 +1,322 @@
+"""From the rows of an image back to tables, section by section. `restoration` decodes them and sees to their order.
+
+Rows come as they were written, so what a row names is there already; if it is not, a LookupError says so. Objects are
+shared as they were: tasks of a spec share its object, and names of workers, queues and tasks are one string each.
+What follows from other rows is made anew here, see `image`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+from cluster.state.commands import WorkerSpec
+from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_key
+from cluster.state.effects import STATE_CANCELLED
+from cluster.state.queues import Channel, Message, Name, Queue, Spec
+from cluster.state.retention import Lot
+from cluster.state.rows import (
+    ROWS,
+    ChannelRow,
+    CountersRow,
+    EndedRow,
+    EvidenceRow,
+    HeadRow,
+    LotRow,
+    MemoRow,
+    NameRow,
+    OfferRow,
+    Order,
+    OrderRow,
+    PoolRow,
+    QueueRow,
+    RangesRow,
+    Section,
+    SessionRow,
+    SpecRow,
+    TasksRow,
+    TimerRow,
+)
+from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
+from cluster.state.tables import Tables
+from cluster.state.tasks import RUN_BITS, Attempt, Task
+
+
+class Rebuilding:
+    """The tables of an image of which some rows were read."""
+
+    __slots__ = ("_offers", "_pools", "_specs", "_texts", "applied_index", "tables")
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.applied_index = 0
+        self._texts: dict[str, str] = {}                        # each text once
+        self._specs: list[Spec] = []                            # by number
+        self._offers: list[tuple[WorkerSpec, PoolKey]] = []     # by number
+        self._pools: dict[int, Pool] = {}                       # by index
+
+    def head(self, row: HeadRow) -> None:
+        tables = self.tables
+        self.applied_index = row.applied_index
+        tables.machine_version = row.machine_version
+        tables.now_ms = row.now_ms
+        tables.cluster_id = row.cluster_id
+        tables.voters = row.voters
+        tables.ledger.rolling = row.rolling
+        tables.ledger.reported = row.reported
+        tables.sessions.last_id = row.last_session
+        tables.credit.made = row.pools_made
+        tables.retention.lots_made = row.lots_made
+        tables.retention.bytes = row.results_bytes
+
+    def counters(self, row: CountersRow) -> None:
+        counters = self.tables.counters
+        known = counters.as_dict()
+        for name, value in row.values.items():
+            if name not in known:
+                raise LookupError(name)
+            setattr(counters, name, value)
+
+    def timer(self, row: TimerRow) -> None:
+        """They are sorted, and a sorted list is a heap."""
+        self.tables.timers.heap.append((row.date_ms, row.first, row.count, row.what))
+
+    def queue(self, row: QueueRow) -> None:
+        queue = self.tables.queues.queues[row.name] = Queue(self._text(row.name))
+        queue.ready, queue.delayed, queue.running = row.ready, row.delayed, row.running
+        queue.ended = row.ended
+
+    def name(self, row: NameRow) -> None:
+        name = self.tables.queues.names[row.name] = Name(self._text(row.name))
+        name.estimate_us = row.estimate_us
+
+    def channel(self, row: ChannelRow) -> None:
+        queues = self.tables.queues
+        queue, name = queues.queues[row.queue], queues.names[row.name]
+        channel = Channel(len(queues.channels), queue, name, [])
+        channel.waiting, channel.alone, channel.stale = row.waiting, row.alone, row.stale
+        queues.channels.append(channel)
+        queues.by_key[queue.name, name.name] = channel
+
+    def memo(self, row: MemoRow) -> None:
+        self._spec(row.spec)
+        self.tables.queues.specs[self._text(row.name), row.options] = self._specs[-1]
+
+    def offer(self, row: OfferRow) -> None:
+        if not 1 <= row.worker.slots <= SLOTS_MAX:
+            raise LookupError(f"a worker of {row.worker.slots} slots")
+        self._offers.append((row.worker, pool_key(row.worker)))
+
+    def pool(self, row: PoolRow) -> None:
+        """Its channels are those of its names; each has its pools in the order in which they were made."""
+        credit = self.tables.credit
+        _, key = self._offers[row.offer]
+        pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
+        for channel in self.tables.queues.among(*key[:2]):
+            channel.pools.append(pool)
+
+    def session(self, row: SessionRow) -> None:
+        sessions = self.tables.sessions
+        session = Session(row.id, self._text(row.name), row.incarnation, row.role, draining=row.draining)
+        session.next_seq, session.kept_from = row.next_seq, row.kept_from
+        session.refusals = {seq: (code, value) for seq, code, value in row.refusals}
+        session.last_number, session.unsaid = row.last_number, row.unsaid
+        session.ended.extend(row.ended)
+        if row.offer >= 0:
+            self._slots(session, row)
+        sessions.by_id[session.id] = session
+        sessions.by_owner[session.role, session.name] = session
+
+    def _slots(self, session: Session, row: SessionRow) -> None:
+        session.worker, key = self._offers[row.offer]
+        pools = self.tables.credit.pools
+        # The pool of a worker that drains does not know its slots and may be gone; they are never listed again.
+        pool = pools[key] if not session.draining else pools.get(key) or Pool(0, key, {})
+        slots = [Slot(session.id, index, pool, session.held) for index in range(session.worker.slots)]
+        for index in row.closed:
+            slots[index].closed = True
+        for slot in slots:
+            slot.draining = session.draining
+        session.slots = {slot.key: slot for slot in slots}
+        pool.sessions += not session.draining
+
+    def ended(self, row: EndedRow) -> None:
+        owner = (row.role, self._text(row.name))
+        self.tables.sessions.ended[owner] = deque(row.incarnations, maxlen=ENDED_INCARNATIONS_MAX)
+
+    def tasks(self, row: TasksRow) -> None:
+        for spec in row.specs:
+            self._spec(spec)
+        count = len(row.id)
+        texts = [self._text(name) for name in row.workers]
+
+        def column(values: Sequence[Any] | None, default: object) -> Any:
+            if values is None:
+                return repeat(default)
+            if len(values) != count:
+                raise LookupError(f"{len(values)} values for {count} tasks")
+            return values
+
+        attempts = [self._attempts(ended) for ended in row.attempts] if row.attempts is not None else None
+        workers = [texts[place] for place in row.worker] if row.worker is not None else None
+        alone = list(map(bool, row.alone)) if row.alone is not None else None
+        tasks = map(
+            Task,
+            row.id,
+            map(self._specs.__getitem__, column(row.spec, None)),
+            column(row.body, None),
+            column(row.state, None),
+            column(row.attempt, 1),
+            column(_shared(row.holder), 0),
+            column(_shared(row.estimate_us), 0),
+            column(alone, False),
+            column(workers, ""),
+            column(row.started_ms, 0),
+            column(row.run_us, 0),
+            column(row.crashes, 0),
+            column(attempts, None),
+            column(_shared(row.lot), 0),
+        )
+        self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
+
+    def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
+        if ended is None:
+            return None
+        return [Attempt(a.number, self._text(a.worker), a.status, a.started_ms, a.ended_ms, a.error) for a in ended]
+
+    # -- orders ----------------------------------------------------------------------------------------------
+
+    def order(self, row: OrderRow) -> None:
+        credit = self.tables.credit
+        if row.what is Order.READY_RING:
+            ring = self._pools[row.of].ready[row.at]
+            for index in row.items:
+                ring[index] = self.tables.queues.channels[index]
+            self._pools[row.of].mask |= 1 << row.at
+        elif row.what is Order.IDLE_RING:
+            self._list(row, self._pools[row.of].idle, IDLE)
+        elif row.what is Order.OPEN_RING:
+            self._list(row, self._pools[row.of].open, OPEN)
+        elif row.what is Order.DIRTY:
+            for index in row.items:
+                credit.dirty[index] = self._pools[index]
+        elif row.what is Order.LANE:
+            self._lane(row)
+        else:
+            assert row.what is Order.HELD_TASKS
+            self._held(row)
+
+    def _list(self, row: OrderRow, ring: dict[int, Slot], place: int) -> None:
+        by_id = self.tables.sessions.by_id
+        for key in row.items:
+            slot = ring[key] = by_id[key >> SLOT_BITS].slots[key]
+            slot.place = place
+
+    def _lane(self, row: OrderRow) -> None:
+        channel = self.tables.queues.channels[row.of]
+        lane = channel.lanes[row.at]
+        if lane is None:
+            lane = channel.lanes[row.at] = deque()
+        for number, task in zip(row.items, self._find(row.items), strict=True):
+            if task is not None:
+                lane.append(task)
+            elif number < 0:
+                lane.append(_forgotten(-number, channel, row.at))
+            else:
+                raise LookupError(number)
+
+    def _held(self, row: OrderRow) -> None:
+        """What slots hold is counted again: it cannot differ."""
+        session = self.tables.sessions.by_id[row.of]
+        for task in self._find(row.items):
+            if task is None:
+                raise LookupError("a task that is held")
+            session.held[task.id] = task
+            slot = session.slots[task.holder]
+            slot.count += 1
+            slot.load_us += task.estimate_us
+
+    def lot(self, row: LotRow) -> None:
+        retention = self.tables.retention
+        lot = retention.lots.get(row.number)
+        if lot is None:
+            lot = retention.lots[row.number] = Lot(row.number, row.second)
+            lot.known = row.known
+            retention.bucket(row.second).lots[row.number] = lot
+        found = zip(row.ids, self._find(row.ids), strict=True)
+        lot.ids += [number if task is None else task.id for number, task in found]
+
+    def ranges(self, row: RangesRow) -> None:
+        pairs = iter(row.ids)
+        self.tables.retention.bucket(row.second).ranges.extend(zip(pairs, pairs, strict=True))
+
+    def evidence(self, row: EvidenceRow) -> None:
+        evidence = self.tables.evidence
+        parts = iter(row.attempts)
+        for task, number, size in zip(parts, parts, parts, strict=True):
+            evidence.attempts[task, number] = size
+            evidence.bytes += size
+
+    # -- what is shared --------------------------------------------------------------------------------------
+
+    def _find(self, ids: list[int]) -> Iterator[Task | None]:
+        """The tasks of these ids; None for those that are forgotten. Neighbours are mostly in one dict."""
+        run = -1
+        shard: dict[int, Task] = {}
+        for number in ids:
+            if number >> RUN_BITS != run:
+                run = number >> RUN_BITS
+                shard = self.tables.tasks.shard(run)
+            yield shard.get(number)
+
+    def _text(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+    def _spec(self, row: SpecRow) -> None:
+        channel = self.tables.queues.channels[row.channel]
+        self._specs.append(
+            Spec(
+                channel.queue.name,
+                channel.name.name,
+                channel.index,
+                row.priority,
+                row.timeout_ms,
+                row.result_ttl_ms,
+                row.expires_at_ms,
+            )
+        )
+
+
+def _shared(column: list[int] | None) -> list[int] | None:
+    """Equal numbers as one object: tasks of a slot or of a lot share it."""
+    if column is None:
+        return None
+    kept: dict[int, int] = {}
+    return [kept.setdefault(number, number) for number in column]
+
+
+def _forgotten(task: int, channel: Channel, priority: int) -> Message:
+    """A stale entry whose task is gone: only that it is terminal is ever looked at."""
+    spec = Spec(channel.queue.name, channel.name.name, channel.index, priority, 0, 0, 0)
+    return Message(task, spec, b"", STATE_CANCELLED)
+
+
+READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
+    Section.HEAD: Rebuilding.head,
+    Section.COUNTERS: Rebuilding.counters,
+    Section.TIMERS: Rebuilding.timer,
+    Section.QUEUES: Rebuilding.queue,
+    Section.NAMES: Rebuilding.name,
+    Section.CHANNELS: Rebuilding.channel,
+    Section.MEMO: Rebuilding.memo,
+    Section.OFFERS: Rebuilding.offer,
+    Section.POOLS: Rebuilding.pool,
+    Section.SESSIONS: Rebuilding.session,
+    Section.ENDED: Rebuilding.ended,
+    Section.TASKS: Rebuilding.tasks,
+    Section.ORDERS: Rebuilding.order,
+    Section.LOTS: Rebuilding.lot,
+    Section.RANGES: Rebuilding.ranges,
+    Section.EVIDENCE: Rebuilding.evidence,
+}
+assert READERS.keys() == ROWS.keys() - {Section.END}

@@ -1,0 +1,237 @@
+"""The rows of an image: what `image` writes and `restoration` reads. They are on disk for ever, see there."""
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+from cluster.state.commands import Options, WorkerSpec
+from cluster.state.tasks import Attempt
+
+IMAGE_VERSION = 1
+
+
+class Section(IntEnum):
+    """In the order in which they are written. The gaps are for those to come."""
+
+    HEAD = 0
+    COUNTERS = 10
+    TIMERS = 20
+    QUEUES = 30
+    NAMES = 40
+    CHANNELS = 50
+    MEMO = 60
+    OFFERS = 70
+    POOLS = 80
+    SESSIONS = 90
+    ENDED = 100
+    TASKS = 110
+    ORDERS = 120
+    LOTS = 130
+    RANGES = 140
+    EVIDENCE = 150
+    END = 200
+
+
+class Order(IntEnum):
+    """What an `OrderRow` is of, and what its `of` and `at` say."""
+
+    READY_RING = 0      # channels that may hold something; of a pool, at a priority
+    IDLE_RING = 1       # slots; of a pool
+    OPEN_RING = 2       # slots; of a pool
+    DIRTY = 3           # pools
+    LANE = 4            # tasks; of a channel, at a priority. Negative: a stale entry whose task is forgotten
+    HELD_TASKS = 5      # tasks; of a session
+
+
+class Row(Struct, array_like=True, gc=False, frozen=True):
+    """Base of all rows."""
+
+
+class HeadRow(Row, frozen=True):
+    """The first row of all. `machine_version` is the agreed one."""
+
+    image_version: int
+    machine_version: int
+    applied_index: int
+    now_ms: int
+    cluster_id: bytes
+    voters: tuple[str, ...]
+    rolling: int
+    reported: tuple[int, int]
+    last_session: int
+    pools_made: int
+    lots_made: int
+    results_bytes: int
+
+
+class CountersRow(Row, frozen=True):
+    values: dict[str, int]
+
+
+class TimerRow(Row, frozen=True):
+    date_ms: int
+    first: int
+    count: int
+    what: int
+
+
+class QueueRow(Row, frozen=True):
+    name: str
+    ready: int
+    delayed: int
+    running: int
+    ended: list[int]
+
+
+class NameRow(Row, frozen=True):
+    name: str
+    estimate_us: int
+
+
+class ChannelRow(Row, frozen=True):
+    """In order of their indexes."""
+
+    queue: str
+    name: str
+    waiting: int
+    alone: int
+    stale: int
+
+
+class SpecRow(Row, frozen=True):
+    """Its queue and its name are those of the channel."""
+
+    channel: int
+    priority: int
+    timeout_ms: int
+    result_ttl_ms: int
+    expires_at_ms: int
+
+
+class MemoRow(Row, frozen=True):
+    """A spec that is remembered for the next group with these options. Introduces the next spec."""
+
+    name: str
+    options: Options | None
+    spec: SpecRow
+
+
+class OfferRow(Row, frozen=True):
+    """What one or more workers offer; numbered from 0 in this order."""
+
+    worker: WorkerSpec
+
+
+class PoolRow(Row, frozen=True):
+    """In order of their making. `offer` is that of one of its sessions."""
+
+    index: int
+    offer: int
+
+
+class SessionRow(Row, frozen=True):
+    """`offer` = -1: a client. `closed` are slots by index, `refusals` are (seq, code, value)."""
+
+    id: int
+    name: str
+    incarnation: int
+    role: int
+    offer: int
+    draining: bool
+    next_seq: int
+    kept_from: int
+    refusals: list[tuple[int, int, int]]
+    last_number: int
+    unsaid: int
+    closed: list[int]
+    ended: list[int]
+
+
+class EndedRow(Row, frozen=True):
+    """Ended incarnations of a name without a session; newest name last."""
+
+    role: int
+    name: str
+    incarnations: list[int]
+
+
+class TasksRow(Row, frozen=True):
+    """A block of tasks of one dict, as columns; None = all have the default. `specs` are those not met before: they
+    get the next numbers. `worker` is a column of places in `workers`."""
+
+    specs: list[SpecRow]
+    workers: list[str]
+    id: list[int]
+    spec: list[int]
+    body: list[bytes]
+    state: bytes
+    attempt: list[int] | None = None
+    holder: list[int] | None = None
+    estimate_us: list[int] | None = None
+    alone: bytes | None = None
+    worker: list[int] | None = None
+    started_ms: list[int] | None = None
+    run_us: list[int] | None = None
+    crashes: bytes | None = None
+    attempts: list[list[Attempt] | None] | None = None
+    lot: list[int] | None = None
+
+
+class OrderRow(Row, frozen=True):
+    """A list whose order decides. A long one takes several rows."""
+
+    what: Order
+    of: int
+    at: int
+    items: list[int]
+
+
+class LotRow(Row, frozen=True):
+    """Of the retention; in order of their numbers within a second. `known` of `ids` are not forgotten. A long one takes
+    several rows."""
+
+    number: int
+    second: int
+    known: int
+    ids: list[int]
+
+
+class RangesRow(Row, frozen=True):
+    """What clients said they have seen, due at a second, in order; flat, first and last. Likewise."""
+
+    second: int
+    ids: list[int]
+
+
+class EvidenceRow(Row, frozen=True):
+    """Attempts with evidence, oldest first; flat: task, number, bytes. Likewise."""
+
+    attempts: list[int]
+
+
+class EndRow(Row, frozen=True):
+    """`parts` before this one, and the crc32 of their bytes."""
+
+    parts: int
+    crc: int
+
+
+ROWS: dict[Section, type[Row]] = {
+    Section.HEAD: HeadRow,
+    Section.COUNTERS: CountersRow,
+    Section.TIMERS: TimerRow,
+    Section.QUEUES: QueueRow,
+    Section.NAMES: NameRow,
+    Section.CHANNELS: ChannelRow,
+    Section.MEMO: MemoRow,
+    Section.OFFERS: OfferRow,
+    Section.POOLS: PoolRow,
+    Section.SESSIONS: SessionRow,
+    Section.ENDED: EndedRow,
+    Section.TASKS: TasksRow,
+    Section.ORDERS: OrderRow,
+    Section.LOTS: LotRow,
+    Section.RANGES: RangesRow,
+    Section.EVIDENCE: EvidenceRow,
+    Section.END: EndRow,
+}

@@ -1,0 +1,102 @@
+"""The property of test_image is sharp: an image that forgets any of these is found out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import msgspec
+import pytest
+from image_rig import (
+    ForgetfulStream,
+    assert_goes_on_alike,
+    log_of,
+)
+from random_stream import Stream
+
+from cluster.state import image, queues
+from cluster.state.rows import Order, Row, Section
+
+Change = Callable[[int, Row], Row | None]
+
+
+def _forget_refusals(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, refusals=[]) if section == Section.SESSIONS else row
+
+
+def _forget_the_order_of(*whats: Order) -> Change:
+    def change(section: int, row: Row) -> Row | None:
+        if section != Section.ORDERS or row.what not in whats:
+            return row
+        return msgspec.structs.replace(row, items=sorted(row.items, reverse=True))
+
+    return change
+
+
+def _forget_estimates(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, estimate_us=queues.ESTIMATE_UNKNOWN_US) if section == Section.NAMES else row
+
+
+def _forget_ended_names(section: int, row: Row) -> Row | None:
+    return None if section == Section.ENDED else row
+
+
+def _forget_ended_incarnations(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, ended=[]) if section == Section.SESSIONS else row
+
+
+def _forget_the_dirty(section: int, row: Row) -> Row | None:
+    return None if section == Section.ORDERS and row.what is Order.DIRTY else row
+
+
+def _forget_void_ids(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, ids=row.ids[-row.known :]) if section == Section.LOTS else row
+
+
+def _forget_what_was_seen(section: int, row: Row) -> Row | None:
+    return None if section == Section.RANGES else row
+
+
+def _forget_the_order_of_evidence(section: int, row: Row) -> Row | None:
+    if section != Section.EVIDENCE:
+        return row
+    triples = [row.attempts[start : start + 3] for start in range(0, len(row.attempts), 3)]
+    return msgspec.structs.replace(row, attempts=[*chain.from_iterable(triples[::-1])])
+
+
+OMISSIONS: dict[str, Change] = {
+    "refusals": _forget_refusals,
+    "order of a lane": _forget_the_order_of(Order.LANE),
+    "estimates": _forget_estimates,
+    "turn of slots": _forget_the_order_of(Order.IDLE_RING, Order.OPEN_RING),
+    "turn of channels": _forget_the_order_of(Order.READY_RING),
+    "order of what is held": _forget_the_order_of(Order.HELD_TASKS),
+    "dirty pools": _forget_the_dirty,
+    "ended names": _forget_ended_names,
+    "ended incarnations": _forget_ended_incarnations,
+    "void ids of lots": _forget_void_ids,
+    "what was seen": _forget_what_was_seen,
+    "order of evidence": _forget_the_order_of_evidence,
+}
+
+
+@pytest.mark.parametrize("omission", OMISSIONS)
+def test_the_property_notices_what_an_image_forgets(monkeypatch, omission):
+    change = OMISSIONS[omission]
+    whole = image._sections
+
+    def sections(*args: object) -> Iterator[tuple[int, Iterable[Row]]]:
+        for section, rows in whole(*args):
+            yield section, (changed for row in rows if (changed := change(section, row)) is not None)
+
+    logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (Stream, ForgetfulStream))
+    for log in logs:
+        for cut in (60, 80, 100):
+            with monkeypatch.context() as planted:
+                planted.setattr(image, "_sections", sections)
+                try:
+                    assert_goes_on_alike(log, cut)
+                    continue
+                except AssertionError:
+                    pass
+            assert_goes_on_alike(log, cut)
+            return
+    pytest.fail(f"nobody misses: {omission}")
