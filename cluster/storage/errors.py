@@ -31,7 +31,7 @@ class ForeignDirectory(StorageError):
 
 
 class UnsupportedVersion(StorageError):
-    """The segment was written by a newer version of this program; start that one."""
+    """The file was written by a newer version of this program; start that one."""
 
     def __init__(self, path: str, version: int) -> None:
         super().__init__(f"{path} has format version {version}; start the newer version that wrote it")
@@ -45,6 +45,28 @@ class DamagedRead(StorageError):
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(f"{path} at offset {offset}: {reason}")
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+class UnreadablePiece(StorageError):
+    """A file does not hold, or no longer holds, the entries of a plan that was made while the log was open: the
+    segment has left the log since, or is damaged. Ask for a new plan; if that cannot be read either, look at the
+    disk."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"{path} at offset {offset}: {reason}; plan again, then look at the disk")
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+class SnapshotDamaged(StorageError):
+    """The file is not the whole snapshot that somebody wrote. Use an older one, or another broker's."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"{path} at offset {offset}: {reason}; use another snapshot")
         self.path = path
         self.offset = offset
         self.reason = reason

@@ -5,7 +5,7 @@ writes the other, syncs: a torn update leaves the older copy, and a copy that ro
 
     0  u32  crc32 (zlib) over bytes 4 to 4,095
     4  4 B  magic
-    8  u16  format version
+    8  u16  format version: 2 if the log does not begin with entry 1, else 1
    10  u16  0
    12  u32  length of the meta block in bytes
    16  u64  salt
@@ -28,7 +28,7 @@ from msgspec import Struct
 HEADER_BYTES = 4_096
 HEADER_COPIES = 2
 FRAMES_START = HEADER_BYTES * HEADER_COPIES
-HEADER_VERSION = 1
+HEADER_VERSION = 2      # the highest; version 1 knows no start of the log
 
 _MAGIC = b"qSeg"
 _CRC = struct.Struct("<I")
@@ -80,6 +80,15 @@ class Quarantine(Struct, array_like=True, frozen=True):
     damage: Damage | None = None
 
 
+class LogStart(Struct, array_like=True, frozen=True):
+    """Where a log begins that was compacted or restarted: (index, term) of the entry before its first one, and its
+    oldest segment. All 0 as long as it begins with entry 1."""
+
+    index: int = 0
+    term: int = 0
+    segment: int = 0
+
+
 class Meta(Struct, array_like=True, frozen=True):
     """The part of the header that may change while the segment is in use."""
 
@@ -90,6 +99,7 @@ class Meta(Struct, array_like=True, frozen=True):
     voters: tuple[str, ...] = ()  # the configuration the cluster was formed with
     hard_state: HardState = HardState()
     quarantine: Quarantine | None = None
+    start: LogStart = LogStart()  # since version 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +130,12 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
     assert _META_OFFSET + len(meta) <= HEADER_BYTES, f"{len(meta)} bytes of meta"
     assert header.number > 0
     assert header.previous < header.number
+    # A program that knows version 1 only reads whatever was never compacted, and leaves the rest alone: to it the
+    # segments that left the log would be damage.
+    version = HEADER_VERSION if header.meta.start.index else 1
     fields = _FIELDS.pack(
         _MAGIC,
-        HEADER_VERSION,
+        version,
         0,
         len(meta),
         header.salt,
@@ -149,7 +162,7 @@ def decode_segment_header(data: bytes) -> HeaderCopies:
         )
         if magic != _MAGIC:
             continue
-        if version != HEADER_VERSION:
+        if not 1 <= version <= HEADER_VERSION:
             newer = max(newer, version)
             continue
         good += 1

@@ -4,12 +4,19 @@ A position is kept per frame, not per record: frames are what is appended on the
 the records of one frame faster than it makes a system call. Entry i is in the last run whose first index is
 <= i; a run reaches to the first index of the next one, so that cutting the log's tail is cutting these
 arrays: records of a frame that were truncated away are hidden by the run that follows.
+
+Runs that lie one behind another form a *stretch*; a new one begins with each segment and after each truncation, so
+there are few. They tell at once which segments hold nothing but old entries, and which parts of which files another
+process has to read (`pieces`).
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from cluster.storage.frame import FRAME_HEADER_BYTES
+from cluster.storage.pieces import Piece
 
 SEGMENT_SHIFT = 32  # a place is segment number << 32 | offset of the first record
 _OFFSET_MASK = (1 << SEGMENT_SHIFT) - 1
@@ -31,19 +38,39 @@ class Run(NamedTuple):
 
 class LogIndex:
     """Of entries `first_index` to `last_index`; the log is empty when the latter is one less than the
-    former."""
+    former. `base_term` is the term of the entry before the first one, 0 if there is none or nobody knows it."""
 
-    __slots__ = ("_firsts", "_places", "_sizes", "_term_firsts", "_terms", "first_index", "last_index")
+    __slots__ = (
+        "_firsts",
+        "_is_cut",
+        "_places",
+        "_sizes",
+        "_stretch_firsts",
+        "_stretch_segments",
+        "_term_firsts",
+        "_terms",
+        "base_term",
+        "first_index",
+        "last_index",
+    )
 
-    def __init__(self, first_index: int = 1) -> None:
+    def __init__(self, first_index: int = 1, base_term: int = 0) -> None:
+        self.begin(first_index, base_term)
+
+    def begin(self, first_index: int, base_term: int) -> None:
+        """Nothing of what was in the log is; it goes on at `first_index`."""
         assert first_index >= 1
         self.first_index = first_index
+        self.base_term = base_term
         self.last_index = first_index - 1  # changed by `append` and `truncate` only
         self._firsts = array("Q")
         self._places = array("Q")
         self._sizes = array("Q")
         self._term_firsts: list[int] = []  # strictly rising, and so are the terms
         self._terms: list[int] = []
+        self._stretch_firsts: list[int] = []  # strictly rising; segments rise
+        self._stretch_segments: list[int] = []
+        self._is_cut = False  # the next frame begins a stretch: there was a truncation before it
 
     def append(
         self, segment: int, offset: int, size: int, last_index: int, terms: Sequence[tuple[int, int]]
@@ -55,6 +82,11 @@ class LogIndex:
         """
         assert last_index > self.last_index
         assert offset <= _OFFSET_MASK
+        if self._is_cut or not self._stretch_segments or segment != self._stretch_segments[-1]:
+            assert not self._stretch_segments or segment >= self._stretch_segments[-1]
+            self._stretch_firsts.append(self.last_index + 1)
+            self._stretch_segments.append(segment)
+            self._is_cut = False
         self._firsts.append(self.last_index + 1)
         self._places.append(segment << SEGMENT_SHIFT | offset)
         self._sizes.append(size)
@@ -68,8 +100,11 @@ class LogIndex:
     def truncate(self, index: int) -> None:
         """Entries from `index` on are no longer part of the log."""
         assert index >= self.first_index
+        self._is_cut = True
         if index > self.last_index:
             return
+        stretches = bisect_left(self._stretch_firsts, index)
+        del self._stretch_firsts[stretches:], self._stretch_segments[stretches:]
         runs = bisect_left(self._firsts, index)
         del self._firsts[runs:], self._places[runs:], self._sizes[runs:]
         terms = bisect_left(self._term_firsts, index)
@@ -77,17 +112,37 @@ class LogIndex:
         self.last_index = index - 1
         assert len(self._firsts) == len(self._places) == len(self._sizes)
 
+    def compact(self, first_index: int) -> None:
+        """Entries before `first_index` leave the log; the term of the last one of them stays known."""
+        assert self.first_index <= first_index <= self.last_index + 1
+        base_term = self.term(first_index - 1)
+        runs = _before(self._firsts, first_index, self.last_index)
+        del self._firsts[:runs], self._places[:runs], self._sizes[:runs]
+        terms = _before(self._term_firsts, first_index, self.last_index)
+        del self._term_firsts[:terms], self._terms[:terms]
+        if self._term_firsts:
+            self._term_firsts[0] = max(self._term_firsts[0], first_index)
+        stretches = _before(self._stretch_firsts, first_index, self.last_index)
+        del self._stretch_firsts[:stretches], self._stretch_segments[:stretches]
+        if self._stretch_firsts:
+            self._stretch_firsts[0] = max(self._stretch_firsts[0], first_index)
+        self.first_index, self.base_term = first_index, base_term
+
     def move_segment(self, old: int, new: int) -> None:
         """The last runs, those in segment `old`, now lie at the same offsets in segment `new`."""
         position = len(self._places) - 1
         while position >= 0 and self._places[position] >> SEGMENT_SHIFT == old:
             self._places[position] = new << SEGMENT_SHIFT | self._places[position] & _OFFSET_MASK
             position -= 1
+        position = len(self._stretch_segments) - 1
+        while position >= 0 and self._stretch_segments[position] == old:
+            self._stretch_segments[position] = new
+            position -= 1
 
     def term(self, index: int) -> int:
-        """The term of an entry; 0 for the place before the first entry of an uncompacted log."""
-        if index == 0:
-            return 0
+        """The term of an entry, or of the one before the first (`base_term`)."""
+        if index == self.first_index - 1:
+            return self.base_term
         assert self.first_index <= index <= self.last_index, f"no entry {index}"
         return self._terms[bisect_right(self._term_firsts, index) - 1]
 
@@ -111,6 +166,46 @@ class LogIndex:
             )
             position += 1
 
+    def pieces(self, low: int, high: int) -> list[Piece]:
+        """Where entries `low <= index < high` lie, in order. Costs a few steps per stretch, whatever it holds."""
+        assert self.first_index <= low <= high <= self.last_index + 1
+        pieces: list[Piece] = []
+        position = max(bisect_right(self._stretch_firsts, low) - 1, 0)
+        while low < high:
+            last = min(self._stretch_last(position), high - 1)
+            place = self._places[bisect_right(self._firsts, low) - 1]
+            segment = self._stretch_segments[position]
+            assert place >> SEGMENT_SHIFT == segment
+            pieces.append(Piece(segment, (place & _OFFSET_MASK) - FRAME_HEADER_BYTES, low, last))
+            low = last + 1
+            position += 1
+        return pieces
+
+    def first_segment_behind(self, index: int) -> tuple[int, int]:
+        """The first segment that holds an entry behind `index`, and its first entry; (0, last_index + 1) for none."""
+        position = 0
+        count = len(self._stretch_firsts)
+        while position < count and self._stretch_last(position) <= index:
+            position += 1
+        if position == count:
+            return 0, self.last_index + 1
+        segment = self._stretch_segments[position]
+        first = bisect_left(self._stretch_segments, segment)
+        return segment, self._stretch_firsts[first]
+
+    def _stretch_last(self, position: int) -> int:
+        following = position + 1
+        return (self._stretch_firsts[following] if following < len(self._stretch_firsts) else self.last_index + 1) - 1
+
+    @property
+    def stretches_count(self) -> int:
+        return len(self._stretch_firsts)
+
     @property
     def runs_count(self) -> int:
         return len(self._firsts)
+
+
+def _before(firsts: Sequence[int], first_index: int, last_index: int) -> int:
+    """How many of the ranges that begin with `firsts`, and reach to each other, end before `first_index`."""
+    return len(firsts) if first_index > last_index else max(bisect_right(firsts, first_index) - 1, 0)

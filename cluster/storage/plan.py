@@ -38,6 +38,15 @@ class Write(NamedTuple):
     entries: Sequence[Entry]
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One call of `Wal.restart`: what was written before it is void, the log goes on behind (index, term)."""
+
+    index: int
+    term: int
+    done: Callable[[], None] | None
+
+
 class Placed(NamedTuple):
     """What one frame does to the index, once it is durable. `size` 0: it has no records."""
 
@@ -53,7 +62,7 @@ class NewSegment(NamedTuple):
     """A segment to begin; every frame before `first_seq` must be durable before it appears."""
 
     number: int
-    previous: int
+    previous: int  # 0: it begins a chain of its own
     salt: int
     first_seq: int
     hard_state: HardState
@@ -151,6 +160,14 @@ class FramePlanner:
             elif has_new_vote and not self._open_truncate:
                 self._emit((), ())
         self._close()
+        return plan
+
+    def restart(self, index: int) -> Plan:
+        """A new chain behind entry `index`; its first segment has no frame yet."""
+        self.commit = max(self.commit, index)
+        self._framed_commit = self.last_index = index
+        self._plan = plan = Plan()
+        self._begin_segment(previous=0)
         return plan
 
     @property
@@ -262,12 +279,15 @@ class FramePlanner:
     def _roll(self) -> None:
         if self.offset == FRAMES_START:
             return  # one frame larger than a segment: this segment grows
+        self._begin_segment(previous=self.number)
+
+    def _begin_segment(self, previous: int) -> None:
         number = self._new_number()
         salt = self._new_salt()
         # The header is durable before the first frame is. Its hint must not speak of that frame's entries: the old
         # ones that they replace may be what recovery finds.
         hard_state = HardState(self.term, self.vote, self._framed_commit)
-        begins = NewSegment(number, self.number, salt, self.seq + 1, hard_state)
+        begins = NewSegment(number, previous, salt, self.seq + 1, hard_state)
         self.number, self.salt, self.offset = number, salt, FRAMES_START
         self._plan.stretches.append(Stretch(begins, FRAMES_START))
 

@@ -1,5 +1,7 @@
 """Reads entries back by pread, neighbouring frames at once."""
 
+from collections.abc import Sequence
+
 from actors import File, Files
 from cluster.raft.messages import Entry
 from cluster.storage.errors import DamagedRead
@@ -37,6 +39,13 @@ class SegmentReader:
         for file in self._open.values():
             file.close()
         self._open.clear()
+
+    def forget(self, segments: Sequence[int]) -> None:
+        """These files leave the log: one that stayed open would keep its room when it is removed."""
+        for segment in segments:
+            file = self._open.pop(segment, None)
+            if file is not None:
+                file.close()
 
     @staticmethod
     def _is_neighbour(group: list[Run], run: Run, bytes_max: int) -> bool:

@@ -14,7 +14,10 @@ it into effect at once; before it a crash changes nothing, after it only leftove
     one copy of a header bad                                  torn or rot  the other one counts
     frame of another salt, zeros                              end of log   nothing
     another node's or cluster's name or id                    foreign      error, nothing is changed
+    segments older than the oldest one of the chain           leftovers    recycled
     frames lost at the end with all that vouched for them     not visible  the leader's Match tells
+
+How the beginning of a compacted log is judged: the table in `beginning`.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from actors import Buffer, File, Files
+from cluster.storage.beginning import start_of
 from cluster.storage.frame import FRAME_HEADER_BYTES, encode_header, header_with_salt
 from cluster.storage.header import (
     FRAMES_START,
@@ -34,7 +38,7 @@ from cluster.storage.header import (
     SegmentHeader,
 )
 from cluster.storage.scan import NodeIdentity, Scan
-from cluster.storage.segment import WalLimits, create_segment, file_name, fill_spare
+from cluster.storage.segment import WalLimits, create_segment, file_name, fill_spare, give_up_segment
 
 COPY_BYTES = 1024 * 1024  # of frames copied at once
 
@@ -43,11 +47,13 @@ COPY_BYTES = 1024 * 1024  # of frames copied at once
 class Recovery:
     """What the log held when it was opened. Entries are read in pages with `Wal.read`.
 
-    `terms` are the (first index, term) pairs of entries `first_index` to `last_index`. `damaged` is set from
-    the start that found the damage until the quarantine is lifted; `cut_bytes` is the size of a torn tail.
+    `base` is (index, term) of the entry before `first_index`, (0, 0) in a log that begins with entry 1. `terms` are
+    the (first index, term) pairs of entries `first_index` to `last_index`. `damaged` is set from the start that found
+    the damage until the quarantine is lifted; `cut_bytes` is the size of a torn tail.
     """
 
     hard_state: HardState
+    base: tuple[int, int]
     first_index: int
     last_index: int
     terms: tuple[tuple[int, int], ...]
@@ -80,6 +86,22 @@ class Repaired(NamedTuple):
     marker: bytes
     spares: list[int]
     next_number: int
+
+
+def recovery_of(scan: Scan, meta: Meta) -> Recovery:
+    """What the caller learns, once the log is repaired; `meta` is that of the fresh last segment."""
+    index = scan.index
+    return Recovery(
+        hard_state=scan.hard_state,
+        base=(index.first_index - 1, index.base_term),
+        first_index=index.first_index,
+        last_index=index.last_index,
+        terms=index.terms(),
+        cluster_id=meta.cluster_id or None,
+        voters=meta.voters,
+        quarantine=meta.quarantine,
+        cut_bytes=scan.cut_bytes,
+    )
 
 
 def quarantine_of(scan: Scan) -> Quarantine | None:
@@ -121,6 +143,7 @@ def repair(
             incarnation=identity.incarnation,
             hard_state=HardState(scan.hard_state.term, scan.hard_state.vote, commit_before),
             quarantine=quarantine_of(scan),
+            start=start_of(scan, number),
         ),
     )
     position = FRAMES_START + sum(frame.end - frame.offset for frame in scan.frames)
@@ -197,15 +220,9 @@ def _clear_leftovers(
         quarantine.damage.kept_aside if quarantine is not None and quarantine.damage is not None else ()
     )
     for number in scan.leftovers:
-        path = f"{directory}/{file_name(number, 'wal')}"
-        file = files.open(path)
-        size = file.size()
-        file.close()
         if file_name(number, "damaged") in evidence:
+            path = f"{directory}/{file_name(number, 'wal')}"
             files.rename(path, f"{directory}/{file_name(number, 'damaged')}")
-        elif size >= limits.segment_bytes and len(spares) < limits.spares_max:
-            files.rename(path, f"{directory}/{file_name(number, 'spare')}")
+        elif give_up_segment(files, directory, number, len(spares) < limits.spares_max, limits):
             spares.append(number)
-        else:
-            files.remove(path)
     files.sync_dir(directory)

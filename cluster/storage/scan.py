@@ -2,7 +2,13 @@
 
 The segments of a log form a chain: each header names the segment before it, the one with the highest number
 is the head. A recovery replaces the last segment by adding a head with the same predecessor, so one renaming
-puts it into effect and everything that is no longer in the chain is a leftover, whatever was interrupted.
+puts it into effect and everything that is no longer in the chain is a leftover, whatever was interrupted. The chain
+reaches back to entry 1, or to the segment that the head names as the oldest one (`LogStart`): it was written there
+before any older file left. What is older is a leftover, too, and that files of it are missing means nothing.
+
+In a log that was compacted the first frame may begin anywhere, and a truncation may reach further back: the entries
+that it made void, or others of the same numbers, were in segments that left. Where the log begins is known once all of
+it has been read; `beginning` compares that with the snapshot.
 
 The question at the first bad frame is whether anybody was told that it is durable. A frame says so of all
 frames up to its synced_seq; a segment's header says so of every frame before its first. If any valid one
@@ -23,6 +29,7 @@ from cluster.storage.header import (
     FRAMES_START,
     Damage,
     HardState,
+    LogStart,
     Meta,
     SegmentHeader,
     decode_segment_header,
@@ -57,6 +64,11 @@ class Scan:
     next_seq: int = 1
     cut_bytes: int = 0  # of the torn tail, up to the last byte that is not zero
     damage: Damage | None = None
+    is_begun: bool = False  # a frame has said where the entries of a log begin that does not begin with entry 1
+
+    @property
+    def start(self) -> LogStart:
+        return self.meta.start if self.meta is not None else LogStart()
 
     @property
     def leftovers(self) -> list[int]:
@@ -80,6 +92,7 @@ def scan_directory(files: Files, directory: str, identity: NodeIdentity) -> Scan
     head = headers[max(headers)] if headers else None
     chain, missing = _chain(headers, head)
     scan = Scan(names, chain, head.meta if head is not None else None)
+    scan.index.begin(scan.start.index + 1, scan.start.term)
     for header in headers.values():
         state = header.meta.hard_state
         scan.hard_state = scan.hard_state.raised(state.term, state.vote)
@@ -87,7 +100,7 @@ def scan_directory(files: Files, directory: str, identity: NodeIdentity) -> Scan
         # What the frames say of entries is void, what they say of votes is not.
         for number, header in headers.items():
             _note_votes(scan, list(find_frames(_read(files, directory, number), FRAMES_START, header.salt)))
-        _give_up(scan, 0, missing, 0, "the segment is missing or has no readable header")
+        give_up(scan, 0, missing, 0, "the segment is missing or has no readable header")
     elif chain:
         _read_chain(files, directory, scan)
 
@@ -96,7 +109,7 @@ def scan_directory(files: Files, directory: str, identity: NodeIdentity) -> Scan
         _note_votes(scan, frames)
         if head is None or number > head.number:
             highest = max((frame.last_index for frame in frames), default=0)
-            _note_damage(scan, number, 0, highest, "neither copy of the segment's header can be read")
+            note_damage(scan, number, 0, highest, "neither copy of the segment's header can be read")
     last = scan.index.last_index
     scan.hard_state = HardState(scan.hard_state.term, scan.hard_state.vote, min(scan.hard_state.commit, last))
     return scan
@@ -127,9 +140,10 @@ def _chain(headers: dict[int, SegmentHeader], head: SegmentHeader | None) -> tup
     """The segments that lead to the head, oldest first, and the number of the one that is missing, or 0."""
     chain: list[SegmentHeader] = []
     header = head
+    oldest = head.meta.start.segment if head is not None else 0
     while header is not None:
         chain.append(header)
-        if header.previous == 0:
+        if header.previous == 0 or header.number <= oldest:
             break
         missing = header.previous
         header = headers.get(missing)
@@ -162,7 +176,7 @@ def _read_chain(files: Files, directory: str, scan: Scan) -> None:
             _note_votes(scan, found)
             behind.extend(found)
         highest = max((frame.last_index for frame in behind), default=0)
-        _give_up(
+        give_up(
             scan, position + 1, header.number, offset, "a frame that had been synced is not valid", highest
         )
         return
@@ -174,6 +188,7 @@ def _read_frames(scan: Scan, header: SegmentHeader) -> int:
     scan.hard_state = HardState(scan.hard_state.term, scan.hard_state.vote, header.meta.hard_state.commit)
     offset = FRAMES_START
     while (frame := parse_frame(scan.data, offset, header.salt)) is not None and frame.seq == scan.next_seq:
+        _find_beginning(scan, frame)
         if not _continues(scan.index, frame):
             break
         scan.frames.append(frame)
@@ -192,6 +207,17 @@ def _read_frames(scan: Scan, header: SegmentHeader) -> int:
     return offset
 
 
+def _find_beginning(scan: Scan, frame: Frame) -> None:
+    """In a log that does not begin with entry 1: the first frame that speaks of entries, or one that makes all of them
+    void, says with which it begins."""
+    start, low = scan.start, frame.truncate_from or frame.first_index
+    if not start.index or not low:
+        return
+    if not scan.is_begun or (frame.truncate_from and low < scan.index.first_index):
+        scan.index.begin(low, start.term if low == start.index + 1 else 0)
+        scan.is_begun = True
+
+
 def _continues(index: LogIndex, frame: Frame) -> bool:
     last = index.last_index
     if frame.truncate_from:
@@ -200,8 +226,7 @@ def _continues(index: LogIndex, frame: Frame) -> bool:
         last = frame.truncate_from - 1
     if not frame.runs:
         return True
-    previous_term = index.term(last) if last >= index.first_index else 0
-    return frame.first_index == last + 1 and frame.runs[0][1] >= previous_term
+    return frame.first_index == last + 1 and frame.runs[0][1] >= index.term(last)
 
 
 def _note_votes(scan: Scan, frames: list[Frame]) -> None:
@@ -209,14 +234,14 @@ def _note_votes(scan: Scan, frames: list[Frame]) -> None:
         scan.hard_state = scan.hard_state.raised(frame.term, frame.vote)
 
 
-def _give_up(scan: Scan, kept: int, number: int, offset: int, reason: str, highest: int = 0) -> None:
+def give_up(scan: Scan, kept: int, number: int, offset: int, reason: str, highest: int = 0) -> None:
     """Everything from `offset` of segment `number` on is lost; the first `kept` segments of the chain are
     not."""
     del scan.chain[kept:]
-    _note_damage(scan, number, offset, highest, reason)
+    note_damage(scan, number, offset, highest, reason)
 
 
-def _note_damage(scan: Scan, number: int, offset: int, highest: int, reason: str) -> None:
+def note_damage(scan: Scan, number: int, offset: int, highest: int, reason: str) -> None:
     if scan.damage is None:
         first = scan.index.last_index + 1
         lost_to = highest if highest >= first else 0

@@ -1,4 +1,4 @@
-"""Files of a log's directory: their names, how a segment comes into being, and spares for the next one.
+"""Files of a log's directory: their names, how a segment comes into being, and how it leaves.
 
     0000000000000007.wal       a segment
     0000000000000006.damaged   a segment kept aside: the operator's evidence, never read again
@@ -117,56 +117,6 @@ def create_segment(
     return file
 
 
-class SparePreparer:
-    """Fills one file at a time with zeros, off the loop, a chunk per job."""
-
-    def __init__(
-        self, files: Files, directory: str, limits: WalLimits, ready: Callable[[int], None], guard: Guard = unguarded
-    ) -> None:
-        self._files = files
-        self._directory = directory
-        self._limits = limits
-        self._ready = ready  # called on the loop with the number of the new spare
-        self._number: int | None = None
-        self._chunk_done = guard(self._filled)
-        self.failure: BaseException | None = (
-            None  # why the last one failed; the log then grows its next segment
-        )
-
-    @property
-    def is_busy(self) -> bool:
-        return self._number is not None
-
-    def start(self, number: int) -> None:
-        assert self._number is None
-        self._number = number
-        self._submit(0)
-
-    def stop(self) -> None:
-        """The chunk in flight ends, no other follows; the unfinished file is removed by the next open."""
-        self._number = None
-
-    def _submit(self, filled: int) -> None:
-        number = self._number
-        assert number is not None
-        self._files.submit(lambda: self._fill(number, filled), lambda outcome: self._chunk_done(number, outcome))
-
-    def _fill(self, number: int, filled: int) -> int:
-        return fill_spare(self._files, self._directory, number, filled, self._limits)
-
-    def _filled(self, number: int, outcome: int | BaseException) -> None:
-        if self._number != number:
-            return
-        if isinstance(outcome, BaseException):
-            self._number = None
-            self.failure = outcome
-        elif outcome < self._limits.segment_bytes:
-            self._submit(outcome)
-        else:
-            self._number = None
-            self._ready(number)
-
-
 def fill_spare(files: Files, directory: str, number: int, filled: int, limits: WalLimits) -> int:
     """Writes and syncs one more chunk; after the last one the file becomes a spare. Returns how far it is
     filled."""
@@ -183,3 +133,19 @@ def fill_spare(files: Files, directory: str, number: int, filled: int, limits: W
         files.rename(path, f"{directory}/{file_name(number, 'spare')}")
         files.sync_dir(directory)
     return filled
+
+
+def give_up_segment(files: Files, directory: str, number: int, as_spare: bool, limits: WalLimits) -> bool:
+    """A segment leaves the log: it becomes a spare if one is wanted and it has the size, else it is removed. Tells
+    whether it became one. Blocking."""
+    path = f"{directory}/{file_name(number, 'wal')}"
+    if as_spare:
+        file = files.open(path)
+        size = file.size()
+        file.close()
+        if size >= limits.segment_bytes:
+            files.rename(path, f"{directory}/{file_name(number, 'spare')}")
+            files.sync_dir(directory)   # before it gets its next name
+            return True
+    files.remove(path)      # not synced: one that comes back belongs to no log, and goes at the next start
+    return False

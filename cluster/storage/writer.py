@@ -1,32 +1,36 @@
 """Carries out what was planned: writes, syncs, new segments. On the loop or as a job, never both at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from actors import Clock, File, Files, Nanos
 from cluster.storage.header import Meta, SegmentHeader
-from cluster.storage.plan import NewSegment, Plan, Write
-from cluster.storage.segment import create_segment, write_header
-
-if TYPE_CHECKING:
-    from cluster.storage.wal import HeaderChange
+from cluster.storage.plan import NewSegment, Plan, Restart, Write
+from cluster.storage.segment import WalLimits, create_segment, write_header
 
 PROBE_ROUNDS_MAX = 4
 PROBE_AGAIN_FACTOR = 4  # a median so many times above the limit is the disk's: start without further delay
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """A new meta block, and whom to tell when it is durable."""
+
+    meta: Meta
+    done: Callable[[], None] | None
+
+
 @dataclass(slots=True)
 class Batch:
-    """What one sync makes durable: a change of the header, the frames of a plan, or both.
+    """What one sync makes durable: a change of the header, the frames of a plan, or both; or a restart.
 
     Complete before it is performed; `perform` reads it only, so that it may run beside the loop.
     """
 
     writes: Sequence[Write]
-    changes: "Sequence[HeaderChange]"
+    changes: Sequence[HeaderChange]
     header_meta: Meta | None  # the last of the changes
     plan: Plan
     last_seq: int  # of the plan's frames
@@ -34,6 +38,7 @@ class Batch:
     syncs: bool = True  # False: a marker, which needs none
     spares: list[int | None] = field(default_factory=list)  # one for each segment that the plan begins
     new_meta: Meta | None = None  # for the headers of those segments
+    restart: Restart | None = None  # what the plan is that of; then it has no frames
 
     @property
     def is_empty(self) -> bool:
@@ -66,7 +71,8 @@ class SegmentWriter:
             if stretch.begins is not None:
                 assert batch.new_meta is not None
                 self._begin_segment(stretch.begins, next(spares), batch.new_meta)
-            self.file.pwrite(stretch.buffers, stretch.offset)
+            if stretch.buffers:
+                self.file.pwrite(stretch.buffers, stretch.offset)
         if batch.syncs_frames:
             self.file.sync()
 
@@ -83,7 +89,7 @@ class SegmentWriter:
         write_header(self.file, self.header)
 
     def _begin_segment(self, begins: NewSegment, spare: int | None, meta: Meta) -> None:
-        assert begins.previous == self.header.number
+        assert begins.previous in (0, self.header.number)
         # The new header vouches for every frame before its first one; among them may be a marker that no sync
         # has covered yet.
         self.file.sync()
@@ -99,13 +105,14 @@ class SegmentWriter:
         self.file = create_segment(self._files, self._directory, self.header, spare)
 
 
-def probe_sync(clock: Clock, file: File, offset: int, data: bytes, count: int, limit: Nanos) -> Nanos:
+def probe_sync(clock: Clock, file: File, offset: int, data: bytes, limits: WalLimits) -> Nanos:
     """The median time of `count` small writes, each with its sync: the same bytes again and again where they
     already are.
 
-    A median somewhat above `limit` is asked again, and the best of the rounds counts: nodes that start together
+    A median somewhat above the limit is asked again, and the best of the rounds counts: nodes that start together
     on one machine are in each other's way for a moment, a slow disk is slow every time.
     """
+    count, limit = limits.probe_syncs, limits.thread_above_ns
     best = _probe_round(clock, file, offset, data, count)
     for _ in range(PROBE_ROUNDS_MAX - 1):
         if not limit < best <= PROBE_AGAIN_FACTOR * limit:

@@ -8,9 +8,12 @@ import pytest
 
 from actors.errors import Locked
 from actors.runtime.files import GATHER_BUFFERS_MAX, OsFiles
-from cluster.raft.messages import Entry
+from cluster.raft.messages import Entry, SnapshotMark
+from cluster.storage.pieces import read_pieces
+from cluster.storage.receiving import SnapshotReceiver
 from cluster.storage.scan import NodeIdentity
 from cluster.storage.segment import WalLimits
+from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
 from cluster.storage.wal import Wal
 
 LIMITS = WalLimits(segment_bytes=64 * 1024, zero_chunk_bytes=16 * 1024)
@@ -87,6 +90,57 @@ def test_a_log_on_a_real_file_system_is_read_back(files, loop, tmp_path, mode):
     assert recovery.last_index == 59
     assert recovery.cut_bytes == 0
     assert wal.read(1, 60, 1 << 30) == before
+
+
+@pytest.mark.parametrize("mode", ["inline", "thread"])
+def test_a_log_and_its_snapshots_leave_and_begin_anew_on_a_real_file_system(files, loop, tmp_path, mode):
+    directory = f"{tmp_path}/b1"
+    salts = iter(range(1, 100))
+    done = []
+
+    def open_log(mark):
+        return Wal.open(
+            files, directory, NodeIdentity("b1"), salt=lambda: next(salts), clock=CountingClock(), limits=LIMITS,
+            sync_mode=mode, on_persisted=done.append, restore=lambda: mark,
+        )
+
+    wal, _ = open_log(None)
+    for write in range(1, 60):
+        wal.append(write, 1, 0, 0, 0, [Entry(write, 1, 0, b"x" * 3_000)])
+        wal.flush()
+        loop.run_until(lambda write=write: done and done[-1] == write)
+    read = [entry for batch in read_pieces(files, directory, wal.pieces(20, 60)) for entry in batch]
+    assert read == wal.read(20, 60, 1 << 30)
+
+    def write_snapshot(index):
+        writer = SnapshotWriter(files, directory, SnapshotMeta(index, 1, 1, 0, 0, b"", ()))
+        for part in (b"a", b"b" * 3_000_000):
+            writer.add(part)
+        assert writer.finish() > 3_000_000
+
+    write_snapshot(50)
+    snapshot = SnapshotFile.open(files, directory, 50)
+    wal.compact(50)
+    loop.run_until(lambda: wal.is_idle and not wal._spares.is_retiring)
+    assert 30 < wal.first_index <= 51
+    wal.close()
+    wal, recovery = open_log(SnapshotMark(50, 1, ()))
+    assert not recovery.quarantined
+    assert (recovery.first_index, recovery.last_index) == (wal.first_index, 59)
+    receiver = SnapshotReceiver(files, f"{tmp_path}", snapshot.header, snapshot.footer)
+    assert receiver.check()
+    while receiver.next_chunk < receiver.chunk_count:
+        receiver.add(snapshot.chunk(receiver.next_chunk))
+    receiver.finish()
+    assert list(SnapshotFile.open(files, f"{tmp_path}", 50).parts()) == [b"a", b"b" * 3_000_000]
+
+    wal.restart(500, 1, lambda: done.append("restarted"))
+    loop.run_until(lambda: done[-1] == "restarted" and not wal._spares.is_retiring)
+    assert (wal.first_index, wal.last_index) == (501, 500)
+    wal.close()
+    _, recovery = open_log(SnapshotMark(500, 1, ()))
+    assert not recovery.quarantined
+    assert recovery.base == (500, 1)
 
 
 def test_many_buffers_and_few_are_written_whole(files, tmp_path):
