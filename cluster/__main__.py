@@ -20,6 +20,7 @@ from cluster.status_tables import print_tables
 from cluster.task import Task
 
 NEGATIVE_NUMBER = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+STALE_DEADLINE_S = 1.0      # `--stale` needs links, not a leader; a link is there within milliseconds
 LOOKS_LIKE_JSON = ("{", "[", '"')
 
 
@@ -47,13 +48,14 @@ def main() -> None:
 @click.argument("topology", type=click.Path(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 @click.option("--deadline", default=5.0, show_default=True, help="Seconds to wait for a leader.")
-def status(topology: str, as_json: bool, deadline: float) -> None:
+@click.option("--stale", is_flag=True, help="Ask no leader; show what the newest of the brokers has.")
+def status(topology: str, as_json: bool, deadline: float, stale: bool) -> None:
     """Show brokers, workers and queues."""
-    report = _run(_status(topology, deadline))
+    report = _run(_status(topology, min(deadline, STALE_DEADLINE_S) if stale else deadline, stale))
     if as_json:
         click.echo(json.dumps(report))
     else:
-        print_tables(report, Console())
+        print_tables(report, Console(), stale=stale)
 
 
 @main.command(cls=TakesNegativeNumbers)
@@ -77,9 +79,9 @@ def submit(topology: str, function: str, arguments: tuple[str, ...], wait: bool,
     click.echo(_run(_submit(topology, task, values, wait, deadline)))
 
 
-async def _status(topology: str, deadline: float) -> dict[str, Any]:
+async def _status(topology: str, deadline: float, stale: bool) -> dict[str, Any]:
     async with Client.connect(topology, deadline=deadline, require_leader=False, only_looks=True) as cluster:
-        return await cluster.status()
+        return await cluster.status(stale=stale)
 
 
 async def _submit(topology: str, task: Task[..., Any], values: list[Any], wait: bool, deadline: float) -> str:

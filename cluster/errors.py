@@ -17,7 +17,8 @@ class TopologyError(ClusterError):
 
 
 class TaskNotFound(ClusterError):
-    """Not a `@task` function, or one that workers cannot import because it lives in `__main__`."""
+    """Not a `@task` function, or one that workers cannot import because it lives in `__main__`. Or an id that the
+    cluster has no record of: the result is no longer kept, or there never was such a task."""
 
 
 class EncodeError(ClusterError):
@@ -87,7 +88,7 @@ class TaskCancelled(ClusterError):
 
 
 class TaskExpired(ClusterError):
-    """The task's `expires` passed before it started, or its result's `result_ttl` before it was asked for."""
+    """The task's `expires` passed before it started."""
 
 
 class Overloaded(ClusterError):

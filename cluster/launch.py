@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from actors import ActorSystem, Ports, on_terminate, run
-from cluster.broker.process import BrokerConfig
+from cluster.broker.process import BrokerConfig, BrokerLimits
 from cluster.errors import TopologyError
 from cluster.node_report import EXIT_OPERATOR
 from cluster.node_tree import Launch, NodeSpec, Stop
@@ -31,14 +31,17 @@ BROKER_ENTRY = "cluster.broker.process:run_broker"
 WORKER_ENTRY = "cluster.worker.process:run_worker"
 
 
-def nodes_of(plan: Topology, folder: Path, only: str | None) -> list[NodeSpec]:
+def nodes_of(plan: Topology, folder: Path, only: str | None, limits: BrokerLimits) -> list[NodeSpec]:
     """The nodes to run here: those with an address of this machine, or the one that was asked for."""
     brokers = tuple((node.name, node.address, node.bulk_address) for node in plan.brokers)
     specs: list[NodeSpec] = []
     for broker in plan.brokers:
         if broker.name == only or (only is None and _is_here(broker.host)):
             directory = _directory(plan, broker.name, folder)
-            argument = msgspec.msgpack.encode(BrokerConfig(plan.name, broker.name, brokers, directory))
+            config = BrokerConfig(
+                plan.name, broker.name, brokers, directory, wal=limits.wal, compaction=limits.compaction
+            )
+            argument = msgspec.msgpack.encode(config)
             specs.append(NodeSpec(broker.name, BROKER_ENTRY, argument, is_broker=True))
     for worker in plan.workers:
         if worker.name == only or (only is None and _is_here(worker.host)):
@@ -74,7 +77,8 @@ def _is_here(host: str) -> bool:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("topology", type=click.Path(dir_okay=False))
 @click.option("--node", default=None, help="Start this node only.")
-def main(topology: str, node: str | None) -> None:
+@click.option("--limits", "limits_json", default="{}", hidden=True, help="Of brokers, for tests: BrokerLimits as JSON.")
+def main(topology: str, node: str | None, limits_json: str) -> None:
     """Run the nodes of TOPOLOGY that live on this machine until Ctrl-C or SIGTERM, then drain (10 s) and stop."""
     path = Path(topology)
     try:
@@ -86,7 +90,8 @@ def main(topology: str, node: str | None) -> None:
         sys.exit(2)
     if len(plan.brokers) == 1:
         click.echo("warning: one broker: for development only, nothing is replicated", err=True)
-    nodes = nodes_of(plan, path.resolve().parent, node)
+    limits = msgspec.json.decode(limits_json, type=BrokerLimits)
+    nodes = nodes_of(plan, path.resolve().parent, node, limits)
     if not nodes:
         click.echo(f"error: {path}: no node has an address of this machine; start each with --node NAME", err=True)
         sys.exit(2)

@@ -11,7 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from cluster.broker.process import BrokerLimits
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
@@ -22,13 +27,21 @@ class LocalCluster:
     """Runs `python -m cluster.launch TOPOLOGY`; use it as a context manager.
 
     Entering returns when a leader serves and every worker is registered, or raises TimeoutError with launch's
-    output. Leaving sends SIGTERM and waits for the drain.
+    output. Leaving sends SIGTERM and waits for the drain. `limits` makes its brokers' logs and snapshots small.
     """
 
-    def __init__(self, topology: str | Path, *, log: str | Path | None = None, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        topology: str | Path,
+        *,
+        log: str | Path | None = None,
+        arguments: tuple[str, ...] = (),
+        limits: "BrokerLimits | None" = None,
+    ) -> None:
         self.topology = Path(topology)
         self.log = Path(log) if log is not None else None
         self.arguments = arguments
+        self.limits = limits
         self.launch: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -49,6 +62,8 @@ class LocalCluster:
         assert self.launch is None or self.launch.poll() is not None, "launch runs already"
         output = self.log.open("ab") if self.log is not None else subprocess.DEVNULL
         command = [sys.executable, "-m", "cluster.launch", str(self.topology), *self.arguments]
+        if self.limits is not None:
+            command += ["--limits", msgspec.json.encode(self.limits).decode()]
         self.launch = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         if self.log is not None:
             output.close()  # type: ignore[union-attr]

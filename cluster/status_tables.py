@@ -63,9 +63,12 @@ MARKS = (("quarantined", "role"), ("draining", "node"))         # said below the
 COLUMNS_MIN = {"role": len("quarantined"), "node": len("draining"), "digest": len("ffffffff")}
 
 
-def print_tables(report: dict[str, Any], console: Console) -> None:
-    """Prints the object of `status --json` for people."""
+def print_tables(report: dict[str, Any], console: Console, *, stale: bool = False) -> None:
+    """Prints the object of `status --json` for people; `stale` says that nobody has confirmed it."""
     console.print(f"leader [bold]{report['leader'] or 'none known'}[/], term {report['term']}", highlight=False)
+    if stale:
+        newest = max([row["applied_index"] or 0 for row in report["brokers"]], default=0)
+        console.print(f"not confirmed by a leader: workers and queues as of entry {newest}", highlight=False)
     for title, (key, columns) in TABLES.items():
         console.print()
         console.print(f"[bold]{title}[/]", highlight=False)

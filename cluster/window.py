@@ -44,6 +44,15 @@ class Window:
         assert seq == self.next_seq - 1 and seq not in self._kept
         self._kept[seq] = encoded
 
+    def encoded(self, seq: int) -> bytes:
+        """A kept command."""
+        return self._kept[seq]
+
+    def replace(self, seq: int, encoded: bytes) -> None:
+        """Another command under the same number. Only if no copy of the first one was taken anywhere."""
+        assert seq in self._kept
+        self._kept[seq] = encoded
+
     def answered(self, seq: int) -> bool:
         """Forgets an answered command; False if its answer was known already."""
         return self._kept.pop(seq, None) is not None

@@ -147,7 +147,8 @@ class Results(Message, tag=43, frozen=True):
 
 class Watch(Message, tag=44, frozen=True):
     """Client -> leader: I wait for these ids (again after every change of leader). Owes: Results for those that are
-    terminal now and later, Unknown for those that the state does not have."""
+    terminal now and later; Unknown for those that the state does not have, once the leader knows it led after this
+    arrived."""
 
     tasks: list[int]
 
@@ -159,17 +160,20 @@ class Unknown(Message, tag=45, frozen=True):
 
 
 class Overload(Message, tag=46, frozen=True):
-    """Leader -> client: this session command was not proposed; send it again after `retry_after_ms`."""
+    """Leader -> client: this submit was not proposed; send it again after `retry_after_ms`. `reason` is for people."""
 
     session: int
     seq: int
     retry_after_ms: int
+    reason: str = ""
 
 
 class StatusRequest(Message, tag=47, frozen=True):
-    """Client -> any broker. Owes: StatusReply with what this broker knows."""
+    """Client -> any broker. Owes: StatusReply with what this broker knows; the leader's part only from a leader that
+    knows it led after this arrived. `stale`: at once, with that part as it is here."""
 
     request: int
+    stale: bool = False
 
 
 class StatusReply(Message, tag=48, frozen=True):
@@ -181,10 +185,12 @@ class StatusReply(Message, tag=48, frozen=True):
 
 
 class Describe(Message, tag=54, frozen=True):
-    """Client -> leader. Owes: Described, with a row for each task, in order."""
+    """Client -> leader. Owes: Described, with a row for each task, in order, once the leader knows it led after this
+    arrived. `stale`: client -> any broker, which answers at once, as things are there."""
 
     request: int
     tasks: list[int]
+    stale: bool = False
 
 
 class Record(Message, frozen=True):
@@ -196,7 +202,7 @@ class Record(Message, frozen=True):
 
 
 class Described(Message, tag=55, frozen=True):
-    """Leader -> client: the records asked for."""
+    """Leader -> client, or any broker if it was asked for stale ones: the records asked for."""
 
     request: int
     records: list[Record]
@@ -230,6 +236,35 @@ class ClockNews(Message, tag=53, frozen=True):
     digest: int = 0
 
 
+class SnapshotOffer(Message, tag=56, frozen=True):
+    """Leader -> follower that is too far behind for the log: this snapshot file is yours. Owes: SnapshotWant.
+
+    `header` and `footer` are the file's own, `message` the core's, for the follower's core when it has the whole file.
+    """
+
+    header: bytes
+    footer: bytes
+    message: bytes
+
+
+class SnapshotChunk(Message, tag=57, frozen=True):
+    """Leader -> follower, on the bulk channel: one chunk of the snapshot of entry `index`, as it is in the file. Owes:
+    SnapshotWant."""
+
+    index: int
+    number: int
+    data: bytes
+
+
+class SnapshotWant(Message, tag=58, frozen=True):
+    """Follower -> leader: it has every chunk before `chunk`. With `refused`, it wants no more of them, for this
+    reason."""
+
+    index: int
+    chunk: int
+    refused: str = ""
+
+
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
 FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
@@ -247,4 +282,4 @@ ToClient = (
     | Described
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
-FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews
+FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

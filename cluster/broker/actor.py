@@ -7,7 +7,6 @@ a leader. A new one *reconciles*: workers say what they hold, clients what they 
 difference to what the state says.
 """
 
-from collections.abc import Callable
 
 import msgspec
 
@@ -15,9 +14,10 @@ from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handle
 from cluster.broker.admission import COMMAND_BYTES_MAX, size_of, well_formed
 from cluster.broker.delivery import Delivery
 from cluster.broker.entries import EntryBuilder
+from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
-from cluster.broker.status import cluster_status
+from cluster.broker.questions import Answering, Questions
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
     Applied,
@@ -60,17 +60,13 @@ from cluster.wire import (
     Lease,
     LeaseAck,
     Overload,
-    StatusReply,
     StatusRequest,
     Watch,
     Welcome,
 )
 
 LEASE_CHECK_INTERVAL = 500 * MILLISECOND
-OVERLOAD_RETRY_MS = 100
-BACKLOG_BYTES_MAX = 32 * 1024 * 1024
 LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker more often: it is dead
-
 
 class Broker(Actor):
     """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns."""
@@ -90,15 +86,24 @@ class Broker(Actor):
         self._closing: set[int] = set()                     # sessions whose owner has said goodbye
         self._expiring: set[int] = set()                    # sessions that were proposed to end for their silence
         self._entry = EntryBuilder()
-        self._leases: LeaseTable[Link] = LeaseTable()
-        self._lease_round = 0
+        self._gate = Gate()
+        self._leases = LeaseTable()
         self._due_ms = 0
 
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
         self._peer_log = PeerLog(self.context.log, self.context.clock)
         self._delivery = delivery = Delivery(self.machine, self._links, self.context.log, self._drop)
-        self._handlers: dict[type, Callable[[Link, msgspec.Struct], None]] = {
+        self._questions = questions = Questions(
+            self.machine,
+            self._links,
+            delivery,
+            self._own_status,
+            self.context.at_turn_end,
+            lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
+            self._refuse,
+        )
+        self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
             Complete: self._on_session_command,
             Drain: self._on_session_command,
@@ -108,8 +113,10 @@ class Broker(Actor):
             Seen: self._on_seen,
             Lease: self._on_lease,
             Holding: delivery.on_holding,
-            Watch: delivery.on_watch,
-            Describe: delivery.on_describe,
+            Watch: questions.on_watch,
+            Describe: questions.on_describe,
+            StatusRequest: questions.on_status,
+            Following: self._on_following,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
             decoder: msgspec.msgpack.Decoder[list[msgspec.Struct]] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]
@@ -142,21 +149,29 @@ class Broker(Actor):
         if link is None:
             return
         link.heard = self.context.clock.now()
-        told = False
+        if not self.leading:
+            self._on_messages_to_no_leader(link, messages)
+            return
+        handlers = self._handlers
         for message in messages:
-            kind = type(message)
-            if kind is StatusRequest:
-                self._on_status(link, message)
-            elif kind is Following:
+            handler = handlers.get(type(message))
+            if handler is not None:
+                handler(link, message)
+
+    def _on_messages_to_no_leader(self, link: Link, messages: list[msgspec.Struct]) -> None:
+        """What any broker can answer; who wants more is told once who leads."""
+        wants_leader = False
+        for message in messages:
+            if isinstance(message, StatusRequest):
+                self._questions.on_status(link, message)
+            elif isinstance(message, Following):
                 self._on_following(link, message)
-            elif not self.leading:
-                if not told:
-                    told = True
-                    peer.send(LeaderIs(self.term, self.leader)) if self.leader else None
+            elif isinstance(message, Describe) and message.stale:
+                self._questions.on_describe(link, message)
             else:
-                handler = self._handlers.get(kind)
-                if handler is not None:
-                    handler(link, message)
+                wants_leader = True
+        if wants_leader and self.leader:
+            link.peer.send(LeaderIs(self.term, self.leader))
 
     def _on_following(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Following)
@@ -170,10 +185,39 @@ class Broker(Actor):
         assert isinstance(message, Submit)
         if not well_formed(message) or not self._links.claim(link, message.session):
             self._refuse(link, "malformed submit")
-        elif self.raft.backlog_bytes + self._entry.bytes > BACKLOG_BYTES_MAX:
-            link.peer.send(Overload(message.session, message.seq, OVERLOAD_RETRY_MS))
-        else:
-            self._admit(link, message)
+            return
+        size = size_of(message)
+        closed = self._why_closed(size)
+        if not (closed or self._gate.has_put_off) or self._may_pass(link, message, closed):
+            self._admit(link, message, size)
+
+    def _why_closed(self, size_bytes: int) -> str:
+        """Why no submit of this size is taken now; "" if it is."""
+        raft = self.raft
+        assert raft.core is not None
+        return self._gate.why_closed(
+            raft.backlog_bytes + self._entry.bytes + size_bytes, raft.core.uncommitted_entries, raft.closed_reason
+        )
+
+    def _may_pass(self, link: Link, message: Submit, closed: str) -> bool:
+        """What a closed gate lets through, and what one that has opened again does not; the others are told."""
+        session, seq = message.session, message.seq
+        known = self.machine.session(session)
+        if known is None:
+            link.peer.send(Answers([Answer(session, seq, ANSWER_NO_SESSION)]))
+            return False
+        if seq < known.next_seq:
+            # It has been applied, and that answer was lost on the way.
+            if (kept := known.kept_answer(seq)) is not None:
+                link.peer.send(Answers([Answer(session, seq, *kept)]))
+            return False
+        reason = self._gate.why_refused(session, seq, known.next_seq, closed)
+        if not reason:
+            return True
+        retry_after_ms = LOG_RETRY_MS if self.raft.closed_reason else BACKLOG_RETRY_MS
+        link.peer.send(Overload(session, seq, retry_after_ms, reason))
+        self._peer_log.event("submits_refused", link.name, known=True, reason=reason)
+        return False
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Complete | Drain | Cancel)
@@ -202,9 +246,9 @@ class Broker(Actor):
         if self._links.claim(link, message.session):
             self._admit(link, message)
 
-    def _admit(self, link: Link, command: Command) -> None:
+    def _admit(self, link: Link, command: Command, size: int = 0) -> None:
         """Proposes what a peer asked for, unless it is larger than any peer of ours would send."""
-        size = size_of(command)
+        size = size or size_of(command)
         if size > COMMAND_BYTES_MAX:
             self._refuse(link, f"a command of {size} bytes")
             return
@@ -219,7 +263,9 @@ class Broker(Actor):
         if not self.leading:
             self._entry.clear()
             return
+        counts = self._entry.counts()
         if payloads := self._entry.take(self.raft.stamp()):
+            self._gate.proposed(counts)
             self._raft_ref.tell(Propose(self.term, payloads))
 
     def _refuse(self, link: Link, reason: str) -> None:
@@ -233,8 +279,9 @@ class Broker(Actor):
         self.leading, self.term, self.leader = True, message.term, self.node
         now = self.context.clock.now()
         self._leases.restart(now, [session.id for session in self.machine.sessions_open()])
-        self._lease_round = 0
         self._expiring.clear()
+        self._gate.restart()
+        self._questions.restart(leading=True)
         self._entry.clear()
         self._delivery.restart(message.term)
         for link in self._links:
@@ -247,6 +294,7 @@ class Broker(Actor):
     def on_leader_known(self, message: LeaderKnown) -> None:
         self.leading, self.term, self.leader = False, message.term, message.node
         self._entry.clear()
+        self._questions.restart(leading=False)
         self._delivery.restart(message.term)
         for link in self._links:
             if message.node:
@@ -266,6 +314,7 @@ class Broker(Actor):
                 self._leases.heard(registered.session, now)
         for session in effects.ended:
             self._leases.forget(session)
+            self._gate.forget(session)
             link = self._links.end_session(session)
             if link is not None and session in self._closing:
                 self._drop(link)
@@ -284,23 +333,12 @@ class Broker(Actor):
             return
         link.running, link.children, link.pid = message.running, message.children, message.pid
         self._leases.heard(message.session, self.context.clock.now())
-        if self._leases.owe_ack(link, message.session, message.sent):
-            self._ask_round()
+        self._questions.after_round(self._on_lease_confirmed, link, message)
 
-    def _ask_round(self) -> None:
-        self._lease_round += 1
-        self._leases.seal(self._lease_round)
-        self._raft_ref.tell(ConfirmLeadership(self._lease_round))
-
-    @handles
-    def on_leadership_confirmed(self, message: LeadershipConfirmed) -> None:
-        if not self.leading:
-            return
-        for link, session, sent in self._leases.confirmed(message.round):
-            if self.machine.session(session) is not None and session not in self._expiring:
-                link.peer.send(LeaseAck(session, sent))
-        if self._leases.waiting:
-            self._ask_round()
+    def _on_lease_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Lease)
+        if self.machine.session(message.session) is not None and message.session not in self._expiring:
+            link.peer.send(LeaseAck(message.session, message.sent))
 
     def _check_leases(self) -> None:
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)
@@ -309,6 +347,7 @@ class Broker(Actor):
             self._drop(link)
         if not self.leading:
             return
+        self._questions.look()
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:
@@ -336,15 +375,16 @@ class Broker(Actor):
             else:
                 self._arm()
 
-    # -- status -------------------------------------------------------------------------------------------------
+    # -- questions ----------------------------------------------------------------------------------------------
 
-    def _on_status(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, StatusRequest)
-        report: dict[str, object] = {
+    @handles
+    def on_leadership_confirmed(self, message: LeadershipConfirmed) -> None:
+        if self.leading:
+            self._questions.confirmed(message.round)
+
+    def _own_status(self) -> dict[str, object]:
+        return {
             "leader": self.leader or None,
             "term": self.term,
             "broker": {"node": self.node, "pid": self.pid, **self.raft.status()},
         }
-        if self.leading:
-            report |= cluster_status(self.machine, self._links)
-        link.peer.send(StatusReply(message.request, msgspec.Raw(msgspec.msgpack.encode(report))))

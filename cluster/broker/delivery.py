@@ -28,7 +28,6 @@ from cluster.wire import (
     RegisterAnswer,
     Results,
     Unknown,
-    Watch,
     Withdraw,
 )
 
@@ -138,26 +137,32 @@ class Delivery:
         link.reconciled = True
         self._send_assignments(link, lacking)
 
-    def on_watch(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Watch)
+    def watch(self, link: Link, tasks: list[int]) -> list[int]:
+        """Sends the results that are there, which never change, and those to come when they come. Returns the tasks
+        that the state does not have."""
         found: list[TaskResult] = []
-        unknown: list[int] = []
-        for task in message.tasks:
+        missing: list[int] = []
+        for task in tasks:
             result = self.machine.result(task)
             if isinstance(result, TaskResult):
                 found.append(result)
             elif result is None:
-                unknown.append(task)
+                missing.append(task)
             elif task >> TASK_NUMBER_BITS == link.session or task in link.watched:
                 continue            # it hears of its own without asking
             elif len(link.watched) < WATCHED_TASKS_MAX:
                 link.watched.add(task)
                 self._watchers.setdefault(task, []).append(link)
         self._send_results(link, found)
-        for start in range(0, len(unknown), HELLO_ITEMS_MAX):
-            link.peer.send(Unknown(unknown[start : start + HELLO_ITEMS_MAX]))
+        return missing
 
-    def on_describe(self, link: Link, message: msgspec.Struct) -> None:
+    def tell_unknown(self, link: Link, tasks: list[int]) -> None:
+        """Only once it is certain that this broker led after it was asked: another may have taken them meanwhile."""
+        for start in range(0, len(tasks), HELLO_ITEMS_MAX):
+            link.peer.send(Unknown(tasks[start : start + HELLO_ITEMS_MAX]))
+
+    def describe(self, link: Link, message: msgspec.Struct) -> None:
+        """Tells what the state has of some tasks, as it is here and now."""
         assert isinstance(message, Describe)
         link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
 

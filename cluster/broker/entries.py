@@ -40,6 +40,10 @@ class EntryBuilder:
         else:
             groups.append((kind, MACHINE_VERSION, [command]))
 
+    def counts(self) -> list[int]:
+        """How many commands each entry has that `take` would return now."""
+        return [sum([len(commands) for _, _, commands in groups]) for groups in self._groups if groups]
+
     def take(self, stamp: Stamp) -> list[bytes]:
         """The payloads, each headed by the leader's stamp; empty if nothing was collected."""
         if not self._groups[0]:

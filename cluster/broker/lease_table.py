@@ -1,13 +1,11 @@
 """Who was heard when: the leader's unlogged knowledge of leases.
 
-Two questions are answered here. *Who is silent?* Judged by the leader's own clock from what it heard itself; a new
-leader gives everyone a full lease. *Whose heartbeat may be answered?* Only one that arrived before a round of Raft
-heartbeats that a majority answered: a deposed leader could otherwise keep a holder alive that the new one expires.
-One round serves every heartbeat that arrived before it.
+Who is silent is judged by the leader's own clock from what it heard itself; a new leader gives everyone a full lease.
+When a heartbeat may be answered is another matter (`cluster.broker.rounds`).
 """
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from actors import SECOND, Nanos
 
@@ -22,13 +20,10 @@ class SessionView(Protocol):
     def worker(self) -> object | None: ...
 
 
-Owner = TypeVar("Owner")
-
-
-class LeaseTable(Generic[Owner]):
+class LeaseTable:
     """Leases of all sessions. Cleared by every change of leader."""
 
-    __slots__ = ("_heard", "_open", "_sealed", "_sealed_round")
+    __slots__ = ("_heard",)
 
     def __init__(self) -> None:
         self.restart(0, [])
@@ -36,37 +31,12 @@ class LeaseTable(Generic[Owner]):
     def restart(self, now: Nanos, sessions: list[int]) -> None:
         """A new term of ours: every session has a full lease from now."""
         self._heard: dict[int, Nanos] = dict.fromkeys(sessions, now)
-        self._open: list[tuple[Owner, int, int]] = []
-        self._sealed: list[tuple[Owner, int, int]] = []
-        self._sealed_round = 0
 
     def heard(self, session: int, now: Nanos) -> None:
         self._heard[session] = now
 
     def forget(self, session: int) -> None:
         self._heard.pop(session, None)
-
-    def owe_ack(self, link: Owner, session: int, sent: int) -> bool:
-        """Notes a heartbeat to be answered; True if a round must be started for it (none is under way)."""
-        self._open.append((link, session, sent))
-        return not self._sealed
-
-    @property
-    def waiting(self) -> bool:
-        return bool(self._open)
-
-    def seal(self, round_number: int) -> None:
-        """A round starts now: it serves what arrived until now."""
-        assert not self._sealed and round_number > self._sealed_round
-        self._sealed, self._open = self._open, []
-        self._sealed_round = round_number
-
-    def confirmed(self, round_number: int) -> list[tuple[Owner, int, int]]:
-        """A majority answered: these may be acknowledged."""
-        if round_number != self._sealed_round:
-            return []
-        sealed, self._sealed = self._sealed, []
-        return sealed
 
     def silent(self, now: Nanos, session: Callable[[int], SessionView | None]) -> list[int]:
         """Sessions whose lease has run out; each is named once per lease, until it is heard or forgotten."""

@@ -6,9 +6,13 @@ import msgspec
 
 from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
 from cluster.broker.actor import Broker
+from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
+from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
+from cluster.compaction.policy import CompactionLimits
 from cluster.data_directory import LOCKED_ADVICE
 from cluster.node_report import EXIT_FAULT, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
-from cluster.peer.actor import PeerConfig, RaftPeer
+from cluster.peer.actor import RaftPeer
+from cluster.peer.opening import PeerConfig
 from cluster.peer.reception import Reception
 from cluster.storage.segment import WalLimits
 from cluster.storage.wal import DEFAULT_LIMITS
@@ -22,6 +26,7 @@ EXIT_STATUS = {
     "DataUnusable": EXIT_UNUSABLE,
     "ForeignDirectory": EXIT_OPERATOR,
     "Locked": EXIT_OPERATOR,
+    "NewerState": EXIT_OPERATOR,
     "UnsupportedVersion": EXIT_OPERATOR,
 }
 ADVICE = {                          # where the error itself does not say what to do
@@ -42,6 +47,14 @@ class BrokerConfig(msgspec.Struct, array_like=True, frozen=True):
     directory: str
     sync_mode: str = "auto"
     wal: WalLimits = DEFAULT_LIMITS
+    compaction: CompactionLimits = COMPACTION_LIMITS
+
+
+class BrokerLimits(msgspec.Struct, frozen=True):
+    """Sizes and times of every broker that a launch starts: what its option `--limits` takes, as JSON."""
+
+    wal: WalLimits = DEFAULT_LIMITS
+    compaction: CompactionLimits = COMPACTION_LIMITS
 
 
 def start_broker(
@@ -60,7 +73,7 @@ def start_broker(
     endpoint = Endpoint(ports, identity, turn=system.turn)
     reception = Reception(endpoint, config.cluster, PeerLog(ports.log, ports.clock))
     peer_config = PeerConfig(
-        config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal
+        config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal, config.compaction
     )
     raft = RaftPeer(peer_config, reception, endpoint, incarnation)
     raft.on_ready = on_ready
@@ -83,7 +96,9 @@ def run_broker(parent: Parent, argument: bytes) -> None:
     from actors import run
 
     config = msgspec.msgpack.decode(argument, type=BrokerConfig)
-    raise SystemExit(run(lambda ports: _serve(ports, config, parent), node=config.node))
+    # The process that forks compactors has what they need, and ends with them: they are rare.
+    preload = (COMPACTOR_ENTRY.partition(":")[0],)
+    raise SystemExit(run(lambda ports: _serve(ports, config, parent), node=config.node, preload=preload, lingers=False))
 
 
 async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:

@@ -1,8 +1,26 @@
-"""The leader's view of workers and queues, for status."""
+"""One broker's view of workers and queues, for status."""
 
 from cluster.broker.link import Links
 from cluster.state.effects import Assignment
 from cluster.state.machine import Machine
+
+
+def replica_status(machine: Machine) -> dict[str, object]:
+    """What a broker that hears no worker's heartbeats has of the same: all that is held counts as running."""
+    status = machine.status()
+    workers: list[dict[str, object]] = [
+        {
+            "node": row["name"],
+            "pid": None,
+            "slots": row["slots"],
+            "draining": row["draining"],
+            "running": row["held"],
+            "waiting": 0,
+            "children": [],
+        }
+        for row in status["workers"]
+    ]
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"]}
 
 
 def cluster_status(machine: Machine, links: Links) -> dict[str, object]:

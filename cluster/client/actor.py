@@ -112,8 +112,9 @@ class ClientActor(Actor):
         self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
 
     def stopped(self, reason: object) -> None:
-        """Whoever waits is told; nobody may wait from now on."""
+        """What was seen is said, for nobody else can; whoever waits is told; nobody may wait from now on."""
         if self.session and self._links.leader:
+            self._waits.say_all_seen(self._links.leader, self.session)
             self._links.leader.send(Close(self.session, self.incarnation))
             self._links.leader.flush()
         self._end = error = Unavailable(f"the client ended: {reason}", outcome="unknown")
@@ -184,15 +185,17 @@ class ClientActor(Actor):
         self._waits.join(task, sink)
         self._waits.ask(self._links.leader, [task])
 
-    def status(self, node: str) -> Future[bytes]:
+    def status(self, node: str, *, stale: bool = False) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._check_open()
-        return self._questions.status(self._links.peer(node))
+        return self._questions.status(self._links.peer(node), stale=stale)
 
-    def describe(self, tasks: list[int]) -> Future[list[Record]]:
-        """The leader's records of at most HELLO_ITEMS_MAX tasks."""
+    def describe(self, tasks: list[int], *, stale: bool = False) -> Future[list[Record]]:
+        """The leader's records of at most HELLO_ITEMS_MAX tasks, or those of the broker that answers first."""
         assert len(tasks) <= HELLO_ITEMS_MAX
         self._check_open()
+        if stale:
+            return self._questions.describe_stale([self._links.peer(node) for node, _ in self.brokers], tasks)
         return self._questions.describe(self._links.leader, tasks)
 
     @property
@@ -242,8 +245,8 @@ class ClientActor(Actor):
         leader = self._links.leader
         if not self.session:
             self.context.stop()
-        elif leader and (seen := self._waits.next_seen(self.session)) is not None:
-            leader.send(seen)
+        elif leader and self._waits.say_seen(leader, self.session):
+            pass        # perhaps there is more
         elif leader and (not self._closed_at or now - self._closed_at > RESEND_AFTER):
             self._closed_at = now
             leader.send(Close(self.session, self.incarnation))
@@ -340,12 +343,12 @@ class ClientActor(Actor):
             self._lose_session()
 
     def _on_overload(self, peer: Peer, message: Overload) -> None:
-        if peer is self._links.leader and message.session == self.session:
-            self._commands.pause()
-            self.context.timer("resume", message.retry_after_ms * MILLISECOND, self._resume)
-
-    def _resume(self) -> None:
-        self._commands.resume()
+        if message.session != self.session:
+            return
+        from_leader = peer is self._links.leader
+        self._commands.on_overload(message.seq, message.retry_after_ms, message.reason, from_leader=from_leader)
+        if from_leader:
+            self.context.timer("retry", message.retry_after_ms * MILLISECOND, lambda: self._commands.retry())
 
     def _on_results(self, peer: Peer, message: Results) -> None:
         self._waits.deliver(message.items, self.session)
@@ -372,9 +375,8 @@ class ClientActor(Actor):
 
     def _say_seen(self) -> None:
         self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
-        leader = self._links.leader
-        if leader and self.session and (seen := self._waits.next_seen(self.session)) is not None:
-            leader.send(seen)
+        if self._links.leader and self.session:
+            self._waits.say_seen(self._links.leader, self.session)
 
     def _sweep(self) -> None:
         """Deadlines, lost answers and lost results; the only place where the client acts on silence."""
@@ -383,7 +385,7 @@ class ClientActor(Actor):
         self._commands.fail_late(now)
         if self._inherit is not None:
             self._part(now)
-        if self._links.leader is None or self._commands.is_paused:
+        if self._links.leader is None:
             return
         self._waits.ask_again(self._links.leader)
         quiet = now - self._heard

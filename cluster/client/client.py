@@ -143,9 +143,11 @@ class Client:
         self._actor.watch(task, handle)
         return handle
 
-    async def records(self, tasks: Iterable[int]) -> list[Record]:
+    async def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:
         """What the cluster has of these tasks: state and number of attempts of each, in order.
 
+        It holds all that anybody was told of before this call. With `stale` the first broker that answers says what it
+        has: this needs no leader, but a broker that lags knows less, or nothing of a new task ("unknown").
         Raises Unavailable or DeadlineExceeded.
         """
         found: list[Record] = []
@@ -154,9 +156,9 @@ class Client:
         while chunk := list(islice(remaining, HELLO_ITEMS_MAX)):
             while True:
                 try:
-                    future = self._actor.describe(chunk)
+                    future = self._actor.describe(chunk, stale=stale)
                     found += await self._within(
-                        future, self._deadline, lambda: DeadlineExceeded("no answer in time", outcome="refused")
+                        future, self._left(end), lambda: DeadlineExceeded("no answer in time", outcome="refused")
                     )
                     break
                 except Unavailable:
@@ -165,11 +167,15 @@ class Client:
                     await self._pause(RETRY_S)
         return found
 
-    async def status(self) -> dict[str, Any]:
-        """The cluster's state, as `python -m cluster status --json` prints it."""
+    async def status(self, *, stale: bool = False) -> dict[str, Any]:
+        """The cluster's state, as `python -m cluster status --json` prints it.
+
+        Without a leader that knows that it leads, `leader` is None and there are no workers and queues. With `stale`
+        these are as the broker has them that knows most, which needs no leader: its `applied_index` says how old.
+        """
         from cluster.client.status import gather_status
 
-        return await gather_status(self._actor, self._topology, self._ports.clock)
+        return await gather_status(self._actor, self._topology, self._ports.clock, stale=stale)
 
     async def _stop(self) -> None:
         try:

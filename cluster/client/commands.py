@@ -2,17 +2,19 @@
 
 Commands are numbered, and kept as encoded bytes until their answer came (`cluster.window`). To a new leader, over a
 new link and after a gap the same bytes are said again, in order. Deadlines are the client's own: a command that is
-too late fails for its user, but one that left stays in the window, since later numbers need it.
+too late fails for its user, but one that left stays in the window, since later numbers need it. One that the leader
+refused whenever it was said (`cluster.client.refusals`) is withdrawn: a command that does nothing takes its number.
 """
 
 from asyncio import Future, get_running_loop
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Clock, Nanos
 from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
+from cluster.client.refusals import TRYING, Refusals
 from cluster.client.sinks import ManySink, Sink
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, Unavailable
@@ -24,8 +26,10 @@ from cluster.window import Window
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
+MILLISECONDS = 1_000               # in a second
 
 Waiter = Future[None]
+Waiting = Draft[Waiter] | Waiter | None     # a submit, a cancel, or a withdrawn submit
 
 
 class Commands:
@@ -39,10 +43,9 @@ class Commands:
         self._waits = waits
         self._window = Window()
         self._outbox: Outbox[Waiter] = Outbox(numbers_max)
-        self._sent: dict[int, Draft[Waiter] | Waiter] = {}  # seq -> whom its answer is for
-        self._resent: set[int] = set()                      # of those, what was said again; never walked through
+        self._sent: dict[int, Waiting] = {}                 # seq -> whom its answer is for
         self._sent_at = 0
-        self._paused = False                                # the leader asked for it
+        self._refusals = Refusals()
         self._rewound_at = -REWIND_PAUSE
         self._encode = msgspec.msgpack.Encoder().encode
 
@@ -123,7 +126,7 @@ class Commands:
     def pump(self) -> None:
         """Sends finished drafts while the window is open."""
         outbox, window = self._outbox, self._window
-        if not (self.session and self._links.leader) or self._paused:
+        if not (self.session and self._links.leader and self._refusals.is_open):
             return
         while outbox.ready and window.is_open:
             draft = outbox.take()
@@ -132,41 +135,74 @@ class Commands:
             draft.seq = seq
             self._send(seq, Submit(self.session, seq, low, draft.groups, self._waits.take_seen()), draft)
 
-    def _send(self, seq: int, command: Submit | Cancel, waiter: Draft[Waiter] | Waiter) -> None:
+    def _send(self, seq: int, command: Submit | Cancel, waiter: Waiting) -> None:
         encoded = self._encode(command)
         self._window.keep(seq, encoded)
         self._sent[seq] = waiter
         self._sent_at = self._clock.now()
-        if self._links.leader and not self._paused:
-            self._links.leader.send_raw(encoded)
+        leader = self._links.leader
+        if not (leader and self._refusals.is_open and leader.send_raw(encoded)):
+            self._refusals.not_said(seq)
+
+    def _say_again(self, seq: int) -> None:
+        leader = self._links.leader
+        self._sent_at = self._clock.now()
+        if leader is not None and leader.send_raw(self._window.encoded(seq)):
+            self._refusals.said_again(seq)
 
     def resend(self, start: int = 0) -> None:
         """Says again what is not answered, from number `start` on."""
         if self._links.leader:
-            self._sent_at = self._clock.now()
-            for encoded in self._window.unanswered(start):
-                self._links.leader.send_raw(encoded)
-            self._resent.update(seq for seq in self._sent if seq >= start)
+            for seq in self._sent:
+                if seq >= start:
+                    self._say_again(seq)
 
     def resend_overdue(self, now: Nanos) -> bool:
         """Says everything again if an answer was lost on the way."""
         if not self._sent or now - self._sent_at <= RESEND_AFTER:
             return False
-        self.resend()
+        if self._refusals.is_open:
+            self.resend()
+        elif self._refusals.state is TRYING:
+            self._try_next()
         return True
 
-    @property
-    def is_paused(self) -> bool:
-        return self._paused
-
-    def pause(self) -> None:
-        """The leader is overloaded: nothing leaves before `resume`."""
-        self._paused = True
-
     def resume(self) -> None:
-        self._paused = False
+        """To a new leader, or over a new link: everything again."""
+        self._refusals.open()
         self.resend()
         self.pump()
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def on_overload(self, seq: int, retry_after_ms: int, reason: str, *, from_leader: bool) -> None:
+        """A command was not taken. If the leader says so, nothing leaves before `retry`."""
+        self._refusals.refused(seq, self._sent)
+        if from_leader:
+            self._refusals.close(reason or "the cluster has too much to do", retry_after_ms)
+
+    def retry(self) -> None:
+        """The time that the leader asked for has passed."""
+        if not self._refusals.is_open:
+            self._try_next()
+
+    def _try_next(self) -> None:
+        refusals = self._refusals
+        seq = refusals.next_to_try(self._sent)
+        if seq:
+            refusals.state, refusals.tried = TRYING, seq
+            self._say_again(seq)
+        else:
+            refusals.open()
+            self.pump()
+
+    def _tried(self, seq: int, waiter: Waiting) -> None:
+        """What was tried is answered. Only a submit shows that submits are taken."""
+        if isinstance(waiter, Draft):
+            self._refusals.open()
+            self.resend(seq + 1)
+        else:
+            self._try_next()
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -184,24 +220,32 @@ class Commands:
                 waiter = self._sent.pop(answer.seq)
                 if answer.code == ANSWER_OK:
                     _resolve(waiter)
-                    if answer.seq in self._resent:
+                    if self._refusals.in_doubt(answer.seq) > 1:
                         # It may have been in the log long ago, and the results gone to a link that was down.
                         self._ask_for(waiter)
                 else:
                     self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
-                self._resent.discard(answer.seq)
+                self._refusals.answered(answer.seq)
+                if self._refusals.state is TRYING and answer.seq == self._refusals.tried:
+                    self._tried(answer.seq, waiter)
         self.pump()
         return True
 
     def _rewind(self, expected: int) -> None:
         """A command was lost or put off. Every later one of the window is answered with the same gap: the first answer
-        is enough, and none may break a pause that the leader asked for."""
+        is enough, and none may open a window that the leader wants closed."""
         now = self._clock.now()
-        if not self._paused and now - self._rewound_at >= REWIND_PAUSE:
+        if now - self._rewound_at < REWIND_PAUSE:
+            return
+        if self._refusals.is_open:
             self._rewound_at = now
             self.resend(expected)
+        elif self._refusals.state is TRYING and expected in self._sent:
+            self._rewound_at = now
+            self._refusals.tried = expected
+            self._say_again(expected)
 
-    def _ask_for(self, waiter: Draft[Waiter] | Waiter) -> None:
+    def _ask_for(self, waiter: Waiting) -> None:
         if isinstance(waiter, Draft):
             sinks = self._waits.sinks
             self._waits.ask(self._links.leader, [task for task in self._tasks(waiter) if task in sinks])
@@ -217,10 +261,25 @@ class Commands:
         """Tells those whose deadline has passed."""
         for draft in [draft for draft in self._outbox.ready if draft.deadline <= now]:
             self._outbox.drop(draft)
-            self._fail(draft, self._too_late("refused"))
-        for waiter in self._sent.values():
-            if isinstance(waiter, Draft) and waiter.deadline <= now and waiter.waiters:
-                _reject(waiter, self._too_late("unknown"))      # it may be in the log: its result is still awaited
+            held_back = self._links.leader is not None and not self._refusals.is_open
+            self._fail(draft, self._overloaded() if held_back else self._too_late("refused"))
+        refusals = self._refusals
+        late = [
+            (seq, waiter)
+            for seq, waiter in self._sent.items()
+            if isinstance(waiter, Draft) and waiter.deadline <= now and waiter.waiters
+        ]
+        for seq, draft in late:
+            if refusals.in_doubt(seq) == 0:
+                self._withdraw(seq, draft)
+            elif not refusals.is_judged_later(seq, self._sent_at, now):
+                _reject(draft, self._too_late("unknown"))       # it may be in the log: its result is still awaited
+
+    def _withdraw(self, seq: int, draft: Draft[Waiter]) -> None:
+        """Nobody has taken it, and nobody will."""
+        self._sent[seq] = None
+        self._window.replace(seq, self._encode(Cancel(self.session, seq, self._window.low, [])))
+        self._fail(draft, self._overloaded() if self._refusals.was_refused(seq) else self._too_late("refused"))
 
     def fail_all(self, error: ClusterError) -> None:
         """Nothing of what is under way will be answered; this object is not used any more."""
@@ -237,7 +296,15 @@ class Commands:
             return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
         return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
 
-    def _fail(self, waiter: Draft[Waiter] | Waiter, error: ClusterError) -> None:
+    def _overloaded(self) -> Overloaded:
+        retry_after = self._refusals.retry_after_ms / MILLISECONDS
+        return Overloaded(
+            f"the cluster takes no tasks for now: {self._refusals.reason}. Nothing of this submit was accepted; try "
+            f"again after {retry_after:g} s, with less at a time if it stays so",
+            retry_after,
+        )
+
+    def _fail(self, waiter: Waiting, error: ClusterError) -> None:
         """Tells everyone who waits for a command, and who waits for the results of its tasks."""
         _reject(waiter, error)
         if isinstance(waiter, Draft):
@@ -249,16 +316,20 @@ class Commands:
             yield from range(first, first + len(group.bodies))
 
 
-def _resolve(waiter: Draft[Waiter] | Waiter) -> None:
-    for future in waiter.waiters if isinstance(waiter, Draft) else (waiter,):
+def _resolve(waiter: Waiting) -> None:
+    for future in _futures(waiter):
         if not future.done():
             future.set_result(None)
 
 
-def _reject(waiter: Draft[Waiter] | Waiter, error: ClusterError) -> None:
+def _reject(waiter: Waiting, error: ClusterError) -> None:
+    for future in _futures(waiter):
+        reject(future, error)
     if isinstance(waiter, Draft):
-        waiters, waiter.waiters = waiter.waiters, []
-        for future in waiters:
-            reject(future, error)
-    else:
-        reject(waiter, error)
+        waiter.waiters = []
+
+
+def _futures(waiter: Waiting) -> Sequence[Waiter]:
+    if waiter is None:
+        return ()
+    return waiter.waiters if isinstance(waiter, Draft) else (waiter,)

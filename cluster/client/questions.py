@@ -1,4 +1,8 @@
-"""Questions of a client to brokers. They change nothing and are not repeated: an answer that is lost is asked again."""
+"""Questions of a client to brokers. They change nothing and are not repeated: an answer that is lost is asked again.
+
+A leader answers when it knows that it still led after it was asked; one that was replaced never does, and the question
+ends when the client hears of the next leader. `stale` questions are answered at once by whoever gets them.
+"""
 
 from asyncio import Future, get_running_loop
 from typing import Any
@@ -11,23 +15,24 @@ from cluster.wire import Describe, Described, Record, StatusReply, StatusRequest
 class Questions:
     """Open questions by number; their futures get the answer, or Unavailable."""
 
-    __slots__ = ("_described", "_last", "_status")
+    __slots__ = ("_described", "_last", "_stale", "_status")
 
     def __init__(self) -> None:
         self._last = 0
         self._status: dict[int, Future[bytes]] = {}
         self._described: dict[int, Future[list[Record]]] = {}
+        self._stale: dict[int, Future[list[Record]]] = {}
 
     @property
     def are_answered(self) -> bool:
-        return not (self._status or self._described)
+        return not (self._status or self._described or self._stale)
 
-    def status(self, broker: Peer) -> Future[bytes]:
+    def status(self, broker: Peer, *, stale: bool) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._last += 1
         number = self._last
         future: Future[bytes] = get_running_loop().create_future()
-        if broker.send(StatusRequest(number)):
+        if broker.send(StatusRequest(number, stale)):
             self._status[number] = future
             future.add_done_callback(lambda _: self._status.pop(number, None))     # also if nobody waits any more
         else:
@@ -46,13 +51,28 @@ class Questions:
             reject(future, Unavailable("no leader is known", outcome="refused"))
         return future
 
+    def describe_stale(self, brokers: list[Peer], tasks: list[int]) -> Future[list[Record]]:
+        """The records of these tasks as the first broker has them that answers."""
+        self._last += 1
+        number = self._last
+        future: Future[list[Record]] = get_running_loop().create_future()
+        question = Describe(number, tasks, stale=True)
+        sent = [broker.send(question) for broker in brokers]        # all of them: one may hang
+        if any(sent):
+            self._stale[number] = future
+            future.add_done_callback(lambda _: self._stale.pop(number, None))
+        else:
+            reject(future, Unavailable("no link to any broker", outcome="refused"))
+        return future
+
     def on_status(self, peer: Peer, message: StatusReply) -> None:
         future = self._status.pop(message.request, None)
         if future is not None and not future.done():
             future.set_result(bytes(message.report))
 
     def on_described(self, peer: Peer, message: Described) -> None:
-        future = self._described.pop(message.request, None)
+        number = message.request
+        future = self._described.pop(number, None) or self._stale.pop(number, None)
         if future is not None and not future.done():
             future.set_result(message.records)
 
@@ -65,7 +85,7 @@ class Questions:
     def end(self, error: ClusterError) -> None:
         for status in self._status.values():
             reject(status, error)
-        for described in self._described.values():
+        for described in (*self._described.values(), *self._stale.values()):
             reject(described, error)
 
 

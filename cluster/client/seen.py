@@ -31,3 +31,8 @@ class SeenNumbers:
                 ranges += (number, number)
         self._numbers = []
         return ranges
+
+    def give_back(self, ranges: list[int]) -> None:
+        """What was taken could not be told."""
+        for first, last in zip(ranges[::2], ranges[1::2], strict=True):
+            self._numbers += range(first, last + 1)

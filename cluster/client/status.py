@@ -12,13 +12,16 @@ from cluster.topology import Topology
 BROKER_ANSWER_TIMEOUT = 2_000 * MILLISECOND     # a broker that is silent for so long is shown as down
 
 
-async def gather_status(actor: ClientActor, plan: Topology, clock: Clock) -> dict[str, Any]:
+async def gather_status(
+    actor: ClientActor, plan: Topology, clock: Clock, *, stale: bool = False
+) -> dict[str, Any]:
     """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`.
 
-    Brokers that do not answer have role "down" and nulls; `workers` and `queues` are empty while there is no leader.
-    Raises Unavailable if the client has ended.
+    Brokers that do not answer have role "down" and nulls; `workers` and `queues` are empty while no leader knows that
+    it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
+    one that it follows. Raises Unavailable if the client has ended.
     """
-    answers = [actor.status(node.name) for node in plan.brokers]
+    answers = [actor.status(node.name, stale=stale) for node in plan.brokers]
     timer = clock.call_at(clock.now() + BROKER_ANSWER_TIMEOUT, lambda: _give_up(answers))
     try:
         replies = await gather(*answers, return_exceptions=True)
@@ -26,21 +29,23 @@ async def gather_status(actor: ClientActor, plan: Topology, clock: Clock) -> dic
         timer.cancel()
     reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
-    leading = max(
-        (report for report in known if report["broker"]["role"] == "leader" and "queues" in report),
-        key=lambda report: int(report["term"]),
-        default=None,
-    )
+    source = max([report for report in known if "queues" in report], key=_age, default=None)
     return {
-        "leader": leading["broker"]["node"] if leading else None,
+        "leader": source["leader"] if source else None,
         "term": max((int(report["term"]) for report in known), default=0),
         "brokers": [
             report["broker"] if report is not None else _down(node.name)
             for node, report in zip(plan.brokers, reports, strict=True)
         ],
-        "workers": leading["workers"] if leading else [],
-        "queues": leading["queues"] if leading else [],
+        "workers": source["workers"] if source else [],
+        "queues": source["queues"] if source else [],
     }
+
+
+def _age(report: dict[str, Any]) -> tuple[int, bool, int]:
+    """What is newer is greater. Of confirmed reports there may be two: a leader was replaced in between."""
+    broker = report["broker"]
+    return broker["applied_index"], broker["node"] == report["leader"], report["term"]
 
 
 def _give_up(answers: list["Future[bytes]"]) -> None:

@@ -7,9 +7,8 @@ it goes on until nothing of it is under way, gives the last awaited results to t
 is closed. So a session needs no more than one name, one incarnation and one row of numbers, and the brokers know of no
 connection between two of them.
 
-What one session of the client was told the other must not contradict: a leader that was replaced may still be followed
-by one of them, and would say of a task that the other was confirmed that there is none. So they tell each other the
-terms of the leaders that they follow.
+A leader that was replaced may still be followed by one of them, and answers nothing any more. So they tell each other
+the terms of the leaders that they follow, and none waits at one that another knows to be gone.
 """
 
 from asyncio import Future, get_running_loop

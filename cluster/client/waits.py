@@ -2,7 +2,8 @@
 
 Results are pushed and volatile: one that was on its way to a leader or a link that is no more is asked for again
 (`Watch`). Seen, so that the cluster may forget it early, is what somebody here was given: of tasks that another session
-took over this one says nothing.
+took over this one says nothing. Each is said once, also if it is asked for again: the cluster takes no more numbers
+from a session than it submitted tasks.
 """
 
 from collections.abc import Iterable
@@ -15,44 +16,51 @@ from cluster.state.commands import TASK_NUMBER_BITS, Seen
 from cluster.state.effects import TaskResult
 from cluster.wire import HELLO_ITEMS_MAX, Watch
 
+LAST_SEEN_MAX = 64              # messages, each of HELLO_ITEMS_MAX numbers at most
 NUMBER_MASK = (1 << TASK_NUMBER_BITS) - 1
 
 NO_RECORD_ADVICE = (
-    "look at the id, and whether it is of this cluster; a result is kept at least 60 s after its client has seen it, "
-    "and 1 h (`result_ttl`) if none has"
+    "its result is no longer kept, or there never was such a task. A result is kept for 60 s after its client has it, "
+    "and for 1 h if it has not; give the task a longer `result_ttl`, or look whether the id is of this cluster"
 )
 
 
 class Waits:
     """Awaited tasks, of this session and of others. `sinks` is written to directly where tasks are submitted."""
 
-    __slots__ = ("_seen", "_unasked", "sinks")
+    __slots__ = ("_asked", "_seen", "_unasked", "sinks")
 
     def __init__(self) -> None:
         self.sinks: dict[int, Sink] = {}
+        self._asked: set[int] = set()       # awaited, but not for their submit; never walked through
         self._unasked: list[int] = []       # the leader's link was full when these were asked for
         self._seen = SeenNumbers()          # of the session's own tasks
 
     def join(self, task: int, sink: Sink) -> None:
         """One more waits for a task."""
         known = self.sinks.get(task)
+        if known is None:
+            self._asked.add(task)
         self.sinks[task] = sink if known is None else BothSinks(known, sink)
 
     def take_all(self) -> dict[int, Sink]:
         """Everyone who waits; from now on somebody else tells them."""
         sinks, self.sinks = self.sinks, {}
+        self._asked.clear()
         return sinks
 
     # -- what the cluster says ----------------------------------------------------------------------------------------
 
     def deliver(self, results: Iterable[TaskResult], session: int) -> None:
-        sinks, seen = self.sinks, self._seen
+        sinks, seen, asked = self.sinks, self._seen, self._asked
         for result in results:
             task = result.task
             sink = sinks.pop(task, None)
             if sink is not None:
                 sink.deliver(result)
-                if task >> TASK_NUMBER_BITS == session:
+                if asked and task in asked:
+                    asked.remove(task)
+                elif task >> TASK_NUMBER_BITS == session:
                     seen.add(task & NUMBER_MASK)
 
     def unknown(self, tasks: Iterable[int]) -> None:
@@ -64,6 +72,7 @@ class Waits:
         for task in tasks:
             sink = self.sinks.pop(task, None)
             if sink is not None:
+                self._asked.discard(task)
                 sink.fail(task, error)
 
     # -- what the cluster is told -------------------------------------------------------------------------------------
@@ -84,12 +93,25 @@ class Waits:
             tasks, self._unasked = self._unasked, []
             self.ask(leader, [task for task in tasks if task in self.sinks])
 
-    def next_seen(self, session: int) -> Seen | None:
-        """Which results came since this was last asked, or a part of them; None if none did."""
-        return Seen(session, self.take_seen()) if self._seen else None
+    def say_seen(self, leader: Peer, session: int) -> bool:
+        """Says which results came since this was last said, or a part of them. False if nothing was sent: none came, or
+        the link is full and it is to be said later."""
+        if not self._seen:
+            return False
+        ranges = self.take_seen()
+        if leader.send(Seen(session, ranges)):
+            return True
+        self._seen.give_back(ranges)
+        return False
+
+    def say_all_seen(self, leader: Peer, session: int) -> None:
+        """Before a goodbye. What is more than so many messages take is kept for longer."""
+        for _ in range(LAST_SEEN_MAX):
+            if not self.say_seen(leader, session):
+                break
 
     def take_seen(self) -> list[int]:
-        """The same as ranges of numbers, for a command that carries them."""
+        """The same as ranges of numbers, for a command that carries them and is said until it is answered."""
         return self._seen.take(HELLO_ITEMS_MAX)
 
     def forget_seen(self) -> None:

@@ -7,12 +7,11 @@ and the next start goes through recovery.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, AddressInUse, BadAddress, Locked, Peer, PeerLog, Ref, handles
-from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, may_pass
+from cluster.data_directory import DataUnusable
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.errors import BrokerFault, BrokerRefused
@@ -28,22 +27,24 @@ from cluster.peer.messages import (
     Propose,
 )
 from cluster.peer.news import ReplicaNews
+from cluster.peer.opening import Opening, PeerConfig
 from cluster.peer.reception import Reception, Service
 from cluster.peer.roster import Roster
+from cluster.peer.snapshots import Parts, Snapshots
 from cluster.peer.ticker import Ticker
 from cluster.raft import wire
 from cluster.raft.core import Config, Proposal, Raft
 from cluster.raft.effects import Effects as RaftEffects
 from cluster.raft.membership import Configuration
-from cluster.raft.messages import NO_NODE, EntryKind, MessageType, Role
+from cluster.raft.messages import NO_NODE, EntryKind, Message, MessageType, Role
 from cluster.state.commands import MACHINE_VERSION, Stamp
 from cluster.state.commands import Formation as FormationCommand
+from cluster.state.errors import NewerState
 from cluster.state.machine import Machine
 from cluster.storage.errors import ForeignDirectory, UnsupportedVersion, WalFailed
 from cluster.storage.record import decode_records
-from cluster.storage.scan import NodeIdentity
-from cluster.storage.segment import WalLimits
-from cluster.storage.wal import DEFAULT_LIMITS, Wal
+from cluster.storage.recovery import Recovery
+from cluster.storage.wal import Wal
 from cluster.wire import (
     ROLE_BROKER,
     BrokerState,
@@ -53,29 +54,35 @@ from cluster.wire import (
     FromBroker,
     Hello,
     RaftMessage,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotWant,
 )
 
 CLOCK_NEWS_INTERVAL = 1 * SECOND
+TRANSFER = frozenset((SnapshotOffer, SnapshotChunk, SnapshotWant))
 STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
 
-
-@dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """One broker's part of the topology. `brokers` are (name, control address, bulk address) in its order."""
-
-    cluster: str
-    node: str
-    brokers: tuple[tuple[str, str, str], ...]
-    directory: str
-    sync_mode: str = "auto"
-    wal: WalLimits = DEFAULT_LIMITS
+# Of the core, which refuses whatever it is given then. The Broker stops taking submits at half of it, so completions
+# and cancels find room.
+UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
+UNCOMMITTED_ENTRIES_MAX = 131_072
 
 
 class RaftPeer(Actor):
     """One member of the Raft group, with its log and its replica of the state."""
 
-    refusals = (AddressInUse, BadAddress, BrokerRefused, DataUnusable, ForeignDirectory, Locked, UnsupportedVersion)
+    refusals = (
+        AddressInUse,
+        BadAddress,
+        BrokerRefused,
+        DataUnusable,
+        ForeignDirectory,
+        Locked,
+        NewerState,
+        UnsupportedVersion,
+    )
 
     def __init__(self, config: PeerConfig, reception: Reception, endpoint: object, incarnation: int) -> None:
         self.config = config
@@ -91,6 +98,7 @@ class RaftPeer(Actor):
         self.names = [name for name, _, _ in config.brokers]
         self.id = self.names.index(config.node) + 1
         self.refused = 0                                # messages that no well-behaved broker sends
+        self.closed_reason = ""                         # why the log takes no submits now; the Broker's gate reads it
         self._told: tuple[int, str] | None = None       # term and leader that the Broker knows
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
         self._said_hello_empty = False                  # our hello lacked it: say hello again once we have it
@@ -98,57 +106,19 @@ class RaftPeer(Actor):
     # -- life -------------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
-        self._peer_log = PeerLog(self.context.log, self.context.clock)
-        self._lock_deadline = self.context.clock.now() + LOCK_PATIENCE
-        self._open()
-
-    def _open(self) -> None:
-        """Opens the log; a predecessor that is still ending is waited for."""
-        try:
-            self._open_log()
-        except Locked:
-            if self.context.clock.now() >= self._lock_deadline:
-                raise
-            self.context.timer("lock", LOCK_RETRY, self._open)
-        except OSError as error:
-            if may_pass(error):
-                raise
-            raise DataUnusable(self.config.directory, error) from error
-        else:
-            self._opened()
-            self.on_ready()
-
-    def _open_log(self) -> None:
-        context = self.context
-        config = self.config
-        self.wal, self.recovery = Wal.open(
-            context.files,
-            config.directory,
-            NodeIdentity(config.node, config.cluster, self.incarnation),
-            salt=lambda: context.entropy.bits(64),
-            clock=context.clock,
-            limits=config.wal,
-            sync_mode=config.sync_mode,  # type: ignore[arg-type]
-            on_persisted=self._persisted,
-            on_failed=self._failed,
-            guard=context.callback,
+        context, config = self.context, self.config
+        self._peer_log = PeerLog(context.log, context.clock)
+        members = Configuration(tuple(range(1, len(self.names) + 1)))
+        self.snapshots = Snapshots(
+            context, config.directory, config.compaction, self.machine, members, config.wal.segment_bytes, self._step
         )
+        restore, persisted, failed = self.snapshots.load, self._persisted, self._failed
+        Opening(context, config, self.incarnation, restore, persisted, failed, self._opened).begin()
 
-    def _opened(self) -> None:
-        context = self.context
-        config = self.config
-        if self.recovery.damaged is not None and len(self.names) == 1:
-            raise BrokerRefused(
-                f"{self.recovery.damaged.file} is damaged and there is no other broker to refetch from"
-            )
-        if self.recovery.damaged is not None:
-            context.log.event(
-                "log_damaged",
-                node=config.node,
-                damage=str(self.recovery.damaged),
-                action="quarantined until it caught up; look at the disk",
-            )
-        self.storage = EntryCache(self.wal, self.recovery)
+    def _opened(self, wal: Wal, recovery: Recovery) -> None:
+        context, config = self.context, self.config
+        self.wal, self.recovery = wal, recovery
+        self.storage = EntryCache(wal, recovery, self.snapshots.mark)
         guard = context.callback
         others = [
             (number, name, control, bulk)
@@ -185,8 +155,10 @@ class RaftPeer(Actor):
         self.ticker = Ticker(context, self._tick, self._is_calm)
         context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
         self.founding.start()
+        self.on_ready()
 
     def stopped(self, reason: object) -> None:
+        self.snapshots.stop()
         if self.wal is not None:
             self.wal.close()
 
@@ -216,6 +188,7 @@ class RaftPeer(Actor):
     def _restarted(self, node_id: int, state: BrokerState) -> None:
         if self.core is not None:
             self.links.reset(node_id)
+            self.snapshots.link_down(node_id)
             self.core.peer_restarted(node_id, state.term, state.last_index, state.last_term, state.quarantined)
             self._drive_later()
 
@@ -231,6 +204,9 @@ class RaftPeer(Actor):
             if kind is RaftMessage:
                 if self.roster.is_member(peer):
                     self._on_raft(node_id, message)
+            elif kind in TRANSFER:
+                if self.roster.is_member(peer):
+                    self.snapshots.heard(node_id, message)
             elif kind is FormationNews:
                 self.founding.heard(self.names[node_id - 1], message)  # type: ignore[arg-type]
             elif kind is Form:
@@ -240,31 +216,43 @@ class RaftPeer(Actor):
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
-        core = self.core
-        if core is None:
-            return
-        try:
-            decoded = wire.decode(message.data, decode_records)
-        except (msgspec.DecodeError, ValueError) as error:
-            self.refused += 1
-            self._peer_log.event("raft_message_refused", self.names[node_id - 1], reason=str(error))
+        decoded = self._decoded(message.data)
+        if self.core is None or decoded is None:
             return
         if decoded.sender != node_id or decoded.to != self.id:
             self.refused += 1
             return
+        if decoded.type is MessageType.SNAPSHOT:
+            return      # it comes with its file, see `_step`
         if decoded.type is MessageType.APPEND_RESPONSE:
             if decoded.reject:
                 self.links.reset(node_id)
             else:
                 self.links.acknowledged(node_id, decoded.index)
-        core.step(decoded)
+        self.core.step(decoded)
         self._drive_later()
+
+    def _decoded(self, data: bytes) -> Message | None:
+        try:
+            return wire.decode(data, decode_records)
+        except (msgspec.DecodeError, ValueError) as error:
+            self.refused += 1
+            self._peer_log.event("raft_message_refused", self.config.node, reason=str(error))
+            return None
+
+    def _step(self, data: bytes) -> None:
+        """The core's message of a snapshot, once its file is here and its state restored."""
+        decoded = self._decoded(data)
+        if self.core is not None and decoded is not None and decoded.type is MessageType.SNAPSHOT:
+            self.core.step(decoded)
+            self._drive()
 
     def _link_up(self, node_id: int) -> None:
         self.founding.linked()
 
     def _link_down(self, node_id: int) -> None:
         if self.core is not None:
+            self.snapshots.link_down(node_id)
             self.core.link_down(node_id)
             self.core.unreachable(node_id)
             self.ticker.look_soon()
@@ -291,6 +279,9 @@ class RaftPeer(Actor):
             first_payload=first_payload,
             eager_commit=False,
             applying_bytes_max=APPLY_BYTES_PER_TURN,
+            applied=self.machine.applied_index,
+            uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
+            uncommitted_entries_max=UNCOMMITTED_ENTRIES_MAX,
         )
         self.core = Raft(config, self.storage)
         self.drive = Drive(
@@ -302,7 +293,9 @@ class RaftPeer(Actor):
             self._drive_later,
             self._notice,
             self._lead,
+            self.snapshots,
         )
+        self.snapshots.begin(Parts(self.core, self.drive, self.wal, self.storage, self.links))
         if self.wal.quarantined:
             self.core.quarantine()
         self.context.log.event(
@@ -410,6 +403,7 @@ class RaftPeer(Actor):
         assert core is not None
         if effects.soft_state is not None and core.role is not Role.LEADER:
             self._round_of.clear()
+            self.snapshots.deposed()
         if effects.confirmed_round and self.broker is not None:
             done = [number for number in self._round_of if number <= effects.confirmed_round]
             for number in done:

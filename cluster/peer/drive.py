@@ -6,6 +6,7 @@ told before the disk has it.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.links import BrokerLinks
@@ -13,13 +14,24 @@ from cluster.raft import wire
 from cluster.raft.core import Raft
 from cluster.raft.effects import Effects as RaftEffects
 from cluster.raft.effects import Write
-from cluster.raft.messages import Entry, Message, Role
+from cluster.raft.log import size_of
+from cluster.raft.messages import Entry, Message, MessageType, Role, SnapshotMark
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
 from cluster.storage.record import GROUP, encode_record
 from cluster.storage.wal import Wal
 
 APPLY_BYTES_PER_TURN = 1024 * 1024  # about 8,000 small tasks, some ten milliseconds
+
+
+class SnapshotDuties(Protocol):
+    """What a drive leaves to others."""
+
+    def send(self, node_id: int, mark: SnapshotMark, message: bytes) -> None:
+        """`message` is the core's, for the follower's core; the file goes with it."""
+
+    def install(self, mark: SnapshotMark) -> None:
+        """The snapshot takes the place of log and state, durably with the next write."""
 
 
 class Drive:
@@ -37,8 +49,10 @@ class Drive:
         "_machine",
         "_notice",
         "_running",
+        "_snapshots",
         "_unsynced",
         "_wal",
+        "applied_bytes",
         "leading_term",
     )
 
@@ -52,6 +66,7 @@ class Drive:
         later: Callable[[], None],
         notice: Callable[[RaftEffects], None],
         lead: Callable[[int], None],
+        snapshots: SnapshotDuties,
     ) -> None:
         self._core = core
         self._wal = wal
@@ -61,6 +76,8 @@ class Drive:
         self._later = later
         self._notice = notice
         self._lead = lead
+        self._snapshots = snapshots
+        self.applied_bytes = 0              # of log, by this process
         self.leading_term = 0               # of the term whose own entry is applied, 0 = not leading
         self._effects: Effects | None = None    # of what was applied since they were last taken
         self._unsynced = 0                  # newest write id whose completion is still awaited
@@ -75,13 +92,18 @@ class Drive:
         applied_bytes = 0
         while True:
             if (effects := core.take()) is not None:
+                if effects.snapshot is not None and committed:
+                    self._apply(committed)      # of the state that it replaces
+                    committed = []
                 self._carry_out(effects)
                 committed += effects.committed
             elif committed:
                 # Not before the answers have left that the write was waiting for: a follower's is what the leader and
                 # its client wait for, while what it applies has been acknowledged long ago.
                 self._apply(committed)
-                applied_bytes += sum([len(entry.payload) for entry in committed])
+                size = size_of(committed)
+                self.applied_bytes += size
+                applied_bytes += size
                 committed = []
                 if applied_bytes > APPLY_BYTES_PER_TURN:
                     self._later()       # a replay or a catch-up: the sockets have their turn in between
@@ -94,6 +116,9 @@ class Drive:
         """All but to apply: that has no place in the order of the other effects."""
         if effects.messages:
             self._send(effects.messages)
+        if effects.snapshot is not None:
+            self._snapshots.install(effects.snapshot)
+            self._core.installed(effects.snapshot)
         if effects.write is not None:
             self._queue(effects.write)
             self._wal.flush()
@@ -117,7 +142,11 @@ class Drive:
 
     def _send(self, messages: list[Message]) -> None:
         for message in messages:
-            if not self._links.send_raft(message, wire.encode(message, _record_of)) and message.entries:
+            encoded = wire.encode(message, _record_of)
+            if message.type is MessageType.SNAPSHOT:
+                assert message.snapshot is not None
+                self._snapshots.send(message.to, message.snapshot, encoded)
+            elif not self._links.send_raft(message, encoded) and message.entries:
                 self._core.unreachable(message.to)
         self._links.flush()
 

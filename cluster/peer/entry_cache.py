@@ -5,8 +5,9 @@ that lags is served by pread. The cache is bounded by bytes and loses its oldest
 """
 
 from collections import deque
+from collections.abc import Callable
 
-from cluster.raft.messages import Entry, HardState
+from cluster.raft.messages import Entry, HardState, SnapshotMark
 from cluster.storage.recovery import Recovery
 from cluster.storage.wal import Wal
 
@@ -18,9 +19,10 @@ class EntryCache:
     """`cluster.raft.log.LogStorage` over a Wal. Invariant: cached entries are contiguous and end at the last one
     that was handed to the disk."""
 
-    def __init__(self, wal: Wal, recovery: Recovery) -> None:
+    def __init__(self, wal: Wal, recovery: Recovery, snapshot: Callable[[], SnapshotMark | None]) -> None:
         self._wal = wal
         self._recovery = recovery
+        self._snapshot = snapshot
         self._entries: deque[Entry] = deque()
         self._bytes = 0
 
@@ -35,7 +37,16 @@ class EntryCache:
         return self._recovery.last_index
 
     def term_runs(self) -> list[tuple[int, int]]:
-        return [(0, 0), *self._recovery.terms]
+        return [self._recovery.base, *self._recovery.terms]
+
+    def snapshot(self) -> SnapshotMark | None:
+        """The newest one, for a follower that needs what is not in the log any more."""
+        return self._snapshot()
+
+    def clear(self) -> None:
+        """A snapshot took the place of the log."""
+        self._entries.clear()
+        self._bytes = 0
 
     def handed_out(self, entries: list[Entry], truncate_from: int) -> None:
         """These entries go to the disk; those from `truncate_from` on (0: none) are void."""

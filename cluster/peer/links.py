@@ -87,6 +87,13 @@ class BrokerLinks:
     def send(self, node_id: int, message: WireMessage) -> None:
         self._links[node_id].control.send(message)
 
+    def send_bulk(self, node_id: int, message: WireMessage) -> bool:
+        """A large message that may wait for its turn; False if there is no room for it now."""
+        return self._links[node_id].bulk.send(message)
+
+    def name(self, node_id: int) -> str:
+        return self._links[node_id].node
+
     def send_raft(self, message: Message, encoded: bytes) -> bool:
         """Queues a message of the core; False if it must be taken for lost."""
         link = self._links[message.to]

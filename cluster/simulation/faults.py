@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
+from signal import SIGKILL
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, World
+from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.simulation.damage import cut_power_in_next_sync, flip_vouched, watch_losses
 
 LOST_UNSYNCED = "lost_unsynced_bytes"
@@ -32,6 +34,7 @@ LEADER_CRASH = "leader_crash"
 LEADER_POWER_LOSS = "leader_power_loss"
 SYNC_POWER_LOSS = "power_loss_in_sync"
 DRAIN = "drain"
+COMPACTOR_KILL = "compactor_kill"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
 EXTRA_KINDS = (
@@ -44,6 +47,7 @@ EXTRA_KINDS = (
     LEADER_POWER_LOSS,
     SYNC_POWER_LOSS,
     DRAIN,
+    COMPACTOR_KILL,
 )
 RETRY_NS: Nanos = 500 * MILLISECOND
 TEAR_PATIENCE_NS: Nanos = 2 * SECOND
@@ -54,6 +58,8 @@ BROWNOUT_INTERVAL_NS: Nanos = 15 * SECOND   # mean
 BROWNOUT_NS_MIN: Nanos = 20 * MILLISECOND   # of a slow disk, before the power fails
 BROWNOUT_NS_MAX: Nanos = 300 * MILLISECOND
 BROWNOUT_SLOWNESS_MAX = 200
+COMPACTOR_LOOK_NS: Nanos = 40 * MILLISECOND
+COMPACTOR_KILL_ONE_IN = 150     # looks at a compactor that is at work
 DRAIN_INTERVAL_NS: Nanos = 8 * SECOND       # mean, of all workers together
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
@@ -129,6 +135,7 @@ class ClusterFaults(FaultPlan):
         at, random = 0, self.world.stream("drains")
         while self._drains and (at := at + int(random.expovariate(1.0) * DRAIN_INTERVAL_NS)) < span:
             self.world.after(at, partial(self._drain, random.choice(self._drains)))
+        self._end_compactors(self.world.stream("compactors"))
 
     @property
     def happened(self) -> dict[str, int]:
@@ -216,6 +223,17 @@ class ClusterFaults(FaultPlan):
         but a fault may hit it meanwhile."""
         if ask():
             self._count(DRAIN)
+
+    def _end_compactors(self, random: Random) -> None:
+        """Now and then one that is at work dies, and its broker lives on."""
+        if self.world.now >= self._until:
+            return
+        for machine in self._brokers:
+            for child in list(machine.children):
+                if child.entry == COMPACTOR_ENTRY and random.randrange(COMPACTOR_KILL_ONE_IN) == 0:
+                    self._count(COMPACTOR_KILL)
+                    child.take_signal(SIGKILL)
+        self.world.after(COMPACTOR_LOOK_NS, partial(self._end_compactors, random))
 
     def _insist(self) -> None:
         """Damage that takes luck, of the kind that this seed is for, has not happened yet: another try."""

@@ -6,6 +6,7 @@ told to `on_end`: a crash that no fault accounts for is a bug.
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Fa
 from actors.simulation import ChildPort, Process, World
 from cluster.broker.actor import Broker
 from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.compaction.policy import CompactionLimits
 from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.simulation.tasks import executor_body
@@ -31,6 +33,19 @@ RESTART_NS_MAX: Nanos = 1 * SECOND
 
 # Small, so that a minute of work fills several segments.
 LIMITS = WalLimits(segment_bytes=256 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
+SMALLER = WalLimits(segment_bytes=48 * 1024, zero_chunk_bytes=16 * 1024, probe_syncs=4)
+
+# So that a minute of work is compacted several times. In some seeds a follower that was away for seconds gets a
+# snapshot, in the others the log is kept for it.
+COMPACTION = CompactionLimits(
+    log_bytes_min=48 * 1024,
+    pinned_bytes_max=1024 * 1024,
+    silence_max=5 * SECOND,
+    retry_min=SECOND // 2,
+    retry_max=2 * SECOND,
+)
+HASTY = replace(COMPACTION, log_bytes_min=16 * 1024, state_factor=0, pinned_bytes_max=0)
+HASTY_ONE_IN = 2
 
 OnEnd = Callable[[str, ExitReason], None]      # node, why one of its actors ended by itself
 StandIns = Mapping[tuple[ModuleType, str], object]              # what takes the place of a class, by module and name
@@ -90,7 +105,8 @@ class BrokerProcess(Node):
         on_end: OnEnd,
     ) -> None:
         brokers = tuple((node.name, node.address, node.bulk_address) for node in plan.brokers)
-        self.config = BrokerConfig(plan.name, name, brokers, DIRECTORY, sync_mode, LIMITS)
+        sizes = (SMALLER, HASTY) if world.seed % HASTY_ONE_IN == 0 else (LIMITS, COMPACTION)
+        self.config = BrokerConfig(plan.name, name, brokers, DIRECTORY, sync_mode, *sizes)
         self.peer: RaftPeer | None = None
         self.broker: Broker | None = None
         self._stand_ins = stand_ins

@@ -67,7 +67,7 @@ class Oracles:
         """A client was told that a call is safe, as this task."""
         known = self.state.task_of_key.get(key)
         self.judge.require(
-            known == task and self.state.reference.state_of(task) is not None,
+            known == task and self.state.has_known(task),
             "acknowledged",
             f"call {key} was acknowledged as task {task}, but no broker has applied it (known as {known})",
         )
@@ -142,7 +142,11 @@ class Oracles:
             assert node.peer is not None
             machine = node.peer.machine
             digests.add((machine.applied_index, machine.full_digest()))
-            missing = [task for task in acknowledged.values() if machine.state_of(task) not in TERMINAL]
+            missing = [
+                task
+                for task in acknowledged.values()
+                if machine.state_of(task) not in TERMINAL and not self.state.is_forgotten(task)
+            ]
             if missing:
                 detail = f"{node.name} has {len(missing)} tasks as not ended, the first: {missing[0]}"
                 self.judge.violated("acknowledged", detail)

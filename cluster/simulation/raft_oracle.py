@@ -89,19 +89,22 @@ class RaftOracle:
         core.become_leader = watched_become_leader  # type: ignore[method-assign]
 
     def check_logs(self, nodes: list[BrokerProcess]) -> None:
-        """At the end: the same bytes in all logs, as far as they go."""
-        longest: list[bytes] = []
+        """At the end: the same bytes in all logs, as far as they go, and no log ends before what was committed. Where a
+        log begins is its broker's affair."""
+        records: dict[int, bytes] = {}
+        last = 0
         for node in nodes:
-            records = [entry.record for entry in _read_log(node)]
-            common = min(len(longest), len(records))
-            if longest[:common] != records[:common]:
-                index = next(i for i in range(common) if longest[i] != records[i]) + 1
-                self._judge.violated("log matching", f"{node.name} has other bytes than others at index {index}")
-            longest = max(longest, records, key=len)
+            for entry in _read_log(node):
+                if records.setdefault(entry.index, entry.record) != entry.record:
+                    detail = f"{node.name} has other bytes than others at index {entry.index}"
+                    self._judge.violated("log matching", detail)
+                    break
+            assert node.peer is not None
+            last = max(last, node.peer.wal.last_index)
         self._judge.require(
-            len(longest) >= len(self.committed),
+            last >= len(self.committed),
             "leader completeness",
-            f"{len(self.committed)} entries were committed, {len(longest)} are left",
+            f"{len(self.committed)} entries were committed, the longest log ends at {last}",
         )
 
     # -- recovery -----------------------------------------------------------------------------------------------
@@ -118,8 +121,9 @@ class RaftOracle:
         if name not in self.damaged:
             judge.require(not quarantined, "damage", f"{name} is quarantined, and nothing damaged its data")
         if not quarantined:
+            kept = promise.index < log.first_index - 1 or log.term(promise.index) == promise.log_term
             judge.require(
-                promise.index <= log.last_index and log.term(promise.index) == promise.log_term,
+                promise.index <= log.last_index and kept,
                 "promise",
                 f"{name} had acknowledged entry {promise.index} of term {promise.log_term}; "
                 f"now its log ends at {log.last_index} of term {log.last_term}",
@@ -224,7 +228,8 @@ class RaftOracle:
         self._judge.require(other == name, "election safety", f"{other} and {name} both lead term {term}")
         self._vote(promise, term, core.id)
         for index, its_term in enumerate(self.committed, start=1):
-            if log.term(index) != its_term:
+            # What is compacted away was committed; that it was the same is for the oracle of the state to see.
+            if index >= log.first_index - 1 and log.term(index) != its_term:
                 self._judge.violated(
                     "leader completeness",
                     f"{name} leads term {term} with term {log.term(index)} at index {index}; "
@@ -234,10 +239,12 @@ class RaftOracle:
 
 
 def _read_log(node: BrokerProcess) -> list[Entry]:
-    """All durable entries of a running broker."""
+    """All durable entries of a running broker that are not compacted away."""
     assert node.peer is not None
     wal = node.peer.wal
     entries: list[Entry] = []
-    while len(entries) < wal.last_index:
-        entries += wal.read(len(entries) + 1, wal.last_index + 1, PAGE_BYTES)
+    low = wal.first_index
+    while low <= wal.last_index:
+        entries += wal.read(low, wal.last_index + 1, PAGE_BYTES)
+        low = entries[-1].index + 1
     return entries

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import History, NetworkLimits, World
+from cluster.simulation.compactors import register_compactor
 from cluster.simulation.faults import ClusterFaults
 from cluster.simulation.nodes import (
     BROKERS,
@@ -60,6 +61,8 @@ class Report:
     runs: int = 0                       # attempts that a child started
     late_outcomes: int = 0              # that the state refused
     entries: int = 0                    # committed
+    snapshots: int = 0                  # written by compactors
+    restorations: int = 0               # states that came from a snapshot, at starts and on the way
     digest: int = 0                     # of the whole course
 
 
@@ -77,6 +80,8 @@ class Scenario:
         # Both ways of syncing the log, whatever the probe would find.
         sync_mode = "inline" if seed // 2 % 2 else "thread"
         register_executor(world, oracles.state.ran)
+        self.snapshots = 0                  # that compactors have finished
+        register_compactor(world, self._count_snapshot)
         def stand_ins(name: str) -> StandIns:
             return {**oracles.stand_ins(name), **stand_ins_of(planted)}
 
@@ -114,6 +119,8 @@ class Scenario:
         self.workload.is_over = True
         self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
         self.run_for(course.total_ns_min - self.world.now)
+        # Results are forgotten meanwhile, by entries of their own: one of them may be under way.
+        self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
         if not self.oracles.violated:
             self.oracles.judge_end(self.workload.acknowledged, self.workload.refused, self.history)
             count = len(self.workload.acknowledged)
@@ -135,6 +142,9 @@ class Scenario:
     @property
     def is_at_rest(self) -> bool:
         return not self.workload.waits and not self.oracles.unfinished(self.workload.acknowledged)
+
+    def _count_snapshot(self) -> None:
+        self.snapshots += 1
 
     def _damaged(self, name: str) -> None:
         self.oracles.raft.damaged.add(name)
@@ -158,6 +168,8 @@ class Scenario:
             runs=oracles.state.runs,
             late_outcomes=oracles.state.late_outcomes,
             entries=len(oracles.raft.committed),
+            snapshots=self.snapshots,
+            restorations=oracles.state.restorations,
             digest=self.world.digest,
         )
 

@@ -48,6 +48,10 @@ class WatchedMachine(Machine):
         super().apply(index, term, payload, effects)
         self._oracle.applied(self._node, self, index, term, payload)
 
+    def replace(self, other: Machine) -> None:
+        super().replace(other)
+        self._oracle.restored(self._node, self)
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -68,6 +72,7 @@ class StateOracle:
         self.terminal: dict[int, TaskResult] = {}           # first terminal record of each task
         self.task_of_key: dict[int, int] = {}               # simulated call -> its task
         self.duplicated_records = 0
+        self.restorations = 0           # states that came from snapshots, at starts and on the way
         self._judge = judge
         self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
         self._given: dict[Pair, int] = {}                   # every pair ever handed out -> session
@@ -90,6 +95,15 @@ class StateOracle:
             )
         elif machine.rolling != first.rolling or (first.full is not None and machine.full_digest() != first.full):
             self._judge.violated("digest", f"{node} differs from others after entry {index}")
+
+    def restored(self, node: str, machine: Machine) -> None:
+        """A broker's state is that of a snapshot now. Comparisons of everything follow with the entries behind it."""
+        index = machine.applied_index
+        if index > len(self.applied_entries):
+            self._judge.violated("snapshot", f"{node} restored a state after entry {index}, which nobody has applied")
+        elif machine.rolling != self.applied_entries[index - 1].rolling:
+            self._judge.violated("snapshot", f"{node} restored a state that differs from others' after entry {index}")
+        self.restorations += 1
 
     def _advance(self, index: int, term: int, payload: bytes) -> None:
         claims = self._read(payload)
@@ -208,6 +222,16 @@ class StateOracle:
         require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
+
+    # -- what became of it: records vanish from the state, not from here ----------------------------------------------
+
+    def has_known(self, task: int) -> bool:
+        """Whether a broker has applied the submit of a task."""
+        return task in self.terminal or self.reference.state_of(task) is not None
+
+    def is_forgotten(self, task: int) -> bool:
+        """Whether a task has ended, and its record was dropped in the order of the log."""
+        return task in self.terminal and self.reference.state_of(task) is None
 
     # -- what workers do ----------------------------------------------------------------------------------------------
 

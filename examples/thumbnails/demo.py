@@ -35,6 +35,7 @@ WIDTHS = (48, 64, 96, 128, 160)
 ZOOMS = (1.0, 0.75, 0.5, 0.35)
 POSITIONS_PER_ZOOM = 10
 CATCH_UP_TIMEOUT_S = 30.0
+RECORDS_KEPT = "2h"
 
 assert len(PHOTOGRAPHS) * len(WIDTHS) * len(ZOOMS) * POSITIONS_PER_ZOOM == TASKS
 
@@ -131,7 +132,8 @@ async def run(console: Console) -> bool:
     async with Client.connect(TOPOLOGY) as cluster:
         before = (await cluster.status())["queues"]
         start = time.monotonic()
-        batch = await cluster.map(thumbnail, wanted)
+        # Kept for longer than the default, so that a slow machine still finds every record in the end.
+        batch = await cluster.map(thumbnail.options(result_ttl=RECORDS_KEPT), wanted)
         with progress:
             watch = Watch(batch, progress)
             await watch.follow(cluster)

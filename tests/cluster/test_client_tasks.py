@@ -324,7 +324,7 @@ def test_a_task_that_nobody_submitted_is_not_found(rig):
     async def user(cluster: Client, ports: Any) -> Any:
         await cluster.handle(123 << 24 | 1)
 
-    with pytest.raises(TaskNotFound, match=r"no record of task \d+: look at the id.* 60 s .* 1 h"):
+    with pytest.raises(TaskNotFound, match=r"no record of task \d+: its result is no longer kept.* 60 s .* the id"):
         rig.run(user)
 
 

@@ -124,3 +124,10 @@ def test_a_cluster_without_a_leader_has_tables_too() -> None:
     text = shown({**REPORT, "leader": None, "workers": [], "queues": []})
     assert "leader none known" in text
     assert text.count("none") == 4
+
+
+def test_tables_that_nobody_has_confirmed_say_so_and_how_old_they_are() -> None:
+    screen = io.StringIO()
+    print_tables({**REPORT, "workers": []}, Console(file=screen, width=TERMINAL_COLUMNS), stale=True)
+    assert "not confirmed by a leader: workers and queues as of entry 100000013" in screen.getvalue()
+    assert "not confirmed" not in shown(REPORT)

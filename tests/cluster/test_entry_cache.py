@@ -39,7 +39,7 @@ class Node:
             limits=LIMITS,
             sync_mode="inline",
         )
-        self.cache = EntryCache(self.wal, recovery)
+        self.cache = EntryCache(self.wal, recovery, lambda: None)
         self.writes = 0
 
     def append(self, first: int, count: int, *, term: int = 1, size: int = 100, truncate_from: int = 0) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Who is silent, and whose heartbeat may be answered."""
+"""Who is silent."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ WORKER, CLIENT = 1, 2
 SESSIONS = {WORKER: View(worker="spec"), CLIENT: View(worker=None)}
 
 
-def table(now: int = 0) -> LeaseTable[str]:
-    leases: LeaseTable[str] = LeaseTable()
+def table(now: int = 0) -> LeaseTable:
+    leases: LeaseTable = LeaseTable()
     leases.restart(now, list(SESSIONS))
     return leases
 
@@ -63,45 +63,3 @@ def test_a_session_that_the_state_does_not_know_is_named_after_the_shorter_lease
     leases = table()
     leases.heard(9, 0)
     assert sorted(leases.silent(WORKER_LEASE, SESSIONS.get)) == [WORKER, 9]
-
-
-def test_the_first_heartbeat_asks_for_a_round_and_is_answered_by_it():
-    leases = table()
-    assert leases.owe_ack("w1", WORKER, 5)
-    leases.seal(1)
-    assert leases.confirmed(1) == [("w1", WORKER, 5)]
-    assert leases.confirmed(1) == []
-
-
-def test_what_arrives_during_a_round_waits_for_the_next():
-    """A majority answered a heartbeat that was sent before this one arrived: that proves nothing for it."""
-    leases = table()
-    assert leases.owe_ack("w1", WORKER, 5)
-    leases.seal(1)
-    assert not leases.owe_ack("c1", CLIENT, 6)
-    assert leases.confirmed(1) == [("w1", WORKER, 5)]
-    assert leases.waiting
-    leases.seal(2)
-    assert leases.confirmed(2) == [("c1", CLIENT, 6)]
-    assert not leases.waiting
-
-
-def test_one_round_serves_everyone_who_came_before_it():
-    leases = table()
-    leases.owe_ack("w1", WORKER, 5)
-    leases.owe_ack("c1", CLIENT, 6)
-    leases.owe_ack("w1", WORKER, 7)
-    leases.seal(1)
-    assert leases.confirmed(1) == [("w1", WORKER, 5), ("c1", CLIENT, 6), ("w1", WORKER, 7)]
-
-
-def test_a_round_of_an_earlier_term_confirms_nothing():
-    leases = table()
-    leases.owe_ack("w1", WORKER, 5)
-    leases.seal(7)
-    leases.restart(0, list(SESSIONS))
-    assert leases.confirmed(7) == []
-    leases.owe_ack("w1", WORKER, 6)
-    leases.seal(1)
-    assert leases.confirmed(7) == []
-    assert leases.confirmed(1) == [("w1", WORKER, 6)]

@@ -45,3 +45,9 @@ def test_every_number_is_told_once_and_no_other(numbers, ranges_max):
         for first, last in zip(flat[::2], flat[1::2], strict=True):
             told += range(first, last + 1)
     assert told == sorted(set(numbers))
+
+
+def test_what_could_not_be_told_is_told_later():
+    numbers = seen(1, 2, 5)
+    numbers.give_back(numbers.take(2))
+    assert numbers.take(100) == [1, 2, 5, 5]

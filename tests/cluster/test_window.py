@@ -62,6 +62,15 @@ def test_an_answer_that_comes_twice_is_known_the_second_time():
     assert len(window) == 1
 
 
+def test_another_command_may_take_the_number_of_one_that_nobody_took():
+    window = Window()
+    fill(window, 3)
+    window.replace(2, b"nothing")
+    assert window.encoded(2) == b"nothing"
+    assert list(window.unanswered()) == [b"command 1", b"nothing", b"command 3"]
+    assert window.low == 1 and window.next_seq == 4
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 200)), max_size=300), st.integers(1, 1_000))
 def test_the_invariants_hold_for_any_order_of_answers(steps, first):
     """A step is None to send, or a number that picks which command is answered."""

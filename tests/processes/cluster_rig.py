@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster import Client
+from cluster.broker.process import BrokerLimits
 from cluster.local import LocalCluster, write_topology
 
 MODULE = "cluster_tasks"
@@ -36,9 +37,11 @@ def make_topology(folder: Path, *, brokers: int = 3, workers: int = 2, slots: in
 
 
 @contextmanager
-def running(topology: Path, *, arguments: tuple[str, ...] = ()) -> Iterator[LocalCluster]:
+def running(
+    topology: Path, *, arguments: tuple[str, ...] = (), limits: BrokerLimits | None = None
+) -> Iterator[LocalCluster]:
     """The cluster of a topology, from ready to drained; whatever a test stopped or left ends with it."""
-    cluster = LocalCluster(topology, log=topology.with_name("launch.log"), arguments=arguments)
+    cluster = LocalCluster(topology, log=topology.with_name("launch.log"), arguments=arguments, limits=limits)
     try:
         cluster.start()
         cluster.wait_ready()

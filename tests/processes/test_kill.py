@@ -29,6 +29,7 @@ from cluster import Client, Handle, Record, TaskFailed
 from cluster.local import LocalCluster
 
 TASKS = 300             # submitted before the blow
+RECORDS_KEPT = "1d"       # they are counted in the end, on a slow machine long after the client has the results
 TASKS_DURING = 100      # submitted while the cluster recovers from it
 SLOTS = 2
 LAUNCH_CHILDREN_GONE_S = 2.0
@@ -45,11 +46,12 @@ async def survives(client: Client, strike: Callable[[], None], *beside: Handle[A
     `beside` are tasks of the caller that run meanwhile; returns the records of the others.
     """
     before = await status_when(client, "the cluster is whole", lambda status: is_whole(status, SLOTS))
-    batch = await client.map(echo, range(TASKS))
+    kept = echo.options(result_ttl=RECORDS_KEPT)
+    batch = await client.map(kept, range(TASKS))
     await until("some tasks are finished", lambda: batch.progress[0] >= TASKS // 10)
     assert batch.progress[0] < TASKS, "the blow must fall while tasks run"
     strike()
-    during = await client.map(echo, range(TASKS_DURING))
+    during = await client.map(kept, range(TASKS_DURING))
     assert await batch.results(timeout=60) == list(range(TASKS))
     assert await during.results(timeout=60) == list(range(TASKS_DURING))
     for handle in beside:
@@ -161,7 +163,7 @@ def test_failures_with_much_evidence_that_pile_up_without_a_leader_are_recorded_
     async def main() -> None:
         async with Client.connect(topology) as client:
             status = await status_when(client, "the cluster is whole", lambda status: is_whole(status, SLOTS))
-            batch = await client.map(fail_at_length, range(tasks))
+            batch = await client.map(fail_at_length.options(result_ttl=RECORDS_KEPT), range(tasks))
             kill(broker_pid(status, leading=True))
             with pytest.raises(TaskFailed, match="ValueError: 0 mmmm") as caught:
                 await batch.results(timeout=60)
@@ -202,7 +204,7 @@ def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(
 
         async def main() -> None:
             async with Client.connect(cluster.topology) as client:
-                early = await client.map(add, range(200))
+                early = await client.map(add.options(result_ttl=RECORDS_KEPT), range(200))
                 assert await early.results(timeout=30) == list(range(1, 201))
                 stuck = await client.submit(backtrack_at_first, str(tmp_path))
                 await until("it is stuck in C code", (tmp_path / "started-1").exists)

@@ -48,6 +48,22 @@ def test_an_acknowledged_task_without_a_record_is_lost(settled: Scenario):
     assert settled.oracles.lost == 1
 
 
+def test_records_that_the_state_forgets_are_not_lost(settled: Scenario):
+    tasks = list(settled.workload.acknowledged.values())
+    settled.run_for(70 * SECOND)
+    settled.run_until(lambda: settled.is_at_rest, 5 * SECOND)
+    assert sum(settled.oracles.state.is_forgotten(task) for task in tasks) > len(tasks) // 2
+    assert judged(settled) == set()
+
+
+def test_a_broker_that_forgot_a_record_by_itself_is_seen(settled: Scenario):
+    task = next(iter(settled.workload.acknowledged.values()))
+    peer = settled.brokers[1].peer
+    assert peer is not None
+    del peer.machine._tables.tasks.shard(task >> 10)[task]
+    assert judged(settled) == {"acknowledged", "digest"}
+
+
 def test_an_acknowledged_task_that_no_log_has_is_seen_at_once(settled: Scenario):
     settled.oracles.acknowledged(key=1_000_000, task=7)
     assert [violation.oracle for violation in settled.oracles.judge.violations] == ["acknowledged"]

@@ -1,0 +1,134 @@
+"""Questions to a broker, and who may answer them when.
+
+What the state says is the truth only at a leader that has not been replaced, so these wait for a round
+(`cluster.broker.rounds`): records, that a task is unknown, the leader's part of the status, and that a lease goes on. A
+terminal record is told at once, since it never changes. Who says `stale` is answered at once by any broker.
+
+The thesis notes the commit index when a question comes, and waits until that much is applied. Here nothing is left to
+wait for: whatever anybody was told of before the question came is applied here when the round is confirmed. Of earlier
+terms, because a broker leads (`Leading`) only when the first entry of its own term is applied, which lies behind all
+that. Of the own term, because only this broker tells of it, and only of what it has applied. Of later terms there is
+nothing, which is what the round has shown. And what is committed but not applied yet, nobody was told of.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.broker.delivery import Delivery
+from cluster.broker.link import Link, Links
+from cluster.broker.rounds import Rounds
+from cluster.broker.status import cluster_status, replica_status
+from cluster.state.machine import Machine
+from cluster.wire import Describe, StatusReply, StatusRequest, Watch
+
+Answering = Callable[[Link, msgspec.Struct], None]
+
+
+class Questions:
+    """Of one broker. `own` gives `leader` and `term` as this broker believes them, and its own row of the status;
+    `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        links: Links,
+        delivery: Delivery,
+        own: Callable[[], dict[str, object]],
+        at_turn_end: Callable[[Callable[[], None]], None],
+        ask: Callable[[int], object],
+        refuse: Callable[[Link, str], None],
+    ) -> None:
+        self._machine = machine
+        self._links = links
+        self._delivery = delivery
+        self._own = own
+        self._at_turn_end = at_turn_end
+        self._ask = ask
+        self._refuse = refuse
+        self._leading = False
+        self._rounds: Rounds[tuple[Answering, Link, msgspec.Struct]] = Rounds()
+        self._stalled = 0               # the round that was under way at the last `look`
+
+    def restart(self, *, leading: bool) -> None:
+        """Another term, or none: whoever asked the leader asks the next one. Who asked this broker is answered."""
+        self._leading = leading
+        for _, link, question in self._rounds.end():
+            if isinstance(question, StatusRequest):
+                self._tell_own(link, question)
+
+    # -- rounds -----------------------------------------------------------------------------------------------------
+
+    def after_round(self, answering: Answering, link: Link, question: msgspec.Struct) -> None:
+        """Calls `answering` once it is certain that this broker led after the question came. All that come in one turn
+        share a round."""
+        if self._rounds.add((answering, link, question)):
+            self._at_turn_end(self._begin)
+        else:
+            self._refuse(link, "too many questions at once")
+
+    def _begin(self) -> None:
+        if self._leading and (number := self._rounds.begin()):
+            self._ask(number)
+
+    def confirmed(self, number: int) -> None:
+        """A majority has answered a heartbeat that was sent after round `number` had begun."""
+        for answering, link, question in self._rounds.confirmed(number):
+            if self._links.of_peer(link.peer) is link:
+                answering(link, question)
+        self._begin()
+
+    def look(self) -> None:
+        """Twice a second: a broker says what it knows of itself even if no majority answers it. Somebody wants to see
+        what is wrong."""
+        under_way = self._rounds.under_way
+        if under_way and under_way == self._stalled:
+            for _, link, question in self._rounds.withdraw(lambda item: isinstance(item[2], StatusRequest)):
+                self._tell_own(link, question)
+        self._stalled = under_way
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    def on_watch(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Watch)
+        if missing := self._delivery.watch(link, message.tasks):
+            self.after_round(self._on_watch_confirmed, link, Watch(missing))
+
+    def _on_watch_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Watch)
+        if missing := self._delivery.watch(link, message.tasks):     # some may have come meanwhile
+            self._delivery.tell_unknown(link, missing)
+
+    def on_describe(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Describe)
+        if message.stale:
+            self._delivery.describe(link, message)
+        else:
+            self.after_round(self._delivery.describe, link, message)
+
+    # -- status -----------------------------------------------------------------------------------------------------
+
+    def on_status(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, StatusRequest)
+        if message.stale:
+            self._reply(link, message, self._own() | self._part())
+        elif self._leading:
+            self.after_round(self._on_status_confirmed, link, message)
+        else:
+            self._reply(link, message, self._own())
+
+    def _on_status_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        self._reply(link, message, self._own() | self._part())
+
+    def _tell_own(self, link: Link, message: msgspec.Struct) -> None:
+        """A leader that does not know whether it still is one."""
+        self._reply(link, message, self._own() | {"leader": None})
+
+    def _part(self) -> dict[str, object]:
+        """Workers and queues, as this broker sees them."""
+        return cluster_status(self._machine, self._links) if self._leading else replica_status(self._machine)
+
+    def _reply(self, link: Link, message: msgspec.Struct, report: dict[str, object]) -> None:
+        assert isinstance(message, StatusRequest)
+        link.peer.send(StatusReply(message.request, msgspec.Raw(msgspec.msgpack.encode(report))))

@@ -1,0 +1,1 @@
+"""A log without end: a process beside the broker turns log into snapshots."""

@@ -1,0 +1,51 @@
+"""When the log is long enough to become a snapshot, and what happens when that does not keep up.
+
+A snapshot costs a second `apply` of everything since the last one and an encoding of the whole state, so both must be
+worth it: the log has to be long, and long in proportion to the state. One that grows several times past that says that
+the compactor gets too little of the machine: first it stops giving way, then clients wait.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from actors import SECOND, Nanos
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionLimits:
+    """Sizes are bytes of log since the last snapshot; `state_factor` makes the smallest of them grow with the state."""
+
+    log_bytes_min: int = 256 * MIB
+    state_factor: int = 2
+    urgent_factor: int = 4              # of the trigger: the compactor runs at normal priority
+    closed_factor: int = 8              # of the trigger: submits wait
+    stagger_ppm_max: int = 250_000      # brokers of one machine should not compact in step: one waits for so much more
+    nice: int = 10                      # of a compactor that is not urgent
+    pinned_bytes_max: int = 1024 * MIB  # of log that is kept for a follower that lags; then it gets the snapshot
+    silence_max: Nanos = 60 * SECOND    # a compactor that says nothing for so long is ended
+    retry_min: Nanos = 5 * SECOND       # after a failure, doubled with each in a row
+    retry_max: Nanos = 300 * SECOND
+
+
+DEFAULT_LIMITS = CompactionLimits()
+
+
+class Pressure(IntEnum):
+    """How far the log is ahead of its snapshot."""
+
+    NONE = 0
+    DUE = 1
+    URGENT = 2
+    CLOSED = 3
+
+
+def pressure(limits: CompactionLimits, log_bytes: int, snapshot_bytes: int, stagger_ppm: int) -> Pressure:
+    """Of `log_bytes` since a snapshot of `snapshot_bytes`; `stagger_ppm` is this broker's lot."""
+    trigger = max(limits.log_bytes_min, limits.state_factor * snapshot_bytes)
+    if log_bytes > limits.closed_factor * trigger:
+        return Pressure.CLOSED
+    if log_bytes > limits.urgent_factor * trigger:
+        return Pressure.URGENT
+    return Pressure.DUE if log_bytes * 1_000_000 > trigger * (1_000_000 + stagger_ppm) else Pressure.NONE

@@ -1,0 +1,129 @@
+"""A broker's side of compaction: starts a compactor when the log is long enough, hears of it, ends it if it hangs.
+
+At most one runs. What it writes changes nothing until the owner adopts it, so its death at any moment costs only the
+work: the next attempt comes after a pause that doubles.
+"""
+
+from collections.abc import Callable
+from signal import SIGKILL
+
+import msgspec
+
+from actors import Child, Context, Exit, Nanos
+from cluster.compaction.compactor import ENTRY
+from cluster.compaction.messages import NotWritten, Plan, Written, encode, from_compactor_decoder
+from cluster.compaction.policy import CompactionLimits, Pressure, pressure
+
+PAGE_BYTES = 8              # a compactor shares no memory with the broker
+
+
+class Compacting:
+    """Call `look` now and then. `plan(nice)` gives what to do, None if there is nothing to do it with; `adopt` gets
+    each finished snapshot."""
+
+    def __init__(
+        self,
+        context: Context,
+        limits: CompactionLimits,
+        plan: Callable[[int], Plan | None],
+        adopt: Callable[[Written], None],
+    ) -> None:
+        self.pressure = Pressure.NONE
+        self._context = context
+        self._limits = limits
+        self._plan = plan
+        self._adopt = adopt
+        self._child: Child | None = None
+        self._index = 0                     # of the snapshot that it writes
+        self._started: Nanos = 0
+        self._heard: Nanos = 0
+        self._not_before: Nanos = 0         # after a failure
+        self._failures = 0                  # in a row
+        self._written: Written | None = None
+        self._reason = ""                   # why it says there is none
+        self._stagger_ppm = self._draw()
+
+    @property
+    def is_busy(self) -> bool:
+        return self._child is not None
+
+    def look(self, log_bytes: int, snapshot_bytes: int) -> None:
+        """Judges the log since the last snapshot, of that many bytes, and acts."""
+        now = self._context.clock.now()
+        self.pressure = pressure(self._limits, log_bytes, snapshot_bytes, self._stagger_ppm)
+        if self._child is not None:
+            if now - self._heard > self._limits.silence_max:
+                self._reason = "it was silent for too long"
+                self._heard = now
+                self._child.signal(SIGKILL)
+        elif self.pressure is not Pressure.NONE and now >= self._not_before:
+            self._start(now)
+
+    def stop(self) -> None:
+        """The broker ends, or a snapshot came from elsewhere: what is being written is of no use."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.signal(SIGKILL)
+
+    def _start(self, now: Nanos) -> None:
+        plan = self._plan(self._limits.nice if self.pressure < Pressure.URGENT else 0)
+        if plan is None:
+            return
+        self._index = plan.meta.index
+        self._started = self._heard = now
+        self._written, self._reason = None, ""
+        callback = self._context.callback
+        child: list[Child] = []     # this one, for callbacks that may come when another one runs
+
+        def frame(data: bytes) -> None:
+            if self._child is child[0]:
+                self._on_frame(data)
+
+        def exit(end: Exit) -> None:
+            if self._child is child[0]:
+                self._on_exit(end)
+
+        spawn = self._context.processes.spawn
+        child.append(
+            spawn(ENTRY, b"", page_bytes=PAGE_BYTES, on_frame=callback(frame), on_exit=callback(exit))
+        )
+        self._child = child[0]
+        self._child.send(encode(plan))
+        self._context.log.event("compaction_started", base=plan.base, index=plan.meta.index, nice=plan.nice)
+
+    def _on_frame(self, data: bytes) -> None:
+        self._heard = self._context.clock.now()
+        try:
+            news = from_compactor_decoder.decode(data)
+        except msgspec.MsgspecError:
+            self._reason = "it said something that no compactor says"
+            return
+        if isinstance(news, Written):
+            self._written = news
+        elif isinstance(news, NotWritten):
+            self._reason = news.reason
+
+    def _on_exit(self, end: Exit) -> None:
+        self._child = None
+        now = self._context.clock.now()
+        written = self._written
+        if written is not None and written.index == self._index and not self._reason:
+            self._failures = 0
+            self._stagger_ppm = self._draw()
+            self._context.log.event(
+                "snapshot_written", index=written.index, size=written.size, took_ms=(now - self._started) // 1_000_000
+            )
+            self._adopt(written)
+            return
+        self._failures += 1
+        limits = self._limits
+        pause = min(limits.retry_min << min(self._failures - 1, 16), limits.retry_max)
+        self._not_before = now + pause
+        ended = f"it ended with code {end.code}, signal {end.signal}: {end.stderr.decode(errors='replace')}"
+        reason = self._reason or ended
+        self._context.log.event(
+            "compaction_failed", index=self._index, reason=reason, again_after_ms=pause // 1_000_000
+        )
+
+    def _draw(self) -> int:
+        return self._context.entropy.below(self._limits.stagger_ppm_max + 1)

@@ -1,0 +1,99 @@
+"""How a broker comes by its log: the directory's lock, the newest snapshot, recovery."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors import Context, Locked
+from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
+from cluster.compaction.policy import CompactionLimits
+from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, may_pass
+from cluster.peer.errors import BrokerRefused
+from cluster.raft.messages import SnapshotMark
+from cluster.storage.errors import WalFailed
+from cluster.storage.recovery import Recovery
+from cluster.storage.scan import NodeIdentity
+from cluster.storage.segment import WalLimits
+from cluster.storage.wal import DEFAULT_LIMITS, Wal
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One broker's part of the topology. `brokers` are (name, control address, bulk address) in its order."""
+
+    cluster: str
+    node: str
+    brokers: tuple[tuple[str, str, str], ...]
+    directory: str
+    sync_mode: str = "auto"
+    wal: WalLimits = DEFAULT_LIMITS
+    compaction: CompactionLimits = COMPACTION_LIMITS
+
+
+class Opening:
+    """`begin` once. `restore` loads a snapshot, under the lock; `opened(wal, recovery)` is called with the log ready,
+    in the same turn unless a predecessor that is still ending has to be waited for."""
+
+    def __init__(
+        self,
+        context: Context,
+        config: PeerConfig,
+        incarnation: int,
+        restore: Callable[[], SnapshotMark | None],
+        persisted: Callable[[int], None],
+        failed: Callable[[WalFailed], None],
+        opened: Callable[[Wal, Recovery], None],
+    ) -> None:
+        self._context = context
+        self._config = config
+        self._incarnation = incarnation
+        self._restore = restore
+        self._persisted = persisted
+        self._failed = failed
+        self._opened = opened
+        self._deadline = context.clock.now() + LOCK_PATIENCE
+
+    def begin(self) -> None:
+        """Raises Locked, ForeignDirectory, UnsupportedVersion, NewerState, DataUnusable, BrokerRefused."""
+        try:
+            wal, recovery = self._open()
+        except Locked:
+            if self._context.clock.now() >= self._deadline:
+                raise
+            self._context.timer("lock", LOCK_RETRY, self.begin)
+        except OSError as error:
+            if may_pass(error):
+                raise
+            raise DataUnusable(self._config.directory, error) from error
+        else:
+            self._look(wal, recovery)
+
+    def _open(self) -> tuple[Wal, Recovery]:
+        context, config = self._context, self._config
+        return Wal.open(
+            context.files,
+            config.directory,
+            NodeIdentity(config.node, config.cluster, self._incarnation),
+            salt=lambda: context.entropy.bits(64),
+            clock=context.clock,
+            limits=config.wal,
+            sync_mode=config.sync_mode,  # type: ignore[arg-type]
+            on_persisted=self._persisted,
+            on_failed=self._failed,
+            guard=context.callback,
+            restore=self._restore,
+        )
+
+    def _look(self, wal: Wal, recovery: Recovery) -> None:
+        if recovery.damaged is not None:
+            if len(self._config.brokers) == 1:
+                wal.close()
+                raise BrokerRefused(
+                    f"{recovery.damaged.file} is damaged and there is no other broker to refetch from"
+                )
+            self._context.log.event(
+                "log_damaged",
+                node=self._config.node,
+                damage=str(recovery.damaged),
+                action="quarantined until it caught up; look at the disk",
+            )
+        self._opened(wal, recovery)

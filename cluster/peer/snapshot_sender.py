@@ -1,0 +1,151 @@
+"""The leader's side of a snapshot transfer: a follower that is too far behind for the log gets the file.
+
+A few chunks are under way at a time, on the bulk channel, and no more per second than the limit says, so heartbeats and
+appends to the others go on. The follower says which chunk it wants next; it may begin in the middle, with what it has
+from a transfer that was interrupted. It tells the core's message to its own core when it has the whole file, so the
+leader's core hears of the end as of any acknowledgement; here only failures are reported.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors import MILLISECOND, SECOND, Context, Nanos
+from cluster.peer.links import BrokerLinks
+from cluster.storage.snapshots import SnapshotFile
+from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
+
+WINDOW_CHUNKS = 4
+RATE_BYTES = 128 * 1024 * 1024      # per second and follower
+SILENCE_MAX = 15 * SECOND           # of the follower: it is restoring a large state, or it is gone
+CONGESTED_RETRY = 20 * MILLISECOND
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """One file on its way. `wanted` is the follower's word, `next` the next chunk to be read and sent."""
+
+    node_id: int
+    file: SnapshotFile
+    heard: Nanos
+    wanted: int = -1                # nothing heard yet
+    next: int = 0
+    sent_at: Nanos = 0              # before this time the rate is used up
+    reading: bool = False
+
+
+class SnapshotSender:
+    """At most one transfer per follower. `newest()` opens the snapshot to send; `failed(node_id)` is told when a
+    transfer ended without the follower having it."""
+
+    def __init__(
+        self,
+        context: Context,
+        links: BrokerLinks,
+        newest: Callable[[], SnapshotFile | None],
+        failed: Callable[[int], None],
+    ) -> None:
+        self._context = context
+        self._links = links
+        self._newest = newest
+        self._failed = failed
+        self._transfers: dict[int, Transfer] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._transfers)
+
+    def start(self, node_id: int, index: int, message: bytes) -> None:
+        """Offers the snapshot of entry `index`, for which the core has made `message`; one that is under way goes
+        on."""
+        running = self._transfers.get(node_id)
+        if running is not None and running.file.meta.index == index:
+            return
+        self.stop(node_id)
+        file = self._newest()
+        if file is None or file.meta.index != index:
+            if file is not None:
+                file.close()
+            self._failed(node_id)
+            return
+        transfer = self._transfers[node_id] = Transfer(node_id, file, self._context.clock.now())
+        self._context.log.event("snapshot_offered", to=self._links.name(node_id), index=index, size=file.size)
+        self._links.send(node_id, SnapshotOffer(file.header, file.footer, message))
+        self._watch(transfer)
+
+    def wants(self, node_id: int, want: SnapshotWant) -> None:
+        """The follower's answer."""
+        transfer = self._transfers.get(node_id)
+        if transfer is None or transfer.file.meta.index != want.index:
+            return
+        transfer.heard = self._context.clock.now()
+        if want.refused:
+            self._give_up(transfer, want.refused)
+        elif want.chunk >= transfer.file.chunk_count:
+            self.stop(node_id)          # it has everything; its core will say so
+            self._context.log.event("snapshot_sent", to=self._links.name(node_id), index=want.index)
+        else:
+            if transfer.wanted < 0:
+                transfer.next = want.chunk
+            transfer.wanted = max(transfer.wanted, want.chunk)
+            self._pump(transfer)
+
+    def stop(self, node_id: int) -> bool:
+        """True if something was on its way to that follower."""
+        transfer = self._transfers.pop(node_id, None)
+        if transfer is not None:
+            transfer.file.close()
+        return transfer is not None
+
+    def stop_all(self) -> None:
+        """This broker does not lead any more."""
+        for node_id in list(self._transfers):
+            self.stop(node_id)
+
+    def _pump(self, transfer: Transfer) -> None:
+        """Reads the next chunk if the window and the rate allow one."""
+        if transfer.reading or self._transfers.get(transfer.node_id) is not transfer:
+            return
+        if not 0 <= transfer.next < min(transfer.wanted + WINDOW_CHUNKS, transfer.file.chunk_count):
+            return
+        now = self._context.clock.now()
+        if now < transfer.sent_at:
+            self._later(transfer, transfer.sent_at - now)
+            return
+        transfer.reading = True
+        number = transfer.next
+        done = self._context.callback(lambda outcome: self._read(transfer, number, outcome))
+        self._context.files.submit(lambda: transfer.file.chunk(number), done)
+
+    def _read(self, transfer: Transfer, number: int, outcome: bytes | BaseException) -> None:
+        transfer.reading = False
+        if self._transfers.get(transfer.node_id) is not transfer:
+            return
+        if isinstance(outcome, BaseException):
+            self._give_up(transfer, f"chunk {number} cannot be read: {outcome}")
+            return
+        if not self._links.send_bulk(transfer.node_id, SnapshotChunk(transfer.file.meta.index, number, outcome)):
+            self._later(transfer, CONGESTED_RETRY)
+            return
+        transfer.next = number + 1
+        now = self._context.clock.now()
+        transfer.sent_at = max(now, transfer.sent_at) + len(outcome) * SECOND // RATE_BYTES
+        self._pump(transfer)
+
+    def _later(self, transfer: Transfer, wait: Nanos) -> None:
+        self._context.timer(("snapshot chunk", transfer.node_id), wait, lambda: self._pump(transfer))
+
+    def _watch(self, transfer: Transfer) -> None:
+        if self._transfers.get(transfer.node_id) is not transfer:
+            return
+        left = transfer.heard + SILENCE_MAX - self._context.clock.now()
+        if left <= 0:
+            self._give_up(transfer, "nothing was heard of it for too long")
+        else:
+            self._context.timer(("snapshot", transfer.node_id), left, lambda: self._watch(transfer))
+
+    def _give_up(self, transfer: Transfer, reason: str) -> None:
+        self._context.log.event(
+            "snapshot_not_sent", to=self._links.name(transfer.node_id), index=transfer.file.meta.index, reason=reason
+        )
+        self.stop(transfer.node_id)
+        self._failed(transfer.node_id)
