@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint types simulate bench clean
+.PHONY: venv demo test test-slow lint types simulate bench soak clean
 
 venv: $(STAMP)
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later was found; set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[examples,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[examples,plots,dev]"
 	@touch $@
 
 demo: venv
@@ -38,6 +38,9 @@ simulate: venv
 
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only -s
+
+soak: venv
+	$(BIN)/python -m bench.soak
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks bench/results examples/thumbnails/data examples/thumbnails/out

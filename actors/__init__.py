@@ -79,10 +79,11 @@ from actors.transport.peer import Peer
 
 if TYPE_CHECKING:
     from actors.runtime.loop import real_ports, run
-    from actors.runtime.process import freeze_memory, on_terminate, process_id
+    from actors.runtime.process import collect_when_idle, freeze_memory, on_terminate, process_id
 
 # Of the real world only: whoever lives in the simulated one, or in an executor child, does not load it.
 _LAZY = {
+    "collect_when_idle": "process",
     "freeze_memory": "process",
     "on_terminate": "process",
     "process_id": "process",
@@ -168,6 +169,7 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "SupervisorSpec",
     "TerminateChild",
     "WhichChildren",
+    "collect_when_idle",
     "freeze_memory",
     "handles",
     "on_terminate",

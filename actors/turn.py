@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from actors.runtime.ports import Clock
+from actors.runtime.ports import Clock, Nanos
 
 TURN_ENTRIES_MAX = 1_024     # then frames leave, and the loop looks at its sockets again
 CELL_ENTRIES_MAX = 64        # of one actor before the next one's turn
@@ -29,7 +29,7 @@ class Runnable(Protocol):
 
 
 class Turn:
-    """The work of one turn of one process, in order."""
+    """The work of one turn of one process, in order. `take_longest` tells for how long the loop was held."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -37,6 +37,12 @@ class Turn:
         self._ends: dict[Callable[[], None], None] = {}
         self._flushes: dict[Callable[[], None], None] = {}
         self._scheduled = False
+        self._longest: Nanos = 0
+
+    def take_longest(self) -> Nanos:
+        """How long the longest turn took since this was last asked; time in which the system ran others counts too."""
+        longest, self._longest = self._longest, 0
+        return longest
 
     def ready(self, cell: Runnable) -> None:
         """Lets `cell` run in this turn; a cell asks once, and again only when it runs."""
@@ -63,6 +69,7 @@ class Turn:
     def _run(self) -> None:
         # Stays true while this runs: whoever asks for more from inside needs no second callback.
         assert self._scheduled
+        start = self._clock.now()
         try:
             ready = self._ready
             entries = TURN_ENTRIES_MAX
@@ -72,6 +79,9 @@ class Turn:
             self._drain(self._flushes)
         finally:
             self._scheduled = False
+            took = self._clock.now() - start
+            if took > self._longest:
+                self._longest = took
             if self._ready or self._ends or self._flushes:
                 self._schedule()
 

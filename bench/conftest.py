@@ -15,6 +15,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tasks", type=int, default=100_000, help="tasks of a throughput round")
     group.addoption("--rounds", type=int, default=3, help="rounds of a throughput benchmark")
     group.addoption("--idle-seconds", type=float, default=60.0, help="window of the idle benchmark")
+    group.addoption("--endurance-seconds", type=float, default=120.0, help="at least, of the endurance benchmark")
+    group.addoption("--plot", default="", help="file for the chart of the endurance benchmark")
+    group.addoption("--pending", type=int, default=1_000_000, help="tasks of the benchmark of pending ones")
+    group.addoption("--compact-mib", type=int, default=0, help="log that becomes a snapshot, in MiB (0: the default)")
     group.addoption("--slots", type=int, default=1, help="slots of each of the two workers")
 
 

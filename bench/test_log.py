@@ -62,7 +62,7 @@ class LogUnderTest:
             str(directory / "wal"),
             NodeIdentity("bench"),
             salt=lambda: next(salts),
-            clock=BootClock(),
+            clock=BootClock(),  # type: ignore[arg-type]
             on_persisted=self._count,
         )
         self.sync_mode = self.wal.sync_mode

@@ -43,6 +43,10 @@ class DataUnusable(Exception):
         self.directory = directory
 
 
+class NoRoom(DataUnusable):
+    """There is a log that cannot go on for lack of room. Nothing is wrong but that: it is tried again."""
+
+
 def may_pass(error: OSError) -> bool:
     """Whether a restart alone may mend it, so that nobody needs to be asked."""
     return error.errno in MAY_PASS

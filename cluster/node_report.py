@@ -12,6 +12,7 @@ from msgspec import Struct
 EXIT_OPERATOR = 2           # an operator must put something right; a restart would not help
 EXIT_FAULT = 70             # a restart goes through recovery and may mend it
 EXIT_UNUSABLE = 73          # no room, no right to write: a first start is refused, but one that has run may wait for it
+EXIT_NO_ROOM = 75           # a broker with a log has no room to go on: it is tried again until there is
 REFUSED = (EXIT_OPERATOR, EXIT_UNUSABLE)
 
 

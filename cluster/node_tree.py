@@ -7,8 +7,8 @@
 Workers are started when all brokers of this machine are ready, or have crashed: so a launch that must be refused,
 because another one runs here or a port is taken, has disturbed nobody. A node that refuses to run (a port in use, a
 foreign data directory) needs an operator; a restart would only fail again. Then everything stops, and the refusal says
-why. One exception: a disk without room. At the start it is refused; but a node that has run goes on trying, because its
-neighbours are well, and room may come back.
+why. One exception: a disk without room. Who has nothing yet is refused at the start; but a node that has run, and a
+broker that has a log, goes on trying, because its neighbours are well, and room may come back.
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ T = TypeVar("T")
 FILE_MODE = 0o600  # a log holds what users submitted
 DIRECTORY_MODE = 0o700
 LOCK_BYTES = 32     # of a lock file: the holder's pid, and spaces
+SIZE_UNKNOWN_BYTES = 1 << 60    # a file system that says nothing of its size: writing to it will tell
 GATHER_BUFFERS_MAX = (
     16  # more small buffers are cheaper to join than to describe to the kernel (IOV_MAX is 1,024)
 )
@@ -108,6 +109,10 @@ class OsFiles:
 
     def make_dirs(self, path: str) -> None:
         os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+
+    def free_bytes(self, directory: str) -> int:
+        status = os.statvfs(directory)
+        return status.f_bavail * status.f_frsize if status.f_blocks else SIZE_UNKNOWN_BYTES
 
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)

@@ -90,6 +90,9 @@ class Files(Protocol):
 
     def make_dirs(self, path: str) -> None: ...
 
+    def free_bytes(self, directory: str) -> int:
+        """What its file system says that files may still grow by; a quota may allow less. Raises OSError."""
+
     def rename(self, source: str, target: str) -> None:
         """Atomic; replaces `target`."""
 

@@ -22,6 +22,7 @@ from actors.simulation.inode import DirectoryChange, Inode, Names
 
 T = TypeVar("T")
 
+UNBOUNDED_BYTES = 1 << 50  # what a disk without a capacity says that it has left
 JOB_CALLS_MAX = 8  # a job that a crash interrupts is cut before one of its first so many calls
 
 Latency = Callable[[], Nanos]
@@ -61,6 +62,7 @@ class SimulatedDisk:
         self._slow_syncs = 0
         self._slow_latency = 0
         self.full = False  # while set, no file can grow
+        self.capacity: int | None = None  # bytes of all files together; None: as many as anybody wants
 
     # The machine's life
 
@@ -192,14 +194,21 @@ class SimulatedDisk:
         else:
             self._locks[path] = pid
 
-    def before_write(self, grows: bool) -> None:
+    def before_write(self, growth: int) -> None:
         if self._failing_writes:
             self._failing_writes -= 1
             self._count("write_error")
             raise OSError(EIO, strerror(EIO))
-        if grows and self.full:
+        if growth > 0 and growth > self.free_bytes():
             self._count("no_space")
             raise OSError(ENOSPC, strerror(ENOSPC))
+
+    def free_bytes(self) -> int:
+        if self.full:
+            return 0
+        if self.capacity is None:
+            return UNBOUNDED_BYTES
+        return max(0, self.capacity - sum(len(inode.data) for inode in self._names.visible.values()))
 
     def sync_inode(self, inode: Inode) -> None:
         if self._failing_syncs:
@@ -241,7 +250,7 @@ class SimulatedFile:
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         dies = self._files.enter()
         data = b"".join(buffers)
-        self._files.disk.before_write(offset + len(data) > len(self._inode.data))
+        self._files.disk.before_write(offset + len(data) - len(self._inode.data))
         self._inode.write(data, offset)
         if dies:
             raise PowerLost
@@ -308,6 +317,10 @@ class SimulatedFiles:
     def make_dirs(self, path: str) -> None:
         self.check()
         self.disk.add_directory(path)
+
+    def free_bytes(self, directory: str) -> int:
+        self.check()
+        return self.disk.free_bytes()
 
     def rename(self, source: str, target: str) -> None:
         dies = self.enter()

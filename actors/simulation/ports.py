@@ -139,6 +139,10 @@ class SimFiles:
         self._enter("make_dirs", path)
         self._mount.make_dirs(path)
 
+    def free_bytes(self, directory: str) -> int:
+        self.check()
+        return self._mount.free_bytes(directory)
+
     def rename(self, source: str, target: str) -> None:
         self._enter("rename", target)
         try:

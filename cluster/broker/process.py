@@ -10,7 +10,7 @@ from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
 from cluster.compaction.policy import CompactionLimits
 from cluster.data_directory import LOCKED_ADVICE
-from cluster.node_report import EXIT_FAULT, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
+from cluster.node_report import EXIT_FAULT, EXIT_NO_ROOM, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
 from cluster.peer.actor import RaftPeer
 from cluster.peer.opening import PeerConfig
 from cluster.peer.reception import Reception
@@ -27,6 +27,7 @@ EXIT_STATUS = {
     "ForeignDirectory": EXIT_OPERATOR,
     "Locked": EXIT_OPERATOR,
     "NewerState": EXIT_OPERATOR,
+    "NoRoom": EXIT_NO_ROOM,
     "UnsupportedVersion": EXIT_OPERATOR,
 }
 ADVICE = {                          # where the error itself does not say what to do
@@ -102,7 +103,7 @@ def run_broker(parent: Parent, argument: bytes) -> None:
 
 
 async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
-    from actors import freeze_memory, on_terminate, process_id
+    from actors import collect_when_idle, freeze_memory, on_terminate, process_id
 
     status = 0
 
@@ -122,5 +123,10 @@ async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
     system = start_broker(ports, config, process_id(), fault, lambda: parent.send(encode(Ready())))
     on_terminate(system.stop)
     freeze_memory()
+    cell = system.find("raft")
+    if cell is not None:
+        raft = cell.actor
+        assert isinstance(raft, RaftPeer)
+        collect_when_idle(ports.clock, lambda: raft.machine.applied_index)
     await system.wait_stopped()
     return status

@@ -7,7 +7,7 @@ ranges, the digest that the broker's own machine had at that index, and the fini
 name. Until then nothing has changed for anybody: a compactor may be killed at any instruction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Protocol
 
 from actors import Files
@@ -15,7 +15,7 @@ from cluster.compaction.messages import NotWritten, Plan, StillAtWork, Written, 
 from cluster.state.errors import ImageDamaged, NewerState
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
-from cluster.storage.errors import StorageError
+from cluster.storage.errors import SnapshotDamaged, StorageError
 from cluster.storage.pieces import read_pieces
 from cluster.storage.snapshots import SnapshotFile, SnapshotWriter
 
@@ -40,45 +40,63 @@ class OtherState(Exception):
     """The replay gave another state than the broker's: one of the two is wrong, so nothing is written."""
 
 
-FAILURES = (OtherState, ImageDamaged, NewerState, StorageError, OSError)      # that end a compaction in an orderly way
+class BaseDamaged(Exception):
+    """The snapshot to begin with is not the whole one that somebody wrote."""
+
+
+# That end a compaction in an orderly way.
+FAILURES = (OtherState, BaseDamaged, ImageDamaged, NewerState, StorageError, OSError)
 
 
 def compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
     """Carries out a plan, step by step: a step is one part of a snapshot or one read of the log. Ends with Written.
 
-    Raises OtherState, what `storage` and `state` raise for damage, and OSError.
+    Raises OtherState, BaseDamaged, what `storage` and `state` raise for damage, and OSError.
     """
+    machine = yield from replay(files, plan)
+    if (machine.applied_index, machine.rolling) != (plan.meta.index, plan.meta.rolling):
+        raise OtherState(
+            f"replay came to entry {machine.applied_index} with digest {machine.rolling}, "
+            f"the broker to {plan.meta.index} with {plan.meta.rolling}"
+        )
+    yield from write(files, plan, machine.image())
+
+
+def replay(files: Files, plan: Plan) -> Generator[StillAtWork, None, Machine]:
+    """The state that the snapshot and the pieces of a plan come to."""
     machine = Machine()
     if plan.base:
-        restoration = Restoration()
-        snapshot = SnapshotFile.open(files, plan.directory, plan.base)
         try:
-            for part in snapshot.parts():
-                restoration.add(part)
-                yield StillAtWork(0)
-        finally:
-            snapshot.close()
-        machine = restoration.finish()
+            restoration = Restoration()
+            snapshot = SnapshotFile.open(files, plan.directory, plan.base)
+            try:
+                for part in snapshot.parts():
+                    restoration.add(part)
+                    yield StillAtWork(0)
+            finally:
+                snapshot.close()
+            machine = restoration.finish()
+        except (SnapshotDamaged, ImageDamaged, FileNotFoundError) as damage:
+            raise BaseDamaged(str(damage)) from damage
     for entries in read_pieces(files, plan.directory, plan.pieces):
         for entry in entries:
             machine.apply(entry.index, entry.term, entry.payload, None)
         yield StillAtWork(machine.applied_index)
-    meta = plan.meta
-    if (machine.applied_index, machine.rolling) != (meta.index, meta.rolling):
-        raise OtherState(
-            f"replay came to entry {machine.applied_index} with digest {machine.rolling}, "
-            f"the broker to {meta.index} with {meta.rolling}"
-        )
-    writer = SnapshotWriter(files, plan.directory, meta)
+    return machine
+
+
+def write(files: Files, plan: Plan, image: Iterable[bytes]) -> Iterator[StillAtWork | Written]:
+    """The snapshot of the plan, with this content."""
+    writer = SnapshotWriter(files, plan.directory, plan.meta)
     try:
-        for part in machine.image():
+        for part in image:
             writer.add(part)
-            yield StillAtWork(machine.applied_index)
+            yield StillAtWork(plan.meta.index)
         size = writer.finish()
     except (StorageError, OSError):
         writer.abort()
         raise
-    yield Written(meta.index, size)
+    yield Written(plan.meta.index, size)
 
 
 def main(host: Host, argument: bytes) -> None:
@@ -100,4 +118,4 @@ def main(host: Host, argument: bytes) -> None:
 
 
 def not_written(error: BaseException) -> NotWritten:
-    return NotWritten(f"{type(error).__name__}: {error}")
+    return NotWritten(f"{type(error).__name__}: {error}", isinstance(error, BaseDamaged))

@@ -34,9 +34,11 @@ class Written(Struct, array_like=True, tag=1, frozen=True):
 
 
 class NotWritten(Struct, array_like=True, tag=2, frozen=True):
-    """Compactor -> broker: there is no new snapshot, for this reason."""
+    """Compactor -> broker: there is no new snapshot, for this reason. `is_base_damaged`: the one that it had to begin
+    with cannot be read; the next plan must do without it."""
 
     reason: str
+    is_base_damaged: bool = False
 
 
 FromCompactor = StillAtWork | Written | NotWritten

@@ -1,7 +1,8 @@
 """When the log is long enough to become a snapshot, and what happens when that does not keep up.
 
 A snapshot costs a second `apply` of everything since the last one and an encoding of the whole state, so both must be
-worth it: the log has to be long, and long in proportion to the state. One that grows several times past that says that
+worth it: the log has to be long, and long in proportion to the state. On a full disk less is enough, if it lets a
+segment leave. One that grows several times past that says that
 the compactor gets too little of the machine: first it stops giving way, then clients wait.
 """
 
@@ -11,6 +12,7 @@ from enum import IntEnum
 from actors import SECOND, Nanos
 
 MIB = 1024 * 1024
+GROWTH_DIVISOR = 4          # most of a log is about tasks that have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,26 @@ class Pressure(IntEnum):
     CLOSED = 3
 
 
-def pressure(limits: CompactionLimits, log_bytes: int, snapshot_bytes: int, stagger_ppm: int) -> Pressure:
-    """Of `log_bytes` since a snapshot of `snapshot_bytes`; `stagger_ppm` is this broker's lot."""
+def pressure(
+    limits: CompactionLimits, log_bytes: int, snapshot_bytes: int, stagger_ppm: int, *, would_make_room: bool = False
+) -> Pressure:
+    """Of `log_bytes` since a snapshot of `snapshot_bytes`; `stagger_ppm` is this broker's lot. `would_make_room`: the
+    disk is full, or nearly, and part of the log could leave it."""
     trigger = max(limits.log_bytes_min, limits.state_factor * snapshot_bytes)
     if log_bytes > limits.closed_factor * trigger:
         return Pressure.CLOSED
     if log_bytes > limits.urgent_factor * trigger:
         return Pressure.URGENT
+    if would_make_room and log_bytes > snapshot_bytes:
+        return Pressure.DUE
     return Pressure.DUE if log_bytes * 1_000_000 > trigger * (1_000_000 + stagger_ppm) else Pressure.NONE
+
+
+def room_for_snapshot(log_bytes: int, snapshot_bytes: int) -> int:
+    """What the next one may take, as far as one can tell: the state may have grown by a part of the log, or by all."""
+    return snapshot_bytes + log_bytes // GROWTH_DIVISOR
+
+
+def is_scarce(free_bytes: int, log_bytes: int, snapshot_bytes: int, segment_bytes: int) -> bool:
+    """Whether it might be too late for a snapshot once another segment has been prepared."""
+    return free_bytes < segment_bytes + snapshot_bytes + log_bytes

@@ -29,6 +29,8 @@ from cluster.peer.messages import (
 from cluster.peer.news import ReplicaNews
 from cluster.peer.opening import Opening, PeerConfig
 from cluster.peer.reception import Reception, Service
+from cluster.peer.report import OwnReport
+from cluster.peer.room import Room
 from cluster.peer.roster import Roster
 from cluster.peer.snapshots import Parts, Snapshots
 from cluster.peer.ticker import Ticker
@@ -76,12 +78,14 @@ class RaftPeer(Actor):
     refusals = (
         AddressInUse,
         BadAddress,
+        BrokerFault,    # a disk's failure and the like: the process says why it ends, in one line
         BrokerRefused,
         DataUnusable,
         ForeignDirectory,
         Locked,
         NewerState,
         UnsupportedVersion,
+        WalFailed,
     )
 
     def __init__(self, config: PeerConfig, reception: Reception, endpoint: object, incarnation: int) -> None:
@@ -99,6 +103,7 @@ class RaftPeer(Actor):
         self.id = self.names.index(config.node) + 1
         self.refused = 0                                # messages that no well-behaved broker sends
         self.closed_reason = ""                         # why the log takes no submits now; the Broker's gate reads it
+        self._report = OwnReport()
         self._told: tuple[int, str] | None = None       # term and leader that the Broker knows
         self._round_of: dict[int, int] = {}             # round of the core -> round of the Broker
         self._said_hello_empty = False                  # our hello lacked it: say hello again once we have it
@@ -112,12 +117,24 @@ class RaftPeer(Actor):
         self.snapshots = Snapshots(
             context, config.directory, config.compaction, self.machine, members, config.wal.segment_bytes, self._step
         )
+        self.room = Room(
+            context,
+            config.node,
+            config.directory,
+            self.names,
+            lambda: self.snapshots.is_writing,
+            lambda: self.snapshots.is_closed,
+            self._tell_news,
+            self._close_gate,
+            self._hand_over,
+        )
         restore, persisted, failed = self.snapshots.load, self._persisted, self._failed
         Opening(context, config, self.incarnation, restore, persisted, failed, self._opened).begin()
 
     def _opened(self, wal: Wal, recovery: Recovery) -> None:
         context, config = self.context, self.config
         self.wal, self.recovery = wal, recovery
+        self.room.begin(wal)
         self.storage = EntryCache(wal, recovery, self.snapshots.mark)
         guard = context.callback
         others = [
@@ -142,6 +159,7 @@ class RaftPeer(Actor):
             guard(self._link_up),
             guard(self._link_down),
             guard(self._on_refused),
+            guard(self.snapshots.link_down),
         )
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
         self.roster = Roster(self.names, config.node, config.directory, formation, self._restarted)
@@ -211,8 +229,9 @@ class RaftPeer(Actor):
                 self.founding.heard(self.names[node_id - 1], message)  # type: ignore[arg-type]
             elif kind is Form:
                 self.founding.asked(message)  # type: ignore[arg-type]
-            elif kind is ClockNews:
-                self.news.heard(node_id, self.names[node_id - 1], message)  # type: ignore[arg-type]
+            elif isinstance(message, ClockNews):
+                self.news.heard(node_id, self.names[node_id - 1], message)
+                self.room.heard(self.names[node_id - 1], message.lacks_room)
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
@@ -249,6 +268,7 @@ class RaftPeer(Actor):
 
     def _link_up(self, node_id: int) -> None:
         self.founding.linked()
+        self.snapshots.link_up(node_id)
 
     def _link_down(self, node_id: int) -> None:
         if self.core is not None:
@@ -335,17 +355,7 @@ class RaftPeer(Actor):
         return self.core.uncommitted_bytes if self.core is not None else 0
 
     def status(self) -> dict[str, object]:
-        core = self.core
-        index, value = self.machine.digest
-        return {
-            "role": core.role.name.lower() if core is not None else "forming",
-            "term": core.term if core is not None else 0,
-            "commit_index": core.log.committed if core is not None else 0,
-            "applied_index": self.machine.applied_index,
-            "digest": [index, value],
-            "sync": self.wal.sync_mode,
-            "quarantined": self.wal.quarantined,
-        }
+        return self._report.row(self)
 
     # -- dates --------------------------------------------------------------------------------------------------------
 
@@ -359,7 +369,23 @@ class RaftPeer(Actor):
 
     def _tell_clock(self) -> None:
         self.context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
-        self.links.send_all(self.news.own(*self.machine.digest))
+        self._report.second(self.context.system.turn.take_longest())
+        self.room.look()
+        if self.core is not None:
+            self.core.yields = self.room.yields
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        self.links.send_all(self.news.own(*self.machine.digest, self.room.is_lacking))
+
+    def _close_gate(self, reason: str) -> None:
+        self.closed_reason = reason
+
+    def _hand_over(self) -> None:
+        if self.core is not None and self.core.role is Role.LEADER:
+            self.context.log.event("handed_over", node=self.config.node, reason=self.closed_reason)
+            self.core.step_down()
+            self._drive_later()
 
     # -- ticks --------------------------------------------------------------------------------------------------------
 

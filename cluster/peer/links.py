@@ -42,6 +42,7 @@ class BrokerLinks:
         on_up: Callable[[int], None],
         on_down: Callable[[int], None],
         on_refused: Callable[[int, str], None],
+        on_bulk_down: Callable[[int], None] = lambda node_id: None,
     ) -> None:
         self._links: dict[int, BrokerLink] = {}
         self._endpoint = endpoint
@@ -49,6 +50,7 @@ class BrokerLinks:
         self._on_up = on_up
         self._on_down = on_down
         self._on_refused = on_refused
+        self._on_bulk_down = on_bulk_down
         self._others = others
         self._dial()
 
@@ -64,13 +66,16 @@ class BrokerLinks:
             def down(peer: Peer, node_id: int = node_id) -> None:
                 on_down(node_id)
 
+            def bulk_down(peer: Peer, node_id: int = node_id) -> None:
+                self._on_bulk_down(node_id)
+
             def told(peer: Peer, messages: list[object], node_id: int = node_id) -> None:
                 for message in messages:
                     if isinstance(message, Refused):
                         on_refused(node_id, message.reason)
 
             control = endpoint.dial(control_address, hello, decoder, up, told, down)
-            bulk = endpoint.dial(bulk_address, hello, decoder, _ignore, _nothing, _ignore)
+            bulk = endpoint.dial(bulk_address, hello, decoder, _ignore, _nothing, bulk_down)
             self._links[node_id] = BrokerLink(node_id, node, control, bulk)
 
     def renew(self) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from actors import Context, Locked
 from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
 from cluster.compaction.policy import CompactionLimits
-from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, may_pass
+from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, NoRoom, may_pass
 from cluster.peer.errors import BrokerRefused
 from cluster.raft.messages import SnapshotMark
-from cluster.storage.errors import WalFailed
+from cluster.storage.errors import WalFailed, is_lack_of_room
 from cluster.storage.recovery import Recovery
 from cluster.storage.scan import NodeIdentity
-from cluster.storage.segment import WalLimits
+from cluster.storage.segment import WalLimits, list_names
 from cluster.storage.wal import DEFAULT_LIMITS, Wal
 
 
@@ -63,7 +63,10 @@ class Opening:
         except OSError as error:
             if may_pass(error):
                 raise
-            raise DataUnusable(self._config.directory, error) from error
+            # Whoever begins here is told to make room first; who was here before waits for it, with the others running.
+            has_log = bool(list_names(self._context.files, self._config.directory).segments)
+            refusal = NoRoom if is_lack_of_room(error) and has_log else DataUnusable
+            raise refusal(self._config.directory, error) from error
         else:
             self._look(wal, recovery)
 

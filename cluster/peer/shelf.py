@@ -1,17 +1,27 @@
 """The snapshots of one broker: two of them, so that one that rots has a predecessor, with the log behind it.
 
 A start begins with the newest one that reads back whole and restores; one that does not is kept aside under another
-name, as evidence. The log is kept from the older of the two on.
+name, as evidence, and so is one that turns out to be damaged later, when it is read for a follower or for the next
+snapshot. The log is kept from the older of the two on.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from errno import EIO
 
-from actors import Context
+from actors import Context, Files
 from cluster.state.errors import ImageDamaged
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
-from cluster.storage.errors import SnapshotDamaged
-from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, clear_unfinished, list_snapshots, remove_snapshot
+from cluster.storage.errors import SnapshotDamaged, StorageError
+from cluster.storage.snapshots import (
+    SnapshotFile,
+    SnapshotMeta,
+    clear_unfinished,
+    list_snapshots,
+    remove_snapshot,
+    snapshot_path,
+)
 
 KEPT = 2
 ASIDE = ".damaged"
@@ -28,6 +38,10 @@ class Shelf:
     @property
     def newest(self) -> SnapshotMeta | None:
         return self._kept[0][0] if self._kept else None
+
+    @property
+    def indexes(self) -> list[int]:
+        return [known.index for known, _ in self._kept]
 
     @property
     def newest_size(self) -> int:
@@ -47,6 +61,9 @@ class Shelf:
         good: list[tuple[SnapshotMeta, int]] = []
         clear_unfinished(files, self._directory)
         for path, index in list_snapshots(files, self._directory):
+            if len(good) == KEPT:
+                files.remove(path)      # its compactor did not live to tell of it, or the last life ended too soon
+                continue
             try:
                 file = SnapshotFile.open(files, self._directory, index)
                 try:
@@ -58,39 +75,91 @@ class Shelf:
                 finally:
                     file.close()
             except (SnapshotDamaged, ImageDamaged) as error:
-                files.rename(path, path + ASIDE)
-                files.sync_dir(self._directory)
-                self._context.log.event("snapshot_damaged", index=index, reason=str(error), action="kept aside")
-        self._kept = good[:KEPT]
+                self._note_damage(index, str(error))
+                _keep_aside(files, self._directory, index)
+            except OSError as error:
+                if error.errno != EIO:
+                    raise
+                self._note_damage(index, str(error))    # the medium has lost it: that is no reason not to start
+                _keep_aside(files, self._directory, index)
+        self._kept = good
         return self.newest
 
     def open_newest(self) -> SnapshotFile | None:
         """For a follower that needs it; None if there is none, or it cannot be opened any more."""
         if not self._kept:
             return None
+        index = self._kept[0][0].index
         try:
-            return SnapshotFile.open(self._context.files, self._directory, self._kept[0][0].index)
-        except (SnapshotDamaged, OSError) as error:
-            self._context.log.event("snapshot_damaged", index=self._kept[0][0].index, reason=str(error))
-            return None
+            return SnapshotFile.open(self._context.files, self._directory, index)
+        except SnapshotDamaged as error:
+            self.set_aside(index, str(error))
+        except OSError as error:
+            self._note_damage(index, str(error), action="tried again later")
+        return None
+
+    def is_there(self, meta: SnapshotMeta, size: int) -> str:
+        """Whether a file that another process wrote is what it should be, by both its ends: why not, "" if it is."""
+        try:
+            file = SnapshotFile.open(self._context.files, self._directory, meta.index)
+        except (StorageError, OSError) as error:
+            return str(error)
+        file.close()
+        return "" if (file.meta, file.size) == (meta, size) else f"{file.path} is not the one that was planned"
 
     def add(self, meta: SnapshotMeta, size: int, *, alone: bool = False) -> None:
         """A newer one is durable. With `alone` the log behind the others is gone, and so are they."""
         assert self.newest is None or meta.index > self.newest.index
-        keep = [] if alone else self._kept[: KEPT - 1]
-        old = [known for known in self._kept if known not in keep]
-        self._kept = [(meta, size), *keep]
-        for known, _ in old:
-            self.discard(known.index)
+        self._kept = [(meta, size), *([] if alone else self._kept[: KEPT - 1])]
+        self._clear(self.indexes, meta.index)
+
+    def set_aside(self, index: int, reason: str) -> None:
+        """This one is damaged: nothing may begin with it any more."""
+        if index not in self.indexes:
+            return
+        self._kept = [(known, size) for known, size in self._kept if known.index != index]
+        self._note_damage(index, reason)
+        self._submit(lambda: _keep_aside(self._context.files, self._directory, index))
+
+    def drop_unreachable(self, first_index: int) -> None:
+        """The log begins here now. A snapshot that it does not go on behind is of no use to any start."""
+        newest = self._kept[:1]
+        behind = [(known, size) for known, size in self._kept[1:] if known.index + 1 >= first_index]
+        gone = [known.index for known, _ in self._kept[1:] if known.index + 1 < first_index]
+        self._kept = newest + behind
+        for index in gone:
+            self.discard(index)
 
     def discard(self, index: int) -> None:
         """Removes a file, off the loop."""
+        self._submit(lambda: remove_snapshot(self._context.files, self._directory, index))
+
+    def _clear(self, kept: list[int], newest: int) -> None:
+        """Removes all others that are older, off the loop: among them may be one of a compactor that was killed before
+        it could say that it had finished."""
 
         def job() -> None:
-            with suppress(FileNotFoundError):
-                remove_snapshot(self._context.files, self._directory, index)
+            for _, index in list_snapshots(self._context.files, self._directory):
+                if index < newest and index not in kept:
+                    remove_snapshot(self._context.files, self._directory, index)
 
-        self._context.files.submit(job, _ignore)
+        self._submit(job)
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        def unless_gone() -> None:
+            with suppress(FileNotFoundError):
+                job()
+
+        self._context.files.submit(unless_gone, _ignore)
+
+    def _note_damage(self, index: int, reason: str, action: str = "kept aside; look at the disk") -> None:
+        self._context.log.event("snapshot_damaged", index=index, reason=reason, action=action)
+
+
+def _keep_aside(files: Files, directory: str, index: int) -> None:
+    path = snapshot_path(directory, index)
+    files.rename(path, path + ASIDE)
+    files.sync_dir(directory)
 
 
 def restored(file: SnapshotFile) -> Machine:
@@ -98,10 +167,18 @@ def restored(file: SnapshotFile) -> Machine:
     restoration = Restoration()
     for part in file.parts():
         restoration.add(part)
-    return restoration.finish()
+    machine = restoration.finish()
+    confirm(file, machine)
+    return machine
+
+
+def confirm(file: SnapshotFile, machine: Machine) -> None:
+    """Whether the state is the one that the file's header names. Raises SnapshotDamaged: whoever wrote it was wrong."""
+    meta = file.meta
+    if (machine.applied_index, machine.rolling) != (meta.index, meta.rolling):
+        reason = f"the state is that after entry {machine.applied_index} with digest {machine.rolling}, "
+        raise SnapshotDamaged(file.path, 0, f"{reason}the header says {meta.index} with {meta.rolling}")
 
 
 def _ignore(outcome: object) -> None:
     """A file that could not be removed is removed at the next start."""
-
-

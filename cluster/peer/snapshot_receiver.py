@@ -7,7 +7,8 @@ snapshot goes on where the last one ended.
 
 from collections.abc import Callable, Iterator
 
-from actors import Context
+from actors import SECOND, Context, Nanos
+from cluster.peer.shelf import confirm
 from cluster.state.errors import ImageDamaged, NewerState
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
@@ -16,26 +17,35 @@ from cluster.storage.receiving import SnapshotReceiver
 from cluster.storage.snapshots import SnapshotFile, remove_snapshot
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
+SILENCE_MAX = 30 * SECOND       # of a leader that offered a file: longer than it waits itself
+
 
 class Incoming:
     """One snapshot on its way in. Chunks below `received` were taken, those below `written` are in the file."""
 
-    def __init__(self, node_id: int, offer: SnapshotOffer, receiver: SnapshotReceiver) -> None:
+    def __init__(self, node_id: int, index: int, offer: SnapshotOffer, heard: Nanos) -> None:
         self.node_id = node_id
+        self.index = index
         self.offer = offer
-        self.receiver = receiver
-        self.index = receiver.meta.index
+        self.heard = heard
+        self.receiver: SnapshotReceiver | None = None       # once a job has opened the file
+        self.chunk_count = 0
         self.received = self.written = 0    # set once what an earlier transfer left is verified
         self.is_checked = False
 
     @property
     def is_whole(self) -> bool:
-        return self.written == self.receiver.chunk_count
+        return self.is_checked and self.written == self.chunk_count
 
 
 class SnapshotArrivals:
     """One transfer at a time, the latest offered. `answer(node_id, want)` speaks to the leader; `complete(message,
-    index, size, machine)` gets the core's message of a snapshot that is durable here, and the state of it."""
+    index, size, machine)` gets the core's message of a snapshot that is durable here, and the state of it. Call `look`
+    now and then.
+
+    Everything that is done to the file is a job, from the first to the last, and jobs keep their order: so a transfer
+    that begins again finds the file as the one before has left it.
+    """
 
     def __init__(
         self,
@@ -54,88 +64,115 @@ class SnapshotArrivals:
     def is_busy(self) -> bool:
         return self._incoming is not None
 
-    def offered(self, node_id: int, offer: SnapshotOffer) -> None:
-        """A leader offers a file that this broker needs."""
+    def offered(self, node_id: int, index: int, offer: SnapshotOffer) -> None:
+        """A leader offers the file of entry `index`, which this broker needs."""
         current = self._incoming
+        now = self._context.clock.now()
         if current is not None and (current.offer.header, current.offer.footer) == (offer.header, offer.footer):
-            current.node_id, current.offer = node_id, offer     # its message may be of a later term
-            if current.is_checked and not current.is_whole:
-                # What is still being written was received; the sender, perhaps another one, begins behind it.
-                self._answer(node_id, SnapshotWant(current.index, current.received))
+            # Its message may be of a later term. What is still being written was received: the sender, perhaps another
+            # one, begins behind it.
+            current.node_id, current.offer, current.heard = node_id, offer, now
+            self._want_more(current)
             return
-        try:
-            receiver = SnapshotReceiver(self._context.files, self._directory, offer.header, offer.footer)
-        except (StorageError, OSError) as error:
-            self._context.log.event("snapshot_refused", reason=str(error))
-            return      # the leader gives up when it hears nothing
         self._discard(current)
-        self._incoming = incoming = Incoming(node_id, offer, receiver)
-        self._context.log.event("snapshot_arriving", index=incoming.index, chunks=receiver.chunk_count)
-        self._check(incoming)
+        self._incoming = incoming = Incoming(node_id, index, offer, now)
+        self._submit(incoming, lambda: self._open(incoming), self._opened)
 
-    def _check(self, incoming: Incoming) -> None:
-        done = self._context.callback(lambda outcome: self._checked(incoming, outcome))
-        self._context.files.submit(incoming.receiver.check, done)
+    def linked(self, node_id: int) -> None:
+        """A link to this broker is there again; what was said to it before may be lost."""
+        incoming = self._incoming
+        if incoming is not None and incoming.node_id == node_id:
+            self._want_more(incoming)
 
-    def _checked(self, incoming: Incoming, outcome: bool | BaseException) -> None:
-        """What an earlier transfer left was verified, or a part of it."""
-        if incoming is not self._incoming:
+    def look(self, committed: int) -> None:
+        """Gives up a transfer that nobody goes on with, or that the log has overtaken up to entry `committed`: an owner
+        that is busy with one makes no snapshots of its own."""
+        incoming = self._incoming
+        if incoming is None or not incoming.is_checked or incoming.is_whole:
             return
-        if isinstance(outcome, BaseException):
-            self._refuse(incoming, f"what is here of it: {outcome}")
-        elif not outcome:
-            self._check(incoming)
-        else:
-            incoming.is_checked = True
-            incoming.received = incoming.written = incoming.receiver.next_chunk
-            self._went_on(incoming)
+        if incoming.index <= committed:
+            self._incoming = None
+            self._discard(incoming)
+            self._note_end(incoming, "the log has come by what it stands for")
+        elif incoming.received == incoming.written and self._context.clock.now() - incoming.heard > SILENCE_MAX:
+            self._incoming = None
+            self._close(incoming)
+            self._note_end(incoming, "nothing came for too long; what is here stays, for the next offer")
+
+    # -- to the file --------------------------------------------------------------------------------------------------
+
+    def _open(self, incoming: Incoming) -> None:
+        """A job."""
+        offer = incoming.offer
+        incoming.receiver = SnapshotReceiver(self._context.files, self._directory, offer.header, offer.footer)
+
+    def _opened(self, incoming: Incoming, outcome: object) -> None:
+        assert incoming.receiver is not None
+        incoming.chunk_count = incoming.receiver.chunk_count
+        self._context.log.event("snapshot_arriving", index=incoming.index, chunks=incoming.chunk_count)
+        self._submit(incoming, incoming.receiver.check, self._checked)
+
+    def _checked(self, incoming: Incoming, outcome: object) -> None:
+        """What an earlier transfer left was verified, or a part of it."""
+        receiver = incoming.receiver
+        assert receiver is not None
+        if not outcome:
+            self._submit(incoming, receiver.check, self._checked)
+            return
+        incoming.is_checked = True
+        incoming.received = incoming.written = receiver.next_chunk
+        self._went_on(incoming)
 
     def chunk(self, node_id: int, message: SnapshotChunk) -> None:
         """The next piece of the file; anything else is of another transfer, or came twice."""
         incoming = self._incoming
-        if incoming is None or not incoming.is_checked or incoming.is_whole:
+        if incoming is None or not incoming.is_checked or incoming.received == incoming.chunk_count:
             return
         if (incoming.node_id, incoming.index, incoming.received) != (node_id, message.index, message.number):
             return
+        receiver, data = incoming.receiver, message.data
+        assert receiver is not None
+        incoming.heard = self._context.clock.now()
         incoming.received += 1
-        number, data = message.number, message.data
-        done = self._context.callback(lambda outcome: self._written(incoming, number, outcome))
-        self._context.files.submit(lambda: incoming.receiver.add(data), done)
+        self._submit(incoming, lambda: receiver.add(data), self._written)
 
     def stop(self) -> None:
         """The broker ends. What was received stays, for the next transfer."""
         self._incoming = None
 
-    # -- to the file --------------------------------------------------------------------------------------------------
-
-    def _written(self, incoming: Incoming, number: int, outcome: object) -> None:
-        if incoming is not self._incoming:
-            return
-        if isinstance(outcome, BaseException):
-            self._refuse(incoming, f"chunk {number}: {outcome}")
-            return
-        incoming.written = number + 1
+    def _written(self, incoming: Incoming, outcome: object) -> None:
+        incoming.written += 1
         self._went_on(incoming)
 
     def _went_on(self, incoming: Incoming) -> None:
         if incoming.is_whole:
-            done = self._context.callback(lambda outcome: self._finished(incoming, outcome))
-            self._context.files.submit(incoming.receiver.finish, done)
+            assert incoming.receiver is not None
+            self._submit(incoming, incoming.receiver.finish, self._finished)
         else:
-            self._want(incoming)
+            self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.written))
 
     def _finished(self, incoming: Incoming, outcome: object) -> None:
-        if incoming is not self._incoming:
-            return
-        if isinstance(outcome, BaseException):
-            self._refuse(incoming, f"the file is not whole: {outcome}")
-            return
         try:
             file = SnapshotFile.open(self._context.files, self._directory, incoming.index)
         except (StorageError, OSError) as error:
             self._refuse(incoming, f"it cannot be opened: {error}")
             return
         self._restore(incoming, file, file.parts(), Restoration())
+
+    def _submit(
+        self, incoming: Incoming, job: Callable[[], object], then: Callable[[Incoming, object], None]
+    ) -> None:
+        """A job on the file. What it came to is of interest only if this transfer is not over by then."""
+
+        def ended(outcome: object) -> None:
+            if incoming is not self._incoming:
+                return
+            if isinstance(outcome, BaseException):
+                self._refuse(incoming, str(outcome))
+            else:
+                then(incoming, outcome)
+
+        self._context.files.submit(job, self._context.callback(ended))
 
     # -- to a state ---------------------------------------------------------------------------------------------------
 
@@ -154,35 +191,58 @@ class SnapshotArrivals:
                 self._context.clock.call_soon(again)
                 return
             machine = restoration.finish()
+            confirm(file, machine)
         except (ImageDamaged, NewerState, StorageError, OSError) as error:
             file.close()
             self._refuse(incoming, f"it does not restore: {error}")
             self._remove(incoming.index)
             return
         file.close()
-        self._want(incoming)        # nothing more: the leader closes its file
+        self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))  # the leader closes its file
         self._incoming = None
         self._complete(incoming.offer.message, incoming.index, file.size, machine)
 
     # -- to the leader ------------------------------------------------------------------------------------------------
 
-    def _want(self, incoming: Incoming) -> None:
-        self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.written))
+    def _want_more(self, incoming: Incoming) -> None:
+        if incoming.is_checked and incoming.received < incoming.chunk_count:
+            self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.received))
 
     def _refuse(self, incoming: Incoming, reason: str) -> None:
-        self._context.log.event("snapshot_refused", index=incoming.index, reason=reason)
         self._incoming = None
-        self._discard(incoming)
+        self._remove_unfinished(incoming)
+        self._note_end(incoming, reason)
         self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
+
+    def _note_end(self, incoming: Incoming, reason: str) -> None:
+        self._context.log.event("snapshot_refused", index=incoming.index, reason=reason)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _remove(self, index: int) -> None:
         files, directory = self._context.files, self._directory
         files.submit(lambda: remove_snapshot(files, directory, index), _ignore)
 
+    def _close(self, incoming: Incoming) -> None:
+        def job() -> None:
+            if incoming.receiver is not None:
+                incoming.receiver.close()
+
+        self._context.files.submit(job, _ignore)
+
     def _discard(self, incoming: Incoming | None) -> None:
-        """Behind the jobs that still write to it."""
+        """One that is whole has its name already, or is about to get it."""
         if incoming is not None and not incoming.is_whole:
-            self._context.files.submit(incoming.receiver.discard, _ignore)
+            self._remove_unfinished(incoming)
+
+    def _remove_unfinished(self, incoming: Incoming) -> None:
+        """Behind the jobs that still write to it."""
+
+        def job() -> None:
+            if incoming.receiver is not None:
+                incoming.receiver.discard()
+
+        self._context.files.submit(job, _ignore)
 
 
 def _ignore(outcome: object) -> None:

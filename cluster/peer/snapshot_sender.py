@@ -3,7 +3,11 @@
 A few chunks are under way at a time, on the bulk channel, and no more per second than the limit says, so heartbeats and
 appends to the others go on. The follower says which chunk it wants next; it may begin in the middle, with what it has
 from a transfer that was interrupted. It tells the core's message to its own core when it has the whole file, so the
-leader's core hears of the end as of any acknowledgement; here only failures are reported.
+leader's core mostly hears of the end as of any acknowledgement; but that one may get lost, so the end is reported as
+well, and the core asks.
+
+A follower that refuses (a chunk was damaged on the way, its disk is full) is left alone for a while. What this broker
+cannot read of its own file is damage, and told to the owner of the file.
 """
 
 from collections.abc import Callable
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 
 from actors import MILLISECOND, SECOND, Context, Nanos
 from cluster.peer.links import BrokerLinks
+from cluster.storage.errors import SnapshotDamaged
 from cluster.storage.snapshots import SnapshotFile
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
@@ -18,6 +23,7 @@ WINDOW_CHUNKS = 4
 RATE_BYTES = 128 * 1024 * 1024      # per second and follower
 SILENCE_MAX = 15 * SECOND           # of the follower: it is restoring a large state, or it is gone
 CONGESTED_RETRY = 20 * MILLISECOND
+REFUSED_PAUSE = 5 * SECOND          # before a follower that refused is offered something again
 
 
 @dataclass(slots=True, eq=False)
@@ -34,21 +40,24 @@ class Transfer:
 
 
 class SnapshotSender:
-    """At most one transfer per follower. `newest()` opens the snapshot to send; `failed(node_id)` is told when a
-    transfer ended without the follower having it."""
+    """At most one transfer per follower. `newest()` opens the snapshot to send; `ended(node_id, ok)` is told of the end
+    of each transfer, and whether the follower has it all; `damaged(index, reason)` of a file that cannot be read."""
 
     def __init__(
         self,
         context: Context,
         links: BrokerLinks,
         newest: Callable[[], SnapshotFile | None],
-        failed: Callable[[int], None],
+        ended: Callable[[int, bool], None],
+        damaged: Callable[[int, str], None],
     ) -> None:
         self._context = context
         self._links = links
         self._newest = newest
-        self._failed = failed
+        self._ended = ended
+        self._damaged = damaged
         self._transfers: dict[int, Transfer] = {}
+        self._not_before: dict[int, Nanos] = {}     # of followers that refused
 
     @property
     def is_busy(self) -> bool:
@@ -61,11 +70,12 @@ class SnapshotSender:
         if running is not None and running.file.meta.index == index:
             return
         self.stop(node_id)
-        file = self._newest()
+        is_too_soon = self._context.clock.now() < self._not_before.get(node_id, 0)
+        file = None if is_too_soon else self._newest()
         if file is None or file.meta.index != index:
             if file is not None:
                 file.close()
-            self._failed(node_id)
+            self._ended(node_id, False)
             return
         transfer = self._transfers[node_id] = Transfer(node_id, file, self._context.clock.now())
         self._context.log.event("snapshot_offered", to=self._links.name(node_id), index=index, size=file.size)
@@ -79,10 +89,12 @@ class SnapshotSender:
             return
         transfer.heard = self._context.clock.now()
         if want.refused:
+            self._not_before[node_id] = transfer.heard + REFUSED_PAUSE
             self._give_up(transfer, want.refused)
         elif want.chunk >= transfer.file.chunk_count:
-            self.stop(node_id)          # it has everything; its core will say so
+            self.stop(node_id)
             self._context.log.event("snapshot_sent", to=self._links.name(node_id), index=want.index)
+            self._ended(node_id, True)
         else:
             if transfer.wanted < 0:
                 transfer.next = want.chunk
@@ -122,6 +134,8 @@ class SnapshotSender:
             return
         if isinstance(outcome, BaseException):
             self._give_up(transfer, f"chunk {number} cannot be read: {outcome}")
+            if isinstance(outcome, SnapshotDamaged):
+                self._damaged(transfer.file.meta.index, str(outcome))
             return
         if not self._links.send_bulk(transfer.node_id, SnapshotChunk(transfer.file.meta.index, number, outcome)):
             self._later(transfer, CONGESTED_RETRY)
@@ -148,4 +162,4 @@ class SnapshotSender:
             "snapshot_not_sent", to=self._links.name(transfer.node_id), index=transfer.file.meta.index, reason=reason
         )
         self.stop(transfer.node_id)
-        self._failed(transfer.node_id)
+        self._ended(transfer.node_id, False)

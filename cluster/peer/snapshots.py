@@ -2,28 +2,33 @@
 behind for the log, takes one from a leader, and drops the log that nobody needs any more.
 
 The log goes up to the older of the two snapshots, so that the newest may rot. A leader keeps more of it for a follower
-that lags, up to a limit: what it still has costs less to send than the whole state.
+that lags, up to a limit: what it still has costs less to send than the whole state. On a full disk it goes up to the
+newest, whoever lags, and the older one goes with it: first there must be room to go on.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 from msgspec import Struct
 
 from actors import SECOND, Context
 from cluster.compaction.messages import Plan, Written
-from cluster.compaction.policy import CompactionLimits, Pressure
+from cluster.compaction.policy import CompactionLimits, Pressure, is_scarce, room_for_snapshot
 from cluster.peer.compacting import Compacting
 from cluster.peer.drive import Drive
 from cluster.peer.entry_cache import EntryCache
+from cluster.peer.errors import BrokerFault
 from cluster.peer.links import BrokerLinks
 from cluster.peer.shelf import Shelf
 from cluster.peer.snapshot_receiver import SnapshotArrivals
 from cluster.peer.snapshot_sender import SnapshotSender
+from cluster.raft import wire
 from cluster.raft.core import Raft
 from cluster.raft.membership import Configuration
 from cluster.raft.messages import Role, SnapshotMark
 from cluster.state.machine import Machine
+from cluster.storage.record import decode_records
 from cluster.storage.snapshot_format import Malformed, NewerVersion, SnapshotMeta, decode_header
 from cluster.storage.wal import Wal
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
@@ -65,7 +70,7 @@ class Snapshots:
         self._step = step
         self._shelf = Shelf(context, directory)
         self._parts: Parts | None = None
-        self._compacting = Compacting(context, limits, self._plan, self._adopt)
+        self._compacting = Compacting(context, limits, self._plan, self._adopt, self._set_aside)
         self._planned: tuple[SnapshotMeta, int] | None = None   # what the compactor writes; log bytes up to there
         self._bytes_behind = 0          # log bytes up to the newest snapshot, by the drive's count
         self._arrived: tuple[int, int, Machine] | None = None   # index, size, state of a snapshot for the core
@@ -79,7 +84,9 @@ class Snapshots:
 
     def begin(self, parts: Parts) -> None:
         self._parts = parts
-        self._sender = SnapshotSender(self._context, parts.links, self._shelf.open_newest, self._not_sent)
+        self._sender = SnapshotSender(
+            self._context, parts.links, self._shelf.open_newest, self._sent, self._set_aside
+        )
         self._arrivals = SnapshotArrivals(self._context, self._directory, parts.links.send, self._complete)
         self._look()
 
@@ -94,6 +101,16 @@ class Snapshots:
         """The log is so far ahead of its snapshot that submits must wait."""
         return self._compacting.pressure is Pressure.CLOSED
 
+    @property
+    def is_writing(self) -> bool:
+        """Another snapshot is being made, or is on its way here, and needs room."""
+        return self._compacting.is_busy or (self._parts is not None and self._arrivals.is_busy)
+
+    @property
+    def kept(self) -> list[int]:
+        """Their indexes, newest first."""
+        return self._shelf.indexes
+
     def mark(self) -> SnapshotMark | None:
         """The newest snapshot, as the core names it to a follower."""
         newest = self._shelf.newest
@@ -107,9 +124,28 @@ class Snapshots:
     def _look(self) -> None:
         self._context.timer("snapshots", LOOK_INTERVAL, self._look)
         assert self._parts is not None
-        if not self._arrivals.is_busy:
-            self._compacting.look(self._parts.drive.applied_bytes - self._bytes_behind, self._shelf.newest_size)
+        self._check_start()
+        self._arrivals.look(self._parts.core.log.committed)
         self._drop_log()
+        if not self._arrivals.is_busy:
+            log_bytes = self._parts.drive.applied_bytes - self._bytes_behind
+            self._compacting.look(
+                log_bytes, self._shelf.newest_size, would_make_room=self._would_make_room(log_bytes)
+            )
+
+    def _would_make_room(self, log_bytes: int) -> bool:
+        """A snapshot has to come while there is still room for it. So the log leaves it some, and it comes early where
+        the disk is small."""
+        assert self._parts is not None
+        wal, size = self._parts.wal, self._shelf.newest_size
+        wal.keep_free(room_for_snapshot(log_bytes, size))
+        if not wal.has_old_segments:
+            return False
+        try:
+            free_bytes = self._context.files.free_bytes(self._directory)
+        except OSError:
+            return wal.lacks_room       # what is wrong with the disk is said by those who write
+        return wal.lacks_room or is_scarce(free_bytes, log_bytes, size, self._segment_bytes)
 
     def _plan(self, nice: int) -> Plan | None:
         assert self._parts is not None
@@ -119,34 +155,58 @@ class Snapshots:
         index = machine.applied_index
         if not base < index <= wal.last_index:
             return None     # nothing new, or a snapshot from elsewhere is being installed
+        if base + 1 < wal.first_index:
+            return None     # no snapshot is left that the log goes on behind; see `_set_aside`
         term = self._parts.core.log.term(index)
         assert term is not None, f"entry {index} is applied and not in the log"
         meta = _meta(machine, term)
         self._planned = meta, self._parts.drive.applied_bytes
         return Plan(self._directory, base, wal.pieces(base + 1, index + 1), meta, nice)
 
-    def _adopt(self, written: Written) -> None:
+    def _adopt(self, written: Written) -> str:
+        """Why the snapshot is not taken; "" if it is."""
         assert self._planned is not None
-        meta, self._bytes_behind = self._planned
-        self._shelf.add(meta, written.size)
-        self._drop_log()
+        meta, log_bytes = self._planned
+        reason = self._shelf.is_there(meta, written.size)
+        if not reason:
+            self._bytes_behind = log_bytes
+            self._shelf.add(meta, written.size)     # the log follows, with the next look
+        return reason
+
+    def _set_aside(self, index: int, reason: str) -> None:
+        """A snapshot that was whole when this life began cannot be read any more. The older one takes its place, and
+        the log that is kept behind it."""
+        self._shelf.set_aside(index, reason)
+
+    def _check_start(self) -> None:
+        """What is on the disk must be a start. If it is none any more, then better now, while others have the state,
+        than after the next crash: the next start finds the damage, and gets the state from them. A single broker has
+        nobody to ask, and its memory is all that is left."""
+        assert self._parts is not None
+        if self._shelf.newest is None and self._parts.wal.first_index > 1 and len(self._members.voters) > 1:
+            raise BrokerFault("no snapshot is left that the log goes on behind; the next start asks the other brokers")
 
     def _drop_log(self) -> None:
         """Gives the front of the log back, as far as nobody needs it."""
         parts = self._parts
         assert parts is not None
-        index = self._shelf.log_is_needed_behind
+        newest = self._shelf.newest if parts.wal.lacks_room else None
+        index = newest.index if newest is not None else self._shelf.log_is_needed_behind
         if index < parts.wal.first_index:
             return
-        core = parts.core
-        if core.role is Role.LEADER:
-            slowest = min(progress.match for progress in core.tracker.progress.values())
-            if slowest < index and self._pinned_bytes(slowest) <= self._limits.pinned_bytes_max:
-                index = slowest
-        first = parts.wal.first_index
+        core, first = parts.core, parts.wal.first_index
+        if core.role is Role.LEADER and newest is None:
+            for _, progress in core.tracker.others(core.id):
+                # One that is about to get a snapshot goes on with the log behind that one. One that needs a snapshot
+                # anyway is not waited for; one of which nothing is known yet may be anywhere.
+                has = max(progress.match, progress.pending_snapshot)
+                needs_snapshot = 0 < has < first - 1
+                if has < index and not needs_snapshot and self._pinned_bytes(has) <= self._limits.pinned_bytes_max:
+                    index = has
         parts.wal.compact(index)
         if parts.wal.first_index > first:
             core.compacted(parts.wal.first_index)
+            self._shelf.drop_unreachable(parts.wal.first_index)
             self._context.log.event("log_compacted", first_index=parts.wal.first_index)
 
     def _pinned_bytes(self, match: int) -> int:
@@ -162,17 +222,23 @@ class Snapshots:
         """The core wants `node_id` to have this snapshot."""
         self._sender.start(node_id, mark.index, message)
 
+    def link_up(self, node_id: int) -> None:
+        """What this broker wants next may have been lost with the link."""
+        if self._parts is not None:
+            self._arrivals.linked(node_id)
+
     def link_down(self, node_id: int) -> None:
         """What was on its way to this broker is lost."""
         if self._parts is not None and self._sender.stop(node_id):
-            self._not_sent(node_id)
+            self._sent(node_id, ok=False)
 
     def deposed(self) -> None:
         self._sender.stop_all()
 
-    def _not_sent(self, node_id: int) -> None:
+    def _sent(self, node_id: int, ok: bool) -> None:
+        """If not, the core tries again after the next heartbeat."""
         assert self._parts is not None
-        self._parts.core.report_snapshot(node_id, ok=False)     # it tries again after the next heartbeat
+        self._parts.core.report_snapshot(node_id, ok=ok)
 
     # -- taking one from a leader -------------------------------------------------------------------------------------
 
@@ -189,19 +255,27 @@ class Snapshots:
 
     def _offered(self, node_id: int, offer: SnapshotOffer) -> None:
         assert self._parts is not None
+        core = self._parts.core
         try:
             meta = decode_header(offer.header)
-        except (Malformed, NewerVersion) as error:
+            message = wire.decode(offer.message, decode_records)
+        except (Malformed, NewerVersion, msgspec.DecodeError, ValueError) as error:
             self._context.log.event("snapshot_refused", reason=str(error))
             return      # the leader gives up when it hears nothing
-        log = self._parts.core.log
-        if meta.index <= log.committed or log.matches(meta.index, meta.term):
+        mark = message.snapshot
+        if message.term < core.term or message.sender != node_id or mark is None:
+            return      # of one that does not lead any more, and will hear of it
+        if (mark.index, mark.term) != (meta.index, meta.term):
+            reason = f"the core's message is of entry {mark.index}"
+            self._context.log.event("snapshot_refused", index=meta.index, reason=reason)
+            return
+        if meta.index <= core.log.committed or core.log.matches(meta.index, meta.term):
             # A leader that knows little of this broker; its core's answer says more.
             self._parts.links.send(node_id, SnapshotWant(meta.index, CHUNKS_ALL))
             self._step(offer.message)
         else:
             self._compacting.stop()     # the log that it reads is about to go
-            self._arrivals.offered(node_id, offer)
+            self._arrivals.offered(node_id, meta.index, offer)
 
     def _complete(self, message: bytes, index: int, size: int, machine: Machine) -> None:
         """The file is whole and the state restored: now the core may hear of it."""

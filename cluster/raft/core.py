@@ -92,6 +92,7 @@ class Raft:
         self.randomized_election_ticks = 0  # redrawn at every change of term, in [election, 2 * election - 1]
         self.uncommitted_bytes = 0          # of entries proposed in this term and not committed; leader only
         self.uncommitted_entries = 0
+        self.yields = False                 # set by the shell: leads only if nobody else will
         self.hurry = 0                      # early elections left after the leader's link went down
         self.hurry_ticks = 0                # until the next of them
         self.rounds = Rounds()
@@ -192,7 +193,7 @@ class Raft:
         self.quarantined = self.quarantine_marked = False
 
     def step_down(self) -> None:
-        """A leader whose disk stalls gives up."""
+        """A leader whose disk stalls or is full gives up."""
         if self.role is Role.LEADER:
             self.become_follower(self.term, NO_NODE)
 

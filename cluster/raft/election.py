@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cluster.raft.core import Raft
 
 HURRY_ATTEMPTS_MAX = 5      # early elections after a closed link, while no leader is known
+YIELD_FACTOR = 3            # who yields waits so many times as long: others have had their turn, but somebody must lead
 HURRY_TICKS_MAX = 15        # each after 1 to 15 ticks, redrawn, so that two followers do not split the vote for ever
 
 _RESPONSE = {
@@ -39,13 +40,14 @@ def tick_election(raft: "Raft") -> None:
     raft.election_elapsed += 1
     if raft.hurry:
         _tick_hurry(raft)
-    if promotable(raft) and raft.election_elapsed >= raft.randomized_election_ticks:
+    patience = raft.randomized_election_ticks * (YIELD_FACTOR if raft.yields else 1)
+    if promotable(raft) and raft.election_elapsed >= patience:
         raft.election_elapsed = 0
         hup(raft)
 
 
 def _tick_hurry(raft: "Raft") -> None:
-    if raft.leader != NO_NODE:
+    if raft.leader != NO_NODE or raft.yields:
         raft.hurry = 0
         return
     raft.hurry_ticks -= 1

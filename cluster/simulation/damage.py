@@ -15,6 +15,7 @@ from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_h
 
 SECTOR_BYTES = 512
 TEARABLE_SECTORS = 2
+ALL_SNAPSHOTS_ONE_IN = 2        # of flips in snapshots
 
 
 def watch_losses(machine: Machine, on_lost: Callable[[], object], on_torn: Callable[[], object]) -> None:
@@ -89,6 +90,18 @@ def flip_vouched(disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | 
         return None
     path, frame = random.choice(open_to_damage)
     return path, random.randrange(frame.offset, frame.end), random.randrange(8)
+
+
+def flip_snapshots(disk: SimulatedDisk, random: Random) -> list[tuple[str, int, int]]:
+    """Chooses a bit of the newest snapshot, now and then one of each: (path, offset, bit); empty if there is none."""
+    paths = sorted((path for path in disk.paths() if path.endswith(".snap")), reverse=True)
+    chosen = paths if random.randrange(ALL_SNAPSHOTS_ONE_IN) == 0 else paths[:1]
+    return [(path, random.randrange(len(disk.read(path))), random.randrange(8)) for path in chosen]
+
+
+def index_of(path: str) -> int:
+    """Of a snapshot's entry."""
+    return int(path.rpartition("/")[2].partition(".")[0])
 
 
 def _frames(data: bytes, salt: int) -> list[Frame]:

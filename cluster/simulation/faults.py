@@ -9,8 +9,9 @@ Beside what `actors.simulation` offers there are faults that aim: a voter crashe
 makes a leader, or that leader does, or its machine loses its power, a moment later; a disk becomes slow, so that much
 is under way, and then the power fails (a brownout); at the end of some seeds all machines lose their power at once.
 
-More than a minority of synced data is never damaged, and a flipped bit lies where a later frame vouches for it: the
-last synced frame of a log has no witness on its own disk, and with the leader gone nobody could know of it.
+More than a minority of synced data is never damaged, and a flipped bit lies in a snapshot, or in all of them, or where
+a later frame vouches for it: the last synced frame of a log has no witness on its own disk, and with the leader gone
+nobody could know of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +21,9 @@ from random import Random
 from signal import SIGKILL
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, World
+from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
-from cluster.simulation.damage import cut_power_in_next_sync, flip_vouched, watch_losses
+from cluster.simulation.damage import cut_power_in_next_sync, flip_snapshots, flip_vouched, index_of, watch_losses
 
 LOST_UNSYNCED = "lost_unsynced_bytes"
 TORN_FRAME = "torn_frame"
@@ -35,6 +36,8 @@ LEADER_POWER_LOSS = "leader_power_loss"
 SYNC_POWER_LOSS = "power_loss_in_sync"
 DRAIN = "drain"
 COMPACTOR_KILL = "compactor_kill"
+FLIPPED_SNAPSHOT = "flipped_snapshot"
+ALL_DISKS_FULL = "all_disks_full"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
 EXTRA_KINDS = (
@@ -48,6 +51,8 @@ EXTRA_KINDS = (
     SYNC_POWER_LOSS,
     DRAIN,
     COMPACTOR_KILL,
+    FLIPPED_SNAPSHOT,
+    ALL_DISKS_FULL,
 )
 RETRY_NS: Nanos = 500 * MILLISECOND
 TEAR_PATIENCE_NS: Nanos = 2 * SECOND
@@ -58,9 +63,14 @@ BROWNOUT_INTERVAL_NS: Nanos = 15 * SECOND   # mean
 BROWNOUT_NS_MIN: Nanos = 20 * MILLISECOND   # of a slow disk, before the power fails
 BROWNOUT_NS_MAX: Nanos = 300 * MILLISECOND
 BROWNOUT_SLOWNESS_MAX = 200
+SNAPSHOT_FLIP_ONE_IN = 2        # flipped bits, once there are snapshots
 COMPACTOR_LOOK_NS: Nanos = 40 * MILLISECOND
 COMPACTOR_KILL_ONE_IN = 150     # looks at a compactor that is at work
 DRAIN_INTERVAL_NS: Nanos = 8 * SECOND       # mean, of all workers together
+FULL_ONE_IN = 3                 # seeds in which all disks are full now and then, as if they were one
+FULL_INTERVAL_NS: Nanos = 20 * SECOND       # mean
+FULL_NS_MIN: Nanos = 2 * SECOND
+FULL_NS_MAX: Nanos = 15 * SECOND
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
 BLACKOUT_NS: Nanos = 500 * MILLISECOND
@@ -109,7 +119,7 @@ class ClusterFaults(FaultPlan):
         *,
         brokers: list[Process],
         others: list[Process],
-        on_damage: Callable[[str], object],
+        on_damage: Callable[[str, list[int]], object],
         drains: Sequence[Callable[[], bool]] = (),
     ) -> None:
         random = world.stream("cluster faults")
@@ -117,9 +127,10 @@ class ClusterFaults(FaultPlan):
         mix = mix_of(random, self.disk_kind)
         # Mostly the cluster should be able to go on; in some seeds it need only lose nothing.
         down_max = len(brokers) if random.randrange(ANY_DOWN_ONE_IN) == 0 else (len(brokers) - 1) // 2
-        super().__init__(world, mix, members=brokers, others=others, down_max=down_max, flip=flip_vouched)
+        super().__init__(world, mix, members=brokers, others=others, down_max=down_max, flip=self._flip)
         self._random = random
         self._on_damage = on_damage
+        self._flipped_snapshots: list[int] = []     # by the last flip, their indexes
         self._drains = drains               # of each worker; False: it cannot hear
         self._extra = dict.fromkeys(EXTRA_KINDS, 0)
         self._brokers = [process.machine for process in brokers]
@@ -136,6 +147,10 @@ class ClusterFaults(FaultPlan):
         while self._drains and (at := at + int(random.expovariate(1.0) * DRAIN_INTERVAL_NS)) < span:
             self.world.after(at, partial(self._drain, random.choice(self._drains)))
         self._end_compactors(self.world.stream("compactors"))
+        at, random = 0, self.world.stream("full disks")
+        if self.world.seed % FULL_ONE_IN == FULL_ONE_IN - 1:
+            while (at := at + int(random.expovariate(1.0) * FULL_INTERVAL_NS)) < span:
+                self.world.after(at, partial(self._fill_disks, random.randint(FULL_NS_MIN, FULL_NS_MAX)))
 
     @property
     def happened(self) -> dict[str, int]:
@@ -235,6 +250,18 @@ class ClusterFaults(FaultPlan):
                     child.take_signal(SIGKILL)
         self.world.after(COMPACTOR_LOOK_NS, partial(self._end_compactors, random))
 
+    def _fill_disks(self, lasts: Nanos) -> None:
+        """Nobody is hit by it who has a spare; brokers that other faults end meanwhile come back when there is room."""
+        if self.world.now >= self._until:
+            return
+        self._count(ALL_DISKS_FULL)
+        self._set_full(is_full=True)
+        self._lasts(lasts, partial(self._set_full, is_full=False))
+
+    def _set_full(self, *, is_full: bool) -> None:
+        for machine in self._brokers:
+            machine.disk.full = is_full
+
     def _insist(self) -> None:
         """Damage that takes luck, of the kind that this seed is for, has not happened yet: another try."""
         if self.world.now >= self._until or self.disk_kind in self.counts or self.disk_kind not in self.missing:
@@ -281,4 +308,15 @@ class ClusterFaults(FaultPlan):
     def _mark(self, processes: Sequence[Process], kind: str) -> None:
         super()._mark(processes, kind)
         if kind == "flipped_bit":
-            self._on_damage(processes[0].name)
+            self._on_damage(processes[0].name, self._flipped_snapshots)
+
+    def _flip(self, disk: SimulatedDisk, random: Random) -> tuple[str, int, int] | None:
+        """Chooses a bit of the log, or of a snapshot; where several snapshots are hit, all bits but one flip here."""
+        flips = flip_snapshots(disk, random) if random.randrange(SNAPSHOT_FLIP_ONE_IN) == 0 else []
+        self._flipped_snapshots = [index_of(path) for path, _, _ in flips]
+        if not flips:
+            return flip_vouched(disk, random)
+        self._count(FLIPPED_SNAPSHOT)
+        for flip in flips[1:]:
+            disk.flip_bit(*flip)
+        return flips[0]

@@ -14,6 +14,7 @@ from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
 from cluster.simulation.nodes import BrokerProcess, StandIns
 from cluster.simulation.raft_oracle import RaftOracle
+from cluster.simulation.snapshot_oracle import SnapshotOracle
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
@@ -35,8 +36,10 @@ class Oracles:
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
         self.state = StateOracle(self.judge)
+        self.snapshots = SnapshotOracle(world, self.judge, self.raft.damaged)
         self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end
+        self.no_room: dict[str, int] = {}                   # brokers that a full disk ended, by what they were doing
         self._failures = 0              # of the world's that were looked at
         world.raise_failures = False
         world.on_log.append(self._on_log)
@@ -58,10 +61,28 @@ class Oracles:
         faults = self.world.machine(name).disk.faults
         accounted = [text for kind, texts in DISK_ERRORS.items() if faults.get(kind) for text in texts]
         if any(text in reason.message for text in accounted):
+            self._judge_room(name, reason)
             return
         if reason.type == "BrokerFault" and name in self.raft.damaged:
             return
         self.judge.violated("crash", f"{name} ended: {reason}\n{reason.traceback}")
+
+    def _judge_room(self, name: str, reason: Failed) -> None:
+        """A full disk may end a broker that has used up the last segment that it had, and no other."""
+        if not any(text in reason.message for text in DISK_ERRORS["no_space"]):
+            return
+        node = self.brokers[name]
+        segment_bytes = node.config.wal.segment_bytes
+        disk = self.world.machine(name).disk
+        spares = [path for path in disk.paths() if path.endswith(".spare") and len(disk.read(path)) >= segment_bytes]
+        if reason.type == "NoRoom":
+            kind = "start"
+        else:
+            assert node.peer is not None
+            kind = "growing" if node.peer.wal.is_growing else "writing"
+        self.no_room[kind] = self.no_room.get(kind, 0) + 1
+        if kind != "growing":
+            self.judge.require(not spares, "full disk", f"{name} ended with {spares} at hand: {reason}")
 
     def acknowledged(self, key: int, task: int) -> None:
         """A client was told that a call is safe, as this task."""
@@ -73,6 +94,12 @@ class Oracles:
         )
 
     def _on_log(self, process: str, name: str, fields: dict[str, object]) -> None:
+        if process in self.brokers:
+            broker = self.brokers[process]
+            self.snapshots.on_log(broker, name, fields)
+            if name == "compaction_started":
+                assert broker.peer is not None
+                self.state.planned(process, broker.peer.machine)
         if name == "broker_started":
             self.raft.watch(self.brokers[process])
         elif name == "data_lost":

@@ -3,19 +3,34 @@
 They are classes that stand in for production's, which knows nothing of them.
 """
 
+from collections.abc import Iterable, Iterator
 from enum import Enum
+from zlib import crc32
 
 import msgspec
 
+from actors import Files
 from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.link import Link
+from cluster.compaction.compactor import compact, replay, write
+from cluster.compaction.messages import Plan, StillAtWork, Written
 from cluster.peer.actor import RaftPeer
 from cluster.peer.drive import Drive
 from cluster.raft.effects import Write
 from cluster.raft.messages import NO_NODE
+from cluster.simulation.compactors import Compact
 from cluster.simulation.nodes import StandIns
+from cluster.state.rows import EndRow, Section
+from cluster.storage.chain import Chain
+from cluster.storage.header import LogStart
+from cluster.storage.index import LogIndex
+from cluster.storage.pieces import Piece
+from cluster.storage.recovery import Recovery
+from cluster.storage.wal import Wal
 from cluster.wire import Assignments, Holding
+
+SESSION_WORKER = 4      # place in a row: what a session's worker offers, below 0 for a client
 
 
 class Planted(Enum):
@@ -24,6 +39,12 @@ class Planted(Enum):
     ACK_BEFORE_SYNC = "an answer leaves before the sync that it speaks of"
     VOTE_NOT_PERSISTED = "votes are not written to the disk"
     DOUBLE_DISPATCH = "a new leader gives what one worker holds to the next one that reports to it as well"
+    SESSIONS_NOT_IN_SNAPSHOT = "snapshots do not hold the sessions of clients"
+    OVERWRITTEN_ENTRY_PLANNED = "plans of snapshots name an entry that was overwritten"
+    OVERWRITTEN_ENTRY_COMPACTED = "and the compactor does not compare what came of it"
+    LAST_ENTRY_NOT_PLANNED = "plans of snapshots lack their last entry"
+    LAST_ENTRY_NOT_COMPACTED = "and the compactor does not compare that either"
+    LOG_DROPPED_TOO_FAR = "the log gives up a segment that is needed behind the older snapshot"
 
 
 class HastyDrive(Drive):
@@ -79,13 +100,106 @@ class GenerousBroker(Broker):
         self._handlers[Holding] = reconcile_and_give
 
 
+def forgetful_compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
+    machine = yield from replay(files, plan)
+    yield from write(files, plan, _without_clients(machine.image()))
+
+
+def _without_clients(image: Iterable[bytes]) -> Iterator[bytes]:
+    """The same parts, with checksums that are right."""
+    crc = 0
+    for part in image:
+        section, number, rows = msgspec.msgpack.decode(part)
+        if section == Section.SESSIONS:
+            rows = [row for row in rows if row[SESSION_WORKER] >= 0]
+        elif section == Section.END:
+            rows = [EndRow(number, crc)]
+        changed = msgspec.msgpack.encode((section, number, rows))
+        crc = crc32(changed, crc)
+        yield changed
+
+
+def blind_compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
+    """Writes the state that the replay came to, whatever it is, under the name of the plan."""
+    machine = yield from replay(files, plan)
+    yield from write(files, plan, machine.image())
+
+
+class StretchedIndex(LogIndex):
+    """Where entries were overwritten, the first of those that were is named instead of the one that counts."""
+
+    __slots__ = ()
+
+    def pieces(self, low: int, high: int) -> list[Piece]:
+        pieces = super().pieces(low, high)
+        for position in range(len(pieces) - 1):
+            piece, following = pieces[position : position + 2]
+            if piece.segment == following.segment and following.first < following.last:
+                pieces[position] = piece._replace(last=piece.last + 1)
+                pieces[position + 1] = following._replace(first=following.first + 1)
+        return pieces
+
+
+class ShortIndex(LogIndex):
+    __slots__ = ()
+
+    def pieces(self, low: int, high: int) -> list[Piece]:
+        pieces = super().pieces(low, high)
+        if pieces and pieces[-1].last > pieces[-1].first:
+            pieces[-1] = pieces[-1]._replace(last=pieces[-1].last - 1)
+        return pieces
+
+
+class StretchedPeer(RaftPeer):
+    def _opened(self, wal: Wal, recovery: Recovery) -> None:
+        wal._chain.index.__class__ = StretchedIndex
+        super()._opened(wal, recovery)
+
+
+class ShortPeer(RaftPeer):
+    def _opened(self, wal: Wal, recovery: Recovery) -> None:
+        wal._chain.index.__class__ = ShortIndex
+        super()._opened(wal, recovery)
+
+
+class HastyChain(Chain):
+    """Gives up the segment with the first entry that is still needed as well."""
+
+    def compact(self, index: int) -> tuple[LogStart, list[int]] | None:
+        pieces = self.index.pieces(self.index.first_index, self.index.last_index + 1)
+        ends = [piece.last for piece in pieces if piece.last > index and piece.segment != self.segments[-1]]
+        return super().compact(ends[0] if ends else index)
+
+
+class HastyLogPeer(RaftPeer):
+    def _opened(self, wal: Wal, recovery: Recovery) -> None:
+        wal._chain.__class__ = HastyChain
+        super()._opened(wal, recovery)
+
+
 def stand_ins_of(planted: Planted | None) -> StandIns:
-    if planted is Planted.ACK_BEFORE_SYNC:
-        return {(broker_process, "RaftPeer"): HastyPeer}
-    if planted is Planted.VOTE_NOT_PERSISTED:
-        return {(broker_process, "RaftPeer"): ForgetfulPeer}
-    if planted is Planted.DOUBLE_DISPATCH:
-        return {(broker_process, "Broker"): GenerousBroker}
-    return {}
+    if planted is None or planted not in STAND_INS:
+        return {}
+    name, stand_in = STAND_INS[planted]
+    return {(broker_process, name): stand_in}
 
 
+def compactor_of(planted: Planted | None) -> Compact:
+    return COMPACTORS.get(planted, compact) if planted is not None else compact
+
+
+STAND_INS: dict[Planted, tuple[str, type]] = {
+    Planted.ACK_BEFORE_SYNC: ("RaftPeer", HastyPeer),
+    Planted.VOTE_NOT_PERSISTED: ("RaftPeer", ForgetfulPeer),
+    Planted.DOUBLE_DISPATCH: ("Broker", GenerousBroker),
+    Planted.OVERWRITTEN_ENTRY_PLANNED: ("RaftPeer", StretchedPeer),
+    Planted.OVERWRITTEN_ENTRY_COMPACTED: ("RaftPeer", StretchedPeer),
+    Planted.LAST_ENTRY_NOT_PLANNED: ("RaftPeer", ShortPeer),
+    Planted.LAST_ENTRY_NOT_COMPACTED: ("RaftPeer", ShortPeer),
+    Planted.LOG_DROPPED_TOO_FAR: ("RaftPeer", HastyLogPeer),
+}
+COMPACTORS: dict[Planted, Compact] = {
+    Planted.SESSIONS_NOT_IN_SNAPSHOT: forgetful_compact,
+    Planted.OVERWRITTEN_ENTRY_COMPACTED: blind_compact,
+    Planted.LAST_ENTRY_NOT_COMPACTED: blind_compact,
+}

@@ -22,7 +22,8 @@ from cluster.simulation.nodes import (
     topology,
 )
 from cluster.simulation.oracles import Oracles
-from cluster.simulation.planted import Planted, stand_ins_of
+from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
+from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
 
@@ -63,6 +64,8 @@ class Report:
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
+    no_room: dict[str, int] = field(default_factory=dict)       # brokers that a full disk ended, while doing what
+    moments: Moments = field(default_factory=Moments)
     digest: int = 0                     # of the whole course
 
 
@@ -81,12 +84,15 @@ class Scenario:
         sync_mode = "inline" if seed // 2 % 2 else "thread"
         register_executor(world, oracles.state.ran)
         self.snapshots = 0                  # that compactors have finished
-        register_compactor(world, self._count_snapshot)
+        register_compactor(world, self._count_snapshot, compactor_of(planted))
+
         def stand_ins(name: str) -> StandIns:
             return {**oracles.stand_ins(name), **stand_ins_of(planted)}
 
         self.brokers = [BrokerProcess(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
         oracles.brokers = {node.name: node for node in self.brokers}
+        for node in self.brokers:
+            oracles.snapshots.watch(node)
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
         self.faults = ClusterFaults(
@@ -146,9 +152,13 @@ class Scenario:
     def _count_snapshot(self) -> None:
         self.snapshots += 1
 
-    def _damaged(self, name: str) -> None:
+    def _damaged(self, name: str, snapshots: list[int]) -> None:
+        """Bits of these snapshots have flipped, or, if there are none, one of the log."""
         self.oracles.raft.damaged.add(name)
-        self.oracles.raft.undetected.add(name)
+        if not snapshots:
+            self.oracles.raft.undetected.add(name)
+        for index in snapshots:
+            self.oracles.snapshots.flipped(name, index)
 
     def _new_leader(self, node: BrokerProcess, voters: list[int]) -> None:
         self.faults.leader_elected(node.process, [self.brokers[number - 1].process for number in sorted(voters)])
@@ -170,6 +180,8 @@ class Scenario:
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,
+            moments=oracles.snapshots.moments,
+            no_room=oracles.no_room,
             digest=self.world.digest,
         )
 

@@ -74,6 +74,7 @@ class StateOracle:
         self.duplicated_records = 0
         self.restorations = 0           # states that came from snapshots, at starts and on the way
         self._judge = judge
+        self._planned: dict[int, int] = {}                  # index of a snapshot -> full digest of the state
         self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
         self._given: dict[Pair, int] = {}                   # every pair ever handed out -> session
         self._ran: set[Pair] = set()
@@ -96,12 +97,22 @@ class StateOracle:
         elif machine.rolling != first.rolling or (first.full is not None and machine.full_digest() != first.full):
             self._judge.violated("digest", f"{node} differs from others after entry {index}")
 
+    def planned(self, node: str, machine: Machine) -> None:
+        """A broker plans a snapshot of its state as it is: whoever restores that snapshot gets this state."""
+        index, full = machine.applied_index, machine.full_digest()
+        if index == self.reference.applied_index:
+            self._judge.require(full == self.reference.full_digest(), "digest", f"{node} differs at entry {index}")
+        same = self._planned.setdefault(index, full) == full
+        self._judge.require(same, "digest", f"{node} differs from others that plan a snapshot of entry {index}")
+
     def restored(self, node: str, machine: Machine) -> None:
-        """A broker's state is that of a snapshot now. Comparisons of everything follow with the entries behind it."""
+        """A broker's state is that of a snapshot now."""
         index = machine.applied_index
-        if index > len(self.applied_entries):
-            self._judge.violated("snapshot", f"{node} restored a state after entry {index}, which nobody has applied")
-        elif machine.rolling != self.applied_entries[index - 1].rolling:
+        if index > len(self.applied_entries) or index not in self._planned:
+            self._judge.violated("snapshot", f"{node} restored a state after entry {index}, which nobody had")
+        elif machine.rolling != self.applied_entries[index - 1].rolling or (
+            machine.full_digest() != self._planned[index]
+        ):
             self._judge.violated("snapshot", f"{node} restored a state that differs from others' after entry {index}")
         self.restorations += 1
 

@@ -283,9 +283,11 @@ def _tasks(tables: Tables, specs: Specs) -> Iterator[Row]:
 def _cuts(tasks: list[Task]) -> Iterator[tuple[int, int]]:
     """Where blocks start and end, so that none passes PART_BYTES unless it is of one task."""
     sizes = list(map(len, _column(tasks, "body")))
-    for texts in (_column(tasks, "worker"), _column(tasks, "attempts")):
-        if any(texts):
-            sizes = list(map(add, sizes, [len(_encode(text)) if text else 0 for text in texts]))
+    # A block has each name of a worker once, so this counts too much, unless every task has another one.
+    sizes = list(map(add, sizes, map(len, _column(tasks, "worker"))))
+    attempts = _column(tasks, "attempts")
+    if any(attempts):
+        sizes = list(map(add, sizes, [len(_encode(some)) if some else 0 for some in attempts]))
     ends = list(accumulate([size + TASK_BYTES for size in sizes]))
     start = before = 0
     while start < len(tasks):

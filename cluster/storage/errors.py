@@ -1,12 +1,21 @@
 """What can go wrong with a log, besides `actors.errors.Locked`."""
 
+from errno import EDQUOT, ENOSPC
+
+NO_ROOM = frozenset({ENOSPC, EDQUOT})
+
+
+def is_lack_of_room(error: BaseException) -> bool:
+    """Whether this is the file system's word that nothing can be added: it passes when somebody makes room."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
 
 class StorageError(Exception):
     """Base of the log's errors."""
 
 
 class WalFailed(StorageError):
-    """A write or a sync of the log failed; nothing more is written. Stop the process, then look at the disk.
+    """A write or a sync of the log failed; nothing more is written. The process must end: the next one recovers.
 
     It is never retried: after a failed sync the kernel may have dropped the very bytes that it could not
     write, and a second sync that succeeds would say nothing about them. `cause` is the operating system's
@@ -14,7 +23,8 @@ class WalFailed(StorageError):
     """
 
     def __init__(self, operation: str, cause: BaseException) -> None:
-        super().__init__(f"the log's {operation} failed: {cause}; stop the process, then look at the disk")
+        advice = "make room on that disk" if is_lack_of_room(cause) else "look at the disk"
+        super().__init__(f"the log's {operation} failed: {cause}; a restart goes through recovery; {advice}")
         self.operation = operation
         self.cause = cause
 

@@ -90,6 +90,7 @@ class FramePlanner:
     __slots__ = (
         "_bodies",
         "_framed_commit",
+        "_leaves_segment",
         "_new_number",
         "_new_salt",
         "_open",
@@ -135,6 +136,7 @@ class FramePlanner:
         self._framed_commit = hard_state.commit  # of the last frame; a write may be ahead of it
         self.last_index = last_index
         self._segment_bytes = segment_bytes
+        self._leaves_segment = False
         self._new_number = new_number
         self._new_salt = new_salt
         self._plan = Plan()
@@ -169,6 +171,14 @@ class FramePlanner:
         self._plan = plan = Plan()
         self._begin_segment(previous=0)
         return plan
+
+    def leave_segment(self) -> None:
+        """The next frame begins another segment, though there is room in this one."""
+        self._leaves_segment = True
+
+    @property
+    def outgrows_segment(self) -> bool:
+        return self.offset > self._segment_bytes
 
     @property
     def is_vouched(self) -> bool:
@@ -245,7 +255,7 @@ class FramePlanner:
         size = self._open_size
         total = FRAME_HEADER_BYTES + size
         stretches = self._plan.stretches
-        if self.offset + total + FRAME_HEADER_BYTES > self._segment_bytes:
+        if self._leaves_segment or self.offset + total + FRAME_HEADER_BYTES > self._segment_bytes:
             self._roll()
         if not stretches:
             stretches.append(Stretch(None, self.offset))
@@ -289,6 +299,7 @@ class FramePlanner:
         hard_state = HardState(self.term, self.vote, self._framed_commit)
         begins = NewSegment(number, previous, salt, self.seq + 1, hard_state)
         self.number, self.salt, self.offset = number, salt, FRAMES_START
+        self._leaves_segment = False
         self._plan.stretches.append(Stretch(begins, FRAMES_START))
 
 

@@ -123,6 +123,7 @@ def repair(
     """Gives the log a fresh last segment and clears away what no longer belongs to it."""
     spares, number = _usable_spares(files, directory, scan, limits)
     replaced = scan.chain[-1] if scan.chain else None
+    gone = set() if spares else _reclaim(files, directory, scan, limits, spares)
     if not spares:
         filled = 0
         while filled < limits.segment_bytes:
@@ -160,7 +161,7 @@ def repair(
     body = [*_copies(scan, header.salt), (position, marker)]
     file = create_segment(files, directory, header, spares.pop(0), body)
     _place_copies(scan, header.number)
-    _clear_leftovers(files, directory, scan, header, limits, spares)
+    _clear_leftovers(files, directory, scan, header, limits, spares, gone)
     return Repaired(
         file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, spares, number + 1
     )
@@ -181,6 +182,22 @@ def _usable_spares(files: Files, directory: str, scan: Scan, limits: WalLimits) 
     for number in scan.names.unfinished:
         files.remove(f"{directory}/{file_name(number, 'zero')}")
     return spares, scan.names.next_number
+
+
+def _reclaim(files: Files, directory: str, scan: Scan, limits: WalLimits, spares: list[int]) -> set[int]:
+    """Finds a spare among files that a crash kept from becoming one, for on a full disk there may be nothing else to
+    begin with. Returns the segments that it gave up.
+
+    The head was written after all that is older was known, and does not name them: that they are gone means nothing.
+    """
+    gone: set[int] = set()
+    if scan.chain and quarantine_of(scan) is None:
+        for number in scan.leftovers:
+            if number < scan.chain[-1].number and not spares:
+                gone.add(number)
+                if give_up_segment(files, directory, number, True, limits):
+                    spares.append(number)
+    return gone
 
 
 def _copies(scan: Scan, salt: int) -> Iterator[tuple[int, Buffer]]:
@@ -210,7 +227,13 @@ def _place_copies(scan: Scan, number: int) -> None:
 
 
 def _clear_leftovers(
-    files: Files, directory: str, scan: Scan, header: SegmentHeader, limits: WalLimits, spares: list[int]
+    files: Files,
+    directory: str,
+    scan: Scan,
+    header: SegmentHeader,
+    limits: WalLimits,
+    spares: list[int],
+    gone: set[int],
 ) -> None:
     """Damaged files are kept aside as evidence, others become spares while there is need of them."""
     if not scan.leftovers:
@@ -220,6 +243,8 @@ def _clear_leftovers(
         quarantine.damage.kept_aside if quarantine is not None and quarantine.damage is not None else ()
     )
     for number in scan.leftovers:
+        if number in gone:
+            continue
         if file_name(number, "damaged") in evidence:
             path = f"{directory}/{file_name(number, 'wal')}"
             files.rename(path, f"{directory}/{file_name(number, 'damaged')}")

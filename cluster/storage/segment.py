@@ -14,7 +14,9 @@ on the reference disk). A recycled file keeps its old bytes: the new salt makes 
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from errno import ENOSPC
 
 from actors import Buffer, File, Files
 from cluster.storage.header import HEADER_COPIES, SegmentHeader, encode_segment_header
@@ -117,15 +119,25 @@ def create_segment(
     return file
 
 
+def require_room(files: Files, directory: str, size: int) -> None:
+    """Raises OSError, as a write of that size would."""
+    if files.free_bytes(directory) < size:
+        raise OSError(ENOSPC, f"fewer than {size} bytes are free")
+
+
 def fill_spare(files: Files, directory: str, number: int, filled: int, limits: WalLimits) -> int:
     """Writes and syncs one more chunk; after the last one the file becomes a spare. Returns how far it is
-    filled."""
+    filled. Raises OSError, and then leaves no file: half of one would take room for nothing."""
     path = f"{directory}/{file_name(number, 'zero')}"
+    size = min(limits.zero_chunk_bytes, limits.segment_bytes - filled)
     file = files.open(path, create=True)
     try:
-        size = min(limits.zero_chunk_bytes, limits.segment_bytes - filled)
         file.pwrite((bytes(size),), filled)
         file.sync()
+    except OSError:
+        with suppress(OSError):
+            files.remove(path)
+        raise
     finally:
         file.close()
     filled += size

@@ -37,7 +37,7 @@ from cluster.storage.snapshot_format import (
     verify_chunk,
 )
 
-SYNC_CHUNKS = 16  # written between two syncs: the last one then has little to wait for
+SYNC_CHUNKS = 4  # written between two syncs: the log of the same disk waits no longer than for these
 _NAME = re.compile(r"(\d{16})\.(snap|part|recv)")
 
 
@@ -58,6 +58,13 @@ def list_snapshots(files: Files, directory: str) -> list[SnapshotName]:
 def remove_snapshot(files: Files, directory: str, index: int) -> None:
     files.remove(snapshot_path(directory, index))
     files.sync_dir(directory)
+
+
+def discard_unfinished(files: Files, directory: str, index: int) -> None:
+    """What a compactor that has ended may have left of this snapshot."""
+    path = snapshot_path(directory, index, "part")
+    if files.exists(path):
+        files.remove(path)
 
 
 def clear_unfinished(files: Files, directory: str) -> None:
@@ -174,10 +181,13 @@ class SnapshotWriter:
         self._stream_crc = 0
         self._size: int | None = None  # once all of it is durable
         self._verified = False
-        if files.exists(self._path):
-            files.remove(self._path)  # of one that died; it may be longer than this one
+        discard_unfinished(files, directory, meta.index)  # of one that died; it may be longer than this one
         self._file = files.open(self._path, create=True)
-        self._file.pwrite((header,), 0)
+        try:
+            self._file.pwrite((header,), 0)
+        except OSError:
+            self.abort()
+            raise
 
     def add(self, part: bytes) -> None:
         """Takes one part, of any size. Raises OSError: then `abort`."""
@@ -223,8 +233,7 @@ class SnapshotWriter:
     def abort(self) -> None:
         """Removes what was written."""
         self._file.close()
-        if self._files.exists(self._path):
-            self._files.remove(self._path)
+        discard_unfinished(self._files, self._directory, self.meta.index)
 
     def _write_chunks(self, at_least: int) -> None:
         """As many as the buffer fills, down to less than `at_least` bytes."""
@@ -265,6 +274,7 @@ __all__ = [
     "SnapshotName",
     "SnapshotWriter",
     "clear_unfinished",
+    "discard_unfinished",
     "list_snapshots",
     "remove_snapshot",
     "snapshot_path",

@@ -2,18 +2,24 @@
 
 A segment that left the log gives its file to the next one while a spare is wanted: it needs no filling. Files whose
 leaving a crash interrupts are found by the next start and go then (`scan.Scan.leftovers`).
+
+A full disk is met here and not by the log, which only writes where it wrote before. It has the rest of its segment
+then: the owner is told, spends it on what makes work fewer, and asks again now and then (`prepare`), because nobody
+says when there is room. When to ask is the owner's matter: it knows who else would need that room.
 """
 
 from collections.abc import Callable, Sequence
 
 from actors import Files
-from cluster.storage.segment import Guard, WalLimits, fill_spare, give_up_segment
+from cluster.storage.errors import is_lack_of_room
+from cluster.storage.segment import Guard, WalLimits, fill_spare, give_up_segment, require_room
 
 
 class Spares:
     """Files ready to become segments, and the numbers that names are made of: they rise and are never used again.
 
-    `idle` is told when the last file that had to leave is gone.
+    `idle` is told when the last file that had to leave is gone. `on_change` is told when a spare is ready, and when
+    `lacks_room` has become another.
     """
 
     def __init__(
@@ -25,8 +31,10 @@ class Spares:
         next_number: int,
         guard: Guard,
         idle: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         self.unprepared_rolls = 0  # segments that were begun without a spare at hand
+        self.keep_free_bytes = 0  # for what else must be written here: a spare that would take them is not begun
         self.failure: BaseException | None = None  # why the last file could not be filled or given up
         self._files = files
         self._directory = directory
@@ -34,6 +42,8 @@ class Spares:
         self._ready = list(ready)
         self._next_number = next_number
         self._idle = idle
+        self._on_change = on_change
+        self._found_no_room = False     # when it was last tried
         self._filling: int | None = None
         self._leaving: list[int] = []  # segments whose files are to be given up; the first of them is, by a job
         self._stopped = False
@@ -72,6 +82,15 @@ class Spares:
         del self._leaving[1:]
 
     @property
+    def has_ready(self) -> bool:
+        return bool(self._ready)
+
+    @property
+    def lacks_room(self) -> bool:
+        """No spare is at hand, and the disk had no room for one when it was last tried."""
+        return self._found_no_room and not self._ready
+
+    @property
     def is_filling(self) -> bool:
         return self._filling is not None
 
@@ -81,10 +100,15 @@ class Spares:
         return bool(self._leaving)
 
     def _fill(self, number: int, filled: int) -> None:
-        self._files.submit(
-            lambda: fill_spare(self._files, self._directory, number, filled, self._limits),
-            lambda outcome: self._chunk_done(number, outcome),
-        )
+        keep_free = self.keep_free_bytes
+
+        def job() -> int:
+            if not filled:
+                # Also because a full disk would be written to the brim, in vain, at every try.
+                require_room(self._files, self._directory, self._limits.segment_bytes + keep_free)
+            return fill_spare(self._files, self._directory, number, filled, self._limits)
+
+        self._files.submit(job, lambda outcome: self._chunk_done(number, outcome))
 
     def _filled(self, number: int, outcome: int | BaseException) -> None:
         if self._filling != number:
@@ -92,11 +116,19 @@ class Spares:
         if isinstance(outcome, BaseException):
             self._filling = None
             self.failure = outcome  # the log then grows its next segment
+            if is_lack_of_room(outcome) and not self._found_no_room:
+                self._found_no_room = True
+                self._on_change()
         elif outcome < self._limits.segment_bytes:
             self._fill(number, outcome)
         else:
             self._filling = None
-            self._ready.append(number)
+            self._add(number)
+
+    def _add(self, number: int) -> None:
+        self._ready.append(number)
+        self._found_no_room = False
+        self._on_change()
 
     def _give_up(self) -> None:
         number = self._leaving[0]
@@ -110,7 +142,7 @@ class Spares:
         if isinstance(became_spare, BaseException):
             self.failure = became_spare  # the file stays until the next start
         elif became_spare:
-            self._ready.append(number)
+            self._add(number)
         if self._leaving:
             self._give_up()
         else:

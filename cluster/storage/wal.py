@@ -55,6 +55,7 @@ class Wal:
         self.sync_p50_ns = 0  # of the probe syncs; 0 if the mode was given
         self.on_persisted: Callable[[int], None] = _ignore
         self.on_failed: Callable[[WalFailed], None] = _ignore
+        self.on_room: Callable[[bool], None] = _ignore  # `lacks_room` has become this
         self._files = files
         self._directory = directory
         self._lock = lock
@@ -122,8 +123,17 @@ class Wal:
         self._chain = Chain(self._files, self._directory, scan.index, segments, limits.read_bytes_max)
         self._writer = SegmentWriter(self._files, self._directory, repaired.file, header)
         self._spares = Spares(
-            self._files, self._directory, limits, repaired.spares, repaired.next_number, guard, self._release_when_idle
+            self._files,
+            self._directory,
+            limits,
+            repaired.spares,
+            repaired.next_number,
+            guard,
+            self._release_when_idle,
+            self._spares_changed,
         )
+        self._lacked_room = False  # as `on_room` was told
+        self._is_unprepared = False  # the segment that is being written: it was begun without a spare
         self._planner = FramePlanner(
             number=header.number,
             salt=header.salt,
@@ -278,6 +288,40 @@ class Wal:
         return self._in_flight is None and self._backlog.is_empty
 
     @property
+    def lacks_room(self) -> bool:
+        """The disk has none for another segment: what is left of this one is the last that can be written."""
+        return self._spares.lacks_room
+
+    def keep_free(self, size_bytes: int) -> None:
+        """So much of the disk is for others to fill: rather than take it for a spare, the log lacks room."""
+        self._spares.keep_free_bytes = size_bytes
+
+    def seek_room(self) -> None:
+        """Tries to prepare a spare, if there is none. A full disk says nothing when it is full no more."""
+        if self._failure is None:
+            self._spares.prepare()
+
+    @property
+    def is_growing(self) -> bool:
+        """What is written now needs new room: there was no spare for it, or a frame is larger than a segment."""
+        return self._is_unprepared or self._planner.outgrows_segment
+
+    @property
+    def has_old_segments(self) -> bool:
+        """Beside the one that is being written: a snapshot of now would let them leave."""
+        return len(self._chain.segments) > 1
+
+    def _spares_changed(self) -> None:
+        if self._closed:
+            return
+        if self._is_unprepared and self._spares.has_ready:
+            # In a file that grows syncs are slower, and a disk that fills up would meet the log itself.
+            self._planner.leave_segment()
+        if self.lacks_room != self._lacked_room:
+            self._lacked_room = self.lacks_room
+            self.on_room(self._lacked_room)
+
+    @property
     def is_preparing(self) -> bool:
         """A spare segment is being filled, off the loop."""
         return self._spares.is_filling
@@ -339,6 +383,7 @@ class Wal:
             if stretch.begins is not None:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
+                self._is_unprepared = batch.spares[-1] is None
         if self.sync_mode == "inline":
             try:
                 self._writer.perform(batch)

@@ -15,6 +15,7 @@ from cluster.broker.actor import Broker
 from cluster.broker.process import BrokerConfig, start_broker
 from cluster.client.actor import ClientActor
 from cluster.client.succession import SessionLimits
+from cluster.simulation.compactors import register_compactor
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.child_messages import Ready, encode
@@ -68,10 +69,18 @@ class ClientWorld:
     """`runs` counts the attempts that began, by task. `answers` is what programs returned, by name of their client."""
 
     def __init__(
-        self, seed: int = 0, *, workers: int = 1, slots: int = 2, network: NetworkLimits | None = None
+        self,
+        seed: int = 0,
+        *,
+        workers: int = 1,
+        slots: int = 2,
+        network: NetworkLimits | None = None,
+        wal: WalLimits = WAL,
     ) -> None:
+        self.wal = wal
         self.world = World(seed, network=network)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
+        register_compactor(self.world, lambda: None)
         self.runs: dict[int, int] = {}
         self.log: list[tuple[str, str]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
@@ -90,7 +99,7 @@ class ClientWorld:
         addresses = tuple((node, f"{node}:7100", f"{node}:8100") for node in BROKERS)
 
         async def start(ports: Ports) -> None:
-            config = BrokerConfig("world", name, addresses, "data", "inline", WAL)
+            config = BrokerConfig("world", name, addresses, "data", "inline", self.wal)
             self.systems[name] = system = start_broker(ports, config, 100 + BROKERS.index(name), lambda reason: None)
             await system.wait_stopped()
 

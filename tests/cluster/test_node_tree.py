@@ -5,7 +5,7 @@ from typing import Any
 
 from actors import SECOND, ActorSystem, Ports
 from actors.simulation import ChildPort, World
-from cluster.node_report import EXIT_OPERATOR, EXIT_UNUSABLE, Ready, Refused, encode
+from cluster.node_report import EXIT_NO_ROOM, EXIT_OPERATOR, EXIT_UNUSABLE, Ready, Refused, encode
 from cluster.node_tree import Launch, NodeSpec, Stop
 
 ENTRY = "node:main"
@@ -116,3 +116,13 @@ def test_a_stop_before_the_brokers_are_ready_starts_no_worker():
     machine.ref.tell(Stop())
     assert machine.world.run_until(lambda: machine.ended, LIMIT)
     assert "w1" not in machine.started
+
+
+def test_a_broker_with_a_log_waits_for_room_even_before_it_ran_and_the_others_go_on():
+    machine = Machine(b3=[str(EXIT_NO_ROOM), str(EXIT_NO_ROOM), "ready"])
+    machine.run(10)
+    assert machine.launch.refusal is None and not machine.ended
+    assert machine.started.count("b3") == 3
+    assert {"w1", "w2"} <= set(machine.started)
+    exits = [fields for name, fields in machine.log if name == "node_exited"]
+    assert [(fields["code"], fields["reason"]) for fields in exits] == [(75, "reason 75")] * 2

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,29 +22,13 @@ from cluster_rig import (
     wait_until,
 )
 from cluster_tasks import add, hold
+from disk_rig import fill, needs_mounts, on_a_disk
 
 from cluster import Client
 from cluster.local import LocalCluster
 
 LOCK_PATIENCE_S = 10.0
 SLACK_S = 5.0               # for starting and stopping on a busy machine; half a second is expected
-
-
-def on_a_disk(folder: Path, options: str) -> tuple[str, ...]:
-    """Runs a command where `folder` is a small disk of its own, in namespaces: nothing of this machine is mounted."""
-    folder.mkdir()
-    script = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
-    return ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder))
-
-
-def may_mount() -> bool:
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-needs_mounts = pytest.mark.skipif(not may_mount(), reason="this machine permits no namespaces")
 
 
 def one_line(output: str) -> str:
@@ -128,14 +111,6 @@ def test_a_disk_that_fills_up_later_is_waited_for(tmp_path: Path) -> None:
     """A broker that ran is no reason to stop its neighbours: it tries again until there is room."""
     path = make_topology(tmp_path, brokers=1, workers=1)
 
-    def fill(disk: Path) -> None:
-        with (disk / "filler").open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4_096))
-            except OSError:
-                return
-
     async def work() -> None:
         async with Client.connect(path) as client:
             assert await (await client.submit(add, 1)).result(timeout=DEADLINE_S) == 2
@@ -148,10 +123,10 @@ def test_a_disk_that_fills_up_later_is_waited_for(tmp_path: Path) -> None:
         assert launch.stdout is not None
         wait_until("the next segment is prepared", lambda: list(disk.glob("b1/*.spare")))
         next(disk.glob("b1/*.spare")).unlink()      # a start would take it, and need no room
-        fill(disk)
+        fill(disk / "filler")
         pid = alone.status()["brokers"][0]["pid"]
         os.kill(pid, signal.SIGKILL)
-        while "code=73" not in (line := launch.stdout.readline()):
+        while "code=75" not in (line := launch.stdout.readline()):
             assert launch.poll() is None
         assert "event=node_exited" in line and "node=b1" in line and "No space left on device" in line
         (disk / "filler").unlink()

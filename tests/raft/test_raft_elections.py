@@ -3,7 +3,7 @@
 import pytest
 from raft_rig import ELECTION_TICKS, Group, Node, node_with_log
 
-from cluster.raft.election import HURRY_ATTEMPTS_MAX, HURRY_TICKS_MAX
+from cluster.raft.election import HURRY_ATTEMPTS_MAX, HURRY_TICKS_MAX, YIELD_FACTOR
 from cluster.raft.messages import NO_NODE, Message, MessageType, Role
 
 PLAIN = {"pre_vote": False, "check_quorum": False}
@@ -306,6 +306,30 @@ def test_a_stalled_leader_steps_down_on_request():
     leader = group.elect(1)
     leader.step_down()
     assert (leader.role, leader.term) == (Role.FOLLOWER, 1)
+
+
+# -- who would rather not lead -----------------------------------------------------------------------------
+
+
+def test_who_yields_stands_later_than_any_other_and_stands_all_the_same():
+    for seed in range(20):
+        node = Group(seed=seed)[1]
+        node.core.yields = True
+        for _ in range(2 * ELECTION_TICKS):
+            node.core.tick()
+            assert not sent(node, MessageType.PRE_VOTE)
+        for _ in range((2 * YIELD_FACTOR - 2) * ELECTION_TICKS):
+            node.core.tick()
+        assert sent(node, MessageType.PRE_VOTE)
+
+
+def test_who_yields_does_not_stand_early():
+    node = followers()[2]
+    node.core.yields = True
+    node.core.link_down(1)
+    for _ in range(2 * HURRY_TICKS_MAX):
+        node.core.tick()
+        assert not sent(node, MessageType.PRE_VOTE)
 
 
 # -- the leader's link goes down --------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from actors import MILLISECOND, SECOND, ExitReason, Failed, Nanos, Ports
 from actors.simulation import Process, SimulatedDisk, World
 from cluster import Client, ClusterError, task
 from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.compaction.policy import DEFAULT_LIMITS, CompactionLimits
 from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.raft.core import Raft
 from cluster.raft.messages import Role
 from cluster.raft.progress import Progress
+from cluster.simulation.compactors import register_compactor
 from cluster.storage.frame import FRAME_HEADER_BYTES, Frame, parse_frame
 from cluster.storage.header import FRAMES_START, SegmentHeader, decode_segment_header
 from cluster.storage.segment import WalLimits
@@ -172,15 +174,24 @@ class RecoveryRig:
     """`acknowledged` are tasks that a client was told are safe; `log` is (process, event, fields)."""
 
     def __init__(
-        self, seed: int = 0, *, brokers: int = 3, sync_mode: str = "inline", absent: tuple[str, ...] = ()
+        self,
+        seed: int = 0,
+        *,
+        brokers: int = 3,
+        sync_mode: str = "inline",
+        absent: tuple[str, ...] = (),
+        wal: WalLimits = LIMITS,
+        compaction: CompactionLimits = DEFAULT_LIMITS,
     ) -> None:
         self.world = World(seed)
+        self.snapshots = 0          # that compactors have finished
+        register_compactor(self.world, self._count_snapshot)
         self.log: list[tuple[str, str, dict[str, object]]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name, fields)))
         names = [f"b{number}" for number in range(1, brokers + 1)]
         addresses = tuple((name, f"{name}:7100", f"{name}:8100") for name in names)
         self.brokers = {
-            name: Broker(self.world, BrokerConfig("world", name, addresses, DIRECTORY, sync_mode, LIMITS))
+            name: Broker(self.world, BrokerConfig("world", name, addresses, DIRECTORY, sync_mode, wal, compaction))
             for name in names
         }
         for name in absent:
@@ -188,6 +199,9 @@ class RecoveryRig:
         self.plan = Topology("world", "data", True, tuple(BrokerNode(*address) for address in addresses), ())
         self.acknowledged: set[int] = set()
         self._clients = 0
+
+    def _count_snapshot(self) -> None:
+        self.snapshots += 1
 
     def __enter__(self) -> "RecoveryRig":
         return self

@@ -4,7 +4,7 @@ import pytest
 from recovery_rig import DIRECTORY, WHILE, Broker, RecoveryRig
 
 from actors import MILLISECOND, SECOND
-from cluster.node_report import EXIT_FAULT, EXIT_UNUSABLE
+from cluster.node_report import EXIT_FAULT, EXIT_NO_ROOM, EXIT_UNUSABLE
 from cluster.storage.header import HEADER_BYTES
 
 CUT = 5         # synced entries that a log loses at its end
@@ -376,21 +376,31 @@ def test_a_failed_sync_ends_the_process_and_its_restart_loses_nothing(mode, lead
 
 
 @MODES
-def test_a_full_disk_ends_the_process_with_a_reason_and_the_others_go_on(mode):
+def test_a_broker_whose_disk_stays_full_ends_with_its_last_segment_and_is_back_when_there_is_room(mode):
     with working(sync_mode=mode) as rig:
         victim = rig.leader
         victim.disk.full = True
-        rig.submit(700)
+        rig.submit(1_500)       # another one leads after a while; the victim follows with what it has left
         rig.until(lambda: not victim.alive)
         assert "No space left on device" in str(victim.ends[-1])
+        assert "make room on that disk" in str(victim.ends[-1])
         rig.start(victim)
         rig.until(lambda: len(victim.exits) == 2)
         assert "'data' cannot be used: No space left on device (ENOSPC); make room" in str(victim.ends[-1])
-        assert victim.exits == [EXIT_FAULT, EXIT_UNUSABLE]
-        assert len(rig.events("actor_crashed", victim.name)) == 1, "a start that is refused is no crash"
+        assert victim.exits == [EXIT_FAULT, EXIT_NO_ROOM]
+        assert not rig.events("actor_crashed", victim.name), "one line says it"
         victim.disk.full = False
         rig.start(victim)
         rig.heal()
+
+
+def test_a_new_broker_without_room_is_refused_and_not_waited_for():
+    with RecoveryRig(absent=("b3",)) as rig:
+        new = rig.brokers["b3"]
+        new.disk.full = True
+        rig.start(new)
+        rig.until(lambda: new.exits)
+        assert new.exits == [EXIT_UNUSABLE]
 
 
 def test_a_leader_whose_disk_stalls_steps_down_and_nothing_is_lost():

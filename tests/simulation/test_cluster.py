@@ -34,3 +34,12 @@ def test_something_of_everything_breaks(report: Report):
     assert report.faults["partition"] >= 1
     assert report.faults["drain"] >= 1
     assert report.faults[DISK_KINDS[report.seed % 3]] >= 1
+
+
+def test_full_disks_end_no_broker_that_has_a_spare_and_are_survived():
+    """An oracle looks at what those had that are ended: a reserve was used up, or they died of something else before
+    they had a spare again."""
+    reports = [Scenario(seed).run() for seed in (8, 14, 107)]
+    assert [str(violation) for report in reports for violation in report.violations] == []
+    assert all(report.faults["all_disks_full"] for report in reports)
+    assert any(report.no_room for report in reports)

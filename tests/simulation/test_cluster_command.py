@@ -11,7 +11,8 @@ from cluster.simulation import __main__ as command
 
 KEYS = [
     "seeds", "violations", "simulated_hours", "operations", "acknowledged", "lost", "duplicated_records", "faults",
-    "elections", "wall_seconds",
+    "elections", "wall_seconds", "snapshots", "restorations", "transfers", "interrupted_transfers", "refetches",
+    "crashes_in_compaction",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def test_what_is_missing_strikes_once_however_long_no_victim_was_to_be_had(seed)
     world = World(seed)
     brokers = [world.process(name, start) for name in ("b1", "b2", "b3")]
     world.run_for(SECOND)
-    faults = ClusterFaults(world, brokers=brokers, others=[], on_damage=lambda name: None)
+    faults = ClusterFaults(world, brokers=brokers, others=[], on_damage=lambda name, snapshots: None)
     for broker in brokers:
         world.pause(broker)
     assert faults.missing[:2] == ["crash", "partition"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from actors import SECOND
+from actors import SECOND, Failed
 from cluster.simulation import Course, Scenario
 from cluster.simulation.state_oracle import WatchedMachine
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
@@ -147,3 +147,24 @@ def test_a_flipped_bit_is_noticed_by_its_broker_and_healed_by_the_others():
         report = scenario.settle()
         assert report.violations == []
         assert not node.peer.wal.quarantined
+
+
+@pytest.mark.parametrize("kind", ["WalFailed", "NoRoom"])
+def test_a_broker_that_a_full_disk_ends_with_a_spare_at_hand_is_seen(settled: Scenario, kind: str):
+    name = settled.brokers[0].name
+    disk = settled.world.machine(name).disk
+    disk.faults["no_space"] = 1
+    settled.oracles.ended(name, Failed(kind, "[Errno 28] No space left on device"))
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["full disk"]
+
+
+def test_a_broker_that_a_full_disk_ends_without_a_spare_is_counted(settled: Scenario):
+    name = settled.brokers[0].name
+    disk = settled.world.machine(name).disk
+    disk.faults["no_space"] = 1
+    for path in disk.paths():
+        if path.endswith(".spare"):
+            disk.overwrite(path, b"")
+    settled.oracles.ended(name, Failed("WalFailed", "[Errno 28] No space left on device"))
+    assert settled.oracles.judge.violations == []
+    assert settled.oracles.no_room == {"writing": 1}

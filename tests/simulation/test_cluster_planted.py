@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from actors import MILLISECOND, SECOND
+from cluster.raft.messages import Role
 from cluster.simulation import Course, Planted, Scenario
 from cluster.simulation.nodes import BrokerProcess
 
@@ -24,7 +25,7 @@ def test_the_sweep_finds_a_planted_bug_within_a_few_seeds(planted: Planted):
         violations = Scenario(seed, planted=planted).run().violations
         if violations:
             assert violations[0].seed == seed
-            assert violations[0].oracle in ("promise", "damage", "double dispatch")
+            assert violations[0].oracle in ("promise", "damage", "double dispatch", "snapshot", "compaction")
             return
     pytest.fail(f"not found in eight seeds: {planted.value}")
 
@@ -112,3 +113,28 @@ def test_a_voter_that_crashes_keeps_its_vote(seed: int):
     scenario = kill_voters(seed, None)
     assert scenario.oracles.judge.violations == []
     assert scenario.oracles.raft.elections >= ELECTIONS
+
+
+# -- snapshots --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("planted", "seed"), [(Planted.OVERWRITTEN_ENTRY_PLANNED, 5), (Planted.LAST_ENTRY_NOT_PLANNED, 0)]
+)
+def test_nothing_that_a_wrong_plan_comes_to_is_ever_adopted_and_each_is_an_alarm(planted: Planted, seed: int):
+    """The compactor itself compares what it came to with what its broker has."""
+    scenario = Scenario(seed, SCRIPTED, planted)
+    scenario.oracles.judge.muted = {"compaction"}
+    with scenario.world:
+        scenario.run_for(4 * SECOND)
+        for _ in range(6):
+            leader = next(node for node in scenario.brokers if node.peer.core.role is Role.LEADER)
+            others = [node.name for node in scenario.brokers if node is not leader]
+            cut = scenario.world.network.cut([leader.name], others)     # what it takes from clients now is overwritten
+            scenario.run_for(3 * SECOND)
+            scenario.world.network.mend(cut)
+            scenario.run_for(4 * SECOND)
+        scenario.settle()
+    assert scenario.oracles.judge.violations == []
+    assert scenario.oracles.snapshots.moments.alarms
+    assert all("OtherState" in alarm for alarm in scenario.oracles.snapshots.moments.alarms)

@@ -1,0 +1,138 @@
+"""Constant load for minutes: does anything grow, pause or slow down while logs become snapshots?
+
+    pytest bench/test_endurance.py --benchmark-only -s [--endurance-seconds 120] [--plot docs/images/endurance.svg]
+
+The load is that of `test_task_queue.py` by `map`; it goes on until every broker has compacted twice. First a short run,
+for the rate that the long one is compared with.
+"""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from bench.plot import plot_endurance
+from bench.tasks import noop
+from bench.watch import Gaps, Watcher
+from cluster import Batch, Client
+from cluster.local import LocalCluster, write_topology
+
+PAYLOAD = b"x" * 100
+BATCH = 50_000
+IN_FLIGHT = 2               # batches: the next one is there when the last results of one arrive
+SHORT_TASKS = 400_000
+LONGEST_S = 900.0           # however long two compactions take
+GRACE_S = 60.0
+LOOK_S = 0.005
+
+
+@pytest.fixture
+def cluster(bench_folder: Path) -> Iterator[LocalCluster]:
+    folder = bench_folder / "endurance"
+    shutil.rmtree(folder, ignore_errors=True)
+    topology = write_topology(folder, name="endurance", modules=["bench.tasks"])
+    with LocalCluster(topology, log=folder / "launch.log") as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Load:
+    """`map` without a pause. `finished` counts results seen."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._done = 0
+        self._running: list[Batch[None]] = []
+
+    @property
+    def finished(self) -> int:
+        return self._done + sum(batch.progress[0] for batch in self._running)
+
+    async def run(self, goes_on: Any) -> None:
+        """`IN_FLIGHT` lanes, each one batch after another while `goes_on()`."""
+
+        async def lane() -> None:
+            while goes_on():
+                batch = await self._client.map(noop, [PAYLOAD] * BATCH)
+                self._running.append(batch)
+                await batch
+                self._running.remove(batch)
+                self._done += BATCH
+
+        await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
+
+
+async def endure(topology: Path, seconds: float) -> dict[str, Any]:
+    async with Client.connect(topology) as client:
+        load = Load(client)
+        await load.run(lambda: load.finished < BATCH)           # warm
+        start, before = time.perf_counter(), load.finished
+        await load.run(lambda: load.finished < before + SHORT_TASKS)
+        short_rate = (load.finished - before) / (time.perf_counter() - start)
+
+        gaps = Gaps()
+        watcher = Watcher(topology, lambda: load.finished)
+        watcher.start()
+        start, before = time.perf_counter(), load.finished
+
+        def goes_on() -> bool:
+            took = time.perf_counter() - start
+            compacted = min((len(indexes) for indexes in watcher.compactions.values()), default=0)
+            return took < LONGEST_S and (took < seconds or len(watcher.compactions) < 3 or compacted < 2)
+
+        async def look() -> None:
+            while True:
+                gaps.look(load.finished)
+                await asyncio.sleep(LOOK_S)
+
+        looking = asyncio.ensure_future(look())
+        await load.run(goes_on)
+        took = time.perf_counter() - start
+        looking.cancel()
+        await watcher.stop()
+    samples = watcher.samples
+    half = [sample for sample in samples if sample.at_s >= took / 2]
+    spans = []
+    for broker in range(3):
+        memory = [sample.pss_mb[broker] for sample in half]
+        known = [value for value in memory if value is not None]
+        spans.append(round(max(known) / min(known) - 1, 3))
+    return {
+        "seconds": round(took, 1),
+        "short_rate": round(short_rate),
+        "rate": round((load.finished - before) / took),
+        "rate_ratio": round((load.finished - before) / took / short_rate, 3),
+        "longest_gap_ms": round(gaps.longest_s * 1e3),
+        "turn_ms_max": max(value for sample in samples for value in sample.turn_ms if value is not None),
+        "pss_mb_end": samples[-1].pss_mb,
+        "pss_growth_second_half": spans,
+        "disk_mb_max": max(max(sample.disk_mb) for sample in samples),
+        "compactions": {node: len(indexes) for node, indexes in sorted(watcher.compactions.items())},
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def test_endurance(benchmark: Any, cluster: LocalCluster, bench_folder: Path, request: Any) -> None:
+    reports: list[dict[str, Any]] = []
+    seconds = request.config.getoption("--endurance-seconds")
+
+    async def bounded() -> dict[str, Any]:
+        async with asyncio.timeout(LONGEST_S + GRACE_S):
+            return await endure(cluster.topology, seconds)
+
+    benchmark.pedantic(lambda: reports.append(uvloop.run(bounded())), rounds=1)
+    (report,) = reports
+    (bench_folder / "endurance.json").write_text(json.dumps(report))
+    figures = {key: value for key, value in report.items() if key != "samples"}
+    benchmark.extra_info.update(figures)
+    if target := request.config.getoption("--plot"):
+        plot_endurance(report, Path(target))
+    print(f"\n{json.dumps(figures, indent=1)}")
+    assert min(report["compactions"].values()) >= 2

@@ -1,0 +1,611 @@
+"""Snapshots between real brokers in bad times: made, lost, damaged, sent, and taken once.
+
+Everything but the world is the real code. States are a few MiB, so that a transfer takes several chunks, and logs are
+cut at every opportunity, so that a follower that was away needs one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+from recovery_rig import Broker, RecoveryRig
+
+from actors import MILLISECOND, SECOND, Ports
+from cluster import Client, task
+from cluster.compaction.policy import CompactionLimits
+from cluster.node_report import EXIT_OPERATOR
+from cluster.peer import snapshot_sender
+from cluster.peer.snapshot_receiver import SnapshotArrivals
+from cluster.peer.snapshot_sender import SnapshotSender
+from cluster.peer.snapshots import Snapshots
+from cluster.storage.segment import WalLimits
+from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
+
+WAL = WalLimits(segment_bytes=1024 * 1024, zero_chunk_bytes=512 * 1024, probe_syncs=4)
+# A snapshot for each 200 KiB of log, whatever the state's size; no follower keeps a log from being cut.
+EAGER = CompactionLimits(
+    log_bytes_min=200 * 1024,
+    state_factor=0,
+    urgent_factor=1_000,
+    closed_factor=10_000,
+    stagger_ppm_max=0,
+    pinned_bytes_max=0,
+    silence_max=10 * SECOND,
+    retry_min=SECOND,
+    retry_max=8 * SECOND,
+)
+NEVER = replace(EAGER, log_bytes_min=1 << 40)
+BODY = "x" * 100_000
+MODES = pytest.mark.parametrize("mode", ["inline", "thread"])
+
+
+@task(name="snapshots:keep")
+def keep(text: str) -> None:
+    """No worker runs it: it stays in the state."""
+
+
+def rig_of(seed: int = 0, *, mode: str = "inline", **options: Any) -> RecoveryRig:
+    return RecoveryRig(seed, sync_mode=mode, wal=WAL, **{"compaction": EAGER, **options})
+
+
+def fill(rig: RecoveryRig, mebibytes: int) -> None:
+    """So much state, acknowledged."""
+    done: list[int] = []
+
+    async def live(ports: Ports) -> None:
+        async with Client(rig.plan, lambda: ports, 60.0) as client:
+            for _ in range(mebibytes):
+                for _ in range(10):
+                    rig.acknowledged.add((await client.submit(keep, BODY)).id)
+        done.append(1)
+
+    name = f"filler-{len(rig.world.processes)}"
+    rig.world.process(name, live)
+    rig.until(lambda: done, "the state grows")
+
+
+def snapshots_of(broker: Broker) -> list[str]:
+    return [path for path in broker.disk.paths() if path.endswith(".snap")]
+
+
+def compacted(rig: RecoveryRig, *brokers: Broker) -> None:
+    """Grows the state until these brokers have cut their logs."""
+    for _ in range(30):
+        if all(broker.peer is not None and broker.peer.wal.first_index > 1 for broker in brokers):
+            return
+        fill(rig, 1)
+        rig.settle(3 * SECOND)
+    raise AssertionError("the log was not cut")
+
+
+def left_behind(rig: RecoveryRig) -> tuple[Broker, Broker]:
+    """The leader, and a follower that is down and needs a snapshot."""
+    rig.submit(5)
+    leader, (victim, other) = rig.leader, rig.followers()
+    rig.stop(victim)
+    compacted(rig, leader, other)
+    # The log goes on behind what the victim has, at both.
+    assert victim.peer is not None
+    last = victim.peer.wal.last_index
+    for _ in range(10):
+        if all(broker.peer is not None and broker.peer.wal.first_index > last + 1 for broker in (leader, other)):
+            fill(rig, 3)
+            rig.settle(5 * SECOND)
+            return leader, victim
+        fill(rig, 1)
+        rig.settle(3 * SECOND)
+    raise AssertionError("the log still reaches back")
+
+
+class Watch:
+    """Counts what a follower gets, by chunk, and what its arrivals install; and may lose or change it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, node: str) -> None:
+        self.node = node
+        self.offers = 0
+        self.chunks: list[int] = []
+        self.spoil: Callable[[SnapshotChunk], SnapshotChunk | None] = lambda chunk: chunk
+        heard = Snapshots.heard
+
+        def watched(snapshots: Snapshots, node_id: int, message: msgspec.Struct) -> None:
+            if self.is_mine(snapshots):
+                if isinstance(message, SnapshotOffer):
+                    self.offers += 1
+                if isinstance(message, SnapshotChunk):
+                    self.chunks.append(message.number)
+                    spoiled = self.spoil(message)
+                    if spoiled is None:
+                        return
+                    message = spoiled
+            heard(snapshots, node_id, message)
+
+        monkeypatch.setattr(Snapshots, "heard", watched)
+
+    def is_mine(self, snapshots: Snapshots) -> bool:
+        parts = snapshots._parts
+        return parts is not None and f"b{parts.core.id}" == self.node
+
+
+def caught_up(rig: RecoveryRig, leader: Broker, victim: Broker) -> None:
+    rig.until(lambda: victim.has_begun and victim.is_well and victim.applied >= leader.applied, "it caught up")
+    rig.settle()
+
+
+def installs(rig: RecoveryRig, broker: Broker) -> int:
+    return len(rig.events("snapshot_installed", broker.name))
+
+
+# -- making them ------------------------------------------------------------------------------------------------------
+
+
+@MODES
+def test_every_broker_makes_snapshots_cuts_its_log_and_starts_again_from_them(mode):
+    with rig_of(mode=mode) as rig:
+        compacted(rig, *rig.brokers.values())
+        assert all(len(snapshots_of(broker)) == 2 for broker in rig.brokers.values())
+        for broker in list(rig.brokers.values()):
+            rig.stop(broker)
+            rig.start(broker)
+            rig.heal()
+        assert rig.events("snapshot_offered") == []
+
+
+def test_a_broker_that_restarts_all_the_time_compacts_as_well():
+    """What it replays counts: else a log that is never followed for long by one process would grow for ever."""
+    with rig_of(brokers=1, compaction=replace(EAGER, log_bytes_min=2 * 1024 * 1024)) as rig:
+        (broker,) = rig.brokers.values()
+        for _ in range(8):
+            fill(rig, 1)
+            rig.stop(broker)
+            rig.start(broker)
+            rig.until(lambda: broker.leads)
+            rig.settle(5 * SECOND)
+        assert rig.snapshots >= 2
+        assert broker.peer is not None and broker.peer.wal.first_index > 1
+
+
+def test_after_a_start_the_log_since_the_newest_snapshot_counts_and_nothing_else():
+    with rig_of(brokers=1, compaction=replace(EAGER, log_bytes_min=2 * 1024 * 1024)) as rig:
+        (broker,) = rig.brokers.values()
+        fill(rig, 3)
+        rig.until(lambda: rig.events("snapshot_written"))
+        fill(rig, 1)
+        rig.settle(3 * SECOND)
+        assert rig.snapshots == 1
+        for _ in range(3):
+            rig.stop(broker)
+            rig.start(broker)
+            rig.until(lambda: broker.leads)
+            rig.settle(3 * SECOND)
+        assert rig.snapshots == 1
+
+
+# -- damage at a start ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_with_its_newest_snapshot_damaged_a_broker_starts_from_the_older_one_and_the_log_behind_it(brokers):
+    with rig_of(brokers=brokers) as rig:
+        compacted(rig, *rig.brokers.values())
+        broker = rig.leader
+        rig.stop(broker)
+        newest = snapshots_of(broker)[-1]
+        broker.disk.flip_bit(newest, 6_000)
+        rig.start(broker)
+        rig.heal()
+        (event,) = rig.events("snapshot_damaged")
+        assert event["action"]
+        assert newest + ".damaged" in broker.disk.paths()
+        assert rig.events("log_damaged") == []
+        assert rig.events("snapshot_installed") == []
+        compacted(rig, broker)
+        rig.until(lambda: len(snapshots_of(broker)) == 2)
+
+
+def test_with_both_snapshots_damaged_a_broker_is_quarantined_and_gets_the_state_from_the_leader():
+    with rig_of() as rig:
+        compacted(rig, *rig.brokers.values())
+        victim, _ = rig.followers()
+        rig.stop(victim)
+        for path in snapshots_of(victim):
+            victim.disk.flip_bit(path, 6_000)
+        rig.start(victim)
+        rig.until(lambda: rig.events("quarantine_lifted", victim.name))
+        assert len(rig.events("snapshot_damaged", victim.name)) == 2
+        assert len(rig.events("log_damaged", victim.name)) == 1
+        assert installs(rig, victim) == 1
+        rig.heal()
+
+
+def test_a_single_broker_with_both_snapshots_damaged_refuses_to_run():
+    with rig_of(brokers=1) as rig:
+        (broker,) = rig.brokers.values()
+        compacted(rig, broker)
+        rig.stop(broker)
+        for path in snapshots_of(broker):
+            broker.disk.flip_bit(path, 6_000)
+        rig.start(broker)
+        rig.until(lambda: broker.exits[-1:] == [EXIT_OPERATOR])
+        assert "no other broker" in broker.ends[-1].message
+
+
+def test_with_a_segment_behind_the_snapshot_damaged_the_state_comes_back_from_the_leader():
+    with rig_of() as rig:
+        compacted(rig, *rig.brokers.values())
+        victim, _ = rig.followers()
+        rig.stop(victim)
+        victim.flip_vouched()
+        rig.start(victim)
+        rig.until(lambda: rig.events("quarantine_lifted", victim.name))
+        rig.heal()
+
+
+def test_a_snapshot_of_a_newer_version_is_not_touched_and_the_broker_says_why(monkeypatch):
+    from cluster.storage import snapshot_format
+
+    with rig_of(brokers=1) as rig:
+        (broker,) = rig.brokers.values()
+        compacted(rig, broker)
+        rig.stop(broker)
+        before = {path: broker.disk.read(path) for path in snapshots_of(broker)}
+        monkeypatch.setattr(snapshot_format, "SNAPSHOT_VERSION", 0)
+        rig.start(broker)
+        rig.until(lambda: broker.exits[-1:] == [EXIT_OPERATOR])
+        assert "start the newer version" in broker.ends[-1].message
+        assert {path: broker.disk.read(path) for path in snapshots_of(broker)} == before
+        monkeypatch.undo()
+        rig.start(broker)
+        rig.heal()
+
+
+# -- damage while it runs ---------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_that_rots_while_the_broker_runs_does_not_end_compaction():
+    """The compactor finds it; the older one and the log behind it are what the next one begins with."""
+    with rig_of(brokers=1) as rig:
+        (broker,) = rig.brokers.values()
+        compacted(rig, broker)
+        broker.disk.flip_bit(snapshots_of(broker)[-1], 6_000)
+        count = rig.snapshots
+        fill(rig, 2)
+        rig.until(lambda: rig.snapshots > count, "the next snapshot")
+        (event,) = rig.events("snapshot_damaged")
+        assert "BaseDamaged" in str(event["reason"])
+        rig.stop(broker)
+        rig.start(broker)
+        rig.heal()
+
+
+def test_a_broker_that_has_no_start_left_ends_while_the_others_have_the_state():
+    with rig_of() as rig:
+        compacted(rig, *rig.brokers.values())
+        victim, _ = rig.followers()
+        for path in snapshots_of(victim):
+            victim.disk.flip_bit(path, 6_000)
+        for _ in range(8):
+            if not victim.alive:
+                break
+            fill(rig, 1)
+            rig.settle(4 * SECOND)
+        assert "no snapshot is left" in victim.ends[-1].message
+        rig.start(victim)
+        rig.until(lambda: rig.events("quarantine_lifted", victim.name))
+        rig.heal()
+
+
+# -- transfers --------------------------------------------------------------------------------------------------------
+
+
+@MODES
+def test_a_follower_that_was_away_gets_the_snapshot_once_and_the_log_behind_it(mode, monkeypatch):
+    with rig_of(mode=mode) as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        terms = leader.core.term
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        assert installs(rig, victim) == 1
+        assert watch.chunks == list(range(len(watch.chunks)))
+        assert len(watch.chunks) > 2
+        assert len(rig.events("snapshot_sent")) == 1
+        assert leader.core.term == terms, "no election"
+        rig.heal()
+        rig.stop(victim)
+        rig.start(victim)
+        rig.heal()
+        assert installs(rig, victim) == 1
+
+
+def test_every_chunk_may_be_lost_once(monkeypatch):
+    """The sender hears nothing for a while, offers the file again, and goes on with what is missing."""
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        lost: set[int] = set()
+
+        def lose_once(chunk: SnapshotChunk) -> SnapshotChunk | None:
+            if chunk.number in lost:
+                return chunk
+            lost.add(chunk.number)
+            return None
+
+        watch.spoil = lose_once
+        term = leader.core.term
+        rig.start(victim)
+        rig.until(lambda: installs(rig, victim) or rig.world.now > 600 * SECOND)
+        for _ in range(8):
+            if not installs(rig, victim):
+                rig.settle(30 * SECOND)
+        assert installs(rig, victim) == 1
+        assert max(watch.chunks.count(number) for number in set(watch.chunks)) <= 2 + snapshot_sender.WINDOW_CHUNKS
+        caught_up(rig, leader, victim)
+        assert leader.core.term == term
+        rig.heal()
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_transfer_goes_on_where_the_link_broke(monkeypatch, after):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+
+        def cut(chunk: SnapshotChunk) -> SnapshotChunk:
+            if len(watch.chunks) == after:
+                rig.world.after(0, lambda: rig.world.network.break_links(leader.name, victim.name))
+            return chunk
+
+        watch.spoil = cut
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        assert watch.offers == 2
+        assert installs(rig, victim) == 1
+        assert [number for number in range(after) if watch.chunks.count(number) > 1] == []
+        rig.heal()
+
+
+def test_a_transfer_goes_on_where_the_follower_restarted(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        # It dies when two chunks are written; they are still there.
+        rig.start(victim)
+        rig.until(lambda: len(watch.chunks) >= 3)
+        rig.stop(victim)
+        had = len(watch.chunks)
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        assert installs(rig, victim) == 1
+        assert watch.chunks[had] > 0, "what was there was not sent again"
+        rig.heal()
+
+
+def test_a_transfer_from_a_leader_that_is_gone_is_followed_by_one_of_the_next_leader(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        rig.start(victim)
+        rig.until(lambda: watch.chunks)
+        rig.stop(leader)
+        other = next(broker for broker in rig.brokers.values() if broker not in (leader, victim))
+        rig.until(lambda: installs(rig, victim))
+        caught_up(rig, other, victim)
+        rig.start(leader)
+        rig.heal()
+        assert installs(rig, victim) <= 2
+
+
+def test_a_damaged_chunk_is_refused_and_the_transfer_starts_again_later(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        spoiled: list[int] = []
+
+        def spoil_second(chunk: SnapshotChunk) -> SnapshotChunk:
+            if chunk.number != 1 or spoiled:
+                return chunk
+            spoiled.append(rig.world.now)
+            data = bytearray(chunk.data)
+            data[100] ^= 1
+            return SnapshotChunk(chunk.index, chunk.number, bytes(data))
+
+        watch.spoil = spoil_second
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        (refusal,) = rig.events("snapshot_refused", victim.name)
+        assert refusal["index"]
+        (event,) = rig.events("snapshot_not_sent")
+        assert event["reason"] == refusal["reason"]
+        assert watch.offers == 2
+        assert installs(rig, victim) == 1
+        rig.heal()
+
+
+def test_a_follower_that_refuses_again_and_again_is_not_asked_at_every_heartbeat(monkeypatch):
+    with rig_of() as rig:
+        _, victim = left_behind(rig)
+        watch = Watch(monkeypatch, victim.name)
+        watch.spoil = lambda chunk: SnapshotChunk(chunk.index, chunk.number, b"nonsense")
+        rig.start(victim)
+        rig.settle(30 * SECOND)
+        assert 3 <= watch.offers <= 7
+        watch.spoil = lambda chunk: chunk
+        rig.heal()
+
+
+def test_a_leader_whose_newest_snapshot_rots_sends_the_older_one(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        newest = snapshots_of(leader)[-1]
+        leader.disk.flip_bit(newest, 3 * 1024 * 1024)
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        assert len(rig.events("snapshot_damaged", leader.name)) == 1
+        (installed,) = rig.events("snapshot_installed", victim.name)
+        assert f"{installed['index']:016d}" not in newest
+        rig.heal()
+
+
+def test_a_follower_goes_on_answering_heartbeats_while_it_restores_a_state(monkeypatch):
+    """Restoring takes longer than an election timeout here; nobody stands, and the leader hears from it throughout."""
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        restore = SnapshotArrivals._restore
+        silences: list[bool] = []
+
+        def slow(arrivals: SnapshotArrivals, *arguments: Any) -> None:
+            later = arrivals._context.callback(partial(restore, arrivals, *arguments))
+            clock = arrivals._context.clock
+            clock.call_at(clock.now() + 200 * MILLISECOND, later)
+            silences.append(rig.seen_by(leader, victim).recent_active)
+
+        monkeypatch.setattr(SnapshotArrivals, "_restore", slow)
+        term = leader.core.term
+        rig.start(victim)
+        began = rig.world.now
+        caught_up(rig, leader, victim)
+        assert len(silences) > 10
+        assert rig.world.now - began > 3 * SECOND
+        assert silences.count(False) <= 2, "it is marked anew once in an election timeout"
+        assert leader.core.term == victim.core.term == term
+        rig.heal()
+
+
+def test_an_acknowledgement_of_a_snapshot_that_is_lost_does_not_stop_replication():
+    """The leader's core waits for it; the shell's word makes it ask."""
+    with rig_of(mode="thread") as rig:
+        leader, victim = left_behind(rig)
+
+        def cut(process: str, name: str, fields: dict[str, object]) -> None:
+            if name == "snapshot_sent" and process == leader.name:
+                # What the follower says once its log is restarted does not arrive; the link stays as it is.
+                rig.world.network.lose(victim.name, leader.name, 1_000_000)
+                rig.world.after(400 * MILLISECOND, lambda: rig.world.network.lose(victim.name, leader.name, 0))
+
+        victim.process.machine.disk_slowness = 200
+        rig.world.on_log.append(cut)
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        victim.process.machine.disk_slowness = 1
+        rig.heal()
+        assert installs(rig, victim) == 1
+
+
+def test_an_offer_that_is_not_needed_is_answered_by_the_core(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        offers: list[tuple[int, SnapshotOffer]] = []
+        heard = Snapshots.heard
+
+        def keep_offers(snapshots: Snapshots, node_id: int, message: msgspec.Struct) -> None:
+            if isinstance(message, SnapshotOffer):
+                offers.append((node_id, message))
+            heard(snapshots, node_id, message)
+
+        monkeypatch.setattr(Snapshots, "heard", keep_offers)
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        assert victim.peer is not None
+        wants: list[SnapshotWant] = []
+        wanted = SnapshotSender.wants
+        monkeypatch.setattr(
+            SnapshotSender, "wants", lambda sender, node, want: (wants.append(want), wanted(sender, node, want))
+        )
+        loop = victim.process.loop
+        assert loop is not None
+        loop.deliver(lambda _: victim.peer.snapshots.heard(*offers[0]), None)
+        rig.settle()
+        assert len(wants) == 1
+        assert wants[0].chunk > 1 << 20
+        assert installs(rig, victim) == 1
+        rig.heal()
+
+
+# -- transfers that nobody goes on with ------------------------------------------------------------------------------
+
+
+def test_a_transfer_that_was_left_does_not_keep_a_broker_from_compacting(monkeypatch):
+    """Its leader is gone, and the next one has the log: no offer comes any more."""
+    with rig_of(compaction=replace(EAGER, pinned_bytes_max=1 << 40)) as rig:
+        rig.submit(5)
+        leader, (victim, _) = rig.leader, rig.followers()
+        rig.stop(victim)
+        fill(rig, 2)
+        rig.start(victim)
+        rig.until(lambda: victim.has_begun)
+        offer = made_up_offer(leader, victim)
+        loop = victim.process.loop
+        assert loop is not None and victim.peer is not None
+        number = list(rig.brokers).index(leader.name) + 1
+        loop.deliver(lambda _: victim.peer.snapshots._arrivals.offered(number, 1 << 40, offer), None)
+        rig.until(lambda: rig.events("snapshot_arriving", victim.name))
+        before = len(rig.events("snapshot_written", victim.name))
+        rig.settle(40 * SECOND)
+        (event,) = rig.events("snapshot_refused", victim.name)
+        assert "nothing came" in str(event["reason"])
+        fill(rig, 2)
+        rig.until(lambda: len(rig.events("snapshot_written", victim.name)) > before)
+        rig.heal()
+
+
+def made_up_offer(leader: Broker, victim: Broker) -> SnapshotOffer:
+    """Of a file that nobody has."""
+    from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
+
+    files = leader.disk.mount(pid=-1)
+    files.make_dirs("elsewhere")
+    writer = SnapshotWriter(files, "elsewhere", SnapshotMeta(1 << 40, 1, 1, 0, 0, b"", ()))
+    writer.add(b"x" * 3_000_000)
+    writer.finish()
+    file = SnapshotFile.open(files, "elsewhere", 1 << 40)
+    return SnapshotOffer(file.header, file.footer, b"")
+
+
+
+# -- what followers keep a log for ------------------------------------------------------------------------------------
+
+
+def test_a_follower_that_is_gone_for_good_does_not_cost_another_one_the_log():
+    """What one may pin is judged for each: beyond its limit only that one gets the snapshot."""
+    pins = replace(EAGER, pinned_bytes_max=4 * 1024 * 1024)
+    with rig_of(brokers=5, compaction=pins) as rig:
+        rig.submit(5)
+        leader, (gone, late, *_) = rig.leader, rig.followers()
+        rig.stop(gone)
+        for _ in range(8):
+            fill(rig, 1)
+            rig.settle(3 * SECOND)
+        assert leader.core.log.first_index > rig.seen_by(leader, gone).match + 1
+        rig.stop(late)
+        for _ in range(3):
+            fill(rig, 1)
+            rig.settle(3 * SECOND)
+        rig.start(late)
+        caught_up(rig, leader, late)
+        assert installs(rig, late) == 0
+        rig.start(gone)
+        rig.heal()
+        assert installs(rig, gone) == 1
+
+
+def test_a_log_that_a_snapshot_on_its_way_goes_on_with_is_kept(monkeypatch):
+    """Else a transfer that takes longer than two compactions would end where no log begins."""
+    pins = replace(EAGER, pinned_bytes_max=32 * 1024 * 1024)
+    with rig_of(compaction=replace(pins, pinned_bytes_max=0)) as rig:
+        leader, victim = left_behind(rig)
+        assert leader.peer is not None
+        leader.peer.snapshots._limits = pins
+        monkeypatch.setattr(snapshot_sender, "RATE_BYTES", 400 * 1024)
+        rig.start(victim)
+        rig.until(lambda: rig.events("snapshot_arriving", victim.name))
+        written = len(rig.events("snapshot_written", leader.name))
+        for _ in range(4):
+            fill(rig, 1)
+            rig.settle(2 * SECOND)
+        assert len(rig.events("snapshot_written", leader.name)) >= written + 3
+        caught_up(rig, leader, victim)
+        assert installs(rig, victim) == 1
+        rig.heal()
