@@ -5,9 +5,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_catch_up.py
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint types simulate bench soak clean
+.PHONY: venv demo test test-slow lint types simulate bench bench-long soak clean
 
 venv: $(STAMP)
 
@@ -37,7 +38,10 @@ simulate: venv
 	$(BIN)/python -m cluster.simulation --seeds 50
 
 bench: venv
-	$(BIN)/python -m pytest bench --benchmark-only -s
+	$(BIN)/python -m pytest bench --benchmark-only -s $(addprefix --ignore=,$(LONG_BENCHES))
+
+bench-long: venv
+	$(BIN)/python -m pytest $(LONG_BENCHES) --benchmark-only -s
 
 soak: venv
 	$(BIN)/python -m bench.soak

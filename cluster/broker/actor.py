@@ -239,7 +239,7 @@ class Broker(Actor):
         assert isinstance(message, Close)
         if message.incarnation == link.incarnation and self._links.claim(link, message.session):
             self._closing.add(message.session)
-            self._propose(message, 0)
+            self._admit(link, message)
 
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Seen)
@@ -252,7 +252,11 @@ class Broker(Actor):
         if size > COMMAND_BYTES_MAX:
             self._refuse(link, f"a command of {size} bytes")
             return
-        self._propose(command, size)
+        if link.role == ROLE_WORKER:
+            self._propose(command, size)
+        else:
+            self._entry.add_waiting(command, size)
+            self.context.at_turn_end(self._flush)
 
     def _propose(self, command: Command, size_bytes: int) -> None:
         self._entry.add(command, size_bytes)
@@ -263,10 +267,14 @@ class Broker(Actor):
         if not self.leading:
             self._entry.clear()
             return
-        counts = self._entry.counts()
-        if payloads := self._entry.take(self.raft.stamp()):
+        entry = self._entry
+        entry.fill()
+        counts = entry.counts()
+        if payloads := entry.take(self.raft.stamp()):
             self._gate.proposed(counts)
             self._raft_ref.tell(Propose(self.term, payloads))
+        if entry.is_waiting:
+            self.context.at_turn_end(self._flush)       # of the next turn: the sockets are looked at in between
 
     def _refuse(self, link: Link, reason: str) -> None:
         self.refused += 1

@@ -1,4 +1,11 @@
-"""Commands of one turn on their way into the log: msgpack of `[[kind, machine_version, commands], ...]`."""
+"""Commands on their way into the log: msgpack of `[[kind, machine_version, commands], ...]`.
+
+What workers say goes first. A client may hand over megabytes of submits in one turn; if they all went into the log at
+once, the completions of the next turn would wait behind them in three brokers' disks, and slots would run dry. So of
+what clients say each turn takes a slice, and the rest waits for the turns that follow.
+"""
+
+from collections import deque
 
 import msgspec
 
@@ -6,32 +13,64 @@ from cluster.state.commands import MACHINE_VERSION, Command, Stamp
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
+SLICE_BYTES = 256 * 1024            # of what may wait, in one turn; a larger command is a slice of its own
 
 Group = tuple[int, int, list[Command]]
 
 
 class EntryBuilder:
-    """Collects commands in order of arrival; neighbours of one kind share a group."""
+    """Collects commands in order of arrival, of each of the two kinds; neighbours of one kind share a group.
 
-    __slots__ = ("_encode", "_groups", "_sizes", "bytes")
+    Each turn: `fill`, then `counts` and `take`.
+    """
+
+    __slots__ = ("_encode", "_groups", "_sizes", "_waiting", "_waiting_bytes", "bytes")
 
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
-        self._entries()
+        self.clear()
 
     def _entries(self) -> None:
         self._groups: list[list[Group]] = [[]]      # one list of groups for each entry
         self._sizes = 0
+
+    def clear(self) -> None:
+        self._entries()
+        self._waiting: deque[tuple[Command, int]] = deque()
+        self._waiting_bytes = 0
         self.bytes = 0                              # of everything collected, roughly
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something for the next turn."""
+        return bool(self._waiting)
+
     def add(self, command: Command, size_bytes: int) -> None:
-        """Adds a command that takes about `size_bytes` beside COMMAND_OVERHEAD_BYTES."""
-        size = size_bytes + COMMAND_OVERHEAD_BYTES
+        """Adds a command that takes about `size_bytes` beside COMMAND_OVERHEAD_BYTES to this turn's."""
+        self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
+        self._place(command, size_bytes + COMMAND_OVERHEAD_BYTES)
+
+    def add_waiting(self, command: Command, size_bytes: int) -> None:
+        """Likewise, but it may wait for a later turn, behind others that do."""
+        self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
+        self._waiting_bytes += size_bytes + COMMAND_OVERHEAD_BYTES
+        self._waiting.append((command, size_bytes + COMMAND_OVERHEAD_BYTES))
+
+    def fill(self) -> None:
+        """Moves a slice of what waits into this turn."""
+        waiting = self._waiting
+        left = SLICE_BYTES
+        while waiting and (left == SLICE_BYTES or waiting[0][1] <= left):
+            command, size = waiting.popleft()
+            left -= size
+            self._waiting_bytes -= size
+            self._place(command, size)
+
+    def _place(self, command: Command, size: int) -> None:
         if self._sizes and self._sizes + size > ENTRY_BYTES_MAX:
             self._groups.append([])
             self._sizes = 0
         self._sizes += size
-        self.bytes += size
         kind = command.__struct_config__.tag
         assert isinstance(kind, int)
         groups = self._groups[-1]
@@ -51,7 +90,5 @@ class EntryBuilder:
         head: Group = (0, MACHINE_VERSION, [stamp])
         payloads = [self._encode([head, *groups]) for groups in self._groups]
         self._entries()
+        self.bytes = self._waiting_bytes
         return payloads
-
-    def clear(self) -> None:
-        self._entries()

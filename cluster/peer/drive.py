@@ -21,7 +21,7 @@ from cluster.state.machine import Machine
 from cluster.storage.record import GROUP, encode_record
 from cluster.storage.wal import Wal
 
-APPLY_BYTES_PER_TURN = 1024 * 1024  # about 8,000 small tasks, some ten milliseconds
+APPLY_BYTES_PER_TURN = 256 * 1024   # about 2,000 small tasks, a few milliseconds; a single entry may be larger
 
 
 class SnapshotDuties(Protocol):

@@ -12,13 +12,17 @@ MINUTE = 60         # seconds that the longest turn is remembered for
 
 
 class OwnReport:
-    """`second(longest)` once a second, with the longest turn of the loop in it."""
+    """`second(longest)` once a second, with the longest turn of the loop in it. The first is that of the start, which
+    reads the whole log and serves nobody: it does not count."""
 
     def __init__(self) -> None:
         self._turns: deque[Nanos] = deque([0], maxlen=MINUTE)
+        self._is_first = True
 
     def second(self, longest_turn: Nanos) -> None:
-        self._turns.append(longest_turn)
+        if not self._is_first:
+            self._turns.append(longest_turn)
+        self._is_first = False
 
     def row(self, peer: "RaftPeer") -> dict[str, object]:
         core, machine = peer.core, peer.machine

@@ -40,7 +40,7 @@ class WalLimits:
     """Sizes and times of a log."""
 
     segment_bytes: int = 64 * MIB
-    zero_chunk_bytes: int = MIB  # written and synced at a time; the log's own jobs wait no longer than that
+    zero_chunk_bytes: int = 4 * MIB  # written and synced at a time; the log's own jobs wait no longer than that
     spares_max: int = 2  # more are removed when the log is opened
     read_bytes_max: int = MIB  # one pread, unless a frame is larger
     probe_syncs: int = 32

@@ -21,7 +21,9 @@ from cluster.peer import snapshot_sender
 from cluster.peer.snapshot_receiver import SnapshotArrivals
 from cluster.peer.snapshot_sender import SnapshotSender
 from cluster.peer.snapshots import Snapshots
+from cluster.storage import snapshot_format
 from cluster.storage.segment import WalLimits
+from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
 WAL = WalLimits(segment_bytes=1024 * 1024, zero_chunk_bytes=512 * 1024, probe_syncs=4)
@@ -244,8 +246,6 @@ def test_with_a_segment_behind_the_snapshot_damaged_the_state_comes_back_from_th
 
 
 def test_a_snapshot_of_a_newer_version_is_not_touched_and_the_broker_says_why(monkeypatch):
-    from cluster.storage import snapshot_format
-
     with rig_of(brokers=1) as rig:
         (broker,) = rig.brokers.values()
         compacted(rig, broker)
@@ -494,34 +494,66 @@ def test_an_acknowledgement_of_a_snapshot_that_is_lost_does_not_stop_replication
         assert installs(rig, victim) == 1
 
 
-def test_an_offer_that_is_not_needed_is_answered_by_the_core(monkeypatch):
-    with rig_of() as rig:
-        leader, victim = left_behind(rig)
-        offers: list[tuple[int, SnapshotOffer]] = []
-        heard = Snapshots.heard
+class Replay:
+    """Offers that a follower got, to be said again; and what the leader hears then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.offers: list[tuple[int, SnapshotOffer]] = []
+        self.wants: list[SnapshotWant] = []
+        heard, wants = Snapshots.heard, SnapshotSender.wants
 
         def keep_offers(snapshots: Snapshots, node_id: int, message: msgspec.Struct) -> None:
             if isinstance(message, SnapshotOffer):
-                offers.append((node_id, message))
+                self.offers.append((node_id, message))
             heard(snapshots, node_id, message)
 
+        def keep_wants(sender: SnapshotSender, node_id: int, want: SnapshotWant) -> None:
+            self.wants.append(want)
+            wants(sender, node_id, want)
+
         monkeypatch.setattr(Snapshots, "heard", keep_offers)
+        monkeypatch.setattr(SnapshotSender, "wants", keep_wants)
+
+    def again(self, rig: RecoveryRig, follower: Broker, offer: SnapshotOffer) -> list[SnapshotWant]:
+        """What comes of it."""
+        self.wants.clear()
+        loop, peer, (node_id, _) = follower.process.loop, follower.peer, self.offers[0]
+        assert loop is not None and peer is not None
+        loop.deliver(lambda _: peer.snapshots.heard(node_id, offer), None)
+        rig.settle()
+        return self.wants
+
+
+def test_an_offer_that_is_not_needed_is_answered_by_the_core(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        replay = Replay(monkeypatch)
         rig.start(victim)
         caught_up(rig, leader, victim)
-        assert victim.peer is not None
-        wants: list[SnapshotWant] = []
-        wanted = SnapshotSender.wants
-        monkeypatch.setattr(
-            SnapshotSender, "wants", lambda sender, node, want: (wants.append(want), wanted(sender, node, want))
-        )
-        loop = victim.process.loop
-        assert loop is not None
-        loop.deliver(lambda _: victim.peer.snapshots.heard(*offers[0]), None)
-        rig.settle()
-        assert len(wants) == 1
-        assert wants[0].chunk > 1 << 20
+        (want,) = replay.again(rig, victim, replay.offers[0][1])
+        assert want.chunk > 1 << 20
         assert installs(rig, victim) == 1
         rig.heal()
+
+
+def test_an_offer_of_an_earlier_term_or_with_a_message_of_another_snapshot_is_not_answered(monkeypatch):
+    with rig_of() as rig:
+        leader, victim = left_behind(rig)
+        replay = Replay(monkeypatch)
+        rig.start(victim)
+        caught_up(rig, leader, victim)
+        offer = replay.offers[0][1]
+        header = snapshot_format.encode_header(SnapshotMeta(1 << 40, 1, 1, 0, 0, b"", ()))
+        assert replay.again(rig, victim, SnapshotOffer(header, offer.footer, offer.message)) == []
+        assert "message is of entry" in str(rig.events("snapshot_refused", victim.name)[-1]["reason"])
+        assert replay.again(rig, victim, SnapshotOffer(b"nonsense", offer.footer, offer.message)) == []
+        rig.stop(leader)
+        rig.until(lambda: rig.leading() is not None and rig.leader.core.term > leader.core.term)
+        rig.start(leader)
+        rig.heal()
+        if not victim.leads:
+            assert replay.again(rig, victim, offer) == []
+        assert installs(rig, victim) == 1
 
 
 # -- transfers that nobody goes on with ------------------------------------------------------------------------------
@@ -553,8 +585,6 @@ def test_a_transfer_that_was_left_does_not_keep_a_broker_from_compacting(monkeyp
 
 def made_up_offer(leader: Broker, victim: Broker) -> SnapshotOffer:
     """Of a file that nobody has."""
-    from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
-
     files = leader.disk.mount(pid=-1)
     files.make_dirs("elsewhere")
     writer = SnapshotWriter(files, "elsewhere", SnapshotMeta(1 << 40, 1, 1, 0, 0, b"", ()))

@@ -1,5 +1,7 @@
 """Whole clusters in the simulated world, a minute of faults each. `make simulate` runs fifty of these."""
 
+from collections import Counter
+
 import pytest
 
 from actors import SECOND
@@ -43,3 +45,24 @@ def test_full_disks_end_no_broker_that_has_a_spare_and_are_survived():
     assert [str(violation) for report in reports for violation in report.violations] == []
     assert all(report.faults["all_disks_full"] for report in reports)
     assert any(report.no_room for report in reports)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_comes_to_every_hard_moment_of_a_snapshot():
+    """Compaction, a crash during it, a transfer that breaks off, a state refetched in quarantine, a failed sync."""
+    seen: Counter[str] = Counter()
+    for seed in range(100, 160):
+        report = Scenario(seed).run()
+        assert [str(violation) for violation in report.violations] == []
+        moments = report.moments
+        seen["snapshots"] += report.snapshots
+        seen["restorations"] += report.restorations
+        seen["crashes in compaction"] += moments.crashes_in_compaction
+        seen["transfers"] += moments.transfers
+        seen["interrupted transfers"] += moments.interrupted_transfers
+        seen["refetches"] += moments.refetches
+        seen["failed syncs"] += report.faults.get("sync_error", 0)
+        if all(seen.values()):
+            return
+    pytest.fail(f"not seen in sixty seeds: {[what for what, count in seen.items() if not count]}")

@@ -168,3 +168,47 @@ def test_a_broker_that_a_full_disk_ends_without_a_spare_is_counted(settled: Scen
     settled.oracles.ended(name, Failed("WalFailed", "[Errno 28] No space left on device"))
     assert settled.oracles.judge.violations == []
     assert settled.oracles.no_room == {"writing": 1}
+
+
+# -- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def found(scenario: Scenario) -> set[str]:
+    return {violation.oracle for violation in scenario.oracles.judge.violations}
+
+
+def test_a_restored_state_that_nobody_planned_or_that_differs_is_seen(settled: Scenario):
+    state, peer = settled.oracles.state, settled.brokers[0].peer
+    assert peer is not None
+    state.planned("b1", peer.machine)
+    state.restored("b1", peer.machine)
+    assert found(settled) == set()
+    # The rolling digest says nothing of it.
+    peer.machine._tables.sessions.last_id += 1
+    state.restored("b1", peer.machine)
+    assert found(settled) == {"snapshot"}
+
+
+def test_a_compaction_that_comes_to_another_state_is_an_alarm(settled: Scenario):
+    watch = settled.oracles.snapshots
+    watch.on_log(settled.brokers[0], "compaction_failed", {"reason": "it ended with code None, signal 9: "})
+    watch.on_log(settled.brokers[0], "compaction_failed", {"reason": "OSError: [Errno 28] No space left on device"})
+    assert found(settled) == set()
+    watch.on_log(settled.brokers[0], "compaction_failed", {"reason": "OtherState: replay came to entry 7"})
+    assert found(settled) == {"compaction"}
+    assert len(watch.moments.alarms) == 1
+
+
+def test_a_damaged_snapshot_is_seen_if_nothing_damaged_it_and_if_nobody_notices(settled: Scenario):
+    watch, node = settled.oracles.snapshots, settled.brokers[0]
+    watch.flipped("b1", 7)
+    settled.oracles.raft.damaged.add("b1")
+    watch.on_log(node, "snapshot_damaged", {"index": 7, "reason": "a bit"})
+    watch.on_log(node, "broker_started", {})
+    assert found(settled) == set()
+    watch.flipped("b1", 8)
+    watch.on_log(node, "broker_started", {})
+    assert found(settled) == {"snapshot"}
+    settled.oracles.judge.violations.clear()
+    watch.on_log(settled.brokers[1], "snapshot_damaged", {"index": 7, "reason": "a bit"})
+    assert found(settled) == {"snapshot"}
