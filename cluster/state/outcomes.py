@@ -40,6 +40,7 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
     done_bytes = 0                  # of their results and written attempts
     ttl_ms = -1                     # of all of them
     lot = 0                         # where they are filed
+    started_ms = 0                  # of the last one
     submitter = -1
     run = -1                        # ids of this run are in `shard`
     shard: dict[int, Task] = {}
@@ -107,7 +108,9 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
         done_bytes += len(body)
         task.lot = lot
         task.worker = name
-        task.started_ms = outcome.started_ms
+        if outcome.started_ms != started_ms:
+            started_ms = outcome.started_ms
+        task.started_ms = started_ms        # one object for all that started in the same millisecond
         task.run_us = outcome.run_us
         if task.attempts is not None:
             tables.evidence.record(task, _attempt(name, outcome))
