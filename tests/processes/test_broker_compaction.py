@@ -51,11 +51,13 @@ def snapshots(folder: Path, broker: str) -> list[Path]:
 
 
 def grow_until_compacted(cluster: LocalCluster, folder: Path, *brokers: str) -> None:
-    def two_each() -> bool:
-        grow(cluster.topology, 10)
-        return all(len(snapshots(folder, name)) == 2 for name in brokers)
+    """Until the front of each log is gone: a second after the second snapshot, or later where a segment is longer."""
 
-    wait_until("all have made two snapshots", two_each, poll_s=0.5)
+    def all_cut() -> bool:
+        grow(cluster.topology, 10)
+        return all(len(snapshots(folder, name)) == 2 and events(folder, "log_compacted", name) for name in brokers)
+
+    wait_until("all have cut their logs", all_cut, poll_s=0.5)
 
 
 def events(folder: Path, name: str, node: str) -> list[str]:
@@ -100,7 +102,10 @@ def each_alone(topology: Path) -> Iterator[dict[str, LocalCluster]]:
 
 def compactor_of(broker: int) -> Process | None:
     """The child of the broker's fork server, if one is at work."""
-    found = [process for child in children(broker) for process in descendants(child)]
+    try:
+        found = [process for child in children(broker) for process in descendants(child)]
+    except (FileNotFoundError, ProcessLookupError):
+        return None     # one has just ended
     return found[0] if found else None
 
 
