@@ -64,11 +64,13 @@ class Opening:
             if may_pass(error):
                 raise
             # Whoever begins here is told to make room first; who was here before waits for it, with the others running.
-            has_log = bool(list_names(self._context.files, self._config.directory).segments)
-            refusal = NoRoom if is_lack_of_room(error) and has_log else DataUnusable
-            raise refusal(self._config.directory, error) from error
+            waits = is_lack_of_room(error) and self._has_log()
+            raise (NoRoom if waits else DataUnusable)(self._config.directory, error) from error
         else:
             self._look(wal, recovery)
+
+    def _has_log(self) -> bool:
+        return bool(list_names(self._context.files, self._config.directory).segments)
 
     def _open(self) -> tuple[Wal, Recovery]:
         context, config = self._context, self._config
