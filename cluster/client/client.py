@@ -74,6 +74,7 @@ class Client:
     async def __aenter__(self) -> Self:
         self._made_ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
+        self._begun_at = self._ports.clock.now()
         self._succession = Succession(self._ports, self._topology, self._limits, only_looks=self._only_looks)
         try:
             await self._ready(self._deadline)
@@ -175,7 +176,8 @@ class Client:
         """
         from cluster.client.status import gather_status
 
-        return await gather_status(self._actor, self._topology, self._ports.clock, stale=stale)
+        clock, begun_at = self._ports.clock, self._begun_at
+        return await gather_status(self._actor, self._topology, clock, begun_at, stale=stale)
 
     async def _stop(self) -> None:
         try:

@@ -1,19 +1,23 @@
 """The cluster's state as one object: every broker says what it knows of itself, the leader adds the rest."""
 
-from asyncio import Future, gather
+from asyncio import Future, ensure_future, gather, get_running_loop
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from actors import MILLISECOND, Clock
+from actors import MILLISECOND, Clock, Nanos
 from cluster.client.actor import ClientActor
+from cluster.errors import Unavailable
 from cluster.topology import Topology
 
 BROKER_ANSWER_TIMEOUT = 2_000 * MILLISECOND     # a broker that is silent for so long is shown as down
+LINK_PATIENCE = 500 * MILLISECOND               # of a client that has just begun, with a broker that has no link yet
+LINK_LOOK = 10 * MILLISECOND
 
 
 async def gather_status(
-    actor: ClientActor, plan: Topology, clock: Clock, *, stale: bool = False
+    actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, *, stale: bool = False
 ) -> dict[str, Any]:
     """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`.
 
@@ -21,7 +25,8 @@ async def gather_status(
     it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
     one that it follows. Raises Unavailable if the client has ended.
     """
-    answers = [actor.status(node.name, stale=stale) for node in plan.brokers]
+    patience = begun_at + LINK_PATIENCE
+    answers = [ensure_future(_ask(actor, node.name, clock, patience, stale)) for node in plan.brokers]
     timer = clock.call_at(clock.now() + BROKER_ANSWER_TIMEOUT, lambda: _give_up(answers))
     try:
         replies = await gather(*answers, return_exceptions=True)
@@ -42,13 +47,30 @@ async def gather_status(
     }
 
 
+async def _ask(actor: ClientActor, node: str, clock: Clock, patience: Nanos, stale: bool) -> bytes:
+    """One broker's answer. Links come up one after the other: one that is not there in the first moments is no broker
+    that is down."""
+    while True:
+        try:
+            return await actor.status(node, stale=stale)
+        except Unavailable:
+            if actor.has_ended or clock.now() >= patience:
+                raise
+        soon: Future[None] = get_running_loop().create_future()
+        timer = clock.call_at(clock.now() + LINK_LOOK, lambda soon=soon: soon.done() or soon.set_result(None))  # type: ignore[misc]
+        try:
+            await soon
+        finally:
+            timer.cancel()
+
+
 def _age(report: dict[str, Any]) -> tuple[int, bool, int]:
     """What is newer is greater. Of confirmed reports there may be two: a leader was replaced in between."""
     broker = report["broker"]
     return broker["applied_index"], broker["node"] == report["leader"], report["term"]
 
 
-def _give_up(answers: list["Future[bytes]"]) -> None:
+def _give_up(answers: Sequence["Future[bytes]"]) -> None:
     for answer in answers:
         answer.cancel()
 
