@@ -66,6 +66,7 @@ from cluster.wire import (
 )
 
 LEASE_CHECK_INTERVAL = 500 * MILLISECOND
+PACE_BYTES = 1024 * 1024            # proposed and not applied: then what clients hand over waits, on a slow disk too
 LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker more often: it is dead
 
 class Broker(Actor):
@@ -238,7 +239,8 @@ class Broker(Actor):
     def _on_close(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Close)
         if message.incarnation == link.incarnation and self._links.claim(link, message.session):
-            self._closing.add(message.session)
+            if self.machine.session(message.session) is not None:
+                self._closing.add(message.session)
             self._admit(link, message)
 
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
@@ -252,7 +254,7 @@ class Broker(Actor):
         if size > COMMAND_BYTES_MAX:
             self._refuse(link, f"a command of {size} bytes")
             return
-        if link.role == ROLE_WORKER:
+        if link.role == ROLE_WORKER or isinstance(command, Register):
             self._propose(command, size)
         else:
             self._entry.add_waiting(command, size)
@@ -268,13 +270,15 @@ class Broker(Actor):
             self._entry.clear()
             return
         entry = self._entry
-        entry.fill()
+        if self.raft.backlog_bytes < PACE_BYTES:
+            entry.fill()
         counts = entry.counts()
         if payloads := entry.take(self.raft.stamp()):
             self._gate.proposed(counts)
             self._raft_ref.tell(Propose(self.term, payloads))
-        if entry.is_waiting:
-            self.context.at_turn_end(self._flush)       # of the next turn: the sockets are looked at in between
+            # Of the next turn: the sockets are looked at in between. Without one, what is applied comes back here.
+            if entry.is_waiting:
+                self.context.at_turn_end(self._flush)
 
     def _refuse(self, link: Link, reason: str) -> None:
         self.refused += 1
@@ -316,6 +320,8 @@ class Broker(Actor):
             return
         effects = message.effects
         self._delivery.carry_out(effects)
+        if self._entry.is_waiting:
+            self.context.at_turn_end(self._flush)
         now = self.context.clock.now()
         for registered in effects.registered:
             if registered.code == ANSWER_OK:

@@ -32,6 +32,9 @@ async def gather_status(
         replies = await gather(*answers, return_exceptions=True)
     finally:
         timer.cancel()
+    refused = [reply for reply in replies if isinstance(reply, Unavailable)]
+    if refused and actor.has_ended:
+        raise refused[0]
     reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
     source = max([report for report in known if "queues" in report], key=_age, default=None)

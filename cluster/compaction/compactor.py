@@ -92,6 +92,8 @@ def write(files: Files, plan: Plan, image: Iterable[bytes]) -> Iterator[StillAtW
         for part in image:
             writer.add(part)
             yield StillAtWork(plan.meta.index)
+        for _ in writer.verifying():
+            yield StillAtWork(plan.meta.index)
         size = writer.finish()
     except (StorageError, OSError):
         writer.abort()

@@ -88,6 +88,7 @@ class Snapshots:
             self._context, parts.links, self._shelf.open_newest, self._sent, self._set_aside
         )
         self._arrivals = SnapshotArrivals(self._context, self._directory, parts.links.send, self._complete)
+        self._shelf.drop_unreachable(parts.wal.first_index)     # of a crash between two steps
         self._look()
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ they read and write a chunk at a time, whatever the size of the snapshot.
 
 import re
 from collections.abc import Iterator
+from errno import EIO
 from typing import NamedTuple
 from zlib import crc32
 
@@ -90,7 +91,7 @@ class SnapshotFile:
         self.path = path
         self._file = file
         self.size = file.size()
-        self.header = file.pread(HEADER_BYTES, 0)
+        self.header = self._read(HEADER_BYTES, 0)
         try:
             self.meta: SnapshotMeta = decode_header(self.header)
         except Malformed as damage:
@@ -99,7 +100,7 @@ class SnapshotFile:
             raise UnsupportedVersion(path, newer.version) from newer
         self._tag = tag_of(self.header)
         offset = max(self.size - FOOTER_BYTES, HEADER_BYTES)
-        self.footer = file.pread(FOOTER_BYTES, offset)
+        self.footer = self._read(FOOTER_BYTES, offset)
         try:
             self._footer: Footer = decode_footer(self.footer, self._tag)
         except Malformed as damage:
@@ -154,10 +155,19 @@ class SnapshotFile:
         if crc != self._footer.stream_crc:
             raise SnapshotDamaged(self.path, HEADER_BYTES, "the crc over all chunks does not match")
 
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return self._file.pread(size, offset)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            # What the medium has lost is damage like any other: there is another snapshot, or another broker's.
+            raise SnapshotDamaged(self.path, offset, f"it cannot be read: {error}") from error
+
     def _chunk(self, number: int) -> tuple[bytes, memoryview]:
         assert 0 <= number < self._footer.chunk_count
         offset = chunk_offset(number)
-        data = self._file.pread(chunk_size(number, self._footer), offset)
+        data = self._read(chunk_size(number, self._footer), offset)
         try:
             return data, verify_chunk(data, number, self._tag, self._footer)
         except Malformed as damage:
@@ -211,11 +221,17 @@ class SnapshotWriter:
     def verify(self) -> None:
         """Reads it back. What memory or a program did to it on the way is found; what the disk did may not be, while
         the kernel has it in memory. Raises SnapshotDamaged: then `abort`."""
+        for _ in self.verifying():
+            pass
+
+    def verifying(self) -> Iterator[None]:
+        """`verify`, a part at a time."""
         if self._size is None:
             self.seal()
         snapshot = SnapshotFile.open(self._files, self._directory, self.meta.index, "part")
         try:
-            snapshot.verify()
+            for _ in snapshot.parts():
+                yield
         finally:
             snapshot.close()
         self._verified = True
@@ -261,7 +277,7 @@ def _has_header(files: Files, path: str) -> bool:
     file = files.open(path)
     try:
         decode_header(file.pread(HEADER_BYTES, 0))
-    except (Malformed, NewerVersion):
+    except (Malformed, NewerVersion, OSError):
         return False
     finally:
         file.close()
