@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cluster.raft import election, replication, snapshots
+from cluster.raft.catch_up import Pace
 from cluster.raft.effects import Effects
 from cluster.raft.log import LogStorage, RaftLog, size_of
 from cluster.raft.membership import Configuration, Tracker
@@ -67,6 +68,7 @@ class Config:
     uncommitted_bytes_max: int = 32 << 20
     uncommitted_entries_max: int = 65_536
     applying_bytes_max: int = 16 << 20
+    catch_up_bytes: int = 0                         # per heartbeat, to a follower that lags; 0 = as much as it takes
     applied: int = 0                                # what the state holds: the index of the snapshot it began with
     first_payload: bytes = b""                      # of the very first entry of the cluster's log
 
@@ -96,6 +98,7 @@ class Raft:
         self.hurry = 0                      # early elections left after the leader's link went down
         self.hurry_ticks = 0                # until the next of them
         self.rounds = Rounds()
+        self.pace = Pace()
         self.writes = Writes(tracked=not config.manual_storage)
         self.outbox: list[Message] = []
         self.gated: list[Message] = []
@@ -328,6 +331,7 @@ class Raft:
         self.randomized_election_ticks = self.config.election_ticks + self.config.below(self.config.election_ticks)
         self.uncommitted_bytes = self.uncommitted_entries = 0
         self.rounds = Rounds()
+        self.pace = Pace()
         self._confirmed_told = 0
         self.tracker.reset(self.id, self.log.last_index)
 

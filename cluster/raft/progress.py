@@ -69,6 +69,7 @@ class Progress:
         "recent_active",
         "release_index",
         "sent_commit",
+        "share_left",
         "state",
     )
 
@@ -84,11 +85,16 @@ class Progress:
         self.sent_commit = 0            # the highest commit index on its way to it
         self.quarantined = False        # it lost data: counts for no commit, confirmation or quorum
         self.quarantine_confirmed = False   # it said itself that it bears the mark durably
+        self.share_left: int | None = None  # bytes until the next heartbeat, of one that lags (`catch_up`)
         self.release_index = 0          # > 0: the entry of this leader's term that ends (or ended) its quarantine
 
     @property
     def paused(self) -> bool:
-        return self.flow_paused or self.state is ProgressState.SNAPSHOT
+        return (
+            self.flow_paused
+            or self.state is ProgressState.SNAPSHOT
+            or (self.share_left is not None and self.share_left <= 0 and self.state is ProgressState.REPLICATE)
+        )
 
     def _enter(self, state: ProgressState) -> None:
         self.flow_paused = False
@@ -127,6 +133,8 @@ class Progress:
             if count:
                 self.next += count
                 self.inflights.add(self.next - 1, size)
+                if self.share_left is not None:
+                    self.share_left -= size
             # A message that fills the flight doubles as the probe that finds out when it has landed.
             self.flow_paused = self.inflights.full
         elif self.state is ProgressState.PROBE and count:

@@ -11,7 +11,7 @@ on it. Everything it may have acknowledged before is then on it again, since tha
 
 from typing import TYPE_CHECKING
 
-from cluster.raft import quarantine, snapshots
+from cluster.raft import catch_up, quarantine, snapshots
 from cluster.raft.messages import (
     NO_NODE,
     Entry,
@@ -37,7 +37,10 @@ def tick_leader(raft: "Raft") -> None:
             return
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
+        catch_up.share(raft)
         broadcast_heartbeat(raft)
+        for node, progress in catch_up.lagging(raft):
+            _send_all(raft, node, progress)
 
 
 def check_quorum(raft: "Raft") -> bool:
@@ -61,6 +64,7 @@ def append_entries(raft: "Raft", payloads: list[tuple[int, bytes]]) -> bool:
         return False
     raft.uncommitted_bytes += size
     raft.uncommitted_entries += len(payloads)
+    raft.pace.grown_bytes += size
     index = raft.log.last_index
     raft.log.append(
         [Entry(index + offset, raft.term, kind, payload) for offset, (kind, payload) in enumerate(payloads, start=1)]
@@ -139,6 +143,11 @@ def send_append(raft: "Raft", node: int, progress: Progress, *, even_if_empty: b
     return True
 
 
+def _send_all(raft: "Raft", node: int, progress: Progress) -> None:
+    while send_append(raft, node, progress, even_if_empty=False):
+        pass
+
+
 def step_leader(raft: "Raft", message: Message) -> None:
     progress = raft.tracker.progress.get(message.sender)
     if progress is None:
@@ -185,8 +194,7 @@ def _on_append_response(raft: "Raft", message: Message, progress: Progress) -> N
         send_append(raft, message.sender, progress, even_if_empty=True)
     if not own:
         # The flow was opened by this answer: there may be room for several messages.
-        while send_append(raft, message.sender, progress, even_if_empty=False):
-            pass
+        _send_all(raft, message.sender, progress)
 
 
 def maybe_commit(raft: "Raft") -> bool:
