@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from actors import ActorSystem, Ports, on_terminate, run
-from cluster.broker.process import BrokerConfig, BrokerLimits
 from cluster.errors import TopologyError
 from cluster.node_report import EXIT_OPERATOR
 from cluster.node_tree import Launch, NodeSpec, Stop
+from cluster.peer.config import BrokerConfig, BrokerLimits
 from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
 

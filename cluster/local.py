@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 if TYPE_CHECKING:
-    from cluster.broker.process import BrokerLimits
+    from cluster.peer.config import BrokerLimits
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0

@@ -7,16 +7,14 @@ a leader. A new one *reconciles*: workers say what they hold, clients what they 
 difference to what the state says.
 """
 
-
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
-from cluster.broker.admission import COMMAND_BYTES_MAX, size_of, well_formed
+from cluster.broker.admission import well_formed
 from cluster.broker.delivery import Delivery
-from cluster.broker.entries import EntryBuilder
-from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
+from cluster.broker.proposals import Proposals
 from cluster.broker.questions import Answering, Questions
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
@@ -25,13 +23,11 @@ from cluster.peer.messages import (
     LeaderKnown,
     LeadershipConfirmed,
     Leading,
-    Propose,
 )
 from cluster.peer.reception import Reception, Service
 from cluster.state.commands import (
     Cancel,
     Close,
-    Command,
     Complete,
     Drain,
     Expire,
@@ -59,15 +55,14 @@ from cluster.wire import (
     LeaderIs,
     Lease,
     LeaseAck,
-    Overload,
     StatusRequest,
     Watch,
     Welcome,
 )
 
 LEASE_CHECK_INTERVAL = 500 * MILLISECOND
-PACE_BYTES = 1024 * 1024            # proposed and not applied: then what clients hand over waits, on a slow disk too
 LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker more often: it is dead
+
 
 class Broker(Actor):
     """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns."""
@@ -86,14 +81,13 @@ class Broker(Actor):
         self._links = Links(self.machine)
         self._closing: set[int] = set()                     # sessions whose owner has said goodbye
         self._expiring: set[int] = set()                    # sessions that were proposed to end for their silence
-        self._entry = EntryBuilder()
-        self._gate = Gate()
         self._leases = LeaseTable()
         self._due_ms = 0
 
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
         self._peer_log = PeerLog(self.context.log, self.context.clock)
+        self._proposals = Proposals(self.context, self.raft, self._links, self._peer_log, self._refuse)
         self._delivery = delivery = Delivery(self.machine, self._links, self.context.log, self._drop)
         self._questions = questions = Questions(
             self.machine,
@@ -187,43 +181,12 @@ class Broker(Actor):
         if not well_formed(message) or not self._links.claim(link, message.session):
             self._refuse(link, "malformed submit")
             return
-        size = size_of(message)
-        closed = self._why_closed(size)
-        if not (closed or self._gate.has_put_off) or self._may_pass(link, message, closed):
-            self._admit(link, message, size)
-
-    def _why_closed(self, size_bytes: int) -> str:
-        """Why no submit of this size is taken now; "" if it is."""
-        raft = self.raft
-        assert raft.core is not None
-        return self._gate.why_closed(
-            raft.backlog_bytes + self._entry.bytes + size_bytes, raft.core.uncommitted_entries, raft.closed_reason
-        )
-
-    def _may_pass(self, link: Link, message: Submit, closed: str) -> bool:
-        """What a closed gate lets through, and what one that has opened again does not; the others are told."""
-        session, seq = message.session, message.seq
-        known = self.machine.session(session)
-        if known is None:
-            link.peer.send(Answers([Answer(session, seq, ANSWER_NO_SESSION)]))
-            return False
-        if seq < known.next_seq:
-            # It has been applied, and that answer was lost on the way.
-            if (kept := known.kept_answer(seq)) is not None:
-                link.peer.send(Answers([Answer(session, seq, *kept)]))
-            return False
-        reason = self._gate.why_refused(session, seq, known.next_seq, closed)
-        if not reason:
-            return True
-        retry_after_ms = LOG_RETRY_MS if self.raft.closed_reason else BACKLOG_RETRY_MS
-        link.peer.send(Overload(session, seq, retry_after_ms, reason))
-        self._peer_log.event("submits_refused", link.name, known=True, reason=reason)
-        return False
+        self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Complete | Drain | Cancel)
         if self._links.claim(link, message.session):
-            self._admit(link, message)
+            self._proposals.admit(link, message)
         else:
             self._refuse(link, "a command for another's session")
 
@@ -234,51 +197,19 @@ class Broker(Actor):
         ):
             self._refuse(link, "a registration for another")
             return
-        self._admit(link, message)
+        self._proposals.admit(link, message)
 
     def _on_close(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Close)
         if message.incarnation == link.incarnation and self._links.claim(link, message.session):
             if self.machine.session(message.session) is not None:
                 self._closing.add(message.session)
-            self._admit(link, message)
+            self._proposals.admit(link, message)
 
     def _on_seen(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Seen)
         if self._links.claim(link, message.session):
-            self._admit(link, message)
-
-    def _admit(self, link: Link, command: Command, size: int = 0) -> None:
-        """Proposes what a peer asked for, unless it is larger than any peer of ours would send."""
-        size = size or size_of(command)
-        if size > COMMAND_BYTES_MAX:
-            self._refuse(link, f"a command of {size} bytes")
-            return
-        if link.role == ROLE_WORKER or isinstance(command, Register):
-            self._propose(command, size)
-        else:
-            self._entry.add_waiting(command, size)
-            self.context.at_turn_end(self._flush)
-
-    def _propose(self, command: Command, size_bytes: int) -> None:
-        self._entry.add(command, size_bytes)
-        self.context.at_turn_end(self._flush)
-
-    def _flush(self) -> None:
-        """The turn ends: its commands become one entry (or a few, at the limit of an entry)."""
-        if not self.leading:
-            self._entry.clear()
-            return
-        entry = self._entry
-        if self.raft.backlog_bytes < PACE_BYTES:
-            entry.fill()
-        counts = entry.counts()
-        if payloads := entry.take(self.raft.stamp()):
-            self._gate.proposed(counts)
-            self._raft_ref.tell(Propose(self.term, payloads))
-            # Of the next turn: the sockets are looked at in between. Without one, what is applied comes back here.
-            if entry.is_waiting:
-                self.context.at_turn_end(self._flush)
+            self._proposals.admit(link, message)
 
     def _refuse(self, link: Link, reason: str) -> None:
         self.refused += 1
@@ -292,9 +223,8 @@ class Broker(Actor):
         now = self.context.clock.now()
         self._leases.restart(now, [session.id for session in self.machine.sessions_open()])
         self._expiring.clear()
-        self._gate.restart()
+        self._proposals.lead(message.term)
         self._questions.restart(leading=True)
-        self._entry.clear()
         self._delivery.restart(message.term)
         for link in self._links:
             link.heard = now
@@ -305,7 +235,7 @@ class Broker(Actor):
     @handles
     def on_leader_known(self, message: LeaderKnown) -> None:
         self.leading, self.term, self.leader = False, message.term, message.node
-        self._entry.clear()
+        self._proposals.rest()
         self._questions.restart(leading=False)
         self._delivery.restart(message.term)
         for link in self._links:
@@ -320,15 +250,14 @@ class Broker(Actor):
             return
         effects = message.effects
         self._delivery.carry_out(effects)
-        if self._entry.is_waiting:
-            self.context.at_turn_end(self._flush)
+        self._proposals.go_on()
         now = self.context.clock.now()
         for registered in effects.registered:
             if registered.code == ANSWER_OK:
                 self._leases.heard(registered.session, now)
         for session in effects.ended:
             self._leases.forget(session)
-            self._gate.forget(session)
+            self._proposals.forget(session)
             link = self._links.end_session(session)
             if link is not None and session in self._closing:
                 self._drop(link)
@@ -362,12 +291,13 @@ class Broker(Actor):
         if not self.leading:
             return
         self._questions.look()
+        self._proposals.go_on()
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:
                 self.context.log.event("lease_expired", node=known.name, session=session)
                 self._expiring.add(session)
-                self._propose(Expire(session, known.incarnation), 0)
+                self._proposals.propose(Expire(session, known.incarnation), 0)
 
     def _arm(self) -> None:
         """One timer at the earliest date in the state."""
@@ -385,7 +315,7 @@ class Broker(Actor):
         due, self._due_ms = self._due_ms, 0
         if self.leading and due:
             if self.raft.stamp_ms() >= due:
-                self._propose(Tick(due), 0)
+                self._proposals.propose(Tick(due), 0)
             else:
                 self._arm()
 

@@ -9,19 +9,23 @@ from collections import deque
 
 import msgspec
 
-from cluster.state.commands import MACHINE_VERSION, Command, Stamp
+from cluster.state.commands import MACHINE_VERSION, Command, Stamp, Submit
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
 SLICE_BYTES = 256 * 1024            # of what may wait, in one turn; a larger command is a slice of its own
 
+# Of what waits; no link bounds it, since a turn reads what its peers have sent. Submits end at half of it, with what is
+# proposed counted in (`cluster.broker.gate`), so cancels and goodbyes find room. As much as the core takes.
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+WAITING_COMMANDS_MAX = 131_072
+
 Group = tuple[int, int, list[Command]]
 
 
 class EntryBuilder:
-    """Collects commands in order of arrival, of each of the two kinds; neighbours of one kind share a group.
-
-    Each turn: `fill`, then `counts` and `take`.
+    """Collects commands in two lanes, each in order of arrival: this turn's, and what may wait. Neighbours of one kind
+    share a group. Each turn: `fill`, then `counts` and `take`.
     """
 
     __slots__ = ("_encode", "_groups", "_sizes", "_waiting", "_waiting_bytes", "bytes")
@@ -45,6 +49,16 @@ class EntryBuilder:
         """Whether there is something for the next turn."""
         return bool(self._waiting)
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be added to what waits."""
+        return self._waiting_bytes >= WAITING_BYTES_MAX or len(self._waiting) >= WAITING_COMMANDS_MAX
+
     def add(self, command: Command, size_bytes: int) -> None:
         """Adds a command that takes about `size_bytes` beside COMMAND_OVERHEAD_BYTES to this turn's."""
         self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
@@ -52,9 +66,24 @@ class EntryBuilder:
 
     def add_waiting(self, command: Command, size_bytes: int) -> None:
         """Likewise, but it may wait for a later turn, behind others that do."""
+        assert not self.is_full
         self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
         self._waiting_bytes += size_bytes + COMMAND_OVERHEAD_BYTES
         self._waiting.append((command, size_bytes + COMMAND_OVERHEAD_BYTES))
+
+    def withdraw_submits(self) -> list[Submit]:
+        """Takes all submits out of what waits, in order."""
+        submits: list[Submit] = []
+        kept: deque[tuple[Command, int]] = deque()
+        for command, size in self._waiting:
+            if isinstance(command, Submit):
+                submits.append(command)
+                self._waiting_bytes -= size
+                self.bytes -= size
+            else:
+                kept.append((command, size))
+        self._waiting = kept
+        return submits
 
     def fill(self) -> None:
         """Moves a slice of what waits into this turn."""

@@ -1,10 +1,10 @@
 """Whether the leader takes submits. Everything else is always taken, for it makes what waits fewer: what a worker has
 done, what a user cancels, a worker that comes or leaves.
 
-It closes when too much is proposed and not applied yet, because the disks, the other brokers or the machine do not keep
-up, and when the log says why it cannot take more. A submit that is refused is not written anywhere; its client says it
-again. Its number is then missing in its session: submits behind it would only be written to be refused by the state, so
-they are refused here until it has come.
+It closes when too much waits, or is proposed and not applied yet, because the disks, the other brokers or the machine
+do not keep up, and when the log says why it cannot take more. A submit that is refused is not written anywhere; its
+client says it again. Its number is then missing in its session: submits behind it would only be written to be refused
+by the state, so they are refused here until it has come.
 """
 
 from collections import deque
@@ -35,18 +35,20 @@ class Gate:
         self._entries.extend(commands)
         self._commands += sum(commands)
 
-    def why_closed(self, backlog_bytes: int, backlog_entries: int, closed_reason: str) -> str:
+    def why_closed(self, backlog_bytes: int, backlog_entries: int, waiting_commands: int, closed_reason: str) -> str:
         """Why no submit is taken; "" if one is. `backlog_bytes` and `backlog_entries` are proposed and not applied (the
-        bytes of the submit and of what leaves with it counted in); `closed_reason` is the log's own."""
+        bytes of the submit, and of what waits or leaves with it, counted in); `waiting_commands` wait to be proposed;
+        `closed_reason` is the log's own."""
         entries = self._entries
         while len(entries) > backlog_entries:
             self._commands -= entries.popleft()
         if closed_reason:
             return closed_reason
-        if backlog_bytes > BACKLOG_BYTES_MAX or self._commands >= BACKLOG_COMMANDS_MAX:
+        commands = self._commands + waiting_commands
+        if backlog_bytes > BACKLOG_BYTES_MAX or commands >= BACKLOG_COMMANDS_MAX:
             return (
-                f"too much is uncommitted ({backlog_bytes >> 20} MiB, {self._commands} commands wait for a majority of "
-                "the brokers' disks)"
+                f"too much is uncommitted ({backlog_bytes >> 20} MiB, {commands} commands wait for a majority of the "
+                "brokers' disks)"
             )
         return ""
 

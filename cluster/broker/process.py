@@ -7,15 +7,11 @@ import msgspec
 from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
 from cluster.broker.actor import Broker
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
-from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
-from cluster.compaction.policy import CompactionLimits
 from cluster.data_directory import LOCKED_ADVICE
 from cluster.node_report import EXIT_FAULT, EXIT_NO_ROOM, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
 from cluster.peer.actor import RaftPeer
-from cluster.peer.opening import PeerConfig
+from cluster.peer.config import BrokerConfig
 from cluster.peer.reception import Reception
-from cluster.storage.segment import WalLimits
-from cluster.storage.wal import DEFAULT_LIMITS
 
 INCARNATION_BITS = 63
 MAILBOX_MESSAGES_MAX = 65_536       # between the two actors; each turn adds a few, and both drain every turn
@@ -39,25 +35,6 @@ ADVICE = {                          # where the error itself does not say what t
 KNOWN_FAULTS = ("BrokerFault", "WalFailed")
 
 
-class BrokerConfig(msgspec.Struct, array_like=True, frozen=True):
-    """What a broker process is told. `brokers` are (name, control address, bulk address), in topology order."""
-
-    cluster: str
-    node: str
-    brokers: tuple[tuple[str, str, str], ...]
-    directory: str
-    sync_mode: str = "auto"
-    wal: WalLimits = DEFAULT_LIMITS
-    compaction: CompactionLimits = COMPACTION_LIMITS
-
-
-class BrokerLimits(msgspec.Struct, frozen=True):
-    """Sizes and times of every broker that a launch starts: what its option `--limits` takes, as JSON."""
-
-    wal: WalLimits = DEFAULT_LIMITS
-    compaction: CompactionLimits = COMPACTION_LIMITS
-
-
 def start_broker(
     ports: Ports,
     config: BrokerConfig,
@@ -73,10 +50,7 @@ def start_broker(
     identity = b"\x01" + ports.entropy.bits(120).to_bytes(15, "big")
     endpoint = Endpoint(ports, identity, turn=system.turn)
     reception = Reception(endpoint, config.cluster, PeerLog(ports.log, ports.clock))
-    peer_config = PeerConfig(
-        config.cluster, config.node, config.brokers, config.directory, config.sync_mode, config.wal, config.compaction
-    )
-    raft = RaftPeer(peer_config, reception, endpoint, incarnation)
+    raft = RaftPeer(config, reception, endpoint, incarnation)
     raft.on_ready = on_ready
     mailbox = MailboxSpec(MAILBOX_MESSAGES_MAX)
     raft_ref = system.spawn(raft, name="raft", mailbox=mailbox)

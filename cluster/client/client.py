@@ -177,7 +177,7 @@ class Client:
         from cluster.client.status import gather_status
 
         clock, begun_at = self._ports.clock, self._begun_at
-        return await gather_status(self._actor, self._topology, clock, begun_at, stale=stale)
+        return await gather_status(self._actor, self._topology, clock, begun_at, self._pause, stale=stale)
 
     async def _stop(self) -> None:
         try:

@@ -26,7 +26,7 @@ from cluster.window import Window
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
-MILLISECONDS = 1_000               # in a second
+MILLISECONDS_PER_SECOND = 1_000
 
 Waiter = Future[None]
 Waiting = Draft[Waiter] | Waiter | None     # a submit, a cancel, or a withdrawn submit
@@ -297,7 +297,7 @@ class Commands:
         return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
 
     def _overloaded(self) -> Overloaded:
-        retry_after = self._refusals.retry_after_ms / MILLISECONDS
+        retry_after = self._refusals.retry_after_ms / MILLISECONDS_PER_SECOND
         return Overloaded(
             f"the cluster takes no tasks for now: {self._refusals.reason}. Nothing of this submit was accepted; try "
             f"again after {retry_after:g} s, with less at a time if it stays so",

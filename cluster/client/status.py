@@ -1,7 +1,7 @@
 """The cluster's state as one object: every broker says what it knows of itself, the leader adds the rest."""
 
-from asyncio import Future, ensure_future, gather, get_running_loop
-from collections.abc import Sequence
+from asyncio import Future, ensure_future, gather
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,11 +13,13 @@ from cluster.topology import Topology
 
 BROKER_ANSWER_TIMEOUT = 2_000 * MILLISECOND     # a broker that is silent for so long is shown as down
 LINK_PATIENCE = 500 * MILLISECOND               # of a client that has just begun, with a broker that has no link yet
-LINK_LOOK = 10 * MILLISECOND
+LINK_LOOK_S = 0.01
+
+Pause = Callable[[float], Awaitable[None]]      # for so many seconds
 
 
 async def gather_status(
-    actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, *, stale: bool = False
+    actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, pause: Pause, *, stale: bool = False
 ) -> dict[str, Any]:
     """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`.
 
@@ -25,8 +27,18 @@ async def gather_status(
     it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
     one that it follows. Raises Unavailable if the client has ended.
     """
-    patience = begun_at + LINK_PATIENCE
-    answers = [ensure_future(_ask(actor, node.name, clock, patience, stale)) for node in plan.brokers]
+
+    async def ask(node: str) -> bytes:
+        """Links come up one after the other: one that is not there in the first moments is no broker that is down."""
+        while True:
+            try:
+                return await actor.status(node, stale=stale)
+            except Unavailable:
+                if actor.has_ended or clock.now() >= begun_at + LINK_PATIENCE:
+                    raise
+            await pause(LINK_LOOK_S)
+
+    answers = [ensure_future(ask(node.name)) for node in plan.brokers]
     timer = clock.call_at(clock.now() + BROKER_ANSWER_TIMEOUT, lambda: _give_up(answers))
     try:
         replies = await gather(*answers, return_exceptions=True)
@@ -48,23 +60,6 @@ async def gather_status(
         "workers": source["workers"] if source else [],
         "queues": source["queues"] if source else [],
     }
-
-
-async def _ask(actor: ClientActor, node: str, clock: Clock, patience: Nanos, stale: bool) -> bytes:
-    """One broker's answer. Links come up one after the other: one that is not there in the first moments is no broker
-    that is down."""
-    while True:
-        try:
-            return await actor.status(node, stale=stale)
-        except Unavailable:
-            if actor.has_ended or clock.now() >= patience:
-                raise
-        soon: Future[None] = get_running_loop().create_future()
-        timer = clock.call_at(clock.now() + LINK_LOOK, lambda soon=soon: soon.done() or soon.set_result(None))  # type: ignore[misc]
-        try:
-            await soon
-        finally:
-            timer.cancel()
 
 
 def _age(report: dict[str, Any]) -> tuple[int, bool, int]:

@@ -163,3 +163,60 @@ def test_without_a_leader_brokers_are_shown_and_nothing_else():
     status = rig.run(user)
     assert (status["leader"], status["workers"], status["queues"]) == (None, [], [])
     assert sorted(row["role"] for row in status["brokers"])[:2] == ["down", "down"]
+
+
+# -- a client that has just begun -------------------------------------------------------------------------------------
+
+
+async def ask_at_once(cluster: Client, ports: Ports) -> Any:
+    start = ports.clock.now()
+    status = await cluster.status()
+    down = [row["node"] for row in status["brokers"] if row["role"] == "down"]
+    return down, (ports.clock.now() - start) / SECOND
+
+
+@pytest.mark.parametrize("only_looks", [False, True])
+@pytest.mark.parametrize("extra", [SECOND // 1_000, SECOND // 20])
+def test_a_broker_whose_link_comes_up_after_the_leaders_is_not_down(only_looks, extra):
+    """As of `python -m cluster status`, which asks as soon as it has a leader."""
+    rig = ClientWorld(workers=0)
+    rig.until(lambda: rig.leader)
+    name = rig.start(ask_at_once, only_looks=only_looks)
+    for number, broker in enumerate([other for other in BROKERS if other != rig.leader], start=1):
+        for path in ((name, broker), (broker, name)):
+            rig.world.network.slow(*path, number * extra)
+    down, waited = rig.finish(name)
+    assert down == []
+    assert waited < 0.5
+
+
+def test_a_broker_that_is_away_is_waited_for_half_a_second_from_the_beginning_and_no_longer():
+    rig = ClientWorld(workers=0)
+    rig.until(lambda: rig.leader)
+    victim = next(name for name in BROKERS if name != rig.leader)
+    rig.world.crash(rig.brokers[victim])
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        return await ask_at_once(cluster, ports), await ask_at_once(cluster, ports)
+
+    first, second = rig.run(user)
+    assert first[0] == second[0] == [victim]
+    assert 0.4 < first[1] < 0.55
+    assert second[1] < 0.1
+
+
+def test_asking_may_be_cancelled_while_it_waits_for_a_link():
+    rig = ClientWorld(workers=0)
+    rig.until(lambda: rig.leader)
+    rig.world.crash(rig.brokers[next(name for name in BROKERS if name != rig.leader)])
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        asking = asyncio.ensure_future(cluster.status())
+        await pause(ports, 0.05)
+        asking.cancel()
+        start = ports.clock.now()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        return ports.clock.now() - start
+
+    assert rig.run(user) < SECOND // 1_000

@@ -6,37 +6,45 @@ CLOSED = "disk full on b1"
 
 
 def test_an_idle_broker_takes_submits():
-    assert Gate().why_closed(0, 0, "") == ""
+    assert Gate().why_closed(0, 0, 0, "") == ""
 
 
 def test_it_closes_above_32_mebibytes_that_are_not_applied():
     assert BACKLOG_BYTES_MAX == 32 * 1024 * 1024
     gate = Gate()
-    assert gate.why_closed(BACKLOG_BYTES_MAX, 1, "") == ""
-    assert "too much is uncommitted (32 MiB" in gate.why_closed(BACKLOG_BYTES_MAX + 1, 1, "")
+    assert gate.why_closed(BACKLOG_BYTES_MAX, 1, 0, "") == ""
+    assert "too much is uncommitted (32 MiB" in gate.why_closed(BACKLOG_BYTES_MAX + 1, 1, 0, "")
 
 
 def test_it_closes_at_65536_commands_that_are_not_applied_and_opens_as_entries_are():
     assert BACKLOG_COMMANDS_MAX == 65_536
     gate = Gate()
     gate.proposed([30_000, 30_000])
-    assert gate.why_closed(1_000, 2, "") == ""
+    assert gate.why_closed(1_000, 2, 0, "") == ""
     gate.proposed([5_536])
-    assert "65536 commands wait" in gate.why_closed(1_000, 3, "")
-    assert gate.why_closed(1_000, 2, "") == ""
+    assert "65536 commands wait" in gate.why_closed(1_000, 3, 0, "")
+    assert gate.why_closed(1_000, 2, 0, "") == ""
+
+
+def test_commands_that_wait_to_be_proposed_count_as_well():
+    gate = Gate()
+    gate.proposed([BACKLOG_COMMANDS_MAX - 10])
+    assert gate.why_closed(1_000, 1, 9, "") == ""
+    assert "65536 commands wait" in gate.why_closed(1_000, 1, 10, "")
+    assert gate.why_closed(1_000, 0, 10, "") == ""
 
 
 def test_commands_of_entries_that_were_never_appended_are_not_counted_for_ever():
     gate = Gate()
     gate.proposed([BACKLOG_COMMANDS_MAX])
-    assert gate.why_closed(0, 0, "") == ""
+    assert gate.why_closed(0, 0, 0, "") == ""
     gate.proposed([1])
-    assert gate.why_closed(0, 1, "") == ""
+    assert gate.why_closed(0, 1, 0, "") == ""
 
 
 def test_what_the_log_says_closes_it_and_is_passed_on():
     gate = Gate()
-    assert gate.why_closed(0, 0, CLOSED) == CLOSED
+    assert gate.why_closed(0, 0, 0, CLOSED) == CLOSED
 
 
 def test_submits_behind_a_refused_one_are_refused_until_it_has_come():
