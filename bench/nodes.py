@@ -1,21 +1,34 @@
-"""Nodes of one topology that are started and killed one by one."""
+"""What benchmarks run: a whole cluster, or the nodes of a topology, started and killed one by one."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cluster import Client, ClusterError
-from cluster.broker.process import BrokerLimits
+from cluster.local import LocalCluster, write_topology
+from cluster.peer.config import BrokerLimits
 
 BROKERS = ("b1", "b2", "b3")
 PATIENCE_S = 300.0
+
+
+@contextmanager
+def whole_cluster(folder: Path, *, slots: int = 1) -> Iterator[LocalCluster]:
+    """Three brokers and two workers that serve `bench.tasks`, in a fresh `folder` that is removed in the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    topology = write_topology(folder, name="bench", modules=["bench.tasks"], slots=slots)
+    with LocalCluster(topology, log=folder / "launch.log") as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Nodes:

@@ -21,9 +21,9 @@ import uvloop
 from bench.nodes import BROKERS, Nodes, status_when
 from bench.tasks import noop
 from cluster import Client
-from cluster.broker.process import BrokerLimits
 from cluster.compaction.policy import MIB, CompactionLimits
 from cluster.local import write_topology
+from cluster.peer.config import BrokerLimits
 
 PAYLOAD = b"x" * 100
 BATCH = 20_000

@@ -8,7 +8,6 @@ for the rate that the long one is compared with.
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,11 +17,12 @@ from typing import Any
 import pytest
 import uvloop
 
+from bench.nodes import whole_cluster
 from bench.plot import plot_endurance
 from bench.tasks import noop
 from bench.watch import Gaps, Watcher
 from cluster import Batch, Client
-from cluster.local import LocalCluster, write_topology
+from cluster.local import LocalCluster
 
 PAYLOAD = b"x" * 100
 BATCH = 50_000
@@ -35,12 +35,8 @@ LOOK_S = 0.005
 
 @pytest.fixture
 def cluster(bench_folder: Path) -> Iterator[LocalCluster]:
-    folder = bench_folder / "endurance"
-    shutil.rmtree(folder, ignore_errors=True)
-    topology = write_topology(folder, name="endurance", modules=["bench.tasks"])
-    with LocalCluster(topology, log=folder / "launch.log") as running:
+    with whole_cluster(bench_folder / "endurance") as running:
         yield running
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Load:

@@ -7,7 +7,6 @@ Open loop: 2,000 submits a second leave on time whether or not earlier ones were
 
 import asyncio
 import os
-import shutil
 import signal
 import statistics
 import time
@@ -19,9 +18,10 @@ from typing import Any
 import pytest
 import uvloop
 
+from bench.nodes import whole_cluster
 from bench.tasks import noop
 from cluster import Client
-from cluster.local import LocalCluster, write_topology
+from cluster.local import LocalCluster
 
 RATE = 2_000                # submits a second
 BEFORE_S, AFTER_S = 1.5, 4.0
@@ -30,10 +30,7 @@ TRIALS = 5
 
 @pytest.fixture(scope="module")
 def cluster(bench_folder: Path) -> Iterator[LocalCluster]:
-    folder = bench_folder / "failover"
-    shutil.rmtree(folder, ignore_errors=True)
-    topology = write_topology(folder, name="failover", modules=["bench.tasks"])
-    with LocalCluster(topology, log=folder / "launch.log") as running:
+    with whole_cluster(bench_folder / "failover") as running:
         yield running
 
 

@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from cluster.local import LocalCluster, write_topology
+from bench.nodes import whole_cluster
+from bench.watch import pss_mb
+from cluster.local import LocalCluster
 
 SETTLE_S = 3.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -20,17 +21,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @pytest.fixture
 def cluster(bench_folder: Path) -> Iterator[LocalCluster]:
-    folder = bench_folder / "idle"
-    shutil.rmtree(folder, ignore_errors=True)
-    topology = write_topology(folder, name="idle", modules=["bench.tasks"])
-    with LocalCluster(topology, log=folder / "launch.log") as running:
+    with whole_cluster(bench_folder / "idle") as running:
         yield running
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def pss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def cpu_s(pid: int) -> float:

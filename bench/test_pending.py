@@ -21,9 +21,9 @@ from bench.nodes import BROKERS, Nodes, status_when
 from bench.tasks import noop
 from bench.watch import Watcher, pss_mb
 from cluster import Client
-from cluster.broker.process import BrokerLimits
 from cluster.compaction.policy import MIB, CompactionLimits
 from cluster.local import write_topology
+from cluster.peer.config import BrokerLimits
 
 PAYLOAD = b"x" * 100
 SUBMITTED_AT_ONCE = 100_000

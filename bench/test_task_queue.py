@@ -6,9 +6,9 @@ Figures go to `extra_info` (`--benchmark-json FILE`), medians of the rounds to t
 """
 
 import asyncio
-import shutil
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import uvloop
 import zmq
 
 from bench.disk import file_system_of, sync_p50_ms
+from bench.nodes import whole_cluster
 from bench.tasks import noop
 from cluster import Client
-from cluster.local import LocalCluster, write_topology
+from cluster.local import LocalCluster
 
 PAYLOAD = b"x" * 100
 IN_FLIGHT = 16_384
@@ -28,13 +29,9 @@ WARM_UP = 5_000
 
 
 @pytest.fixture(scope="module")
-def cluster(bench_folder: Path, request: pytest.FixtureRequest) -> Any:
-    folder = bench_folder / "task_queue"
-    shutil.rmtree(folder, ignore_errors=True)
-    topology = write_topology(folder, name="bench", modules=["bench.tasks"], slots=request.config.getoption("--slots"))
-    with LocalCluster(topology, log=folder / "launch.log") as running:
+def cluster(bench_folder: Path, request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    with whole_cluster(bench_folder / "task_queue", slots=request.config.getoption("--slots")) as running:
         yield running
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def by_map(topology: Path, tasks: int) -> float:

@@ -41,12 +41,15 @@ PURE = (
     "actors/transport/session.py",
     "cluster/broker/admission.py",
     "cluster/broker/entries.py",
+    "cluster/broker/gate.py",
+    "cluster/broker/rounds.py",
     "cluster/client/outbox.py",
     "cluster/client/seen.py",
     "cluster/peer/formation.py",
     "cluster/raft/*",
     "cluster/state/*",
     "cluster/storage/record.py",
+    "cluster/storage/snapshot_format.py",
     "cluster/window.py",
     "cluster/wire.py",
     "cluster/worker/child_messages.py",
@@ -175,14 +178,17 @@ def test_the_cluster_uses_public_names_of_actors_only(path):
 # Who may import whom inside `cluster`: bench, examples, launch, gateway -> client, worker, broker -> peer ->
 # cores.
 SHELLS = tuple(f"cluster.{name}" for name in ("peer", "broker", "wire", "worker", "client", "launch"))
+ABOVE_CORES = ("cluster.compaction", *SHELLS)
+BROKER_ONLY = tuple(f"cluster.{name}" for name in ("raft", "storage", "compaction", "broker", "peer"))
 FORBIDDEN_ARROWS = (
-    ("cluster/raft/", ("actors", "cluster.state", "cluster.storage", *SHELLS)),
-    ("cluster/state/", ("actors", "cluster.raft", "cluster.storage", *SHELLS)),
-    ("cluster/storage/", ("cluster.state", *SHELLS)),
+    ("cluster/raft/", ("actors", "cluster.state", "cluster.storage", *ABOVE_CORES)),
+    ("cluster/state/", ("actors", "cluster.raft", "cluster.storage", *ABOVE_CORES)),
+    ("cluster/storage/", ("cluster.state", *ABOVE_CORES)),
+    ("cluster/compaction/", ("cluster.raft", *SHELLS)),
     ("cluster/peer/", ("cluster.broker", "cluster.worker", "cluster.client", "cluster.launch")),
     ("cluster/broker/", ("cluster.worker", "cluster.client", "cluster.launch")),
-    ("cluster/worker/", ("cluster.raft", "cluster.storage", "cluster.broker", "cluster.peer", "cluster.client")),
-    ("cluster/client/", ("cluster.raft", "cluster.storage", "cluster.broker", "cluster.peer", "cluster.worker")),
+    ("cluster/worker/", (*BROKER_ONLY, "cluster.client")),
+    ("cluster/client/", (*BROKER_ONLY, "cluster.worker")),
 )
 
 

@@ -85,14 +85,39 @@ class OsFileLock:
             self._descriptor = -1
 
 
+class Lane:
+    """A thread that runs jobs one by one. It begins with the first of them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, job: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Runs what was put, then ends the thread."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
 class OsFiles:
     """The `Files` port of a real process. `post` hands a callback to the loop from a thread
     (`loop.call_soon_threadsafe`)."""
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._lanes = (Lane("files"), Lane("files-background"))
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
@@ -143,22 +168,15 @@ class OsFiles:
             raise
         return OsFileLock(descriptor)
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="files", daemon=True)
-            self._thread.start()
-        self._jobs.put(lambda: self._run(job, done))
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
+    ) -> None:
+        self._lanes[background].put(lambda: self._run(job, done))
 
     def close(self) -> None:
-        """Runs what was submitted, then ends the thread."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        """Runs what was submitted, then ends the threads."""
+        for lane in self._lanes:
+            lane.close()
 
     def _run(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         outcome: T | BaseException

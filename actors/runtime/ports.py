@@ -103,10 +103,13 @@ class Files(Protocol):
     def lock(self, path: str) -> FileLock:
         """Takes the lock or raises `actors.errors.Locked` with the holder's pid."""
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
+    ) -> None:
         """Runs a blocking `job` off the loop, then `done` with its value or its error on the loop.
 
-        Jobs of one `Files` run one at a time, in the order they were submitted.
+        Jobs of one `Files` run one at a time, in the order they were submitted. Those in the `background` do so among
+        themselves, beside the others: a large file may take its time to leave, and no write waits behind it.
         """
 
 

@@ -9,9 +9,11 @@ independently of the others, which is more than any journaling file system does 
 Simplifications: directories themselves are durable at once, and a sector is written whole or not at all.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
+from functools import partial
 from os import strerror
 from typing import TypeVar, cast
 from zlib import crc32
@@ -291,7 +293,7 @@ class SimulatedFiles:
         self.pid = pid
         self.dead = False
         self._clock = clock
-        self._jobs: list[_Job] = []
+        self._lanes: tuple[deque[_Job], deque[_Job]] = (deque(), deque())   # of the foreground, of the background
         self._in_job = False
 
     def open(self, path: str, *, create: bool = False) -> SimulatedFile:
@@ -352,12 +354,15 @@ class SimulatedFiles:
         self.disk.set_lock(path, self.pid)
         return SimulatedLock(self, path)
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
+    ) -> None:
         assert not self._in_job, "a job may not submit jobs"
         self.check()
-        self._jobs.append(_Job(job, cast("Callable[[object], None]", done)))
-        if len(self._jobs) == 1:
-            self._start()
+        jobs = self._lanes[background]
+        jobs.append(_Job(job, cast("Callable[[object], None]", done)))
+        if len(jobs) == 1:
+            self._start(jobs)
 
     def check(self) -> None:
         if self.dead:
@@ -373,28 +378,33 @@ class SimulatedFiles:
             self.disk.busy(self.disk.next_latency())
 
     def die(self, calls: int) -> None:
-        """The process ends; of the job that was running only the first `calls` calls have happened."""
-        if self._jobs and not self.dead:
+        """The process ends; of a job that was running only the first `calls` calls have happened, and of one beside it
+        none."""
+        running = [jobs for jobs in self._lanes if jobs]
+        if running and not self.dead:
             self.disk.cut_power_after(calls)
-            self._run(self._jobs[0])
-        self._jobs.clear()
+            self._run(running[calls % len(running)][0])
+        self._end()
+
+    def _end(self) -> None:
+        for jobs in self._lanes:
+            jobs.clear()
         self.dead = True
 
-    def _start(self) -> None:
-        self._clock.call_at(self._clock.now() + self.disk.next_latency(), self._finish)
+    def _start(self, jobs: deque[_Job]) -> None:
+        self._clock.call_at(self._clock.now() + self.disk.next_latency(), partial(self._finish, jobs))
 
-    def _finish(self) -> None:
+    def _finish(self, jobs: deque[_Job]) -> None:
         if self.dead:
             return
-        job = self._jobs[0]
+        job = jobs[0]
         outcome = self._run(job)
         if isinstance(outcome, PowerLost):
-            self._jobs.clear()
-            self.dead = True
+            self._end()
             raise outcome
-        del self._jobs[0]
-        if self._jobs:
-            self._start()
+        jobs.popleft()
+        if jobs:
+            self._start(jobs)
         job.done(outcome)
 
     def _run(self, job: _Job) -> object:

@@ -168,14 +168,16 @@ class SimFiles:
         self._enter("lock", path)
         return self._mount.lock(path)
 
-    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
+    ) -> None:
         self.check()
 
         def unless_dead(outcome: T | BaseException) -> None:
             if self._loop.alive:
                 done(outcome)
 
-        self._mount.submit(job, unless_dead)
+        self._mount.submit(job, unless_dead, background=background)
 
     def check(self) -> None:
         if self._closed:

@@ -1,9 +1,9 @@
 """When the log is long enough to become a snapshot, and what happens when that does not keep up.
 
 A snapshot costs a second `apply` of everything since the last one and an encoding of the whole state, so both must be
-worth it: the log has to be long, and long in proportion to the state. On a full disk less is enough, if it lets a
-segment leave. One that grows several times past that says that
-the compactor gets too little of the machine: first it stops giving way, then clients wait.
+worth it: the log has to be long, and long in proportion to the state. One that grows several times past that says that
+the compactor gets too little of the machine: first it stops giving way, then clients wait. On a full disk a shorter log
+is enough, if a segment can leave.
 """
 
 from dataclasses import dataclass

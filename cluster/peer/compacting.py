@@ -92,8 +92,8 @@ class Compacting:
                 self._on_exit(end)
             if self._child is None or self._index != plan.meta.index:
                 # One that was killed left it, and on a full disk it is in the way of the next.
-                files = self._context.files
-                files.submit(lambda: discard_unfinished(files, plan.directory, plan.meta.index), _ignore)
+                files, index = self._context.files, plan.meta.index
+                files.submit(lambda: discard_unfinished(files, plan.directory, index), _ignore, background=True)
 
         spawn = self._context.processes.spawn
         child.append(

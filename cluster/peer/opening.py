@@ -1,32 +1,18 @@
 """How a broker comes by its log: the directory's lock, the newest snapshot, recovery."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from actors import Context, Locked
-from cluster.compaction.policy import DEFAULT_LIMITS as COMPACTION_LIMITS
-from cluster.compaction.policy import CompactionLimits
 from cluster.data_directory import LOCK_PATIENCE, LOCK_RETRY, DataUnusable, NoRoom, may_pass
+from cluster.peer.config import BrokerConfig
 from cluster.peer.errors import BrokerRefused
 from cluster.raft.messages import SnapshotMark
-from cluster.storage.errors import WalFailed, is_lack_of_room
+from cluster.storage.errors import NoBeginning, WalFailed, is_lack_of_room
 from cluster.storage.recovery import Recovery
 from cluster.storage.scan import NodeIdentity
-from cluster.storage.segment import WalLimits, list_names
-from cluster.storage.wal import DEFAULT_LIMITS, Wal
-
-
-@dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """One broker's part of the topology. `brokers` are (name, control address, bulk address) in its order."""
-
-    cluster: str
-    node: str
-    brokers: tuple[tuple[str, str, str], ...]
-    directory: str
-    sync_mode: str = "auto"
-    wal: WalLimits = DEFAULT_LIMITS
-    compaction: CompactionLimits = COMPACTION_LIMITS
+from cluster.storage.segment import list_names
+from cluster.storage.snapshots import ASIDE, damaged_snapshots
+from cluster.storage.wal import Wal
 
 
 class Opening:
@@ -36,7 +22,7 @@ class Opening:
     def __init__(
         self,
         context: Context,
-        config: PeerConfig,
+        config: BrokerConfig,
         incarnation: int,
         restore: Callable[[], SnapshotMark | None],
         persisted: Callable[[int], None],
@@ -60,6 +46,8 @@ class Opening:
             if self._context.clock.now() >= self._deadline:
                 raise
             self._context.timer("lock", LOCK_RETRY, self.begin)
+        except NoBeginning as error:
+            raise BrokerRefused(self._without_beginning(error)) from error
         except OSError as error:
             if may_pass(error):
                 raise
@@ -71,6 +59,21 @@ class Opening:
 
     def _has_log(self) -> bool:
         return bool(list_names(self._context.files, self._config.directory).segments)
+
+    def _without_beginning(self, error: NoBeginning) -> str:
+        """For an operator: nothing here could mend it, and nothing was changed."""
+        directory, first = self._config.directory, error.first_index
+        files = damaged_snapshots(self._context.files, directory)
+        useful = [path for path, index in files if first and index + 1 >= first]
+        whole = "put back a copy of the whole directory"
+        if error.snapshot_index:
+            what, remedy = f"in {directory!r} {error}", whole
+        elif useful:
+            what = f"no snapshot can be read ({', '.join(useful)}), and the log begins with entry {first}"
+            remedy = f"put a copy of one of these back, without the ending {ASIDE}, or {whole}"
+        else:
+            what, remedy = f"no snapshot is in {directory!r}, and the log begins with entry {first}", whole
+        return f"{what}; there is no other broker to get the state from; {remedy}"
 
     def _open(self) -> tuple[Wal, Recovery]:
         context, config = self._context, self._config
@@ -86,6 +89,7 @@ class Opening:
             on_failed=self._failed,
             guard=context.callback,
             restore=self._restore,
+            has_others=len(self._config.brokers) > 1,
         )
 
     def _look(self, wal: Wal, recovery: Recovery) -> None:

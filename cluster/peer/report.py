@@ -36,7 +36,7 @@ class OwnReport:
             "first_index": core.log.first_index if core is not None else 0,
             "snapshot_index": mark.index if mark is not None else 0,
             "digest": [index, value],
-            "sync": peer.wal.sync_mode,
+            "sync": peer.wal.syncing.mode,
             "quarantined": peer.wal.quarantined,
             "turn_ms_max": max(self._turns) // MILLISECOND,
         }

@@ -7,7 +7,6 @@ snapshot. The log is kept from the older of the two on.
 
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EIO
 
 from actors import Context, Files
 from cluster.state.errors import ImageDamaged
@@ -15,6 +14,7 @@ from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
 from cluster.storage.errors import SnapshotDamaged, StorageError
 from cluster.storage.snapshots import (
+    ASIDE,
     SnapshotFile,
     SnapshotMeta,
     clear_unfinished,
@@ -24,7 +24,6 @@ from cluster.storage.snapshots import (
 )
 
 KEPT = 2
-ASIDE = ".damaged"
 
 
 class Shelf:
@@ -76,11 +75,6 @@ class Shelf:
                     file.close()
             except (SnapshotDamaged, ImageDamaged) as error:
                 self._note_damage(index, str(error))
-                _keep_aside(files, self._directory, index)
-            except OSError as error:
-                if error.errno != EIO:
-                    raise
-                self._note_damage(index, str(error))    # the medium has lost it: that is no reason not to start
                 _keep_aside(files, self._directory, index)
         self._kept = good
         return self.newest
@@ -150,7 +144,7 @@ class Shelf:
             with suppress(FileNotFoundError):
                 job()
 
-        self._context.files.submit(unless_gone, _ignore)
+        self._context.files.submit(unless_gone, _ignore, background=True)
 
     def _note_damage(self, index: int, reason: str, action: str = "kept aside; look at the disk") -> None:
         self._context.log.event("snapshot_damaged", index=index, reason=reason, action=action)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 from actors import SECOND, Context, Nanos
 from cluster.peer.shelf import confirm
+from cluster.raft.messages import Message
 from cluster.state.errors import ImageDamaged, NewerState
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
-from cluster.storage.errors import StorageError
+from cluster.storage.errors import StorageError, is_lack_of_room
 from cluster.storage.receiving import SnapshotReceiver
-from cluster.storage.snapshots import SnapshotFile, remove_snapshot
+from cluster.storage.snapshots import SnapshotFile, clear_transfers, remove_snapshot
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
 SILENCE_MAX = 30 * SECOND       # of a leader that offered a file: longer than it waits itself
@@ -23,10 +24,11 @@ SILENCE_MAX = 30 * SECOND       # of a leader that offered a file: longer than i
 class Incoming:
     """One snapshot on its way in. Chunks below `received` were taken, those below `written` are in the file."""
 
-    def __init__(self, node_id: int, index: int, offer: SnapshotOffer, heard: Nanos) -> None:
+    def __init__(self, node_id: int, offer: SnapshotOffer, message: Message, index: int, heard: Nanos) -> None:
         self.node_id = node_id
-        self.index = index
         self.offer = offer
+        self.message = message
+        self.index = index
         self.heard = heard
         self.receiver: SnapshotReceiver | None = None       # once a job has opened the file
         self.chunk_count = 0
@@ -52,7 +54,7 @@ class SnapshotArrivals:
         context: Context,
         directory: str,
         answer: Callable[[int, SnapshotWant], None],
-        complete: Callable[[bytes, int, int, Machine], None],
+        complete: Callable[[Message, int, int, Machine], None],
     ) -> None:
         self._context = context
         self._directory = directory
@@ -64,18 +66,19 @@ class SnapshotArrivals:
     def is_busy(self) -> bool:
         return self._incoming is not None
 
-    def offered(self, node_id: int, index: int, offer: SnapshotOffer) -> None:
-        """A leader offers the file of entry `index`, which this broker needs."""
+    def offered(self, node_id: int, offer: SnapshotOffer, message: Message, index: int) -> None:
+        """A leader offers the file of entry `index`, which this broker needs; `message` is what the offer has for the
+        core."""
         current = self._incoming
         now = self._context.clock.now()
         if current is not None and (current.offer.header, current.offer.footer) == (offer.header, offer.footer):
             # Its message may be of a later term. What is still being written was received: the sender, perhaps another
             # one, begins behind it.
-            current.node_id, current.offer, current.heard = node_id, offer, now
+            current.node_id, current.message, current.heard = node_id, message, now
             self._want_more(current)
             return
         self._discard(current)
-        self._incoming = incoming = Incoming(node_id, index, offer, now)
+        self._incoming = incoming = Incoming(node_id, offer, message, index, now)
         self._submit(incoming, lambda: self._open(incoming), self._opened)
 
     def linked(self, node_id: int) -> None:
@@ -103,8 +106,9 @@ class SnapshotArrivals:
 
     def _open(self, incoming: Incoming) -> None:
         """A job."""
-        offer = incoming.offer
-        incoming.receiver = SnapshotReceiver(self._context.files, self._directory, offer.header, offer.footer)
+        files, directory, offer = self._context.files, self._directory, incoming.offer
+        clear_transfers(files, directory, incoming.index)
+        incoming.receiver = SnapshotReceiver(files, directory, offer.header, offer.footer)
 
     def _opened(self, incoming: Incoming, outcome: object) -> None:
         assert incoming.receiver is not None
@@ -168,11 +172,11 @@ class SnapshotArrivals:
             if incoming is not self._incoming:
                 return
             if isinstance(outcome, BaseException):
-                self._refuse(incoming, str(outcome))
+                self._refuse(incoming, self._why(outcome))
             else:
                 then(incoming, outcome)
 
-        self._context.files.submit(job, self._context.callback(ended))
+        self._context.files.submit(job, self._context.callback(ended), background=True)
 
     # -- to a state ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class SnapshotArrivals:
         file.close()
         self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))  # the leader closes its file
         self._incoming = None
-        self._complete(incoming.offer.message, incoming.index, file.size, machine)
+        self._complete(incoming.message, incoming.index, file.size, machine)
 
     # -- to the leader ------------------------------------------------------------------------------------------------
 
@@ -214,6 +218,11 @@ class SnapshotArrivals:
         self._note_end(incoming, reason)
         self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
 
+    def _why(self, error: BaseException) -> str:
+        if is_lack_of_room(error):
+            return f"the disk has no room for it: {error}; make room there ({self._directory}), it is offered again"
+        return str(error)
+
     def _note_end(self, incoming: Incoming, reason: str) -> None:
         self._context.log.event("snapshot_refused", index=incoming.index, reason=reason)
 
@@ -221,14 +230,14 @@ class SnapshotArrivals:
 
     def _remove(self, index: int) -> None:
         files, directory = self._context.files, self._directory
-        files.submit(lambda: remove_snapshot(files, directory, index), _ignore)
+        files.submit(lambda: remove_snapshot(files, directory, index), _ignore, background=True)
 
     def _close(self, incoming: Incoming) -> None:
         def job() -> None:
             if incoming.receiver is not None:
                 incoming.receiver.close()
 
-        self._context.files.submit(job, _ignore)
+        self._context.files.submit(job, _ignore, background=True)
 
     def _discard(self, incoming: Incoming | None) -> None:
         """One that is whole has its name already, or is about to get it."""
@@ -242,7 +251,7 @@ class SnapshotArrivals:
             if incoming.receiver is not None:
                 incoming.receiver.discard()
 
-        self._context.files.submit(job, _ignore)
+        self._context.files.submit(job, _ignore, background=True)
 
 
 def _ignore(outcome: object) -> None:

@@ -35,7 +35,7 @@ class Transfer:
     heard: Nanos
     wanted: int = -1                # nothing heard yet
     next: int = 0
-    sent_at: Nanos = 0              # before this time the rate is used up
+    not_before: Nanos = 0           # of the next chunk: until then the rate is used up
     reading: bool = False
 
 
@@ -120,13 +120,13 @@ class SnapshotSender:
         if not 0 <= transfer.next < min(transfer.wanted + WINDOW_CHUNKS, transfer.file.chunk_count):
             return
         now = self._context.clock.now()
-        if now < transfer.sent_at:
-            self._later(transfer, transfer.sent_at - now)
+        if now < transfer.not_before:
+            self._later(transfer, transfer.not_before - now)
             return
         transfer.reading = True
         number = transfer.next
         done = self._context.callback(lambda outcome: self._read(transfer, number, outcome))
-        self._context.files.submit(lambda: transfer.file.chunk(number), done)
+        self._context.files.submit(lambda: transfer.file.chunk(number), done, background=True)
 
     def _read(self, transfer: Transfer, number: int, outcome: bytes | BaseException) -> None:
         transfer.reading = False
@@ -142,7 +142,7 @@ class SnapshotSender:
             return
         transfer.next = number + 1
         now = self._context.clock.now()
-        transfer.sent_at = max(now, transfer.sent_at) + len(outcome) * SECOND // RATE_BYTES
+        transfer.not_before = max(now, transfer.not_before) + len(outcome) * SECOND // RATE_BYTES
         self._pump(transfer)
 
     def _later(self, transfer: Transfer, wait: Nanos) -> None:

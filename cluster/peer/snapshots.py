@@ -6,13 +6,13 @@ that lags, up to a limit: what it still has costs less to send than the whole st
 newest, whoever lags, and the older one goes with it: first there must be room to go on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 from msgspec import Struct
 
-from actors import SECOND, Context
+from actors import MILLISECOND, SECOND, Context
 from cluster.compaction.messages import Plan, Written
 from cluster.compaction.policy import CompactionLimits, Pressure, is_scarce, room_for_snapshot
 from cluster.peer.compacting import Compacting
@@ -26,7 +26,7 @@ from cluster.peer.snapshot_sender import SnapshotSender
 from cluster.raft import wire
 from cluster.raft.core import Raft
 from cluster.raft.membership import Configuration
-from cluster.raft.messages import Role, SnapshotMark
+from cluster.raft.messages import Message, MessageType, Role, SnapshotMark
 from cluster.state.machine import Machine
 from cluster.storage.record import decode_records
 from cluster.storage.snapshot_format import Malformed, NewerVersion, SnapshotMeta, decode_header
@@ -34,6 +34,7 @@ from cluster.storage.wal import Wal
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
 LOOK_INTERVAL = SECOND
+FREE_INTERVAL = MILLISECOND     # between two parts of a state that was replaced
 CHUNKS_ALL = 1 << 32        # more than any file has
 
 
@@ -49,7 +50,7 @@ class Parts:
 
 
 class Snapshots:
-    """`load` at the start, `begin` once there is a core; `step(message)` takes a core's message as the wire gave it."""
+    """`load` at the start, `begin` once there is a core; `step(message)` hands it a leader's message of a snapshot."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Snapshots:
         machine: Machine,
         members: Configuration,
         segment_bytes: int,
-        step: Callable[[bytes], None],
+        step: Callable[[Message], None],
     ) -> None:
         self._context = context
         self._directory = directory
@@ -264,7 +265,9 @@ class Snapshots:
             self._context.log.event("snapshot_refused", reason=str(error))
             return      # the leader gives up when it hears nothing
         mark = message.snapshot
-        if message.term < core.term or message.sender != node_id or mark is None:
+        if message.type is not MessageType.SNAPSHOT or mark is None or message.sender != node_id:
+            return
+        if message.term < core.term:
             return      # of one that does not lead any more, and will hear of it
         if (mark.index, mark.term) != (meta.index, meta.term):
             reason = f"the core's message is of entry {mark.index}"
@@ -273,12 +276,12 @@ class Snapshots:
         if meta.index <= core.log.committed or core.log.matches(meta.index, meta.term):
             # A leader that knows little of this broker; its core's answer says more.
             self._parts.links.send(node_id, SnapshotWant(meta.index, CHUNKS_ALL))
-            self._step(offer.message)
+            self._step(message)
         else:
             self._compacting.stop()     # the log that it reads is about to go
-            self._arrivals.offered(node_id, meta.index, offer)
+            self._arrivals.offered(node_id, offer, message, meta.index)
 
-    def _complete(self, message: bytes, index: int, size: int, machine: Machine) -> None:
+    def _complete(self, message: Message, index: int, size: int, machine: Machine) -> None:
         """The file is whole and the state restored: now the core may hear of it."""
         self._arrived = index, size, machine
         self._step(message)
@@ -296,10 +299,17 @@ class Snapshots:
         parts = self._parts
         parts.wal.restart(mark.index, mark.term)
         parts.cache.clear()
-        self._machine.replace(machine)
+        self._free(self._machine.replace(machine))
         self._shelf.add(_meta(self._machine, mark.term), size, alone=True)
         self._bytes_behind = parts.drive.applied_bytes
         self._context.log.event("snapshot_installed", index=index, term=mark.term, size=size)
+
+
+    def _free(self, old: Iterator[None]) -> None:
+        """The state that was replaced leaves a part per turn."""
+        for _ in old:
+            self._context.timer("free", FREE_INTERVAL, lambda: self._free(old))
+            return
 
 
 def _meta(machine: Machine, term: int) -> SnapshotMeta:

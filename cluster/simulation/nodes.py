@@ -13,10 +13,11 @@ from typing import Any
 from actors import MILLISECOND, SECOND, Actor, ActorSystem, Exit, ExitReason, Failed, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
 from cluster.broker.actor import Broker
-from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.broker.process import EXIT_STATUS, start_broker
 from cluster.compaction.policy import CompactionLimits
 from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
+from cluster.peer.config import BrokerConfig
 from cluster.simulation.tasks import executor_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode

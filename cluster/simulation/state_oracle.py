@@ -11,6 +11,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -48,9 +49,10 @@ class WatchedMachine(Machine):
         super().apply(index, term, payload, effects)
         self._oracle.applied(self._node, self, index, term, payload)
 
-    def replace(self, other: Machine) -> None:
-        super().replace(other)
+    def replace(self, other: Machine) -> Iterator[None]:
+        old = super().replace(other)
         self._oracle.restored(self._node, self)
+        return old
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,11 +209,13 @@ class Machine:
             yield part
             assert self.applied_index == index, f"entry {self.applied_index} was applied within the image of {index}"
 
-    def replace(self, other: "Machine") -> None:
+    def replace(self, other: "Machine") -> Iterator[None]:
         """Takes over the whole state of another machine, which is empty afterwards: those who hold this one go on
-        with it."""
+        with it. Each step of the iterator frees a part of the old state; without it all is freed at once."""
+        old = self._tables
         self._tables, other._tables = other._tables, Tables()
         self.applied_index, other.applied_index = other.applied_index, 0
+        return old.dismantle()
 
     def check(self) -> None:
         """Asserts all invariants, at the cost of visiting everything: for simulator and tests."""

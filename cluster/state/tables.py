@@ -1,5 +1,6 @@
 """All replicated state in one place: what `apply` changes, and what a snapshot will contain."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from cluster.state.commands import MACHINE_VERSION
@@ -68,3 +69,13 @@ class Tables:
         self.machine_version = MACHINE_VERSION      # agreed; a group above it is refused
         self.cluster_id = b""
         self.voters: tuple[str, ...] = ()
+
+    def dismantle(self) -> Iterator[None]:
+        """Frees everything, a part at each step: to free a million tasks at once would hold the loop for long."""
+        shards = self.tasks.shards
+        for part in self.__slots__:         # what refers to tasks goes before the tasks
+            delattr(self, part)
+            yield
+        while shards:
+            shards.pop()
+            yield

@@ -1,7 +1,6 @@
 """What waits to be written, in order; taken in batches that a sync makes durable."""
 
 from collections.abc import Callable
-from itertools import takewhile
 
 from cluster.storage.header import Meta
 from cluster.storage.plan import FramePlanner, Plan, Restart, Write
@@ -15,13 +14,12 @@ class Backlog:
     __slots__ = ("_changes", "_queue", "since")
 
     def __init__(self) -> None:
-        self.since = 0      # when the oldest write was queued, if anybody asks
+        self.since = 0      # when the oldest write was queued
         self._queue: list[Write | Restart] = []
         self._changes: list[HeaderChange] = []
 
-    def add(self, step: Write | Restart, now: Callable[[], int] | None) -> None:
-        """`now` tells the time in thread mode, where a step may have to wait."""
-        if now is not None and not self._queue:
+    def add(self, step: Write | Restart, now: Callable[[], int]) -> None:
+        if not self._queue:
             self.since = now()
         self._queue.append(step)
 
@@ -50,11 +48,11 @@ class Backlog:
             del queue[0]
             plan = planner.restart(step.index)
             return Batch([], changes, header_meta, plan, planner.seq, self.since, restart=step)
-        writes = [step for step in takewhile(_is_write, queue) if isinstance(step, Write)]
+        writes: list[Write] = []
+        for step in queue:
+            if isinstance(step, Restart):
+                break
+            writes.append(step)
         del queue[: len(writes)]
         plan = planner.plan(writes) if writes else Plan()
         return Batch(writes, changes, header_meta, plan, planner.seq, self.since)
-
-
-def _is_write(step: Write | Restart) -> bool:
-    return isinstance(step, Write)

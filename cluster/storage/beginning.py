@@ -21,23 +21,33 @@ one entry later.
 """
 
 from cluster.raft.messages import SnapshotMark
+from cluster.storage.errors import NoBeginning
 from cluster.storage.header import HardState, LogStart
 from cluster.storage.scan import Scan, give_up, note_damage
 
 
-def settle(scan: Scan, mark: SnapshotMark | None) -> None:
-    """Lets the log begin where it can, before it is repaired."""
+def settle(scan: Scan, mark: SnapshotMark | None, *, has_others: bool = True) -> None:
+    """Lets the log begin where it can, before it is repaired. Raises NoBeginning if it cannot begin anywhere, and there
+    are no others to get the state from: then a log that is put aside would help nobody, and one that stays goes on as
+    soon as its snapshot is back."""
     index = scan.index
     _skip_to_start(scan)
+    may_void = has_others or scan.damage is not None
     if mark is None:
         if index.first_index > 1:
+            if not may_void:
+                raise NoBeginning(index.first_index, 0)
             _void(scan, 0, 0, "the log was compacted, and no snapshot can be read")
         return
 
     if not scan.names.segments:
+        if not may_void:
+            raise NoBeginning(0, mark.index)
         index.begin(mark.index + 1, mark.term)
         note_damage(scan, 1, 0, 0, "the segment is missing: there is a snapshot, and no segment at all")
     elif index.first_index > mark.index + 1:
+        if not may_void:
+            raise NoBeginning(index.first_index, mark.index)
         reason = f"the log begins with entry {index.first_index}, the snapshot ends with {mark.index}"
         _void(scan, mark.index, mark.term, reason)
     elif index.last_index < mark.index or index.term(mark.index) not in (mark.term, 0):

@@ -49,6 +49,19 @@ class UnsupportedVersion(StorageError):
         self.version = version
 
 
+class NoBeginning(StorageError):
+    """The log does not go on behind a snapshot that can be read, and nobody else has the state; nothing was changed.
+    Put a copy of the snapshot back, or of the whole directory. `first_index` is where the log begins, 0 if there is
+    none; `snapshot_index` is that of the newest good snapshot, 0 if there is none."""
+
+    def __init__(self, first_index: int, snapshot_index: int) -> None:
+        log = f"the log begins with entry {first_index}" if first_index else "there is no log"
+        snapshot = f"the snapshot ends with entry {snapshot_index}" if snapshot_index else "no snapshot can be read"
+        super().__init__(f"{log}, and {snapshot}")
+        self.first_index = first_index
+        self.snapshot_index = snapshot_index
+
+
 class DamagedRead(StorageError):
     """Bytes that were good when the log was opened can no longer be read; restart, recovery takes it from
     there."""

@@ -5,9 +5,12 @@ written to its place, and a transfer that was interrupted goes on where it stopp
 has the same snapshot. What a crash left of it is verified again before it counts (`check`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EIO, ENOSPC
 from zlib import crc32
 
-from actors import Files
+from actors import File, Files
 from cluster.storage.errors import SnapshotDamaged, UnsupportedVersion
 from cluster.storage.snapshot_format import (
     FOOTER_BYTES,
@@ -30,7 +33,7 @@ class SnapshotReceiver:
     """`check` until it says True, then `add` chunks from `next_chunk` on, then `finish`.
 
     `header` and `footer` are the sender's (`SnapshotFile`). Raises SnapshotDamaged if they are not whole,
-    UnsupportedVersion if a newer program wrote them.
+    UnsupportedVersion if a newer program wrote them, and OSError, with ENOSPC if the disk has no room for all of it.
     """
 
     def __init__(self, files: Files, directory: str, header: bytes, footer: bytes) -> None:
@@ -48,21 +51,41 @@ class SnapshotReceiver:
         self._files = files
         self._directory = directory
         self._crc = 0
+        left = self._left(header, footer)
+        self._is_checked = left is None  # nothing is there of an earlier transfer
+        self._file = left or self._begin(header, footer)
+
+    def _left(self, header: bytes, footer: bytes) -> File | None:
+        """The file of an earlier transfer of the same snapshot. Another one goes: it is another snapshot of the same
+        index, the trace of a crash, or what the medium has lost."""
+        if not self._files.exists(self.path):
+            return None
+        with suppress_losses():
+            file = self._files.open(self.path)
+            with suppress_losses():
+                ends = file.pread(HEADER_BYTES, 0), file.pread(FOOTER_BYTES + 1, footer_offset(self._footer))
+                if ends == (header, footer):
+                    return file
+            file.close()
+        self._files.remove(self.path)
+        return None
+
+    def _begin(self, header: bytes, footer: bytes) -> File:
+        """A new file. One that cannot be begun leaves nothing behind."""
         footer_at = footer_offset(self._footer)
-        if files.exists(self.path):
-            self._file = files.open(self.path)
-            ends = (self._file.pread(HEADER_BYTES, 0), self._file.pread(FOOTER_BYTES + 1, footer_at))
-            self._is_checked = ends != (header, footer)
-            if not self._is_checked:
-                return
-            self._file.close()
-            files.remove(self.path)  # another snapshot of the same index, or the trace of a crash
-        self._is_checked = True  # nothing is left of an earlier transfer
-        self._file = files.open(self.path, create=True)
-        self._file.pwrite((footer,), footer_at)
-        self._file.pwrite((header,), 0)
-        self._file.sync()
-        files.sync_dir(directory)
+        require_room_for(self._files, self._directory, footer_at + FOOTER_BYTES)
+        file = self._files.open(self.path, create=True)
+        try:
+            file.pwrite((footer,), footer_at)
+            file.pwrite((header,), 0)
+            file.sync()
+        except OSError:
+            file.close()
+            with suppress(OSError):
+                self._files.remove(self.path)
+            raise
+        self._files.sync_dir(self._directory)
+        return file
 
     @property
     def chunk_count(self) -> int:
@@ -75,11 +98,11 @@ class SnapshotReceiver:
             if self._is_checked or self.next_chunk == self.chunk_count:
                 self._is_checked = True
                 break
-            data = self._file.pread(chunk_size(self.next_chunk, self._footer), chunk_offset(self.next_chunk))
-            try:
+            self._is_checked = True  # unless this one is there, too
+            with suppress(Malformed), suppress_losses():
+                data = self._file.pread(chunk_size(self.next_chunk, self._footer), chunk_offset(self.next_chunk))
                 self._count(verify_chunk(data, self.next_chunk, self._tag, self._footer))
-            except Malformed:
-                self._is_checked = True
+                self._is_checked = False
         return self._is_checked
 
     def add(self, data: bytes) -> None:
@@ -123,3 +146,20 @@ class SnapshotReceiver:
     def _count(self, body: memoryview) -> None:
         self._crc = crc32(body, self._crc)
         self.next_chunk += 1
+
+
+@contextmanager
+def suppress_losses() -> Iterator[None]:
+    """What the medium has lost of a transfer is sent again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+
+
+def require_room_for(files: Files, directory: str, size: int) -> None:
+    """Better now than behind most of it: the disk would be full, and all of it be sent again the next time."""
+    free = files.free_bytes(directory)
+    if free < size:
+        raise OSError(ENOSPC, f"{size} bytes are needed, {free} are free")

@@ -3,7 +3,8 @@
 The last segment's valid frames are copied into a fresh segment and synced, at every start: bytes that can be
 read after a crash may exist in the page cache only (a sync of theirs may have failed), and a torn frame that
 stayed in the log would be vouched for by the next synced_seq. The renaming of the fresh segment puts all of
-it into effect at once; before it a crash changes nothing, after it only leftovers are to be cleared away.
+it into effect at once; before it a crash changes nothing, after it only leftovers are to be cleared away. Only a
+disk without room for that has the log go on in the last segment itself, or behind it (`_go_on_in_place`).
 
     found                                                     is           done
     no segment                                                empty        a first segment
@@ -28,6 +29,7 @@ from msgspec import structs
 
 from actors import Buffer, File, Files
 from cluster.storage.beginning import start_of
+from cluster.storage.errors import is_lack_of_room
 from cluster.storage.frame import FRAME_HEADER_BYTES, encode_header, header_with_salt
 from cluster.storage.header import (
     FRAMES_START,
@@ -38,9 +40,17 @@ from cluster.storage.header import (
     SegmentHeader,
 )
 from cluster.storage.scan import NodeIdentity, Scan
-from cluster.storage.segment import WalLimits, create_segment, file_name, fill_spare, give_up_segment
+from cluster.storage.segment import (
+    WalLimits,
+    create_segment,
+    file_name,
+    fill_spare,
+    give_up_segment,
+    write_header,
+)
 
 COPY_BYTES = 1024 * 1024  # of frames copied at once
+GO_ON_BYTES_MIN = 1024  # left in the last segment; with less, a broker would hardly get through an election
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Repaired(NamedTuple):
     position: int
     next_seq: int
     marker: bytes
+    segments: list[int]  # of the log, oldest first; the last of them is this one
     spares: list[int]
     next_number: int
 
@@ -120,50 +131,168 @@ def repair(
     limits: WalLimits,
     salt: Callable[[], int],
 ) -> Repaired:
-    """Gives the log a fresh last segment and clears away what no longer belongs to it."""
+    """Gives the log a fresh last segment and clears away what no longer belongs to it. Where there is no room for one,
+    the log goes on with the segments that it has."""
     spares, number = _usable_spares(files, directory, scan, limits)
-    replaced = scan.chain[-1] if scan.chain else None
     gone = set() if spares else _reclaim(files, directory, scan, limits, spares)
-    if not spares:
-        filled = 0
-        while filled < limits.segment_bytes:
-            filled = fill_spare(files, directory, number, filled, limits)
-        spares.append(number)
-        number += 1
-    old = scan.meta or Meta(identity.node, identity.cluster, identity.incarnation)
-    commit_before = replaced.meta.hard_state.commit if replaced is not None else 0
+    try:
+        if not spares:
+            filled = 0
+            while filled < limits.segment_bytes:
+                filled = fill_spare(files, directory, number, filled, limits)
+            spares.append(number)
+            number += 1
+        repaired = _renew(files, directory, scan, identity, salt(), spares, number)
+    except OSError as error:
+        if not is_lack_of_room(error) or not scan.chain or scan.damage is not None:
+            raise
+        if spares:
+            repaired = _go_on_in_spare(files, directory, scan, identity, salt(), spares, number)
+        elif _room_left(scan, limits) >= GO_ON_BYTES_MIN:
+            repaired = _go_on_in_place(files, directory, scan, identity, number)
+        else:
+            raise
+    gone.update(repaired.segments)
+    _clear_leftovers(files, directory, scan, repaired.header, limits, spares, gone)
+    return repaired
+
+
+def _renew(
+    files: Files,
+    directory: str,
+    scan: Scan,
+    identity: NodeIdentity,
+    salt: int,
+    spares: list[int],
+    number: int,
+) -> Repaired:
+    """A fresh segment in the place of the last one, with its valid frames."""
+    replaced = scan.chain[-1] if scan.chain else None
     header = SegmentHeader(
-        salt=salt(),
+        salt=salt,
         number=number,
         previous=replaced.previous if replaced is not None else 0,
         first_seq=scan.next_seq - len(scan.frames),
         generation=1,
-        meta=structs.replace(
-            old,
-            cluster=old.cluster or identity.cluster,
-            incarnation=identity.incarnation,
-            hard_state=HardState(scan.hard_state.term, scan.hard_state.vote, commit_before),
-            quarantine=quarantine_of(scan),
-            start=start_of(scan, number),
-        ),
+        meta=_meta(scan, identity, number, replaced.meta.hard_state.commit if replaced is not None else 0),
     )
     position = FRAMES_START + sum(frame.end - frame.offset for frame in scan.frames)
-    marker = encode_header(
+    marker = _marker(scan, header.salt)  # true once this segment has its name, and not to be seen before
+    body = [*_copies(scan, header.salt), (position, marker)]
+    file = create_segment(files, directory, header, spares[0], body)
+    del spares[0]
+    _place_copies(scan, header.number)
+    segments = [*(kept.number for kept in scan.chain[:-1]), number]
+    return Repaired(
+        file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, segments, spares, number + 1
+    )
+
+
+# A full disk. A segment that has outgrown the spare cannot be copied into it, and without a spare there is nothing to
+# copy to. So the last segment stays, its frames are written once more to where they are, which takes no room, and
+# synced: after that nothing is trusted that is only in memory. The same bytes over the same bytes do no harm if that is
+# interrupted. Not done where there is room: a sector that cannot be written any more would end every start.
+
+
+def _go_on_in_spare(
+    files: Files,
+    directory: str,
+    scan: Scan,
+    identity: NodeIdentity,
+    salt: int,
+    spares: list[int],
+    number: int,
+) -> Repaired:
+    """The log goes on in the next segment. A torn tail may stay: what the new header says ends before it."""
+    last = scan.chain[-1]
+    old = _write_again(files, directory, scan)
+    old.close()
+    meta = _meta(scan, identity, last.number, scan.hard_state.commit)
+    header = SegmentHeader(salt, number, last.number, scan.next_seq, 1, meta)
+    marker = _marker(scan, salt)
+    file = create_segment(files, directory, header, spares[0], [(FRAMES_START, marker)])
+    del spares[0]
+    segments = [*(kept.number for kept in scan.chain), number]
+    position = FRAMES_START + FRAME_HEADER_BYTES
+    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, spares, number + 1)
+
+
+def _go_on_in_place(
+    files: Files, directory: str, scan: Scan, identity: NodeIdentity, next_number: int
+) -> Repaired:
+    """The log goes on behind its last valid frame."""
+    last = scan.chain[-1]
+    file = _write_again(files, directory, scan)
+    # The header first: a vote may be known from the torn tail only.
+    meta = _meta(scan, identity, last.number, last.meta.hard_state.commit)
+    header = SegmentHeader(last.salt, last.number, last.previous, last.first_seq, last.generation + 1, meta)
+    write_header(file, header)
+    # Whole frames of the tail could be read again behind a new one that ends where they begin.
+    end = _end(scan)
+    for offset in range(end, end + scan.cut_bytes, COPY_BYTES):
+        file.pwrite((bytes(min(COPY_BYTES, end + scan.cut_bytes - offset)),), offset)
+    if scan.cut_bytes:
+        file.sync()
+    segments = [kept.number for kept in scan.chain]
+    if _ends_with_marker(scan):
+        # Of the last start, or of a quiet moment: start after start takes no more of the room that is left.
+        marker = scan.data[end - FRAME_HEADER_BYTES : end]
+        return Repaired(file, header, end, scan.next_seq, marker, segments, [], next_number)
+    marker = _marker(scan, header.salt)
+    file.pwrite((marker,), end)
+    file.sync()
+    position = end + FRAME_HEADER_BYTES
+    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, [], next_number)
+
+
+def _room_left(scan: Scan, limits: WalLimits) -> int:
+    """In the last segment, behind its valid frames: bytes that the file has already."""
+    return min(len(scan.data), limits.segment_bytes) - _end(scan)
+
+
+def _end(scan: Scan) -> int:
+    return scan.frames[-1].end if scan.frames else FRAMES_START
+
+
+def _ends_with_marker(scan: Scan) -> bool:
+    """The last frame only says that all others are durable."""
+    last = scan.frames[-1] if scan.frames else None
+    return last is not None and not last.runs and not last.truncate_from and last.synced_seq == last.seq - 1
+
+
+def _write_again(files: Files, directory: str, scan: Scan) -> File:
+    """The valid frames of the last segment, to where they were read from, durable."""
+    file = files.open(f"{directory}/{file_name(scan.chain[-1].number, 'wal')}")
+    frames = memoryview(scan.data)[: _end(scan)]
+    for offset in range(FRAMES_START, len(frames), COPY_BYTES):
+        file.pwrite((frames[offset : offset + COPY_BYTES],), offset)
+    file.sync()
+    return file
+
+
+def _meta(scan: Scan, identity: NodeIdentity, number: int, commit: int) -> Meta:
+    """Of the segment that is begun, or goes on; `commit` is a hint that its header may give."""
+    old = scan.meta or Meta(identity.node, identity.cluster, identity.incarnation)
+    return structs.replace(
+        old,
+        cluster=old.cluster or identity.cluster,
+        incarnation=identity.incarnation,
+        hard_state=HardState(scan.hard_state.term, scan.hard_state.vote, commit),
+        quarantine=quarantine_of(scan),
+        start=start_of(scan, number),
+    )
+
+
+def _marker(scan: Scan, salt: int) -> bytes:
+    return encode_header(
         (),
-        salt=header.salt,
+        salt=salt,
         seq=scan.next_seq,
-        synced_seq=scan.next_seq - 1,  # true once this segment has its name, and not to be seen before
+        synced_seq=scan.next_seq - 1,
         term=scan.hard_state.term,
         vote=scan.hard_state.vote,
         commit=scan.hard_state.commit,
         truncate_from=0,
-    )
-    body = [*_copies(scan, header.salt), (position, marker)]
-    file = create_segment(files, directory, header, spares.pop(0), body)
-    _place_copies(scan, header.number)
-    _clear_leftovers(files, directory, scan, header, limits, spares, gone)
-    return Repaired(
-        file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, spares, number + 1
     )
 
 
@@ -235,7 +364,8 @@ def _clear_leftovers(
     spares: list[int],
     gone: set[int],
 ) -> None:
-    """Damaged files are kept aside as evidence, others become spares while there is need of them."""
+    """Of the files that are not `gone` already, and not in use, damaged ones are kept aside as evidence; others become
+    spares while there is need of them."""
     if not scan.leftovers:
         return
     quarantine = header.meta.quarantine

@@ -110,10 +110,14 @@ def create_segment(
     source = f"{directory}/{file_name(header.number if spare is None else spare, kind)}"
     file = files.open(source, create=spare is None)
     copy = encode_segment_header(header)
-    file.pwrite((copy,) * HEADER_COPIES, 0)
-    for offset, data in body:
-        file.pwrite((data,), offset)
-    file.sync()
+    try:
+        file.pwrite((copy,) * HEADER_COPIES, 0)
+        for offset, data in body:
+            file.pwrite((data,), offset)
+        file.sync()
+    except OSError:
+        file.close()
+        raise
     files.rename(source, f"{directory}/{file_name(header.number, 'wal')}")
     files.sync_dir(directory)
     return file

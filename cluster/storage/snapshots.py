@@ -10,6 +10,7 @@ they read and write a chunk at a time, whatever the size of the snapshot.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EIO
 from typing import NamedTuple
 from zlib import crc32
@@ -39,7 +40,8 @@ from cluster.storage.snapshot_format import (
 )
 
 SYNC_CHUNKS = 4  # written between two syncs: the log of the same disk waits no longer than for these
-_NAME = re.compile(r"(\d{16})\.(snap|part|recv)")
+ASIDE = ".damaged"  # behind the name of one that was found damaged: the operator's evidence
+_NAME = re.compile(r"(\d{16})\.(snap\.damaged|snap|part|recv)")
 
 
 class SnapshotName(NamedTuple):
@@ -54,6 +56,12 @@ def snapshot_path(directory: str, index: int, kind: str = "snap") -> str:
 def list_snapshots(files: Files, directory: str) -> list[SnapshotName]:
     """Newest first; nothing is said of their content."""
     return [SnapshotName(snapshot_path(directory, index), index) for index in _indexes(files, directory, "snap")]
+
+
+def damaged_snapshots(files: Files, directory: str) -> list[SnapshotName]:
+    """Those that were kept aside, newest first, under the names that they have now."""
+    kind = f"snap{ASIDE}"
+    return [SnapshotName(snapshot_path(directory, index, kind), index) for index in _indexes(files, directory, kind)]
 
 
 def remove_snapshot(files: Files, directory: str, index: int) -> None:
@@ -81,6 +89,25 @@ def clear_unfinished(files: Files, directory: str) -> None:
             files.remove(path)
 
 
+def clear_transfers(files: Files, directory: str, kept: int) -> None:
+    """Removes what was left of transfers of other snapshots than that of entry `kept`, which begins now and needs the
+    room."""
+    for index in _indexes(files, directory, "recv"):
+        if index != kept:
+            files.remove(snapshot_path(directory, index, "recv"))
+
+
+@contextmanager
+def _losses(path: str, offset: int) -> Iterator[None]:
+    """What the medium has lost is damage like any other: there is another snapshot, or another broker's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        raise SnapshotDamaged(path, offset, f"it cannot be read: {error}") from error
+
+
 class SnapshotFile:
     """A snapshot that is read. `header` and `footer` are the stored bytes, for the transfer; so is what `chunk` gives.
 
@@ -91,7 +118,7 @@ class SnapshotFile:
         self.path = path
         self._file = file
         self.size = file.size()
-        self.header = self._read(HEADER_BYTES, 0)
+        self.header = file.pread(HEADER_BYTES, 0)
         try:
             self.meta: SnapshotMeta = decode_header(self.header)
         except Malformed as damage:
@@ -100,7 +127,7 @@ class SnapshotFile:
             raise UnsupportedVersion(path, newer.version) from newer
         self._tag = tag_of(self.header)
         offset = max(self.size - FOOTER_BYTES, HEADER_BYTES)
-        self.footer = self._read(FOOTER_BYTES, offset)
+        self.footer = file.pread(FOOTER_BYTES, offset)
         try:
             self._footer: Footer = decode_footer(self.footer, self._tag)
         except Malformed as damage:
@@ -112,9 +139,11 @@ class SnapshotFile:
     def open(cls, files: Files, directory: str, index: int, kind: str = "snap") -> "SnapshotFile":
         """Reads header and footer. Raises SnapshotDamaged, UnsupportedVersion, FileNotFoundError."""
         path = snapshot_path(directory, index, kind)
-        file = files.open(path)
+        with _losses(path, 0):
+            file = files.open(path)
         try:
-            snapshot = cls(file, path)
+            with _losses(path, 0):
+                snapshot = cls(file, path)
             if snapshot.meta.index != index:
                 raise SnapshotDamaged(path, 0, f"it is the snapshot of entry {snapshot.meta.index}")
         except BaseException:
@@ -155,19 +184,11 @@ class SnapshotFile:
         if crc != self._footer.stream_crc:
             raise SnapshotDamaged(self.path, HEADER_BYTES, "the crc over all chunks does not match")
 
-    def _read(self, size: int, offset: int) -> bytes:
-        try:
-            return self._file.pread(size, offset)
-        except OSError as error:
-            if error.errno != EIO:
-                raise
-            # What the medium has lost is damage like any other: there is another snapshot, or another broker's.
-            raise SnapshotDamaged(self.path, offset, f"it cannot be read: {error}") from error
-
     def _chunk(self, number: int) -> tuple[bytes, memoryview]:
         assert 0 <= number < self._footer.chunk_count
         offset = chunk_offset(number)
-        data = self._read(chunk_size(number, self._footer), offset)
+        with _losses(self.path, offset):
+            data = self._file.pread(chunk_size(number, self._footer), offset)
         try:
             return data, verify_chunk(data, number, self._tag, self._footer)
         except Malformed as damage:
@@ -274,22 +295,26 @@ def _indexes(files: Files, directory: str, kind: str) -> list[int]:
 
 
 def _has_header(files: Files, path: str) -> bool:
-    file = files.open(path)
     try:
-        decode_header(file.pread(HEADER_BYTES, 0))
+        file = files.open(path)
+        try:
+            decode_header(file.pread(HEADER_BYTES, 0))
+        finally:
+            file.close()
     except (Malformed, NewerVersion, OSError):
         return False
-    finally:
-        file.close()
     return True
 
 
 __all__ = [
+    "ASIDE",
     "SnapshotFile",
     "SnapshotMeta",
     "SnapshotName",
     "SnapshotWriter",
+    "clear_transfers",
     "clear_unfinished",
+    "damaged_snapshots",
     "discard_unfinished",
     "list_snapshots",
     "remove_snapshot",

@@ -108,7 +108,7 @@ class Spares:
                 require_room(self._files, self._directory, self._limits.segment_bytes + keep_free)
             return fill_spare(self._files, self._directory, number, filled, self._limits)
 
-        self._files.submit(job, lambda outcome: self._chunk_done(number, outcome))
+        self._files.submit(job, lambda outcome: self._chunk_done(number, outcome), background=True)
 
     def _filled(self, number: int, outcome: int | BaseException) -> None:
         if self._filling != number:
@@ -134,7 +134,9 @@ class Spares:
         number = self._leaving[0]
         is_wanted = len(self._ready) < self._limits.spares_max
         self._files.submit(
-            lambda: give_up_segment(self._files, self._directory, number, is_wanted, self._limits), self._file_gone
+            lambda: give_up_segment(self._files, self._directory, number, is_wanted, self._limits),
+            self._file_gone,
+            background=True,
         )
 
     def _gave_up(self, became_spare: bool | BaseException) -> None:

@@ -9,12 +9,10 @@ in a later frame. What a snapshot stands for leaves at the front, whole files at
 (`restart`); the header says where the log begins before a file goes.
 
 Cost: a turn is one gathered write and one fdatasync whatever it holds. An index of 20 bytes per frame stays
-in memory. Every start reads the whole log and copies its last segment.
+in memory. Every start reads the whole log and copies its last segment, if there is room.
 
-Inline or in a thread: a sync on a fast disk takes less than the hop to a thread and back, so it is made on
-the loop; one that takes longer would hold up heartbeats. In thread mode one job is under way at a time, and
-what is appended meanwhile goes into the next one, all turns together. Both modes write the same bytes in the
-same order.
+Inline or in a thread (`syncing`): one job is under way at a time, and what is appended meanwhile goes into the
+next one, all turns together. Both ways write the same bytes in the same order.
 
 Rejected: LMDB, SQLite and RocksDB (measured slower, and none runs on the simulated disk); hard state in a
 file of its own (two files, two syncs, two orders); unlinking a truncated tail (a metadata change where a
@@ -40,9 +38,8 @@ from cluster.storage.recovery import Recovery, Repaired, recovery_of, repair
 from cluster.storage.scan import NodeIdentity, Scan, scan_directory
 from cluster.storage.segment import LOCK_NAME, Guard, WalLimits, make_durable_directory, unguarded
 from cluster.storage.spares import Spares
-from cluster.storage.writer import Batch, SegmentWriter, probe_sync
-
-SyncMode = Literal["inline", "thread"]
+from cluster.storage.syncing import Syncing, probe_sync
+from cluster.storage.writer import Batch, SegmentWriter
 
 DEFAULT_LIMITS = WalLimits()
 
@@ -50,16 +47,15 @@ DEFAULT_LIMITS = WalLimits()
 class Wal:
     """See `Wal.open`. Not for several threads: everything is called on the loop, callbacks run on it."""
 
-    def __init__(self, files: Files, directory: str, lock: FileLock, guard: Guard) -> None:
-        self.sync_mode: SyncMode = "inline"
-        self.sync_p50_ns = 0  # of the probe syncs; 0 if the mode was given
+    def __init__(self, files: Files, directory: str, lock: FileLock, guard: Guard, clock: Clock) -> None:
+        self.syncing = Syncing(clock, "inline")
         self.on_persisted: Callable[[int], None] = _ignore
         self.on_failed: Callable[[WalFailed], None] = _ignore
         self.on_room: Callable[[bool], None] = _ignore  # `lacks_room` has become this
         self._files = files
         self._directory = directory
         self._lock = lock
-        self._wait_clock: Callable[[], Nanos] | None = None  # thread mode: writes wait, and a watchdog asks how long
+        self._now = clock.now
         self._backlog = Backlog()
         self._last_write_id = 0
         self._in_flight: Batch | None = None
@@ -82,6 +78,7 @@ class Wal:
         on_failed: Callable[[WalFailed], None] | None = None,
         guard: Guard = unguarded,
         restore: Callable[[], SnapshotMark | None] | None = None,
+        has_others: bool = True,
     ) -> tuple["Wal", Recovery]:
         """Locks the directory, recovers the log and makes it ready to be written. Blocking.
 
@@ -89,27 +86,28 @@ class Wal:
         it is durable; `on_failed` when a write or sync off the loop has failed. `guard` is put around what
         runs on the loop when a job has ended: an error there must end the owner, not be lost in the loop.
         `restore` is called under the lock, before the log is read: it loads a snapshot and says of which entry it
-        is; the log goes on behind it (`beginning`). Raises `actors.errors.Locked`, ForeignDirectory,
-        UnsupportedVersion, what `restore` raises, and OSError if the directory cannot be read or written.
+        is; the log goes on behind it (`beginning`). Without others to get the state from, a log that cannot begin
+        there is left as it is. Raises `actors.errors.Locked`, ForeignDirectory, UnsupportedVersion, NoBeginning, what
+        `restore` raises, and OSError if the directory cannot be read or written.
         """
         make_durable_directory(files, directory)
         lock = files.lock(f"{directory}/{LOCK_NAME}")
         try:
             mark = restore() if restore is not None else None
             scan = scan_directory(files, directory, identity)
-            settle(scan, mark)
+            settle(scan, mark, has_others=has_others)
             repaired = repair(files, directory, scan, identity, limits, salt)
-            wal = cls(files, directory, lock, guard)
+            wal = cls(files, directory, lock, guard, clock)
             wal._begin(scan, repaired, limits, salt, guard)
+            p50_ns = 0
             if sync_mode == "auto":
                 position = repaired.position - len(repaired.marker)
-                wal.sync_p50_ns = probe_sync(clock, repaired.file, position, repaired.marker, limits)
-                sync_mode = "thread" if wal.sync_p50_ns > limits.thread_above_ns else "inline"
+                p50_ns = probe_sync(clock, repaired.file, position, repaired.marker, limits)
+                sync_mode = "thread" if p50_ns > limits.thread_above_ns else "inline"
         except Exception:
             lock.release()
             raise
-        wal.sync_mode = sync_mode
-        wal._wait_clock = clock.now if sync_mode == "thread" else None
+        wal.syncing = Syncing(clock, sync_mode, p50_ns)
         wal.on_persisted = on_persisted or _ignore
         wal.on_failed = on_failed or _ignore
         wal._spares.prepare()    # not before the probe: it would measure a disk that is being filled
@@ -119,8 +117,7 @@ class Wal:
         header = repaired.header
         self._meta = header.meta
         self._durable_meta = header.meta
-        segments = [*(kept.number for kept in scan.chain[:-1]), header.number]
-        self._chain = Chain(self._files, self._directory, scan.index, segments, limits.read_bytes_max)
+        self._chain = Chain(self._files, self._directory, scan.index, repaired.segments, limits.read_bytes_max)
         self._writer = SegmentWriter(self._files, self._directory, repaired.file, header)
         self._spares = Spares(
             self._files,
@@ -133,7 +130,8 @@ class Wal:
             self._spares_changed,
         )
         self._lacked_room = False  # as `on_room` was told
-        self._is_unprepared = False  # the segment that is being written: it was begun without a spare
+        # The segment that is being written: it was begun without a spare.
+        self._is_unprepared = repaired.file.size() < limits.segment_bytes
         self._planner = FramePlanner(
             number=header.number,
             salt=header.salt,
@@ -195,10 +193,10 @@ class Wal:
         if self._failure is not None:
             raise self._failure
         self._last_write_id = write_id
-        self._backlog.add(Write(write_id, term, vote, commit, truncate_from, entries), self._wait_clock)
+        self._backlog.add(Write(write_id, term, vote, commit, truncate_from, entries), self._now)
 
     def flush(self) -> None:
-        """Makes what is queued durable with one sync: before it returns (inline), or soon (thread).
+        """Makes what is queued durable with one sync: before it returns, or soon, by a job.
 
         Raises WalFailed; once failed, always.
         """
@@ -234,7 +232,7 @@ class Wal:
         """Stores the cluster's id and voters, and in the same step a quarantine if its reason is given; an earlier
         mark with its evidence stays.
 
-        Like every change of the header it is durable when `done` is called: before this returns (inline), or later.
+        Like every change of the header it is durable when `done` is called: before this returns, or later.
         """
         assert cluster_id
         assert self._meta.cluster_id in (b"", cluster_id), "a formed cluster keeps its id"
@@ -273,14 +271,14 @@ class Wal:
         Raises WalFailed.
         """
         assert index > 0
-        self._backlog.add(Restart(index, term, done), self._wait_clock)
+        self._backlog.add(Restart(index, term, done), self._now)
         self._begin_writing()
 
     def oldest_pending_ns(self, now: Nanos) -> Nanos:
-        """For how long the oldest append has been waiting to be durable; always 0 in inline mode."""
+        """For how long the oldest append has been waiting to be durable; 0 between turns if none is left to a job."""
         if self._in_flight is not None and (self._in_flight.writes or self._in_flight.restart):
             return now - self._in_flight.since
-        return now - self._backlog.since if self._backlog.has_steps and self.sync_mode == "thread" else 0
+        return now - self._backlog.since if self._backlog.has_steps else 0
 
     @property
     def is_idle(self) -> bool:
@@ -384,11 +382,12 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
-        if self.sync_mode == "inline":
+        if self.syncing.begin(is_single=batch.is_single) == "inline":
             try:
                 self._writer.perform(batch)
             except OSError as error:
                 raise self._fail(error) from error
+            self.syncing.ended()
             self._finished(batch)
         else:
             self._files.submit(lambda: self._writer.perform(batch), lambda outcome: self._job_done(batch, outcome))
@@ -403,6 +402,7 @@ class Wal:
         elif isinstance(outcome, BaseException):
             self.on_failed(self._fail(outcome))
         else:
+            self.syncing.ended()
             self._finished(batch)
             if self._in_flight is None and not self._closed and not self._backlog.is_empty:
                 self._write()

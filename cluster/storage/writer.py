@@ -5,13 +5,10 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from actors import Clock, File, Files, Nanos
+from actors import File, Files, Nanos
 from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Restart, Write
-from cluster.storage.segment import WalLimits, create_segment, write_header
-
-PROBE_ROUNDS_MAX = 4
-PROBE_AGAIN_FACTOR = 4  # a median so many times above the limit is the disk's: start without further delay
+from cluster.storage.segment import create_segment, write_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,11 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         return self.header_meta is None and not self.plan.stretches
+
+    @property
+    def is_single(self) -> bool:
+        """One write and one sync: no header is written, no segment begun."""
+        return self.header_meta is None and not self.spares
 
     @property
     def syncs_frames(self) -> bool:
@@ -103,29 +105,3 @@ class SegmentWriter:
             structs.replace(meta, hard_state=begins.hard_state),
         )
         self.file = create_segment(self._files, self._directory, self.header, spare)
-
-
-def probe_sync(clock: Clock, file: File, offset: int, data: bytes, limits: WalLimits) -> Nanos:
-    """The median time of `count` small writes, each with its sync: the same bytes again and again where they
-    already are.
-
-    A median somewhat above the limit is asked again, and the best of the rounds counts: nodes that start together
-    on one machine are in each other's way for a moment, a slow disk is slow every time.
-    """
-    count, limit = limits.probe_syncs, limits.thread_above_ns
-    best = _probe_round(clock, file, offset, data, count)
-    for _ in range(PROBE_ROUNDS_MAX - 1):
-        if not limit < best <= PROBE_AGAIN_FACTOR * limit:
-            break
-        best = min(best, _probe_round(clock, file, offset, data, count))
-    return best
-
-
-def _probe_round(clock: Clock, file: File, offset: int, data: bytes, count: int) -> Nanos:
-    times: list[Nanos] = []
-    for _ in range(count):
-        start = clock.now()
-        file.pwrite((data,), offset)
-        file.sync()
-        times.append(clock.now() - start)
-    return sorted(times)[count // 2]

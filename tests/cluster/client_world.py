@@ -12,9 +12,10 @@ from actors import MICROSECOND, SECOND, ActorSystem, Nanos, Ports
 from actors.simulation import ChildPort, NetworkLimits, Process, World
 from cluster import Client, task
 from cluster.broker.actor import Broker
-from cluster.broker.process import BrokerConfig, start_broker
+from cluster.broker.process import start_broker
 from cluster.client.actor import ClientActor
 from cluster.client.succession import SessionLimits
+from cluster.peer.config import BrokerConfig
 from cluster.simulation.compactors import register_compactor
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology

@@ -189,12 +189,13 @@ def test_a_full_leader_hands_over_to_brokers_with_room_and_stays_a_follower():
 
     async def user(cluster: Client, ports: Ports) -> Any:
         fill(rig, first)
-        while not lacking(rig):
+        waits = [0]
+        while not lacking(rig) or rig.leader == first:      # the one during which the disk fills up, or the next
             start = ports.clock.now()
             await cluster.submit(unserved)
-            waited = ports.clock.now() - start
+            waits.append(ports.clock.now() - start)
         await pause(ports, 60.0)
-        return waited
+        return max(waits)
 
     waited = rig.run(user, deadline=30.0)
     assert HAND_OVER_PATIENCE - 2 * SECOND < waited < HAND_OVER_PATIENCE + 6 * SECOND

@@ -1,6 +1,8 @@
 """The two snapshots of a broker: what a start begins with, what is kept, and what is kept aside."""
 
 from collections.abc import Callable, Coroutine
+from errno import EIO
+from os import strerror
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from shelf_rig import DIRECTORY, machine_at, meta_of, names, path_of, write_snap
 
 from actors import SECOND, Actor, ActorSystem, Ports
 from actors.simulation import SimulatedDisk, World
+from actors.simulation.disk import SimulatedFile
 from cluster.peer.shelf import Shelf
 from cluster.state import restoration
 from cluster.state.errors import NewerState
@@ -135,6 +138,28 @@ def test_if_the_newest_is_damaged_it_is_kept_aside_and_the_older_one_is_used(rig
     rig.restart()
     assert rig.load() == 10
     assert rig.events() == [20], "said once"
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, index: int, offset: int) -> None:
+    """The medium has lost a byte of this snapshot: to read it is an error from now on."""
+    pread = SimulatedFile.pread
+
+    def failing(file: SimulatedFile, size: int, start: int) -> bytes:
+        if file.path == path_of(index) and start <= offset < start + size:
+            raise OSError(EIO, strerror(EIO))
+        return pread(file, size, start)
+
+    monkeypatch.setattr(SimulatedFile, "pread", failing)
+
+
+@pytest.mark.parametrize("offset", [20, 5_000, -10])
+def test_if_the_newest_cannot_be_read_the_start_goes_on_with_the_older_one(rig, monkeypatch, offset):
+    """In the header, the image, the footer."""
+    rig.write(10, 20)
+    lose(monkeypatch, 20, offset if offset > 0 else len(rig.disk.read(path_of(20))) + offset)
+    assert rig.load() == 10
+    assert rig.kept == ["10.snap", "20.snap.damaged"]
+    assert rig.events() == [20]
 
 
 def test_if_the_older_one_is_damaged_the_newest_is_used_and_nothing_of_the_log_may_go(rig):
@@ -267,6 +292,18 @@ def test_one_that_cannot_be_opened_any_more_makes_room_for_the_older_one(rig):
     assert rig.shelf.log_is_needed_behind == 0
     rig.add(30)
     assert rig.shelf.log_is_needed_behind == 10
+
+
+@pytest.mark.parametrize("offset", [20, -10])
+def test_one_that_the_medium_has_lost_since_makes_room_for_the_older_one(rig, monkeypatch, offset):
+    rig.load()
+    rig.add(10)
+    rig.add(20)
+    lose(monkeypatch, 20, offset if offset > 0 else rig.shelf.newest_size + offset)
+    assert rig.do(rig.shelf.open_newest) is None
+    assert rig.do(rig.shelf.open_newest).meta.index == 10
+    assert rig.kept == ["10.snap", "20.snap.damaged"]
+    assert rig.events() == [20]
 
 
 def test_setting_one_aside_twice_is_said_once(rig):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster import Client
-from cluster.broker.process import BrokerLimits
 from cluster.local import LocalCluster, write_topology
+from cluster.peer.config import BrokerLimits
 
 MODULE = "cluster_tasks"
 TASKS_FILE = Path(__file__).with_name(f"{MODULE}.py")

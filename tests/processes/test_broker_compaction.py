@@ -13,9 +13,9 @@ from cluster_tasks import echo
 from test_damage import flip_vouched
 
 from cluster import Client
-from cluster.broker.process import BrokerLimits
 from cluster.compaction.policy import CompactionLimits
 from cluster.local import LocalCluster
+from cluster.peer.config import BrokerLimits
 from cluster.storage.segment import WalLimits
 
 KIB = 1024

@@ -127,9 +127,13 @@ def test_a_disk_that_fills_up_later_is_waited_for(tmp_path: Path) -> None:
         disk = Path(f"/proc/{launch.pid}/root{tmp_path}/data")     # as that process sees it
         assert launch.stdout is not None
         wait_until("the next segment is prepared", lambda: list(disk.glob("b1/*.spare")))
-        next(disk.glob("b1/*.spare")).unlink()      # a start would take it, and need no room
-        fill(disk / "filler")
         pid = alone.status()["brokers"][0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        # A start would go on in the spare, or in what is left of the segment, and need no room.
+        next(disk.glob("b1/*.spare")).unlink()
+        segment = max(disk.glob("b1/*.wal"))
+        os.truncate(segment, len(segment.read_bytes().rstrip(b"\0")))
+        fill(disk / "filler")
         os.kill(pid, signal.SIGKILL)
         while "code=75" not in (line := launch.stdout.readline()):
             assert launch.poll() is None

@@ -10,10 +10,11 @@ from typing import Any
 from actors import MILLISECOND, SECOND, ExitReason, Failed, Nanos, Ports
 from actors.simulation import Process, SimulatedDisk, World
 from cluster import Client, ClusterError, task
-from cluster.broker.process import EXIT_STATUS, BrokerConfig, start_broker
+from cluster.broker.process import EXIT_STATUS, start_broker
 from cluster.compaction.policy import DEFAULT_LIMITS, CompactionLimits
 from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
+from cluster.peer.config import BrokerConfig
 from cluster.raft.core import Raft
 from cluster.raft.messages import Role
 from cluster.raft.progress import Progress

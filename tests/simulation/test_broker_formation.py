@@ -4,7 +4,7 @@ import pytest
 from recovery_rig import DIRECTORY, LIMITS, WHILE, Broker, RecoveryRig
 
 from actors import MILLISECOND, SECOND
-from cluster.broker.process import BrokerConfig
+from cluster.peer.config import BrokerConfig
 
 CALLS_MAX = 200     # that change the disk, in one start
 MODES = pytest.mark.parametrize("mode", ["inline", "thread"])

@@ -394,6 +394,29 @@ def test_a_broker_whose_disk_stays_full_ends_with_its_last_segment_and_is_back_w
         rig.heal()
 
 
+@MODES
+def test_a_broker_without_a_spare_comes_up_on_a_full_disk_votes_and_goes_on_when_there_is_room(mode):
+    with working(sync_mode=mode) as rig:
+        leader, (victim, other) = rig.leader, rig.followers()
+        victim.disk.full = True
+        rig.stop(victim)
+        files = victim.disk.mount(pid=-1)
+        for path in victim.disk.paths():
+            if path.endswith(".spare"):
+                files.remove(path)
+        rig.submit(5)
+        rig.start(victim)
+        rig.until(lambda: rig.events("disk_full", victim.name))
+        rig.until(lambda: victim.is_well and victim.applied == leader.applied, "it follows")
+        rig.stop(leader)
+        rig.until(lambda: rig.leading() is other, "without its vote nobody leads")
+        assert victim.alive and victim.ends == []
+        victim.disk.full = False
+        rig.until(lambda: rig.events("disk_has_room", victim.name))
+        rig.start(leader)
+        rig.heal()
+
+
 def test_a_new_broker_without_room_is_refused_and_not_waited_for():
     with RecoveryRig(absent=("b3",)) as rig:
         new = rig.brokers["b3"]

@@ -1,10 +1,8 @@
 """Snapshots between real brokers in bad times: made, lost, damaged, sent, and taken once.
 
-Everything but the world is the real code. States are a few MiB, so that a transfer takes several chunks, and logs are
-cut at every opportunity, so that a follower that was away needs one.
+Everything but the world is the real code.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,133 +10,29 @@ from typing import Any
 import msgspec
 import pytest
 from recovery_rig import Broker, RecoveryRig
+from transfer_rig import (
+    EAGER,
+    MODES,
+    Watch,
+    caught_up,
+    compacted,
+    fill,
+    installs,
+    left_behind,
+    rig_of,
+    snapshots_of,
+)
 
-from actors import MILLISECOND, SECOND, Ports
-from cluster import Client, task
-from cluster.compaction.policy import CompactionLimits
+from actors import MILLISECOND, SECOND
 from cluster.node_report import EXIT_OPERATOR
 from cluster.peer import snapshot_sender
 from cluster.peer.snapshot_receiver import SnapshotArrivals
 from cluster.peer.snapshot_sender import SnapshotSender
 from cluster.peer.snapshots import Snapshots
+from cluster.raft.messages import Message, MessageType
 from cluster.storage import snapshot_format
-from cluster.storage.segment import WalLimits
 from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
-
-WAL = WalLimits(segment_bytes=1024 * 1024, zero_chunk_bytes=512 * 1024, probe_syncs=4)
-# A snapshot for each 200 KiB of log, whatever the state's size; no follower keeps a log from being cut.
-EAGER = CompactionLimits(
-    log_bytes_min=200 * 1024,
-    state_factor=0,
-    urgent_factor=1_000,
-    closed_factor=10_000,
-    stagger_ppm_max=0,
-    pinned_bytes_max=0,
-    silence_max=10 * SECOND,
-    retry_min=SECOND,
-    retry_max=8 * SECOND,
-)
-NEVER = replace(EAGER, log_bytes_min=1 << 40)
-BODY = "x" * 100_000
-MODES = pytest.mark.parametrize("mode", ["inline", "thread"])
-
-
-@task(name="snapshots:keep")
-def keep(text: str) -> None:
-    """No worker runs it: it stays in the state."""
-
-
-def rig_of(seed: int = 0, *, mode: str = "inline", **options: Any) -> RecoveryRig:
-    return RecoveryRig(seed, sync_mode=mode, wal=WAL, **{"compaction": EAGER, **options})
-
-
-def fill(rig: RecoveryRig, mebibytes: int) -> None:
-    """So much state, acknowledged."""
-    done: list[int] = []
-
-    async def live(ports: Ports) -> None:
-        async with Client(rig.plan, lambda: ports, 60.0) as client:
-            for _ in range(mebibytes):
-                for _ in range(10):
-                    rig.acknowledged.add((await client.submit(keep, BODY)).id)
-        done.append(1)
-
-    name = f"filler-{len(rig.world.processes)}"
-    rig.world.process(name, live)
-    rig.until(lambda: done, "the state grows")
-
-
-def snapshots_of(broker: Broker) -> list[str]:
-    return [path for path in broker.disk.paths() if path.endswith(".snap")]
-
-
-def compacted(rig: RecoveryRig, *brokers: Broker) -> None:
-    """Grows the state until these brokers have cut their logs."""
-    for _ in range(30):
-        if all(broker.peer is not None and broker.peer.wal.first_index > 1 for broker in brokers):
-            return
-        fill(rig, 1)
-        rig.settle(3 * SECOND)
-    raise AssertionError("the log was not cut")
-
-
-def left_behind(rig: RecoveryRig) -> tuple[Broker, Broker]:
-    """The leader, and a follower that is down and needs a snapshot."""
-    rig.submit(5)
-    leader, (victim, other) = rig.leader, rig.followers()
-    rig.stop(victim)
-    compacted(rig, leader, other)
-    # The log goes on behind what the victim has, at both.
-    assert victim.peer is not None
-    last = victim.peer.wal.last_index
-    for _ in range(10):
-        if all(broker.peer is not None and broker.peer.wal.first_index > last + 1 for broker in (leader, other)):
-            fill(rig, 3)
-            rig.settle(5 * SECOND)
-            return leader, victim
-        fill(rig, 1)
-        rig.settle(3 * SECOND)
-    raise AssertionError("the log still reaches back")
-
-
-class Watch:
-    """Counts what a follower gets, by chunk, and what its arrivals install; and may lose or change it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, node: str) -> None:
-        self.node = node
-        self.offers = 0
-        self.chunks: list[int] = []
-        self.spoil: Callable[[SnapshotChunk], SnapshotChunk | None] = lambda chunk: chunk
-        heard = Snapshots.heard
-
-        def watched(snapshots: Snapshots, node_id: int, message: msgspec.Struct) -> None:
-            if self.is_mine(snapshots):
-                if isinstance(message, SnapshotOffer):
-                    self.offers += 1
-                if isinstance(message, SnapshotChunk):
-                    self.chunks.append(message.number)
-                    spoiled = self.spoil(message)
-                    if spoiled is None:
-                        return
-                    message = spoiled
-            heard(snapshots, node_id, message)
-
-        monkeypatch.setattr(Snapshots, "heard", watched)
-
-    def is_mine(self, snapshots: Snapshots) -> bool:
-        parts = snapshots._parts
-        return parts is not None and f"b{parts.core.id}" == self.node
-
-
-def caught_up(rig: RecoveryRig, leader: Broker, victim: Broker) -> None:
-    rig.until(lambda: victim.has_begun and victim.is_well and victim.applied >= leader.applied, "it caught up")
-    rig.settle()
-
-
-def installs(rig: RecoveryRig, broker: Broker) -> int:
-    return len(rig.events("snapshot_installed", broker.name))
-
 
 # -- making them ------------------------------------------------------------------------------------------------------
 
@@ -222,16 +116,50 @@ def test_with_both_snapshots_damaged_a_broker_is_quarantined_and_gets_the_state_
         rig.heal()
 
 
-def test_a_single_broker_with_both_snapshots_damaged_refuses_to_run():
+def test_a_single_broker_without_a_snapshot_to_begin_with_refuses_to_run_until_it_has_one_back():
+    """It names what is damaged and what can be done, however often it is started, and leaves the log as it is: with a
+    copy of one of the files it runs again, and has everything."""
     with rig_of(brokers=1) as rig:
         (broker,) = rig.brokers.values()
         compacted(rig, broker)
         rig.stop(broker)
-        for path in snapshots_of(broker):
+        copies = {path: broker.disk.read(path) for path in snapshots_of(broker)}
+        log = [broker.disk.read(path) for path, _ in broker.segments()]
+        for path in copies:
             broker.disk.flip_bit(path, 6_000)
+        for starts in range(1, 4):
+            broker.exits.clear()
+            rig.start(broker)
+            rig.until(lambda: broker.exits)
+            assert broker.exits == [EXIT_OPERATOR]
+            said = broker.ends[-1].message
+            assert broker.ends[-1].type == "BrokerRefused" and "\n" not in said
+            assert all(f"{path}.damaged" in said for path in copies)
+            assert "there is no other broker to get the state from" in said
+            assert "put a copy of one of these back, without the ending .damaged" in said
+            assert len(rig.events("snapshot_damaged")) == len(copies), f"said once, not {starts} times"
+        assert [broker.disk.read(path) for path, _ in broker.segments()] == log
+        path, data = max(copies.items())
+        broker.disk.mount(pid=-1).open(path, create=True).pwrite((data,), 0)
         rig.start(broker)
-        rig.until(lambda: broker.exits[-1:] == [EXIT_OPERATOR])
-        assert "no other broker" in broker.ends[-1].message
+        rig.heal()
+
+
+def test_a_single_broker_whose_snapshots_are_gone_says_where_the_log_begins():
+    with rig_of(brokers=1) as rig:
+        (broker,) = rig.brokers.values()
+        compacted(rig, broker)
+        rig.stop(broker)
+        first = broker.peer.wal.first_index
+        for path in snapshots_of(broker):
+            broker.disk.mount(pid=-1).remove(path)
+        broker.exits.clear()
+        rig.start(broker)
+        rig.until(lambda: broker.exits)
+        assert broker.exits == [EXIT_OPERATOR]
+        said = broker.ends[-1].message
+        assert f"no snapshot is in 'data', and the log begins with entry {first}" in said
+        assert "put back a copy of the whole directory" in said
 
 
 def test_with_a_segment_behind_the_snapshot_damaged_the_state_comes_back_from_the_leader():
@@ -572,7 +500,8 @@ def test_a_transfer_that_was_left_does_not_keep_a_broker_from_compacting(monkeyp
         loop = victim.process.loop
         assert loop is not None and victim.peer is not None
         number = list(rig.brokers).index(leader.name) + 1
-        loop.deliver(lambda _: victim.peer.snapshots._arrivals.offered(number, 1 << 40, offer), None)
+        message = Message(MessageType.SNAPSHOT, victim.core.id, number, leader.core.term)
+        loop.deliver(lambda _: victim.peer.snapshots._arrivals.offered(number, offer, message, 1 << 40), None)
         rig.until(lambda: rig.events("snapshot_arriving", victim.name))
         before = len(rig.events("snapshot_written", victim.name))
         rig.settle(40 * SECOND)

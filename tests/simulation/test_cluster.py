@@ -47,6 +47,14 @@ def test_full_disks_end_no_broker_that_has_a_spare_and_are_survived():
     assert any(report.no_room for report in reports)
 
 
+@pytest.mark.parametrize("seed", [20056, 20066, 20156])
+def test_brokers_that_start_on_a_full_disk_go_on_with_the_segments_that_they_have(seed):
+    """The first of them once came to a last segment that had outgrown its spare; the others start without one."""
+    report = Scenario(seed).run()
+    assert [str(violation) for violation in report.violations] == []
+    assert report.faults.get("full_disk") or report.faults.get("all_disks_full")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_comes_to_every_hard_moment_of_a_snapshot():

@@ -1,6 +1,7 @@
 """An image holds everything that decides: a machine restored from it goes on for ever as the one that was written."""
 
 from dataclasses import fields
+from itertools import pairwise
 from random import Random
 
 import msgspec
@@ -233,6 +234,19 @@ def test_replace_takes_over_everything_and_handlers_go_on_with_it(rig: Rig):
     rig.worker()
     old.apply(len(rig.log), 1, rig.log[-1], None)
     assert_equal(old, rig.leader)
+
+
+def test_the_state_that_was_replaced_is_freed_a_part_at_a_time(rig: Rig):
+    client = rig.client()
+    for _ in range(40):
+        client.submit(count=1_000)
+    tasks = len(rig.leader._tables.tasks)
+    freed: list[int] = []
+    shards = rig.leader._tables.tasks.shards
+    for _ in rig.leader.replace(Machine()):
+        freed.append(tasks - sum(len(shard) for shard in shards))
+    assert freed[-1] == tasks
+    assert max(after - earlier for earlier, after in pairwise(freed)) < tasks / 20
 
 
 def test_tasks_share_specs_and_names_after_a_restore_as_before():

@@ -77,7 +77,7 @@ def test_a_log_on_a_real_file_system_is_read_back(files, loop, tmp_path, mode):
 
     wal, recovery = open_log()
     assert recovery.empty
-    assert wal.sync_mode == ("thread" if mode == "thread" else "inline")
+    assert wal.syncing.mode == ("thread" if mode == "thread" else "inline")
     for write in range(1, 60):
         wal.append(write, 1, 0, 0, 0, [Entry(write, 1, 0, b"x" * 3_000)])
         wal.flush()

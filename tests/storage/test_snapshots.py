@@ -1,11 +1,13 @@
 """Snapshot files: every damaged byte is found, every crash leaves the old state or the new one."""
 
+from errno import EIO, ENOMEM
+from os import strerror
 from random import Random
 
 import pytest
 from wal_rig import PowerLost, SeededEntropy, VirtualClock
 
-from actors.simulation.disk import SimulatedDisk, SimulatedFiles
+from actors.simulation.disk import SimulatedDisk, SimulatedFile, SimulatedFiles
 from cluster.storage import snapshot_format
 from cluster.storage.errors import SnapshotDamaged, UnsupportedVersion
 from cluster.storage.receiving import SnapshotReceiver
@@ -128,6 +130,72 @@ def test_a_snapshot_cut_or_extended_at_any_byte_is_damaged():
         place.disk.overwrite(path, data + tail)
         with pytest.raises(SnapshotDamaged):
             place.open(7).verify()
+
+
+# -- a medium that fails ----------------------------------------------------------------------------------------------
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, path: str, offset: int, number: int = EIO) -> None:
+    """The medium has lost the byte there: to read it is an error from now on."""
+    pread = SimulatedFile.pread
+
+    def failing(file: SimulatedFile, size: int, start: int) -> bytes:
+        if file.path == path and start <= offset < start + size:
+            raise OSError(number, strerror(number), path)
+        return pread(file, size, start)
+
+    monkeypatch.setattr(SimulatedFile, "pread", failing)
+
+
+@pytest.mark.parametrize("end", ["header", "footer"])
+def test_a_snapshot_whose_ends_cannot_be_read_is_damaged(monkeypatch, end):
+    place = Place()
+    size = place.write(7, LARGE)
+    lose(monkeypatch, place.path(7), 20 if end == "header" else size - 20)
+    with pytest.raises(SnapshotDamaged, match="it cannot be read") as damaged:
+        place.open(7)
+    assert damaged.value.path == place.path(7)
+
+
+def test_a_chunk_that_cannot_be_read_any_more_is_damaged_and_those_before_it_are_given_out(monkeypatch):
+    """By one that reads all, and by one that has had the file open since before, to send it."""
+    place = Place()
+    place.write(7, LARGE)
+    snapshot = place.open(7)
+    lost = snapshot_format.chunk_offset(1)
+    lose(monkeypatch, place.path(7), lost + 500)
+    assert len(snapshot.chunk(0)) == CHUNK_HEAD_BYTES + CHUNK_BYTES
+    found = []
+    for read in (lambda: snapshot.chunk(1), snapshot.verify, lambda: found.extend(place.open(7).parts())):
+        with pytest.raises(SnapshotDamaged, match="it cannot be read") as damaged:
+            read()
+        assert (damaged.value.path, damaged.value.offset) == (place.path(7), lost)
+    assert found == LARGE[:1]
+
+
+def test_what_a_writer_cannot_read_back_is_damaged_and_gets_no_name(monkeypatch):
+    place = Place()
+    writer = SnapshotWriter(place.files, DIRECTORY, meta_of(7))
+    writer.add(b"a part")
+    writer.seal()
+    lose(monkeypatch, f"{DIRECTORY}/{7:016d}.part", HEADER_BYTES + 20)
+    with pytest.raises(SnapshotDamaged, match="it cannot be read"):
+        writer.finish()
+    writer.abort()
+    assert place.disk.paths() == []
+
+
+def test_a_machine_without_memory_is_no_damage(monkeypatch):
+    """Then there is nothing wrong with the file."""
+    place = Place()
+    place.write(7, LARGE)
+    snapshot = place.open(7)
+    lose(monkeypatch, place.path(7), snapshot_format.chunk_offset(1), ENOMEM)
+    with pytest.raises(OSError, match="memory"):
+        snapshot.verify()
+
+
+# -- damaged bytes ----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_of_a_damaged_chunk_is_given_out():

@@ -246,6 +246,7 @@ def test_an_emptied_broker_stores_id_and_quarantine_in_one_step():
     rig = Rig()
     rig.open()
     rig.wal.store_formation(b"id", ("b1",), quarantine="the disk was lost")
+    rig.settle()
     _, recovery = reopened(rig)
     assert recovery.cluster_id == b"id"
     assert recovery.quarantined
@@ -363,6 +364,7 @@ def test_the_directory_of_another_node_or_cluster_is_refused_and_left_alone():
     rig = Rig()
     rig.open()
     rig.wal.store_formation(b"one", ("b1",))
+    rig.settle()
     rig.wal.close()
     content = {path: rig.disk.read(path) for path in rig.segments()}
     for identity, what in [
@@ -432,8 +434,8 @@ def test_auto_mode_probes_the_disk_and_leaves_slow_ones_to_the_thread():
 
         rig.disk.busy = spend
         wal, _ = rig.open()
-        assert wal.sync_mode == mode
-        assert wal.sync_p50_ns == latency
+        assert wal.syncing.mode == mode
+        assert wal.syncing.p50_ns == latency
         rig.mode = mode
         rig.write(2, term=1)
         _, recovery = reopened(rig)
@@ -451,8 +453,8 @@ def test_a_start_that_others_disturb_does_not_choose_the_thread():
 
     rig.disk.busy = spend
     wal, _ = rig.open()
-    assert wal.sync_mode == "inline"
-    assert wal.sync_p50_ns == 100_000
+    assert wal.syncing.mode == "inline"
+    assert wal.syncing.p50_ns == 100_000
 
 
 def test_frame_headers_take_64_bytes_and_frames_lie_back_to_back():

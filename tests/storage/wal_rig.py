@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from actors.runtime.ports import Nanos
@@ -58,6 +59,16 @@ class VirtualClock:
         self.time = end
 
 
+    def finish(self, jobs: object) -> None:
+        """The oldest of these jobs of a `SimulatedFiles` ends now; the time stands, and so does everything else."""
+        for _, _, call in self._calls:
+            if isinstance(call.callback, partial) and call.callback.args == (jobs,):
+                finish = call.callback
+                call.cancel()
+                finish()
+                return
+        raise AssertionError("no job is under way")
+
 class SeededEntropy:
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -95,9 +106,9 @@ class Rig:
         self.wal: Wal | None = None
 
     def open(self, **options: object) -> tuple[Wal, Recovery]:
-        files = self.disk.mount(self.pid, self.clock)
+        self.files = self.disk.mount(self.pid, self.clock)
         self.wal, recovery = Wal.open(
-            files, DIRECTORY, self.identity,
+            self.files, DIRECTORY, self.identity,
             salt=lambda: self.entropy.bits(64),
             clock=self.clock,
             limits=self.limits,
@@ -145,14 +156,20 @@ class Rig:
         write_id = self.append(count, **options)  # type: ignore[arg-type]
         assert self.wal is not None
         self.wal.flush()
-        self._settle()
+        self.settle()
         self.wal.mark()
-        self._settle()
+        self.settle()
         return write_id
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """With syncs on the loop only what is too much for it is left to jobs; those of the log's own end at once."""
+        assert self.wal is not None
         if self.mode == "thread":
             self.clock.advance()
+        while not self.wal.is_idle and not self.failures:
+            self.clock.finish(self.files._lanes[0])
+        if self.mode == "inline" and self.failures:
+            raise self.failures[-1]
 
     def check(self, recovery: Recovery) -> None:
         """Nothing acknowledged is lost, and nothing is there that was never written."""

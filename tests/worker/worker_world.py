@@ -8,9 +8,10 @@ from typing import Any
 
 from actors import MICROSECOND, SECOND, Nanos, Ports
 from actors.simulation import ChildPort, Process, World
-from cluster.broker.process import BrokerConfig, start_broker
+from cluster.broker.process import start_broker
 from cluster.client.client import Client
 from cluster.peer.actor import RaftPeer
+from cluster.peer.config import BrokerConfig
 from cluster.state.effects import TaskResult
 from cluster.state.machine import Machine
 from cluster.task import task
