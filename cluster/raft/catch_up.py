@@ -16,19 +16,18 @@ if TYPE_CHECKING:
     from cluster.raft.core import Raft
 
 GROWTH_FACTOR = 2               # times what the log grew by: it arrives, whatever the load
-STUCK_HEARTBEATS = 3            # proposals that wait for longer may wait for the follower that lags
+STUCK_HEARTBEATS = 3            # without a commit though entries wait for one: perhaps for the follower that lags
 
 
 class Pace:
     """What the leader of one term saw at its last heartbeat."""
 
-    __slots__ = ("committed", "grown_bytes", "proposed", "stuck")
+    __slots__ = ("committed", "grown_bytes", "stuck")
 
     def __init__(self) -> None:
         self.committed = 0          # the commit index
-        self.proposed = 0           # the last index
         self.grown_bytes = 0        # proposed since then
-        self.stuck = 0              # heartbeats in a row at which what was proposed before the last was not committed
+        self.stuck = 0              # heartbeats in a row between which nothing was committed of what waits
 
 
 def share(raft: "Raft") -> None:
@@ -36,13 +35,13 @@ def share(raft: "Raft") -> None:
     pace, log, share_bytes = raft.pace, raft.log, raft.config.catch_up_bytes
     if not share_bytes:
         return
-    pace.stuck = 0 if log.committed >= pace.proposed else pace.stuck + 1
+    pace.stuck = 0 if log.committed > pace.committed or log.committed == log.last_index else pace.stuck + 1
     share_bytes = max(share_bytes, GROWTH_FACTOR * pace.grown_bytes)
     for _, progress in raft.tracker.others(raft.id):
         lags = progress.match < pace.committed and pace.stuck < STUCK_HEARTBEATS
         # A message may exceed what is left by its own size; that is taken from the next share.
         progress.share_left = min(progress.share_left or 0, 0) + share_bytes if lags else None
-    pace.committed, pace.proposed, pace.grown_bytes = log.committed, log.last_index, 0
+    pace.committed, pace.grown_bytes = log.committed, 0
 
 
 def lagging(raft: "Raft") -> list[tuple[int, Progress]]:

@@ -22,25 +22,23 @@ PROBE_AGAIN_FACTOR = 4          # a median so many times above the limit is the 
 class Syncing:
     """`mode` is what the disk was found to be, `p50_ns` the median of the syncs that found it (0: it was given)."""
 
-    __slots__ = ("_began", "_clock", "_slow_until", "mode", "p50_ns")
+    __slots__ = ("_clock", "_slow_until", "mode", "p50_ns")
 
     def __init__(self, clock: Clock, mode: SyncMode, p50_ns: Nanos = 0) -> None:
         self.mode: SyncMode = mode
         self.p50_ns = p50_ns
         self._clock = clock
-        self._began: Nanos = 0
         self._slow_until: Nanos = 0
 
-    def begin(self, *, is_single: bool) -> SyncMode:
-        """Where to make what begins now; what takes more than a `single` sync is nothing for the loop."""
-        self._began = self._clock.now()
-        return "inline" if self.mode == "inline" and is_single and self._began >= self._slow_until else "thread"
+    @property
+    def is_inline(self) -> bool:
+        """Whether the loop makes the next sync."""
+        return self.mode == "inline" and self._clock.now() >= self._slow_until
 
-    def ended(self) -> None:
-        """What was begun last is durable."""
-        now = self._clock.now()
-        if now - self._began > SLOW:
-            self._slow_until = now + CALM
+    def took(self, duration: Nanos) -> None:
+        """So long took a write with its sync, wherever it was made."""
+        if duration > SLOW:
+            self._slow_until = self._clock.now() + CALM
 
 
 def probe_sync(clock: Clock, file: File, offset: int, data: bytes, limits: WalLimits) -> Nanos:

@@ -382,17 +382,23 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
-        if self.syncing.begin(is_single=batch.is_single) == "inline":
+        if batch.is_single and self.syncing.is_inline:
             try:
-                self._writer.perform(batch)
+                took = self._make_durable(batch)
             except OSError as error:
                 raise self._fail(error) from error
-            self.syncing.ended()
+            self.syncing.took(took)
             self._finished(batch)
         else:
-            self._files.submit(lambda: self._writer.perform(batch), lambda outcome: self._job_done(batch, outcome))
+            self._files.submit(lambda: self._make_durable(batch), lambda outcome: self._job_done(batch, outcome))
 
-    def _job_ended(self, batch: Batch, outcome: BaseException | None) -> None:
+    def _make_durable(self, batch: Batch) -> Nanos:
+        """Here or in a job. Of several syncs nothing is to be learnt about one."""
+        start = self._now()
+        self._writer.perform(batch)
+        return self._now() - start if batch.is_single else 0
+
+    def _job_ended(self, batch: Batch, outcome: Nanos | BaseException) -> None:
         assert self._in_flight is batch
         if self._closed:
             self._in_flight = None
@@ -402,7 +408,7 @@ class Wal:
         elif isinstance(outcome, BaseException):
             self.on_failed(self._fail(outcome))
         else:
-            self.syncing.ended()
+            self.syncing.took(outcome)
             self._finished(batch)
             if self._in_flight is None and not self._closed and not self._backlog.is_empty:
                 self._write()

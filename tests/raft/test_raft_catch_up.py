@@ -26,11 +26,11 @@ def group_that_left_one_behind(**options: object) -> Group:
     return group
 
 
-def beat(group: Group) -> int:
-    """One heartbeat and all that follows from it; how many entries node 3 got."""
+def beat(group: Group, *among: int) -> int:
+    """One heartbeat and all that follows from it, among these nodes (or all); how many entries node 3 got."""
     before = group[3].core.log.last_index
     group[1].core.tick()
-    group.settle()
+    group.settle(*among)
     return group[3].core.log.last_index - before
 
 
@@ -87,6 +87,41 @@ def test_who_waits_for_the_one_that_lags_is_served_at_once():
         beat(group)
     assert group[3].terms == group[1].terms
     assert group[1].core.log.committed == group[1].core.log.last_index
+
+
+def test_commits_that_come_late_but_come_do_not_end_the_pace():
+    """A busy machine: what was proposed before a heartbeat is committed some heartbeats later."""
+    group = group_that_left_one_behind()
+    leader = group[1].core
+
+    def turn() -> None:
+        group.propose(1, b"late")
+        for _ in range(6):
+            deliver(group)
+            group[1].persist()
+            group[3].persist()
+
+    for _ in range(3 * STUCK_HEARTBEATS):
+        turn()
+    committed, got = [], []
+    for _ in range(2 * STUCK_HEARTBEATS):
+        before = group[3].core.log.last_index
+        leader.tick()
+        turn()
+        group[2].persist(1)
+        deliver(group)
+        committed.append(leader.log.committed)
+        got.append(group[3].core.log.last_index - before)
+    assert committed == sorted(set(committed)) and committed[-1] < leader.log.last_index - STUCK_HEARTBEATS
+    assert max(got) <= SHARE
+
+
+def deliver(group: Group) -> None:
+    group.collect()
+    arriving, group.mail = group.mail, []
+    for message in arriving:
+        group[message.to].core.step(message)
+    group.collect()
 
 
 def test_without_a_limit_it_gets_all_at_once():

@@ -5,43 +5,46 @@ from wal_rig import Rig, VirtualClock
 from cluster.storage.syncing import CALM, SLOW, Syncing
 
 
-def syncing_of(mode: str = "inline") -> tuple[Syncing, VirtualClock]:
-    clock = VirtualClock()
-    return Syncing(clock, mode), clock
-
-
-def sync(syncing: Syncing, clock: VirtualClock, took: int, *, is_single: bool = True) -> str:
-    where = syncing.begin(is_single=is_single)
-    clock.advance(took)
-    syncing.ended()
-    return where
-
-
 def test_a_fast_disk_is_synced_on_the_loop():
-    syncing, clock = syncing_of()
-    assert [sync(syncing, clock, SLOW) for _ in range(3)] == ["inline"] * 3
+    syncing = Syncing(VirtualClock(), "inline")
+    syncing.took(SLOW)
+    assert syncing.is_inline
 
 
 def test_a_slow_disk_is_never_synced_on_the_loop():
-    syncing, clock = syncing_of("thread")
-    assert [sync(syncing, clock, 1) for _ in range(3)] == ["thread"] * 3
-
-
-def test_what_takes_more_than_one_sync_is_left_to_the_thread():
-    syncing, clock = syncing_of()
-    assert sync(syncing, clock, 1, is_single=False) == "thread"
-    assert sync(syncing, clock, 1) == "inline"
+    syncing = Syncing(VirtualClock(), "thread")
+    syncing.took(1)
+    assert not syncing.is_inline
 
 
 def test_after_a_slow_sync_the_thread_makes_them_until_none_was_slow_for_a_while():
-    syncing, clock = syncing_of()
-    assert sync(syncing, clock, SLOW + 1) == "inline"
-    assert sync(syncing, clock, 1) == "thread"
-    clock.advance(CALM - 2)
-    assert sync(syncing, clock, SLOW + 1) == "thread"
+    clock = VirtualClock()
+    syncing = Syncing(clock, "inline")
+    syncing.took(SLOW + 1)
     clock.advance(CALM - 1)
-    assert sync(syncing, clock, 1) == "thread"
-    assert sync(syncing, clock, 1) == "inline"
+    assert not syncing.is_inline
+    syncing.took(SLOW + 1)      # the thread's
+    clock.advance(CALM - 1)
+    syncing.took(1)
+    assert not syncing.is_inline
+    clock.advance(1)
+    assert syncing.is_inline
+
+
+def test_what_takes_several_syncs_is_left_to_the_thread_and_tells_nothing_about_the_disk():
+    rig = Rig()
+    wal, _ = rig.open()
+
+    def spend(_: int) -> None:
+        rig.clock.time += 2 * SLOW
+
+    rig.write(1, term=1)
+    rig.disk.busy = spend
+    wal.quarantine("for a test")
+    assert not wal.is_idle
+    rig.settle()
+    rig.disk.busy = None
+    assert wal.syncing.is_inline
 
 
 def test_a_log_whose_disk_becomes_slow_leaves_the_loop_alone_and_loses_nothing():
