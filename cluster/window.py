@@ -26,7 +26,10 @@ class Window:
     @property
     def is_open(self) -> bool:
         """Whether one more command may be sent: numbers span at most a window, answered in any order or not."""
-        return self.next_seq - self.low < SESSION_WINDOW_COMMANDS
+        return self.has_room_for(1)
+
+    def has_room_for(self, commands: int) -> bool:
+        return self.next_seq - self.low + commands <= SESSION_WINDOW_COMMANDS
 
     @property
     def low(self) -> int:

@@ -230,12 +230,15 @@ class Form(Message, tag=52, frozen=True):
 
 class ClockNews(Message, tag=53, frozen=True):
     """Broker -> broker, once a second: its wall clock, for the leader's stamp, and its newest digest, to compare. Also
-    when `lacks_room` changes: its disk is full, so it should be given no more than it must."""
+    when `lacks_room` changes: its disk is full, so it should be given no more than it must. With `needs_state` it is
+    quarantined, or could not start from its disk any more: others should not rely on it."""
 
     wall_ms: int
     digest_index: int = 0
     digest: int = 0
     lacks_room: bool = False
+    needs_state: bool = False
+    applied_index: int = 0
 
 
 class SnapshotOffer(Message, tag=56, frozen=True):

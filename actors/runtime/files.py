@@ -1,4 +1,5 @@
-"""The file system of the real world, and one thread for blocking work on it."""
+"""The file system of the real world, and two threads for blocking work on it: one for what somebody waits for, one for
+large files in the background."""
 
 import fcntl
 import os

@@ -108,8 +108,9 @@ class Files(Protocol):
     ) -> None:
         """Runs a blocking `job` off the loop, then `done` with its value or its error on the loop.
 
-        Jobs of one `Files` run one at a time, in the order they were submitted. Those in the `background` do so among
-        themselves, beside the others: a large file may take its time to leave, and no write waits behind it.
+        There are two lanes. Jobs of the same lane run one at a time, in the order they were submitted; those in the
+        `background` run beside the others: a large file may take its time to leave, and no write waits behind it.
+        Between the lanes there is no order: wait for the end of one job before you submit what must follow it.
         """
 
 

@@ -25,7 +25,7 @@ from actors.simulation.inode import DirectoryChange, Inode, Names
 T = TypeVar("T")
 
 UNBOUNDED_BYTES = 1 << 50  # what a disk without a capacity says that it has left
-JOB_CALLS_MAX = 8  # a job that a crash interrupts is cut before one of its first so many calls
+JOB_CALLS_MAX = 8  # of a job that a crash interrupts at most so many calls have happened
 
 Latency = Callable[[], Nanos]
 
@@ -75,9 +75,9 @@ class SimulatedDisk:
         return files
 
     def kill(self, pid: int | None = None) -> None:
-        """The process (or all) dies: its locks go, its unfinished job stops half-way, what it wrote stays."""
+        """The process (or all) dies: its locks go, its unfinished jobs stop half-way, what it wrote stays."""
         for mount in [mount for mount in self._mounts if pid is None or mount.pid == pid]:
-            mount.die(self.entropy.below(JOB_CALLS_MAX))
+            mount.die()
             self._mounts.remove(mount)
         self._locks = {
             path: holder for path, holder in self._locks.items() if pid is not None and holder != pid
@@ -205,6 +205,12 @@ class SimulatedDisk:
             self._count("no_space")
             raise OSError(ENOSPC, strerror(ENOSPC))
 
+    def tell_free_bytes(self) -> int:
+        """To a process, which then need not begin to write."""
+        if self.full:
+            self._count("no_space")
+        return self.free_bytes()
+
     def free_bytes(self) -> int:
         if self.full:
             return 0
@@ -322,7 +328,7 @@ class SimulatedFiles:
 
     def free_bytes(self, directory: str) -> int:
         self.check()
-        return self.disk.free_bytes()
+        return self.disk.tell_free_bytes()
 
     def rename(self, source: str, target: str) -> None:
         dies = self.enter()
@@ -377,13 +383,18 @@ class SimulatedFiles:
         if not self._in_job and self.disk.busy is not None:
             self.disk.busy(self.disk.next_latency())
 
-    def die(self, calls: int) -> None:
-        """The process ends; of a job that was running only the first `calls` calls have happened, and of one beside it
-        none."""
-        running = [jobs for jobs in self._lanes if jobs]
-        if running and not self.dead:
-            self.disk.cut_power_after(calls)
-            self._run(running[calls % len(running)][0])
+    def die(self) -> None:
+        """The process ends. Of each job that was running the first calls have happened, of both so many as the disk's
+        entropy says, those of the one before those of the other."""
+        below = self.disk.entropy.below
+        running = [] if self.dead else [jobs[0] for jobs in self._lanes if jobs]
+        if len(running) > 1 and below(2):
+            running.reverse()
+        for job in running:
+            calls = below(JOB_CALLS_MAX + 1)
+            if calls:
+                self.disk.cut_power_after(calls - 1)    # the last of them dies, with its effect if it is no sync
+                self._run(job)
         self._end()
 
     def _end(self) -> None:

@@ -102,7 +102,7 @@ class Broker(Actor):
             Submit: self._on_submit,
             Complete: self._on_session_command,
             Drain: self._on_session_command,
-            Cancel: self._on_session_command,
+            Cancel: self._on_cancel,
             Register: self._on_register,
             Close: self._on_close,
             Seen: self._on_seen,
@@ -184,9 +184,16 @@ class Broker(Actor):
         self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Drain | Cancel)
+        assert isinstance(message, Complete | Drain)
         if self._links.claim(link, message.session):
             self._proposals.admit(link, message)
+        else:
+            self._refuse(link, "a command for another's session")
+
+    def _on_cancel(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Cancel)
+        if self._links.claim(link, message.session):
+            self._proposals.cancel(link, message)
         else:
             self._refuse(link, "a command for another's session")
 

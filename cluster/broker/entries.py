@@ -6,10 +6,11 @@ what clients say each turn takes a slice, and the rest waits for the turns that 
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
-from cluster.state.commands import MACHINE_VERSION, Command, Stamp, Submit
+from cluster.state.commands import MACHINE_VERSION, Cancel, Command, Stamp, Submit
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
@@ -28,7 +29,7 @@ class EntryBuilder:
     share a group. Each turn: `fill`, then `counts` and `take`.
     """
 
-    __slots__ = ("_encode", "_groups", "_sizes", "_waiting", "_waiting_bytes", "bytes")
+    __slots__ = ("_encode", "_groups", "_numbers", "_sizes", "_waiting", "_waiting_bytes", "bytes")
 
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
@@ -41,6 +42,7 @@ class EntryBuilder:
     def clear(self) -> None:
         self._entries()
         self._waiting: deque[tuple[Command, int]] = deque()
+        self._numbers: set[tuple[int, int]] = set()     # session and number of those that have one
         self._waiting_bytes = 0
         self.bytes = 0                              # of everything collected, roughly
 
@@ -70,20 +72,43 @@ class EntryBuilder:
         self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
         self._waiting_bytes += size_bytes + COMMAND_OVERHEAD_BYTES
         self._waiting.append((command, size_bytes + COMMAND_OVERHEAD_BYTES))
+        if isinstance(command, Submit | Cancel):
+            self._numbers.add((command.session, command.seq))
+
+    def is_waiting_for(self, session: int, seq: int) -> bool:
+        """Whether this command of a session waits."""
+        return (session, seq) in self._numbers
 
     def withdraw_submits(self) -> list[Submit]:
         """Takes all submits out of what waits, in order."""
         submits: list[Submit] = []
-        kept: deque[tuple[Command, int]] = deque()
-        for command, size in self._waiting:
+
+        def take(command: Command) -> bool:
             if isinstance(command, Submit):
                 submits.append(command)
-                self._waiting_bytes -= size
+            return isinstance(command, Submit)
+
+        self._drop_waiting(take)
+        return submits
+
+    def drop_cancels(self, is_useless: Callable[[Cancel], bool]) -> None:
+        """Forgets those that wait of which this is true; it is asked in order."""
+        self._drop_waiting(lambda command: isinstance(command, Cancel) and is_useless(command))
+
+    def _drop_waiting(self, judge: Callable[[Command], bool]) -> None:
+        kept: deque[tuple[Command, int]] = deque()
+        for command, size in self._waiting:
+            if judge(command):
+                self._waits_no_more(command, size)
                 self.bytes -= size
             else:
                 kept.append((command, size))
         self._waiting = kept
-        return submits
+
+    def _waits_no_more(self, command: Command, size: int) -> None:
+        self._waiting_bytes -= size
+        if isinstance(command, Submit | Cancel):
+            self._numbers.discard((command.session, command.seq))
 
     def fill(self) -> None:
         """Moves a slice of what waits into this turn."""
@@ -92,7 +117,7 @@ class EntryBuilder:
         while waiting and (left == SLICE_BYTES or waiting[0][1] <= left):
             command, size = waiting.popleft()
             left -= size
-            self._waiting_bytes -= size
+            self._waits_no_more(command, size)
             self._place(command, size)
 
     def _place(self, command: Command, size: int) -> None:

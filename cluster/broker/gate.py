@@ -1,10 +1,11 @@
-"""Whether the leader takes submits. Everything else is always taken, for it makes what waits fewer: what a worker has
-done, what a user cancels, a worker that comes or leaves.
+"""Whether the leader takes submits. Everything else is taken all the same, for it makes what waits fewer: what a worker
+has done, what a user cancels, a worker that comes or leaves.
 
 It closes when too much waits, or is proposed and not applied yet, because the disks, the other brokers or the machine
 do not keep up, and when the log says why it cannot take more. A submit that is refused is not written anywhere; its
-client says it again. Its number is then missing in its session: submits behind it would only be written to be refused
-by the state, so they are refused here until it has come.
+client says it again. Its number is then missing in its session: what is behind it would only be written to be refused
+by the state. So until something has come under that number, submits behind it are refused here, and cancels are told
+what is missing; a client lets its refused submits make way for them (`cluster.client.commands`).
 """
 
 from collections import deque
@@ -65,6 +66,16 @@ class Gate:
         elif not first or seq == first:
             self._put_off.pop(session, None)
         return closed
+
+    def missing_before(self, session: int, seq: int, next_seq: int) -> int:
+        """The number of a refused submit that a cancel would have to wait for; 0 if there is none. One that comes under
+        that number has taken its place."""
+        first, _ = self._put_off.get(session, (0, ""))
+        if next_seq <= first < seq:
+            return first
+        if first == seq:
+            del self._put_off[session]
+        return 0
 
     def forget(self, session: int) -> None:
         """It has ended."""

@@ -2,10 +2,12 @@
 
 All commands of a turn leave as one entry. What workers say is in it; what clients hand over waits in the other lane,
 and a slice of that goes with each turn, unless much is proposed already and not applied yet: on a slow disk the rest
-waits too, so that what workers say does not queue behind it.
+waits too, so that what workers say does not queue behind it. But large results alone may be that much for as long as
+they flow, so one slice goes whenever all is applied that was proposed up to the last one: nobody starves.
 
 What waits is in no log. So when the log closes, submits that wait are refused like those that come: each copy is told
-of once, in order, as its client counts them. The rest of the lane goes on.
+of once, in order, as its client counts them. The rest of the lane goes on, but for cancels behind such a submit.
+A command that waits already is not added again: the first copy will be answered, or refused, as this one would be.
 """
 
 from collections.abc import Callable
@@ -17,8 +19,8 @@ from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
 from cluster.broker.link import Link, Links
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import Propose
-from cluster.state.commands import Command, Register, Submit
-from cluster.state.effects import ANSWER_NO_SESSION, Answer
+from cluster.state.commands import Cancel, Command, Register, Submit
+from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, Answer
 from cluster.wire import ROLE_WORKER, Answers, Overload
 
 PACE_BYTES = 1024 * 1024            # proposed and not applied: then what clients hand over waits, on a slow disk too
@@ -41,9 +43,11 @@ class Proposals:
         self._term = 0                                      # 0: it does not lead
         self._entry = EntryBuilder()
         self._gate = Gate()
+        self._slice_at = 0                                  # about the index of the entry with the last slice
 
     def lead(self, term: int) -> None:
         self._term = term
+        self._slice_at = 0
         self._gate.restart()
         self._entry.clear()
 
@@ -61,10 +65,17 @@ class Proposals:
 
     def submit(self, link: Link, command: Submit) -> None:
         """Takes a submit, or tells its client why not."""
+        if self._entry.is_waiting_for(command.session, command.seq):
+            return      # not refused either: its client counts this copy as one that may be in the log
         size = size_of(command)
         closed = self._why_closed(size)
         if not (closed or self._gate.has_put_off) or self._may_pass(link, command, closed):
             self.admit(link, command, size)
+
+    def cancel(self, link: Link, command: Cancel) -> None:
+        """Takes a cancel, unless it could only be written to be refused."""
+        if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_behind(command):
+            self.admit(link, command)
 
     def admit(self, link: Link, command: Command, size: int = 0) -> None:
         """Takes what a peer asked for, unless it is larger than any peer of ours would send."""
@@ -121,12 +132,25 @@ class Proposals:
         return False
 
     def _refuse_waiting(self, closed: str) -> None:
-        """The log is closed: submits that are in no log yet are refused, as if they came now."""
+        """The log is closed: submits that are in no log yet are refused as if they came now, and so are cancels behind
+        them."""
         for command in self._entry.withdraw_submits():
             link = self._links.of_session(command.session)
             if link is not None:        # else it is lost like its link: over the next one its client says it again
                 passed = self._may_pass(link, command, closed)
                 assert not passed, "a closed log takes no submit"
+        if self._gate.has_put_off:
+            self._entry.drop_cancels(self._is_behind)
+
+    def _is_behind(self, command: Cancel) -> bool:
+        """Whether a submit that was refused would have to come first. Then its client is told, as the state would."""
+        if not self._gate.has_put_off or (known := self._machine.session(command.session)) is None:
+            return False
+        missing = self._gate.missing_before(command.session, command.seq, known.next_seq)
+        link = self._links.of_session(command.session)
+        if missing and link is not None:
+            link.peer.send(Answers([Answer(command.session, command.seq, ANSWER_GAP, missing)]))
+        return bool(missing)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -137,14 +161,17 @@ class Proposals:
 
     def _flush(self) -> None:
         """The turn ends: its commands become one entry (or a few, at the limit of an entry)."""
-        entry, raft = self._entry, self._raft
+        entry, raft, core = self._entry, self._raft, self._raft.core
         if not self._term:
             entry.clear()
             return
+        assert core is not None
         if entry.is_waiting and raft.closed_reason:
             self._refuse_waiting(raft.closed_reason)
-        if raft.backlog_bytes < PACE_BYTES:
+        if entry.is_waiting and (raft.backlog_bytes < PACE_BYTES or self._machine.applied_index >= self._slice_at):
             entry.fill()
+            # Without what the other actor has not looked at yet: then the next slice goes a little earlier.
+            self._slice_at = core.log.last_index + len(entry.counts())
         counts = entry.counts()
         if payloads := entry.take(raft.stamp()):
             self._gate.proposed(counts)

@@ -4,6 +4,11 @@ Commands are numbered, and kept as encoded bytes until their answer came (`clust
 new link and after a gap the same bytes are said again, in order. Deadlines are the client's own: a command that is
 too late fails for its user, but one that left stays in the window, since later numbers need it. One that the leader
 refused whenever it was said (`cluster.client.refusals`) is withdrawn: a command that does nothing takes its number.
+
+A cancel is taken also while submits are not, but not before all lower numbers have come. So refused submits that one
+has to wait for are *put off*: they give up their numbers like withdrawn ones, and get others when submits are taken
+again. Only the last of the window can be, those behind the last one that may be in a log: the tasks of a session are
+numbered as well, and the state takes these numbers only as they rise.
 """
 
 from asyncio import Future, get_running_loop
@@ -25,11 +30,12 @@ from cluster.window import Window
 
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
+RESERVED_FOR_CANCELS = 8           # numbers of the window that submits leave alone
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 MILLISECONDS_PER_SECOND = 1_000
 
 Waiter = Future[None]
-Waiting = Draft[Waiter] | Waiter | None     # a submit, a cancel, or a withdrawn submit
+Waiting = Draft[Waiter] | Waiter | None     # a submit, a cancel, or a submit that gave up its number
 
 
 class Commands:
@@ -110,6 +116,7 @@ class Commands:
 
     def cancel(self, tasks: list[int], waiter: Waiter) -> None:
         """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
+        self._put_off()
         if not self._window.is_open:
             reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
             return
@@ -125,24 +132,38 @@ class Commands:
 
     def pump(self) -> None:
         """Sends finished drafts while the window is open."""
-        outbox, window = self._outbox, self._window
+        outbox = self._outbox
         if not (self.session and self._links.leader and self._refusals.is_open):
             return
-        while outbox.ready and window.is_open:
-            draft = outbox.take()
-            assert draft is not None
-            low, seq = window.low, window.allot()
-            draft.seq = seq
-            self._send(seq, Submit(self.session, seq, low, draft.groups, self._waits.take_seen()), draft)
+        while outbox.ready and self._takes_submits:
+            self._send_draft()
 
-    def _send(self, seq: int, command: Submit | Cancel, waiter: Waiting) -> None:
+    @property
+    def _takes_submits(self) -> bool:
+        return self._window.has_room_for(1 + RESERVED_FOR_CANCELS)
+
+    def _send_draft(self, *, alone: bool = False) -> int:
+        """The next one; with `alone` although the window is closed. Returns its number."""
+        draft = self._outbox.take()
+        assert draft is not None
+        low, seq = self._window.low, self._window.allot()
+        draft.seq, draft.seen = seq, self._waits.take_seen()
+        self._send(seq, Submit(self.session, seq, low, draft.groups, draft.seen), draft, alone=alone)
+        return seq
+
+    def _send(self, seq: int, command: Submit | Cancel, waiter: Waiting, *, alone: bool = False) -> None:
         encoded = self._encode(command)
+        may_leave = alone or self._refusals.is_open or not self._has_drafts()
         self._window.keep(seq, encoded)
         self._sent[seq] = waiter
         self._sent_at = self._clock.now()
         leader = self._links.leader
-        if not (leader and self._refusals.is_open and leader.send_raw(encoded)):
+        if not (leader and may_leave and leader.send_raw(encoded)):
             self._refusals.not_said(seq)
+
+    def _has_drafts(self) -> bool:
+        """Whether a submit may hold up what is behind it, while submits are not taken."""
+        return any(isinstance(waiter, Draft) for waiter in self._sent.values())
 
     def _say_again(self, seq: int) -> None:
         leader = self._links.leader
@@ -180,6 +201,7 @@ class Commands:
         self._refusals.refused(seq, self._sent)
         if from_leader:
             self._refusals.close(reason or "the cluster has too much to do", retry_after_ms)
+            self._let_cancels_pass()
 
     def retry(self) -> None:
         """The time that the leader asked for has passed."""
@@ -192,6 +214,9 @@ class Commands:
         if seq:
             refusals.state, refusals.tried = TRYING, seq
             self._say_again(seq)
+        elif self._outbox.ready and self._links.leader is not None:     # all were put off
+            refusals.state = TRYING
+            refusals.tried = self._send_draft(alone=True)
         else:
             refusals.open()
             self.pump()
@@ -203,6 +228,40 @@ class Commands:
             self.resend(seq + 1)
         else:
             self._try_next()
+
+    def _let_cancels_pass(self) -> None:
+        if not self._refusals.is_open and any(isinstance(waiter, Future) for waiter in self._sent.values()):
+            self._put_off()
+
+    def _put_off(self) -> None:
+        """While submits are not taken: those that are in no log for certain make way, as far as that is possible. What
+        nothing holds up any more is said, if it was not."""
+        refusals = self._refusals
+        if refusals.is_open:
+            return
+        drafts: list[tuple[int, Draft[Waiter]]] = []
+        for seq, waiter in self._sent.items():
+            if isinstance(waiter, Draft):
+                if refusals.in_doubt(seq) == 0:
+                    drafts.append((seq, waiter))
+                else:
+                    drafts.clear()
+        for seq, draft in drafts:
+            self._give_up_number(seq, draft)
+        self._outbox.put_back([draft for _, draft in drafts])
+        if not self._has_drafts():
+            first = drafts[0][0] if drafts else self._window.next_seq
+            for seq in self._sent:
+                if seq >= first or refusals.in_doubt(seq) == 0:
+                    self._say_again(seq)
+
+    def _give_up_number(self, seq: int, draft: Draft[Waiter]) -> None:
+        """Nobody has taken this one; nothing is done under its number."""
+        assert self._refusals.in_doubt(seq) == 0
+        self._sent[seq] = None
+        self._window.replace(seq, self._encode(Cancel(self.session, seq, self._window.low, [])))
+        self._waits.give_back_seen(draft.seen)
+        draft.seq, draft.seen = 0, []
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -229,6 +288,7 @@ class Commands:
                 if self._refusals.state is TRYING and answer.seq == self._refusals.tried:
                     self._tried(answer.seq, waiter)
         self.pump()
+        self._let_cancels_pass()
         return True
 
     def _rewind(self, expected: int) -> None:
@@ -237,7 +297,7 @@ class Commands:
         now = self._clock.now()
         if now - self._rewound_at < REWIND_PAUSE:
             return
-        if self._refusals.is_open:
+        if self._refusals.is_open or not self._has_drafts():
             self._rewound_at = now
             self.resend(expected)
         elif self._refusals.state is TRYING and expected in self._sent:
@@ -274,11 +334,12 @@ class Commands:
                 self._withdraw(seq, draft)
             elif not refusals.is_judged_later(seq, self._sent_at, now):
                 _reject(draft, self._too_late("unknown"))       # it may be in the log: its result is still awaited
+        if late:
+            self._let_cancels_pass()
 
     def _withdraw(self, seq: int, draft: Draft[Waiter]) -> None:
         """Nobody has taken it, and nobody will."""
-        self._sent[seq] = None
-        self._window.replace(seq, self._encode(Cancel(self.session, seq, self._window.low, [])))
+        self._give_up_number(seq, draft)
         self._fail(draft, self._overloaded() if self._refusals.was_refused(seq) else self._too_late("refused"))
 
     def fail_all(self, error: ClusterError) -> None:

@@ -23,15 +23,17 @@ Waiter = TypeVar("Waiter")
 
 
 class Draft(Generic[Waiter]):
-    """A Submit command in the making. `waiters` hear when a majority has it; `deadline` is the earliest of theirs."""
+    """A Submit command in the making. `waiters` hear when a majority has it; `deadline` is the earliest of theirs;
+    `seen` rides with it."""
 
-    __slots__ = ("bytes", "count", "deadline", "groups", "seq", "waiters")
+    __slots__ = ("bytes", "count", "deadline", "groups", "seen", "seq", "waiters")
 
     def __init__(self) -> None:
         self.groups: list[TaskGroup] = []
         self.count = 0
         self.bytes = 0
         self.seq = 0                        # 0 until it is sent
+        self.seen: list[int] = []           # ranges of numbers whose results are here, said with it
         self.deadline = 0
         self.waiters: list[Waiter] = []
 
@@ -92,6 +94,11 @@ class Outbox(Generic[Waiter]):
         draft = self.ready.popleft()
         self.tasks -= draft.count
         return draft
+
+    def put_back(self, drafts: list[Draft[Waiter]]) -> None:
+        """These were taken last, in this order, and wait again: before all others, for numbers only rise."""
+        self.ready.extendleft(reversed(drafts))
+        self.tasks += sum(draft.count for draft in drafts)
 
     def drop(self, draft: Draft[Waiter]) -> None:
         """Withdraws a finished draft that never left. Its numbers stay unused."""

@@ -114,6 +114,10 @@ class Waits:
         """The same as ranges of numbers, for a command that carries them and is said until it is answered."""
         return self._seen.take(HELLO_ITEMS_MAX)
 
+    def give_back_seen(self, ranges: list[int]) -> None:
+        """The command that carried them was never taken."""
+        self._seen.give_back(ranges)
+
     def forget_seen(self) -> None:
         """The session is lost: its numbers name other tasks in the next one."""
         self._seen = SeenNumbers()

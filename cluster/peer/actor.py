@@ -19,6 +19,7 @@ from cluster.peer.errors import BrokerFault, BrokerRefused
 from cluster.peer.formation import Formation
 from cluster.peer.founding import Founding
 from cluster.peer.links import BrokerLinks
+from cluster.peer.lost_start import LostStart
 from cluster.peer.messages import (
     Applied,
     ConfirmLeadership,
@@ -64,7 +65,7 @@ from cluster.wire import (
 
 CLOCK_NEWS_INTERVAL = 1 * SECOND
 TRANSFER = frozenset((SnapshotOffer, SnapshotChunk, SnapshotWant))
-STALL_LIMIT = 1 * SECOND            # thread mode: a leader whose oldest write waits longer steps down
+STALL_LIMIT = 1 * SECOND            # a leader whose oldest write waits longer steps down
 CLUSTER_ID_BYTES = 16
 
 # Of the core, which refuses whatever it is given then. The Broker stops taking submits at half of it, so completions
@@ -131,7 +132,10 @@ class RaftPeer(Actor):
             lambda: self.snapshots.is_closed,
             self._tell_news,
             self._close_gate,
-            self._hand_over,
+            lambda: self._hand_over(self.closed_reason),
+        )
+        self.lost_start = LostStart(
+            context, config.node, self.names, lambda: self.snapshots.has_start, self._hand_over
         )
         restore, persisted, failed = self.snapshots.load, self._persisted, self._failed
         Opening(context, config, self.incarnation, restore, persisted, failed, self._opened).begin()
@@ -237,6 +241,7 @@ class RaftPeer(Actor):
             elif isinstance(message, ClockNews):
                 self.news.heard(node_id, self.names[node_id - 1], message)
                 self.room.heard(self.names[node_id - 1], message.lacks_room)
+                self.lost_start.heard(self.names[node_id - 1], message)
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
@@ -374,19 +379,29 @@ class RaftPeer(Actor):
         self.context.timer("clock", CLOCK_NEWS_INTERVAL, self._tell_clock)
         self._report.second(self.context.system.turn.take_longest())
         self.room.look()
-        if self.core is not None:
-            self.core.yields = self.room.yields
+        if (core := self.core) is not None:
+            leads = core.role is Role.LEADER
+            follows = core.leader not in (NO_NODE, core.id)
+            self.lost_start.look(self.machine.applied_index, leads=leads, follows=follows)
+            core.yields = self.room.yields or self.lost_start.yields
         self._tell_news()
 
     def _tell_news(self) -> None:
-        self.links.send_all(self.news.own(*self.machine.digest, self.room.is_lacking))
+        core = self.core
+        news = self.news.own(
+            *self.machine.digest,
+            lacks_room=self.room.is_lacking,
+            needs_state=core is None or core.quarantined or self.wal.quarantined or not self.snapshots.has_start,
+            applied_index=self.machine.applied_index,
+        )
+        self.links.send_all(news)
 
     def _close_gate(self, reason: str) -> None:
         self.closed_reason = reason
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, reason: str) -> None:
         if self.core is not None and self.core.role is Role.LEADER:
-            self.context.log.event("handed_over", node=self.config.node, reason=self.closed_reason)
+            self.context.log.event("handed_over", node=self.config.node, reason=reason)
             self.core.step_down()
             self._drive_later()
 
@@ -399,7 +414,7 @@ class RaftPeer(Actor):
         for _ in range(count):
             core.tick()
         self.wal.mark()
-        pending = self.wal.oldest_pending_ns(self.context.clock.now())      # of thread mode only
+        pending = self.wal.oldest_pending_ns(self.context.clock.now())      # of syncs that left the loop
         if pending > STALL_LIMIT and core.role is Role.LEADER:
             self.context.log.event("disk_stalled", pending_ms=pending // MILLISECOND)
             core.step_down()

@@ -20,13 +20,21 @@ class ReplicaNews:
         self._digests: dict[int, int] = {}          # our newest by index
         self._stamps: StampClock | None = None      # of the term that this broker leads
 
-    def own(self, digest_index: int, digest: int, lacks_room: bool = False) -> ClockNews:
+    def own(
+        self,
+        digest_index: int,
+        digest: int,
+        *,
+        lacks_room: bool = False,
+        needs_state: bool = False,
+        applied_index: int = 0,
+    ) -> ClockNews:
         """What to tell the others now."""
         digests = self._digests
         digests[digest_index] = digest
         while len(digests) > DIGESTS_KEPT_MAX:
             del digests[next(iter(digests))]
-        return ClockNews(self._clock.wall_ms(), digest_index, digest, lacks_room)
+        return ClockNews(self._clock.wall_ms(), digest_index, digest, lacks_room, needs_state, applied_index)
 
     def heard(self, node_id: int, node: str, news: ClockNews) -> None:
         """Another broker's news; an alarm if its replica decided differently."""

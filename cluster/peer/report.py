@@ -38,5 +38,6 @@ class OwnReport:
             "digest": [index, value],
             "sync": peer.wal.syncing.mode,
             "quarantined": peer.wal.quarantined,
+            "has_start": peer.snapshots.has_start,
             "turn_ms_max": max(self._turns) // MILLISECOND,
         }

@@ -101,11 +101,19 @@ class Shelf:
         file.close()
         return "" if (file.meta, file.size) == (meta, size) else f"{file.path} is not the one that was planned"
 
-    def add(self, meta: SnapshotMeta, size: int, *, alone: bool = False) -> None:
-        """A newer one is durable. With `alone` the log behind the others is gone, and so are they."""
+    def add(self, meta: SnapshotMeta, size: int) -> None:
+        """A newer one is durable."""
+        self._add(meta, size, self._kept[: KEPT - 1])
+        self.clear()
+
+    def add_alone(self, meta: SnapshotMeta, size: int) -> None:
+        """Likewise, and the log begins anew behind it. When that is durable, `clear` what is of no use any more: until
+        then a start may find the old log, and the others with it."""
+        self._add(meta, size, [])
+
+    def _add(self, meta: SnapshotMeta, size: int, others: list[tuple[SnapshotMeta, int]]) -> None:
         assert self.newest is None or meta.index > self.newest.index
-        self._kept = [(meta, size), *([] if alone else self._kept[: KEPT - 1])]
-        self._clear(self.indexes, meta.index)
+        self._kept = [(meta, size), *others]
 
     def set_aside(self, index: int, reason: str) -> None:
         """This one is damaged: nothing may begin with it any more."""
@@ -128,9 +136,12 @@ class Shelf:
         """Removes a file, off the loop."""
         self._submit(lambda: remove_snapshot(self._context.files, self._directory, index))
 
-    def _clear(self, kept: list[int], newest: int) -> None:
-        """Removes all others that are older, off the loop: among them may be one of a compactor that was killed before
-        it could say that it had finished."""
+    def clear(self) -> None:
+        """Removes all that are older than the newest and not kept, off the loop: among them may be one of a compactor
+        that was killed before it could say that it had finished."""
+        if not self._kept:
+            return
+        kept, newest = self.indexes, self._kept[0][0].index
 
         def job() -> None:
             for _, index in list_snapshots(self._context.files, self._directory):

@@ -6,6 +6,7 @@ snapshot goes on where the last one ended.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from actors import SECOND, Context, Nanos
 from cluster.peer.shelf import confirm
@@ -15,6 +16,8 @@ from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
 from cluster.storage.errors import StorageError, is_lack_of_room
 from cluster.storage.receiving import SnapshotReceiver
+from cluster.storage.segment import require_room
+from cluster.storage.snapshot_format import chunk_offset
 from cluster.storage.snapshots import SnapshotFile, clear_transfers, remove_snapshot
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
@@ -77,7 +80,8 @@ class SnapshotArrivals:
             current.node_id, current.message, current.heard = node_id, message, now
             self._want_more(current)
             return
-        self._discard(current)
+        if current is not None:
+            self._discard(current)
         self._incoming = incoming = Incoming(node_id, offer, message, index, now)
         self._submit(incoming, lambda: self._open(incoming), self._opened)
 
@@ -123,8 +127,18 @@ class SnapshotArrivals:
         if not outcome:
             self._submit(incoming, receiver.check, self._checked)
             return
+        self._submit(incoming, lambda: self._require_room(receiver), self._ready)
+
+    def _require_room(self, receiver: SnapshotReceiver) -> None:
+        """A job: for what is missing. If there is none, what is here goes as well: the log may need its room."""
+        missing = chunk_offset(receiver.chunk_count) - chunk_offset(receiver.next_chunk)
+        if receiver.next_chunk and missing:     # a new file has been asked for
+            require_room(self._context.files, self._directory, missing)
+
+    def _ready(self, incoming: Incoming, outcome: object) -> None:
+        assert incoming.receiver is not None
         incoming.is_checked = True
-        incoming.received = incoming.written = receiver.next_chunk
+        incoming.received = incoming.written = incoming.receiver.next_chunk
         self._went_on(incoming)
 
     def chunk(self, node_id: int, message: SnapshotChunk) -> None:
@@ -199,7 +213,6 @@ class SnapshotArrivals:
         except (ImageDamaged, NewerState, StorageError, OSError) as error:
             file.close()
             self._refuse(incoming, f"it does not restore: {error}")
-            self._remove(incoming.index)
             return
         file.close()
         self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))  # the leader closes its file
@@ -214,7 +227,7 @@ class SnapshotArrivals:
 
     def _refuse(self, incoming: Incoming, reason: str) -> None:
         self._incoming = None
-        self._remove_unfinished(incoming)
+        self._discard(incoming)
         self._note_end(incoming, reason)
         self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
 
@@ -228,10 +241,6 @@ class SnapshotArrivals:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def _remove(self, index: int) -> None:
-        files, directory = self._context.files, self._directory
-        files.submit(lambda: remove_snapshot(files, directory, index), _ignore, background=True)
-
     def _close(self, incoming: Incoming) -> None:
         def job() -> None:
             if incoming.receiver is not None:
@@ -239,19 +248,19 @@ class SnapshotArrivals:
 
         self._context.files.submit(job, _ignore, background=True)
 
-    def _discard(self, incoming: Incoming | None) -> None:
-        """One that is whole has its name already, or is about to get it."""
-        if incoming is not None and not incoming.is_whole:
-            self._remove_unfinished(incoming)
-
-    def _remove_unfinished(self, incoming: Incoming) -> None:
-        """Behind the jobs that still write to it."""
+    def _discard(self, incoming: Incoming) -> None:
+        """Behind the jobs that still write to it, the one that gives it its name among them. No snapshot of ours has
+        that name: it would be of an entry that is not committed here."""
+        files, directory, has_name = self._context.files, self._directory, incoming.is_whole
 
         def job() -> None:
             if incoming.receiver is not None:
                 incoming.receiver.discard()
+                if has_name:
+                    with suppress(FileNotFoundError):
+                        remove_snapshot(files, directory, incoming.index)
 
-        self._context.files.submit(job, _ignore, background=True)
+        files.submit(job, _ignore, background=True)
 
 
 def _ignore(outcome: object) -> None:

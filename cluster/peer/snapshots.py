@@ -18,7 +18,6 @@ from cluster.compaction.policy import CompactionLimits, Pressure, is_scarce, roo
 from cluster.peer.compacting import Compacting
 from cluster.peer.drive import Drive
 from cluster.peer.entry_cache import EntryCache
-from cluster.peer.errors import BrokerFault
 from cluster.peer.links import BrokerLinks
 from cluster.peer.shelf import Shelf
 from cluster.peer.snapshot_receiver import SnapshotArrivals
@@ -100,8 +99,16 @@ class Snapshots:
 
     @property
     def is_closed(self) -> bool:
-        """The log is so far ahead of its snapshot that submits must wait."""
-        return self._compacting.pressure is Pressure.CLOSED
+        """The log is so far ahead of its snapshot that submits must wait; not if no snapshot can come."""
+        return self._compacting.pressure is Pressure.CLOSED and self.has_start
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the next start finds the state on the disk: a snapshot that the log goes on behind, or all of it."""
+        if self._parts is None:
+            return True
+        newest, first_index = self._shelf.newest, self._parts.wal.first_index
+        return first_index <= 1 or (newest is not None and newest.index + 1 >= first_index)
 
     @property
     def is_writing(self) -> bool:
@@ -126,7 +133,6 @@ class Snapshots:
     def _look(self) -> None:
         self._context.timer("snapshots", LOOK_INTERVAL, self._look)
         assert self._parts is not None
-        self._check_start()
         self._arrivals.look(self._parts.core.log.committed)
         self._drop_log()
         if not self._arrivals.is_busy:
@@ -158,7 +164,7 @@ class Snapshots:
         if not base < index <= wal.last_index:
             return None     # nothing new, or a snapshot from elsewhere is being installed
         if base + 1 < wal.first_index:
-            return None     # no snapshot is left that the log goes on behind; see `_set_aside`
+            return None     # no snapshot is left that the log goes on behind; see `has_start`
         term = self._parts.core.log.term(index)
         assert term is not None, f"entry {index} is applied and not in the log"
         meta = _meta(machine, term)
@@ -179,14 +185,6 @@ class Snapshots:
         """A snapshot that was whole when this life began cannot be read any more. The older one takes its place, and
         the log that is kept behind it."""
         self._shelf.set_aside(index, reason)
-
-    def _check_start(self) -> None:
-        """What is on the disk must be a start. If it is none any more, then better now, while others have the state,
-        than after the next crash: the next start finds the damage, and gets the state from them. A single broker has
-        nobody to ask, and its memory is all that is left."""
-        assert self._parts is not None
-        if self._shelf.newest is None and self._parts.wal.first_index > 1 and len(self._members.voters) > 1:
-            raise BrokerFault("no snapshot is left that the log goes on behind; the next start asks the other brokers")
 
     def _drop_log(self) -> None:
         """Gives the front of the log back, as far as nobody needs it."""
@@ -297,13 +295,12 @@ class Snapshots:
         assert index == mark.index
         self._arrived = None
         parts = self._parts
-        parts.wal.restart(mark.index, mark.term)
-        parts.cache.clear()
         self._free(self._machine.replace(machine))
-        self._shelf.add(_meta(self._machine, mark.term), size, alone=True)
+        self._shelf.add_alone(_meta(self._machine, mark.term), size)
+        parts.wal.restart(mark.index, mark.term, self._shelf.clear)
+        parts.cache.clear()
         self._bytes_behind = parts.drive.applied_bytes
         self._context.log.event("snapshot_installed", index=index, term=mark.term, size=size)
-
 
     def _free(self, old: Iterator[None]) -> None:
         """The state that was replaced leaves a part per turn."""

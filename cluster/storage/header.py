@@ -1,7 +1,7 @@
 """The head of a segment: whose log it is, its place in it, what must outlive the segments before it.
 
-Two copies of 4,096 bytes, frames begin behind them. A change (formation, quarantine) writes one copy, syncs,
-writes the other, syncs: a torn update leaves the older copy, and a copy that rots later leaves its twin.
+Two copies of 4,096 bytes, frames begin behind them. A change (formation, quarantine) writes the copy that does not
+count, syncs, writes the other, syncs: a torn update leaves the older copy, and a copy that rots later leaves its twin.
 
     0  u32  crc32 (zlib) over bytes 4 to 4,095
     4  4 B  magic
@@ -57,7 +57,8 @@ class Damage(Struct, array_like=True, frozen=True):
     """Acknowledged bytes that cannot be read: `file` (kept aside under that name) from `offset` on.
 
     The entries that the log lacks begin with `first_index`; `last_index` is the highest one that was seen
-    behind the damage, 0 if none was. `kept_aside` are all files that left the log because of it.
+    behind the damage, 0 if none was. `kept_aside` are files that left the log because of it, the first ones if there
+    are many; `runs` are the (lowest, highest) numbers of all of them (`evidence`).
     """
 
     file: str
@@ -66,6 +67,7 @@ class Damage(Struct, array_like=True, frozen=True):
     last_index: int
     reason: str
     kept_aside: tuple[str, ...] = ()
+    runs: tuple[tuple[int, int], ...] = ()  # earlier versions named every file, and read no further than that
 
     def __str__(self) -> str:
         through = f" to {self.last_index} at least" if self.last_index else " on"
@@ -118,6 +120,7 @@ class HeaderCopies(NamedTuple):
     header: SegmentHeader | None
     good_copies: int
     newer_version: int  # the format version of a copy that this program cannot read, else 0
+    place: int  # which copy counts, 0 or 1
 
 
 _meta_encoder = msgspec.msgpack.Encoder()
@@ -152,7 +155,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 def decode_segment_header(data: bytes) -> HeaderCopies:
     """Reads the head of a segment, both copies of it."""
     best: SegmentHeader | None = None
-    good = newer = 0
+    good = newer = place = 0
     for start in range(0, FRAMES_START, HEADER_BYTES):
         copy = data[start : start + HEADER_BYTES]
         if len(copy) < HEADER_BYTES or crc32(copy[_CRC.size :]) != _CRC.unpack_from(copy)[0]:
@@ -169,4 +172,5 @@ def decode_segment_header(data: bytes) -> HeaderCopies:
         if best is None or generation > best.generation:
             meta = _meta_decoder.decode(copy[_META_OFFSET : _META_OFFSET + length])
             best = SegmentHeader(salt, number, previous, first_seq, generation, meta)
-    return HeaderCopies(best, good, newer)
+            place = start // HEADER_BYTES
+    return HeaderCopies(best, good, newer, place)

@@ -7,11 +7,12 @@ has the same snapshot. What a crash left of it is verified again before it count
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EIO, ENOSPC
+from errno import EIO
 from zlib import crc32
 
 from actors import File, Files
 from cluster.storage.errors import SnapshotDamaged, UnsupportedVersion
+from cluster.storage.segment import require_room
 from cluster.storage.snapshot_format import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -60,9 +61,9 @@ class SnapshotReceiver:
         index, the trace of a crash, or what the medium has lost."""
         if not self._files.exists(self.path):
             return None
-        with suppress_losses():
+        with _suppress_losses():
             file = self._files.open(self.path)
-            with suppress_losses():
+            with _suppress_losses():
                 ends = file.pread(HEADER_BYTES, 0), file.pread(FOOTER_BYTES + 1, footer_offset(self._footer))
                 if ends == (header, footer):
                     return file
@@ -73,7 +74,7 @@ class SnapshotReceiver:
     def _begin(self, header: bytes, footer: bytes) -> File:
         """A new file. One that cannot be begun leaves nothing behind."""
         footer_at = footer_offset(self._footer)
-        require_room_for(self._files, self._directory, footer_at + FOOTER_BYTES)
+        require_room(self._files, self._directory, footer_at + FOOTER_BYTES)
         file = self._files.open(self.path, create=True)
         try:
             file.pwrite((footer,), footer_at)
@@ -99,15 +100,16 @@ class SnapshotReceiver:
                 self._is_checked = True
                 break
             self._is_checked = True  # unless this one is there, too
-            with suppress(Malformed), suppress_losses():
+            with suppress(Malformed), _suppress_losses():
                 data = self._file.pread(chunk_size(self.next_chunk, self._footer), chunk_offset(self.next_chunk))
                 self._count(verify_chunk(data, self.next_chunk, self._tag, self._footer))
                 self._is_checked = False
         return self._is_checked
 
     def add(self, data: bytes) -> None:
-        """Chunk `next_chunk`, as its sender stores it. Raises SnapshotDamaged if it is not that, and OSError; nothing
-        has changed then."""
+        """Chunk `next_chunk`, as its sender stores it. Raises SnapshotDamaged if it is not that; nothing has changed
+        then. Raises OSError: then `discard`, for after a failed sync chunks may be readable that the disk does not
+        have, this one among them, and it counts already."""
         assert self._is_checked
         assert self.next_chunk < self.chunk_count
         offset = chunk_offset(self.next_chunk)
@@ -149,17 +151,10 @@ class SnapshotReceiver:
 
 
 @contextmanager
-def suppress_losses() -> Iterator[None]:
+def _suppress_losses() -> Iterator[None]:
     """What the medium has lost of a transfer is sent again."""
     try:
         yield
     except OSError as error:
         if error.errno != EIO:
             raise
-
-
-def require_room_for(files: Files, directory: str, size: int) -> None:
-    """Better now than behind most of it: the disk would be full, and all of it be sent again the next time."""
-    free = files.free_bytes(directory)
-    if free < size:
-        raise OSError(ENOSPC, f"{size} bytes are needed, {free} are free")

@@ -4,7 +4,7 @@ The last segment's valid frames are copied into a fresh segment and synced, at e
 read after a crash may exist in the page cache only (a sync of theirs may have failed), and a torn frame that
 stayed in the log would be vouched for by the next synced_seq. The renaming of the fresh segment puts all of
 it into effect at once; before it a crash changes nothing, after it only leftovers are to be cleared away. Only a
-disk without room for that has the log go on in the last segment itself, or behind it (`_go_on_in_place`).
+disk without room for that has the log go on in the last segment itself, or behind it (`going_on`).
 
     found                                                     is           done
     no segment                                                empty        a first segment
@@ -23,14 +23,12 @@ How the beginning of a compacted log is judged: the table in `beginning`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from msgspec import structs
-
-from actors import Buffer, File, Files
-from cluster.storage.beginning import start_of
+from actors import Buffer, Files
 from cluster.storage.errors import is_lack_of_room
-from cluster.storage.frame import FRAME_HEADER_BYTES, encode_header, header_with_salt
+from cluster.storage.evidence import is_evidence, quarantine_of
+from cluster.storage.frame import FRAME_HEADER_BYTES, header_with_salt
+from cluster.storage.going_on import go_on
 from cluster.storage.header import (
     FRAMES_START,
     Damage,
@@ -39,6 +37,7 @@ from cluster.storage.header import (
     Quarantine,
     SegmentHeader,
 )
+from cluster.storage.repaired import COPY_BYTES, Repaired, marker_of, meta_of
 from cluster.storage.scan import NodeIdentity, Scan
 from cluster.storage.segment import (
     WalLimits,
@@ -46,11 +45,8 @@ from cluster.storage.segment import (
     file_name,
     fill_spare,
     give_up_segment,
-    write_header,
+    require_room,
 )
-
-COPY_BYTES = 1024 * 1024  # of frames copied at once
-GO_ON_BYTES_MIN = 1024  # left in the last segment; with less, a broker would hardly get through an election
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +82,6 @@ class Recovery:
         return self.cluster_id is None and self.last_index == 0 and self.quarantine is None
 
 
-class Repaired(NamedTuple):
-    """The segment that is ready to be written behind `position`; its last 64 bytes are a marker frame."""
-
-    file: File
-    header: SegmentHeader
-    position: int
-    next_seq: int
-    marker: bytes
-    segments: list[int]  # of the log, oldest first; the last of them is this one
-    spares: list[int]
-    next_number: int
-
-
 def recovery_of(scan: Scan, meta: Meta) -> Recovery:
     """What the caller learns, once the log is repaired; `meta` is that of the fresh last segment."""
     index = scan.index
@@ -115,14 +98,6 @@ def recovery_of(scan: Scan, meta: Meta) -> Recovery:
     )
 
 
-def quarantine_of(scan: Scan) -> Quarantine | None:
-    """The mark of an earlier start, or the one that this start has to make."""
-    if scan.damage is not None:
-        aside = tuple(file_name(number, "damaged") for number in scan.leftovers)
-        return Quarantine(f"damage in {scan.damage.file}", structs.replace(scan.damage, kept_aside=aside))
-    return scan.meta.quarantine if scan.meta is not None else None
-
-
 def repair(
     files: Files,
     directory: str,
@@ -137,6 +112,7 @@ def repair(
     gone = set() if spares else _reclaim(files, directory, scan, limits, spares)
     try:
         if not spares:
+            require_room(files, directory, limits.segment_bytes)
             filled = 0
             while filled < limits.segment_bytes:
                 filled = fill_spare(files, directory, number, filled, limits)
@@ -144,14 +120,12 @@ def repair(
             number += 1
         repaired = _renew(files, directory, scan, identity, salt(), spares, number)
     except OSError as error:
-        if not is_lack_of_room(error) or not scan.chain or scan.damage is not None:
+        if not is_lack_of_room(error):
             raise
-        if spares:
-            repaired = _go_on_in_spare(files, directory, scan, identity, salt(), spares, number)
-        elif _room_left(scan, limits) >= GO_ON_BYTES_MIN:
-            repaired = _go_on_in_place(files, directory, scan, identity, number)
-        else:
+        gone_on = go_on(files, directory, scan, identity, limits, salt(), spares, number)
+        if gone_on is None:
             raise
+        repaired = gone_on
     gone.update(repaired.segments)
     _clear_leftovers(files, directory, scan, repaired.header, limits, spares, gone)
     return repaired
@@ -174,10 +148,10 @@ def _renew(
         previous=replaced.previous if replaced is not None else 0,
         first_seq=scan.next_seq - len(scan.frames),
         generation=1,
-        meta=_meta(scan, identity, number, replaced.meta.hard_state.commit if replaced is not None else 0),
+        meta=meta_of(scan, identity, number, replaced.meta.hard_state.commit if replaced is not None else 0),
     )
     position = FRAMES_START + sum(frame.end - frame.offset for frame in scan.frames)
-    marker = _marker(scan, header.salt)  # true once this segment has its name, and not to be seen before
+    marker = marker_of(scan, header.salt)  # true once this segment has its name, and not to be seen before
     body = [*_copies(scan, header.salt), (position, marker)]
     file = create_segment(files, directory, header, spares[0], body)
     del spares[0]
@@ -185,114 +159,6 @@ def _renew(
     segments = [*(kept.number for kept in scan.chain[:-1]), number]
     return Repaired(
         file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, segments, spares, number + 1
-    )
-
-
-# A full disk. A segment that has outgrown the spare cannot be copied into it, and without a spare there is nothing to
-# copy to. So the last segment stays, its frames are written once more to where they are, which takes no room, and
-# synced: after that nothing is trusted that is only in memory. The same bytes over the same bytes do no harm if that is
-# interrupted. Not done where there is room: a sector that cannot be written any more would end every start.
-
-
-def _go_on_in_spare(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    identity: NodeIdentity,
-    salt: int,
-    spares: list[int],
-    number: int,
-) -> Repaired:
-    """The log goes on in the next segment. A torn tail may stay: what the new header says ends before it."""
-    last = scan.chain[-1]
-    old = _write_again(files, directory, scan)
-    old.close()
-    meta = _meta(scan, identity, last.number, scan.hard_state.commit)
-    header = SegmentHeader(salt, number, last.number, scan.next_seq, 1, meta)
-    marker = _marker(scan, salt)
-    file = create_segment(files, directory, header, spares[0], [(FRAMES_START, marker)])
-    del spares[0]
-    segments = [*(kept.number for kept in scan.chain), number]
-    position = FRAMES_START + FRAME_HEADER_BYTES
-    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, spares, number + 1)
-
-
-def _go_on_in_place(
-    files: Files, directory: str, scan: Scan, identity: NodeIdentity, next_number: int
-) -> Repaired:
-    """The log goes on behind its last valid frame."""
-    last = scan.chain[-1]
-    file = _write_again(files, directory, scan)
-    # The header first: a vote may be known from the torn tail only.
-    meta = _meta(scan, identity, last.number, last.meta.hard_state.commit)
-    header = SegmentHeader(last.salt, last.number, last.previous, last.first_seq, last.generation + 1, meta)
-    write_header(file, header)
-    # Whole frames of the tail could be read again behind a new one that ends where they begin.
-    end = _end(scan)
-    for offset in range(end, end + scan.cut_bytes, COPY_BYTES):
-        file.pwrite((bytes(min(COPY_BYTES, end + scan.cut_bytes - offset)),), offset)
-    if scan.cut_bytes:
-        file.sync()
-    segments = [kept.number for kept in scan.chain]
-    if _ends_with_marker(scan):
-        # Of the last start, or of a quiet moment: start after start takes no more of the room that is left.
-        marker = scan.data[end - FRAME_HEADER_BYTES : end]
-        return Repaired(file, header, end, scan.next_seq, marker, segments, [], next_number)
-    marker = _marker(scan, header.salt)
-    file.pwrite((marker,), end)
-    file.sync()
-    position = end + FRAME_HEADER_BYTES
-    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, [], next_number)
-
-
-def _room_left(scan: Scan, limits: WalLimits) -> int:
-    """In the last segment, behind its valid frames: bytes that the file has already."""
-    return min(len(scan.data), limits.segment_bytes) - _end(scan)
-
-
-def _end(scan: Scan) -> int:
-    return scan.frames[-1].end if scan.frames else FRAMES_START
-
-
-def _ends_with_marker(scan: Scan) -> bool:
-    """The last frame only says that all others are durable."""
-    last = scan.frames[-1] if scan.frames else None
-    return last is not None and not last.runs and not last.truncate_from and last.synced_seq == last.seq - 1
-
-
-def _write_again(files: Files, directory: str, scan: Scan) -> File:
-    """The valid frames of the last segment, to where they were read from, durable."""
-    file = files.open(f"{directory}/{file_name(scan.chain[-1].number, 'wal')}")
-    frames = memoryview(scan.data)[: _end(scan)]
-    for offset in range(FRAMES_START, len(frames), COPY_BYTES):
-        file.pwrite((frames[offset : offset + COPY_BYTES],), offset)
-    file.sync()
-    return file
-
-
-def _meta(scan: Scan, identity: NodeIdentity, number: int, commit: int) -> Meta:
-    """Of the segment that is begun, or goes on; `commit` is a hint that its header may give."""
-    old = scan.meta or Meta(identity.node, identity.cluster, identity.incarnation)
-    return structs.replace(
-        old,
-        cluster=old.cluster or identity.cluster,
-        incarnation=identity.incarnation,
-        hard_state=HardState(scan.hard_state.term, scan.hard_state.vote, commit),
-        quarantine=quarantine_of(scan),
-        start=start_of(scan, number),
-    )
-
-
-def _marker(scan: Scan, salt: int) -> bytes:
-    return encode_header(
-        (),
-        salt=salt,
-        seq=scan.next_seq,
-        synced_seq=scan.next_seq - 1,
-        term=scan.hard_state.term,
-        vote=scan.hard_state.vote,
-        commit=scan.hard_state.commit,
-        truncate_from=0,
     )
 
 
@@ -369,13 +235,10 @@ def _clear_leftovers(
     if not scan.leftovers:
         return
     quarantine = header.meta.quarantine
-    evidence = (
-        quarantine.damage.kept_aside if quarantine is not None and quarantine.damage is not None else ()
-    )
     for number in scan.leftovers:
         if number in gone:
             continue
-        if file_name(number, "damaged") in evidence:
+        if is_evidence(quarantine, number):
             path = f"{directory}/{file_name(number, 'wal')}"
             files.rename(path, f"{directory}/{file_name(number, 'damaged')}")
         elif give_up_segment(files, directory, number, len(spares) < limits.spares_max, limits):

@@ -64,6 +64,7 @@ class Scan:
     next_seq: int = 1
     cut_bytes: int = 0  # of the torn tail, up to the last byte that is not zero
     damage: Damage | None = None
+    head: SegmentHeader | None = None  # the newest segment whose header can be read, also if none of it is kept
     is_begun: bool = False  # a frame has said where the entries of a log begin that does not begin with entry 1
 
     @property
@@ -91,7 +92,7 @@ def scan_directory(files: Files, directory: str, identity: NodeIdentity) -> Scan
 
     head = headers[max(headers)] if headers else None
     chain, missing = _chain(headers, head)
-    scan = Scan(names, chain, head.meta if head is not None else None)
+    scan = Scan(names, chain, head.meta if head is not None else None, head=head)
     scan.index.begin(scan.start.index + 1, scan.start.term)
     for header in headers.values():
         state = header.meta.hard_state
@@ -119,7 +120,7 @@ def _read_header(files: Files, directory: str, number: int, identity: NodeIdenti
     path = f"{directory}/{file_name(number, 'wal')}"
     file = files.open(path)
     try:
-        header, _, newer_version = decode_segment_header(file.pread(FRAMES_START, 0))
+        header, _, newer_version, _ = decode_segment_header(file.pread(FRAMES_START, 0))
     finally:
         file.close()
     if header is None:

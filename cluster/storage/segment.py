@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from errno import ENOSPC
 
 from actors import Buffer, File, Files
-from cluster.storage.header import HEADER_COPIES, SegmentHeader, encode_segment_header
+from cluster.storage.header import (
+    HEADER_BYTES,
+    HEADER_COPIES,
+    SegmentHeader,
+    decode_segment_header,
+    encode_segment_header,
+)
 
 MIB = 1024 * 1024
 LOCK_NAME = "lock"
@@ -87,11 +93,35 @@ def make_durable_directory(files: Files, directory: str) -> None:
 
 
 def write_header(file: File, header: SegmentHeader) -> None:
-    """Changes the header of a segment that is in use: at any time one of both copies is whole."""
+    """Changes the header of a segment that is in use: at any time one of both copies is whole. So the copy that counts
+    is written last: the other may be torn, of an earlier change that was interrupted, or have rotted."""
     copy = encode_segment_header(header)
-    for position in range(HEADER_COPIES):
-        file.pwrite((copy,), position * len(copy))
+    counts = _place(_read_copies(file))
+    for place in (1 - counts, counts):
+        file.pwrite((copy,), place * HEADER_BYTES)
         file.sync()
+
+
+def write_header_again(file: File) -> None:
+    """The copy that counts, to where it was read from: it may be in memory only, and a sync that follows changes that.
+    The other stays as it is until then."""
+    copies = _read_copies(file)
+    start = _place(copies) * HEADER_BYTES
+    file.pwrite((copies[start : start + HEADER_BYTES],), start)
+
+
+def _place(copies: bytes) -> int:
+    return decode_segment_header(copies).place
+
+
+def _read_copies(file: File) -> bytes:
+    copies = b""
+    for place in range(HEADER_COPIES):
+        copy = b""
+        with suppress(OSError):  # what the medium has lost is a bad copy like any other
+            copy = file.pread(HEADER_BYTES, place * HEADER_BYTES)
+        copies += copy.ljust(HEADER_BYTES, b"\0")
+    return copies
 
 
 def create_segment(
@@ -124,9 +154,11 @@ def create_segment(
 
 
 def require_room(files: Files, directory: str, size: int) -> None:
-    """Raises OSError, as a write of that size would."""
-    if files.free_bytes(directory) < size:
-        raise OSError(ENOSPC, f"fewer than {size} bytes are free")
+    """Raises OSError as a write of that size would, which then need not be begun: the disk would be full until it is
+    taken back, and what comes over a network be sent again, in vain at every try."""
+    free = files.free_bytes(directory)
+    if free < size:
+        raise OSError(ENOSPC, f"No space left on device: {size} bytes are needed, {free} are free")
 
 
 def fill_spare(files: Files, directory: str, number: int, filled: int, limits: WalLimits) -> int:

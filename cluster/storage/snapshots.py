@@ -10,7 +10,7 @@ they read and write a chunk at a time, whatever the size of the snapshot.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EIO
 from typing import NamedTuple
 from zlib import crc32
@@ -71,22 +71,20 @@ def remove_snapshot(files: Files, directory: str, index: int) -> None:
 
 def discard_unfinished(files: Files, directory: str, index: int) -> None:
     """What a compactor that has ended may have left of this snapshot."""
-    path = snapshot_path(directory, index, "part")
-    if files.exists(path):
-        files.remove(path)
+    _remove(files, snapshot_path(directory, index, "part"))
 
 
 def clear_unfinished(files: Files, directory: str) -> None:
     """For a start, under the lock: removes what a compactor left, and transfers that cannot go on or came too late."""
     for index in _indexes(files, directory, "part"):
-        files.remove(snapshot_path(directory, index, "part"))
+        discard_unfinished(files, directory, index)
     newest = max(_indexes(files, directory, "snap"), default=0)
     for index in _indexes(files, directory, "recv"):
         path = snapshot_path(directory, index, "recv")
         if index > newest and _has_header(files, path):
             newest = index  # one transfer at a time: older ones are of no use
         else:
-            files.remove(path)
+            _remove(files, path)
 
 
 def clear_transfers(files: Files, directory: str, kept: int) -> None:
@@ -95,6 +93,11 @@ def clear_transfers(files: Files, directory: str, kept: int) -> None:
     for index in _indexes(files, directory, "recv"):
         if index != kept:
             files.remove(snapshot_path(directory, index, "recv"))
+
+
+def _remove(files: Files, path: str) -> None:
+    with suppress(FileNotFoundError):  # a compactor that dies at this moment may have renamed or removed it
+        files.remove(path)
 
 
 @contextmanager

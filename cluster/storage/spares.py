@@ -18,8 +18,7 @@ from cluster.storage.segment import Guard, WalLimits, fill_spare, give_up_segmen
 class Spares:
     """Files ready to become segments, and the numbers that names are made of: they rise and are never used again.
 
-    `idle` is told when the last file that had to leave is gone. `on_change` is told when a spare is ready, and when
-    `lacks_room` has become another.
+    `on_change` is told when a spare is ready, and when `lacks_room` has become another.
     """
 
     def __init__(
@@ -30,7 +29,6 @@ class Spares:
         ready: Sequence[int],
         next_number: int,
         guard: Guard,
-        idle: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
         self.unprepared_rolls = 0  # segments that were begun without a spare at hand
@@ -41,7 +39,6 @@ class Spares:
         self._limits = limits
         self._ready = list(ready)
         self._next_number = next_number
-        self._idle = idle
         self._on_change = on_change
         self._found_no_room = False     # when it was last tried
         self._filling: int | None = None
@@ -70,6 +67,8 @@ class Spares:
 
     def retire(self, numbers: Sequence[int]) -> None:
         """These segments have left the log: their files become spares or go, one job after another."""
+        if self._stopped:
+            return  # the next start finds them
         is_busy = bool(self._leaving)
         self._leaving += numbers
         if self._leaving and not is_busy:
@@ -149,4 +148,3 @@ class Spares:
             self._give_up()
         else:
             self.prepare()
-            self._idle()

@@ -31,10 +31,12 @@ from cluster.storage.backlog import Backlog
 from cluster.storage.beginning import settle
 from cluster.storage.chain import Chain
 from cluster.storage.errors import WalFailed
-from cluster.storage.header import LogStart, Meta, Quarantine
+from cluster.storage.evidence import quarantine_because
+from cluster.storage.header import LogStart, Meta
 from cluster.storage.pieces import Piece
 from cluster.storage.plan import FramePlanner, Plan, Restart, Stretch, Write
-from cluster.storage.recovery import Recovery, Repaired, recovery_of, repair
+from cluster.storage.recovery import Recovery, recovery_of, repair
+from cluster.storage.repaired import Repaired
 from cluster.storage.scan import NodeIdentity, Scan, scan_directory
 from cluster.storage.segment import LOCK_NAME, Guard, WalLimits, make_durable_directory, unguarded
 from cluster.storage.spares import Spares
@@ -126,7 +128,6 @@ class Wal:
             repaired.spares,
             repaired.next_number,
             guard,
-            self._release_when_idle,
             self._spares_changed,
         )
         self._lacked_room = False  # as `on_room` was told
@@ -236,12 +237,13 @@ class Wal:
         """
         assert cluster_id
         assert self._meta.cluster_id in (b"", cluster_id), "a formed cluster keeps its id"
-        mark = self._meta.quarantine or (Quarantine(quarantine) if quarantine else None)
+        mark = self._meta.quarantine or (quarantine_because(quarantine) if quarantine else None)
         self._change(structs.replace(self._meta, cluster_id=cluster_id, voters=tuple(voters), quarantine=mark), done)
 
     def quarantine(self, reason: str, *, done: Callable[[], None] | None = None) -> None:
         """Marks this log as one that may lack what it acknowledged. An earlier mark with its evidence stays."""
-        self._change(structs.replace(self._meta, quarantine=self._meta.quarantine or Quarantine(reason)), done)
+        mark = self._meta.quarantine or quarantine_because(reason)
+        self._change(structs.replace(self._meta, quarantine=mark), done)
 
     def lift_quarantine(self, *, done: Callable[[], None] | None = None) -> None:
         """The log has caught up with what was committed without it."""
@@ -330,23 +332,27 @@ class Wal:
         return self._spares.unprepared_rolls
 
     def close(self) -> None:
-        """Gives the directory up. What is queued is not written; a job under way ends first. Like any quiet moment the
-        end is marked: nothing else will vouch for the last frame while nobody runs."""
+        """Gives the directory up: when a write that is under way has ended, and every job in the background that was
+        submitted until then. What is queued is not written. Like any quiet moment the end is marked: nothing else will
+        vouch for the last frame while nobody runs."""
         self._closed = True
         self._spares.stop()
         self._release_when_idle()
 
     def _release_when_idle(self) -> None:
-        if not self._closed or self._in_flight is not None or self._spares.is_retiring:
+        if not self._closed or self._in_flight is not None:
             return
         planner = self._planner
-        if self._failure is None and not planner.is_vouched:
+        # The planner runs ahead: the segment that it is in may never have been begun.
+        is_there = planner.number == self._writer.header.number
+        if self._failure is None and is_there and not planner.is_vouched:
             offset, frame = planner.marker()
             with suppress(OSError):     # it would have been a help, no more
                 self._writer.file.pwrite((frame,), offset)
         self._chain.close()
         self._writer.file.close()
-        self._lock.release()
+        # Spares are filled there, segments and snapshots removed, in the directory that a successor is to find settled.
+        self._files.submit(self._lock.release, _ignore, background=True)
 
     def _change(self, meta: Meta, done: Callable[[], None] | None) -> None:
         self._backlog.change(meta, done)
@@ -390,7 +396,7 @@ class Wal:
             self.syncing.took(took)
             self._finished(batch)
         else:
-            self._files.submit(lambda: self._make_durable(batch), lambda outcome: self._job_done(batch, outcome))
+            self._files.submit(lambda: self._make_durable(batch), lambda outcome: self._job_is_over(batch, outcome))
 
     def _make_durable(self, batch: Batch) -> Nanos:
         """Here or in a job. Of several syncs nothing is to be learnt about one."""
@@ -398,11 +404,17 @@ class Wal:
         self._writer.perform(batch)
         return self._now() - start if batch.is_single else 0
 
+    def _job_is_over(self, batch: Batch, outcome: Nanos | BaseException) -> None:
+        # An owner that has ended hears of nothing any more. The directory is given up all the same.
+        (self._job_ended if self._closed else self._job_done)(batch, outcome)
+
     def _job_ended(self, batch: Batch, outcome: Nanos | BaseException) -> None:
         assert self._in_flight is batch
         if self._closed:
             self._in_flight = None
-            if batch.syncs_frames and not isinstance(outcome, BaseException):
+            if isinstance(outcome, BaseException):
+                self._fail(outcome)
+            elif batch.syncs_frames:
                 self._planner.synced_seq = batch.last_seq
             self._release_when_idle()
         elif isinstance(outcome, BaseException):

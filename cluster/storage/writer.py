@@ -96,7 +96,7 @@ class SegmentWriter:
         # has covered yet.
         self.file.sync()
         self.file.close()
-        self.header = SegmentHeader(
+        header = SegmentHeader(
             begins.salt,
             begins.number,
             begins.previous,
@@ -104,4 +104,5 @@ class SegmentWriter:
             1,
             structs.replace(meta, hard_state=begins.hard_state),
         )
-        self.file = create_segment(self._files, self._directory, self.header, spare)
+        self.file = create_segment(self._files, self._directory, header, spare)
+        self.header = header

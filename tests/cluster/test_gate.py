@@ -89,3 +89,21 @@ def test_a_new_term_and_the_end_of_a_session_forget_what_was_refused():
     gate.why_refused(1, 5, 5, CLOSED)
     gate.restart()
     assert gate.why_refused(1, 6, 5, "") == ""
+
+
+def test_a_cancel_behind_a_refused_submit_is_told_what_is_missing():
+    gate = Gate()
+    assert gate.why_refused(1, 5, 4, CLOSED) == CLOSED
+    assert gate.missing_before(1, 4, 4) == 0, "it is in front"
+    assert gate.missing_before(1, 7, 4) == 5
+    assert gate.missing_before(2, 7, 4) == 0, "another session"
+    assert gate.missing_before(1, 7, 6) == 0, "it has come"
+
+
+def test_what_comes_under_the_number_of_a_refused_submit_takes_its_place():
+    gate = Gate()
+    for seq in (5, 6):
+        assert gate.why_refused(1, seq, 5, CLOSED) == CLOSED
+    assert gate.missing_before(1, 5, 5) == 0
+    assert gate.missing_before(1, 6, 5) == 0 and gate.missing_before(1, 7, 5) == 0
+    assert not gate.has_put_off

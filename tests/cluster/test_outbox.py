@@ -107,6 +107,18 @@ def test_the_numbers_of_a_session_come_to_an_end():
     assert outbox.numbers_left == 0
 
 
+def test_what_was_taken_and_is_put_back_waits_in_front_of_the_rest():
+    outbox: Outbox[object] = Outbox()
+    for _ in range(4):
+        outbox.add("m:f", None, b"")
+        outbox.close_turn()
+    taken = [outbox.take() for _ in range(3)]
+    assert outbox.tasks == 1
+    outbox.put_back([draft for draft in taken[1:] if draft is not None])
+    assert outbox.tasks == 3
+    assert [draft.groups[0].first for draft in drafts(outbox)] == [2, 3, 4]
+
+
 BODIES = st.one_of(st.integers(0, 300), st.integers(60_000, 300_000))
 TASKS = st.tuples(st.sampled_from("ab"), st.sampled_from([None, MAIL]), BODIES)
 

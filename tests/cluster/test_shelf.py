@@ -68,7 +68,8 @@ class Rig:
     def add(self, index: int, *, alone: bool = False) -> None:
         self.write(index)
         size = len(self.disk.read(path_of(index)))
-        self.do(lambda: self.shelf.add(meta_of(machine_at(index)), size, alone=alone))
+        add = self.shelf.add_alone if alone else self.shelf.add
+        self.do(lambda: add(meta_of(machine_at(index)), size))
 
     def restart(self) -> None:
         self.world.crash(self.process)
@@ -248,8 +249,11 @@ def test_one_from_elsewhere_takes_the_place_of_all(rig):
     rig.add(10)
     rig.add(20)
     rig.add(50, alone=True)
-    assert rig.kept == ["50.snap"]
+    assert rig.shelf.indexes == [50]
     assert rig.shelf.log_is_needed_behind == 0
+    assert rig.kept == ["10.snap", "20.snap", "50.snap"], "a start may still find the log behind them"
+    rig.do(rig.shelf.clear)
+    assert rig.kept == ["50.snap"]
 
 
 def test_one_that_nobody_spoke_of_goes_with_the_next(rig):

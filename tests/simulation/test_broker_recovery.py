@@ -386,7 +386,8 @@ def test_a_broker_whose_disk_stays_full_ends_with_its_last_segment_and_is_back_w
         assert "make room on that disk" in str(victim.ends[-1])
         rig.start(victim)
         rig.until(lambda: len(victim.exits) == 2)
-        assert "'data' cannot be used: No space left on device (ENOSPC); make room" in str(victim.ends[-1])
+        assert "'data' cannot be used: No space left on device: " in str(victim.ends[-1])
+        assert " bytes are needed, 0 are free (ENOSPC); make room" in str(victim.ends[-1])
         assert victim.exits == [EXIT_FAULT, EXIT_NO_ROOM]
         assert not rig.events("actor_crashed", victim.name), "one line says it"
         victim.disk.full = False

@@ -19,6 +19,7 @@ from transfer_rig import (
     fill,
     installs,
     left_behind,
+    made_up_offer,
     rig_of,
     snapshots_of,
 )
@@ -31,7 +32,7 @@ from cluster.peer.snapshot_sender import SnapshotSender
 from cluster.peer.snapshots import Snapshots
 from cluster.raft.messages import Message, MessageType
 from cluster.storage import snapshot_format
-from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
+from cluster.storage.snapshots import SnapshotMeta
 from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
 # -- making them ------------------------------------------------------------------------------------------------------
@@ -496,7 +497,7 @@ def test_a_transfer_that_was_left_does_not_keep_a_broker_from_compacting(monkeyp
         fill(rig, 2)
         rig.start(victim)
         rig.until(lambda: victim.has_begun)
-        offer = made_up_offer(leader, victim)
+        offer = made_up_offer(leader)
         loop = victim.process.loop
         assert loop is not None and victim.peer is not None
         number = list(rig.brokers).index(leader.name) + 1
@@ -510,18 +511,6 @@ def test_a_transfer_that_was_left_does_not_keep_a_broker_from_compacting(monkeyp
         fill(rig, 2)
         rig.until(lambda: len(rig.events("snapshot_written", victim.name)) > before)
         rig.heal()
-
-
-def made_up_offer(leader: Broker, victim: Broker) -> SnapshotOffer:
-    """Of a file that nobody has."""
-    files = leader.disk.mount(pid=-1)
-    files.make_dirs("elsewhere")
-    writer = SnapshotWriter(files, "elsewhere", SnapshotMeta(1 << 40, 1, 1, 0, 0, b"", ()))
-    writer.add(b"x" * 3_000_000)
-    writer.finish()
-    file = SnapshotFile.open(files, "elsewhere", 1 << 40)
-    return SnapshotOffer(file.header, file.footer, b"")
-
 
 
 # -- what followers keep a log for ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from cluster import Client, task
 from cluster.compaction.policy import CompactionLimits
 from cluster.peer.snapshots import Snapshots
 from cluster.storage.segment import WalLimits
+from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, SnapshotWriter
 from cluster.wire import SnapshotChunk, SnapshotOffer
 
 WAL = WalLimits(segment_bytes=1024 * 1024, zero_chunk_bytes=512 * 1024, probe_syncs=4)
@@ -131,3 +132,14 @@ def caught_up(rig: RecoveryRig, leader: Broker, victim: Broker) -> None:
 
 def installs(rig: RecoveryRig, broker: Broker) -> int:
     return len(rig.events("snapshot_installed", broker.name))
+
+
+def made_up_offer(leader: Broker) -> SnapshotOffer:
+    """Of a file that nobody has."""
+    files = leader.disk.mount(pid=-1)
+    files.make_dirs("elsewhere")
+    writer = SnapshotWriter(files, "elsewhere", SnapshotMeta(1 << 40, 1, 1, 0, 0, b"", ()))
+    writer.add(b"x" * 3_000_000)
+    writer.finish()
+    file = SnapshotFile.open(files, "elsewhere", 1 << 40)
+    return SnapshotOffer(file.header, file.footer, b"")

@@ -129,6 +129,7 @@ def write_history(history: History) -> None:
         seq += 1
         if turn == 20:
             history.wal.close()
+            history.clock.advance()
             history.open()
         if turn == 40:
             # Two entries of a leader of term 2 that nobody else got; term 4 replaces them.
@@ -184,6 +185,7 @@ def make(name: str) -> None:
     history = History(disk.mount(1, clock), clock)
     write_history(history)
     history.wal.close()
+    clock.advance()
     target = KEPT / name
     target.mkdir(parents=True)
     for path in disk.paths():

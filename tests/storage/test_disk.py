@@ -139,6 +139,39 @@ def test_a_job_that_a_crash_interrupts_is_done_in_part_and_never_reported():
     assert len(lengths) >= 4
 
 
+def test_jobs_of_both_lanes_are_cut_at_places_of_their_own():
+    """Whatever the one has done, the other may have done any part of its own."""
+    done = set()
+    for seed in range(700):
+        disk, clock = new_disk(seed, latency=100)
+        files, _ = synced_file(disk)
+        both = [files.open(f"d/{lane}", create=True) for lane in range(2)]
+
+        def job(file) -> None:
+            for position in range(4):
+                file.pwrite([b"b"], position)
+
+        for lane, file in enumerate(both):
+            files.submit(lambda file=file: job(file), lambda _: None, background=bool(lane))
+        clock.advance(50)
+        disk.kill()
+        done.add(tuple(len(disk.read(f"d/{lane}")) for lane in range(2)))
+    assert {(first, second) for first in range(5) for second in range(5)} == done
+
+
+def test_a_crash_is_the_same_each_time():
+    def run() -> int:
+        disk, clock = new_disk(5, latency=100)
+        files, file = synced_file(disk)
+        for lane in range(2):
+            files.submit(lambda: [file.pwrite([b"b"], place * 512) for place in range(8)], print, background=bool(lane))
+        clock.advance(50)
+        disk.crash()
+        return disk.digest()
+
+    assert run() == run()
+
+
 def test_locks_die_with_their_process_only():
     disk, _ = new_disk()
     disk.mount(1).make_dirs("d")

@@ -86,6 +86,7 @@ def test_a_log_on_a_real_file_system_is_read_back(files, loop, tmp_path, mode):
     assert [entry.index for entry in before] == list(range(1, 60))
     wal.close()
     loop.run_until(lambda: wal.is_idle)
+    files.close()       # the directory is given up by a job
     wal, recovery = open_log()
     assert recovery.last_index == 59
     assert recovery.cut_bytes == 0
@@ -124,6 +125,7 @@ def test_a_log_and_its_snapshots_leave_and_begin_anew_on_a_real_file_system(file
     loop.run_until(lambda: wal.is_idle and not wal._spares.is_retiring)
     assert 30 < wal.first_index <= 51
     wal.close()
+    files.close()
     wal, recovery = open_log(SnapshotMark(50, 1, ()))
     assert not recovery.quarantined
     assert (recovery.first_index, recovery.last_index) == (wal.first_index, 59)
@@ -138,6 +140,7 @@ def test_a_log_and_its_snapshots_leave_and_begin_anew_on_a_real_file_system(file
     loop.run_until(lambda: done[-1] == "restarted" and not wal._spares.is_retiring)
     assert (wal.first_index, wal.last_index) == (501, 500)
     wal.close()
+    files.close()
     _, recovery = open_log(SnapshotMark(500, 1, ()))
     assert not recovery.quarantined
     assert recovery.base == (500, 1)

@@ -39,3 +39,4 @@ def test_a_directory_of_an_earlier_version_is_read_again_and_again(name: str, tm
         )
         assert what_is_in(wal, recovery) == expected
         wal.close()
+        files.close()       # the directory is given up by a job

@@ -105,7 +105,16 @@ class Rig:
         self.pid = 1
         self.wal: Wal | None = None
 
+    def settle_release(self) -> None:
+        """The log was closed, and has nothing under way: its directory is given up behind all jobs in the background.
+        """
+        foreground, background = self.files._lanes
+        while background and not foreground:
+            self.clock.finish(background)
+
     def open(self, **options: object) -> tuple[Wal, Recovery]:
+        if self.wal is not None and self.wal._closed:
+            self.settle_release()
         self.files = self.disk.mount(self.pid, self.clock)
         self.wal, recovery = Wal.open(
             self.files, DIRECTORY, self.identity,
