@@ -62,8 +62,8 @@ report_decoder: msgspec.msgpack.Decoder[Forked | Exited] = msgspec.msgpack.Decod
 def main(control_fd: int, parent: int, preload: list[str]) -> None:
     """The whole life of the server; `control_fd` is its end of the socket."""
     die_with_parent(parent)
-    # Ctrl-C in a terminal is for the parent alone. A session of its own would do that, too, but Linux schedules sessions
-    # as groups of equal weight: then a child that steps back would still get as much as all others together.
+    # Ctrl-C in a terminal is for the parent alone. A session of its own would do that, too, but Linux schedules
+    # sessions as groups of equal weight: a child that steps back would still get as much as all others together.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)       # the terminal stops nobody: what reads from it gets an error

@@ -388,7 +388,7 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
-        if batch.is_single and self.syncing.is_inline:
+        if batch.is_single and not batch.is_large and self.syncing.is_inline:
             try:
                 took = self._make_durable(batch)
             except OSError as error:

@@ -10,6 +10,8 @@ from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Restart, Write
 from cluster.storage.segment import create_segment, write_header
 
+LARGE_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderChange:
@@ -45,6 +47,11 @@ class Batch:
     def is_single(self) -> bool:
         """One write and one sync: no header is written, no segment begun."""
         return self.header_meta is None and not self.spares
+
+    @property
+    def is_large(self) -> bool:
+        """More than LARGE_BYTES: there is load, and so the disk may be busy."""
+        return sum([len(buffer) for stretch in self.plan.stretches for buffer in stretch.buffers]) > LARGE_BYTES
 
     @property
     def syncs_frames(self) -> bool:

@@ -437,6 +437,7 @@ def test_the_commit_hint_never_exceeds_the_entries_that_are_kept():
     rig.open()
     rig.wal.append(1, 1, 0, 5_000, 0, [Entry(index, 1, 0, b"") for index in range(1, 5_001)])
     rig.wal.flush()
+    rig.settle()
     path = rig.segment()
     second = [frame for frame in frames_of(rig, path) if frame.runs][1]
     rig.wal.close()

@@ -2,7 +2,9 @@
 
 from wal_rig import Rig, VirtualClock
 
+from cluster.storage.segment import WalLimits
 from cluster.storage.syncing import CALM, SLOW, Syncing
+from cluster.storage.writer import LARGE_BYTES
 
 
 def test_a_fast_disk_is_synced_on_the_loop():
@@ -45,6 +47,19 @@ def test_what_takes_several_syncs_is_left_to_the_thread_and_tells_nothing_about_
     rig.settle()
     rig.disk.busy = None
     assert wal.syncing.is_inline
+
+
+def test_a_large_write_is_left_to_the_thread():
+    rig = Rig(limits=WalLimits(segment_bytes=1 << 20))
+    wal, _ = rig.open()
+    rig.append(1, term=1, size=LARGE_BYTES // 2)
+    wal.flush()
+    assert wal.is_idle
+    rig.append(1, size=LARGE_BYTES)
+    wal.flush()
+    assert not wal.is_idle
+    rig.settle()
+    assert rig.persisted == [1, 2]
 
 
 def test_a_log_whose_disk_becomes_slow_leaves_the_loop_alone_and_loses_nothing():

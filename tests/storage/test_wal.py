@@ -162,6 +162,7 @@ def test_a_large_write_is_cut_into_frames_of_a_mebibyte_or_one_larger_record():
     rig.wal.append(1, 1, 0, 0, 0, entries)
     rig.wal.append(2, 1, 0, 0, 0, [Entry(n + 6, 1, 0, b"") for n in range(5_000)])
     rig.wal.flush()
+    rig.settle()
     ranges = [(frame.first_index, frame.last_index) for frame in frames_of(rig, rig.segment()) if frame.runs]
     assert ranges == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 4_101), (4_102, 5_005)]
     assert [len(entry.payload) for entry in rig.wal.read(1, 6, 1 << 30)] == sizes
