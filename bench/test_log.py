@@ -13,8 +13,9 @@ Data lies in bench/results or $QUORUMQ_BENCH_DIR, never in memory.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 from time import CLOCK_BOOTTIME, clock_gettime_ns, perf_counter_ns
 from typing import Any
@@ -54,8 +55,8 @@ def directory(bench_folder: Path) -> Iterator[Path]:
 class LogUnderTest:
     def __init__(self, directory: Path, batch: int) -> None:
         self.persisted = 0
-        self._posted: list[Any] = []
-        self._files = OsFiles(self._posted.append)
+        self._posted: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._files = OsFiles(self._posted.put)
         salts = iter(range(1, 1_000))
         self.wal, _ = Wal.open(
             self._files,
@@ -87,16 +88,12 @@ class LogUnderTest:
         self.wal.append(self._write_id, 1, 0, 0, 0, entries)
         self.wal.flush()
         while self.persisted < self._write_id:      # a job writes what begins a segment
-            self._call_posted()
-
-    def _call_posted(self) -> None:
-        while self._posted:
-            self._posted.pop(0)()
+            self._posted.get()()
 
     def settle(self) -> None:
         """Waits for a spare segment that is being filled: nothing else uses the disk while it is measured."""
-        while self._posted or self.wal.is_preparing:
-            self._call_posted()
+        while self.wal.is_preparing or not self._posted.empty():
+            self._posted.get()()
 
     def close(self) -> None:
         assert self.persisted == self._write_id
