@@ -102,7 +102,7 @@ class Broker(Actor):
             Submit: self._on_submit,
             Complete: self._on_session_command,
             Drain: self._on_session_command,
-            Cancel: self._on_cancel,
+            Cancel: self._on_session_command,
             Register: self._on_register,
             Close: self._on_close,
             Seen: self._on_seen,
@@ -184,18 +184,13 @@ class Broker(Actor):
         self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Drain)
-        if self._links.claim(link, message.session):
-            self._proposals.admit(link, message)
-        else:
+        assert isinstance(message, Complete | Drain | Cancel)
+        if not self._links.claim(link, message.session):
             self._refuse(link, "a command for another's session")
-
-    def _on_cancel(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Cancel)
-        if self._links.claim(link, message.session):
+        elif isinstance(message, Cancel):
             self._proposals.cancel(link, message)
         else:
-            self._refuse(link, "a command for another's session")
+            self._proposals.admit(link, message)
 
     def _on_register(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Register)

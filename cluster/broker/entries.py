@@ -63,15 +63,17 @@ class EntryBuilder:
 
     def add(self, command: Command, size_bytes: int) -> None:
         """Adds a command that takes about `size_bytes` beside COMMAND_OVERHEAD_BYTES to this turn's."""
-        self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
-        self._place(command, size_bytes + COMMAND_OVERHEAD_BYTES)
+        size = size_bytes + COMMAND_OVERHEAD_BYTES
+        self.bytes += size
+        self._place(command, size)
 
     def add_waiting(self, command: Command, size_bytes: int) -> None:
         """Likewise, but it may wait for a later turn, behind others that do."""
         assert not self.is_full
-        self.bytes += size_bytes + COMMAND_OVERHEAD_BYTES
-        self._waiting_bytes += size_bytes + COMMAND_OVERHEAD_BYTES
-        self._waiting.append((command, size_bytes + COMMAND_OVERHEAD_BYTES))
+        size = size_bytes + COMMAND_OVERHEAD_BYTES
+        self.bytes += size
+        self._waiting_bytes += size
+        self._waiting.append((command, size))
         if isinstance(command, Submit | Cancel):
             self._numbers.add((command.session, command.seq))
 
@@ -81,14 +83,8 @@ class EntryBuilder:
 
     def withdraw_submits(self) -> list[Submit]:
         """Takes all submits out of what waits, in order."""
-        submits: list[Submit] = []
-
-        def take(command: Command) -> bool:
-            if isinstance(command, Submit):
-                submits.append(command)
-            return isinstance(command, Submit)
-
-        self._drop_waiting(take)
+        submits = [command for command, _ in self._waiting if isinstance(command, Submit)]
+        self._drop_waiting(lambda command: isinstance(command, Submit))
         return submits
 
     def drop_cancels(self, is_useless: Callable[[Cancel], bool]) -> None:

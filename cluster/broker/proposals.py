@@ -74,7 +74,7 @@ class Proposals:
 
     def cancel(self, link: Link, command: Cancel) -> None:
         """Takes a cancel, unless it could only be written to be refused."""
-        if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_behind(command):
+        if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_turned_away(command):
             self.admit(link, command)
 
     def admit(self, link: Link, command: Command, size: int = 0) -> None:
@@ -140,10 +140,10 @@ class Proposals:
                 passed = self._may_pass(link, command, closed)
                 assert not passed, "a closed log takes no submit"
         if self._gate.has_put_off:
-            self._entry.drop_cancels(self._is_behind)
+            self._entry.drop_cancels(self._is_turned_away)
 
-    def _is_behind(self, command: Cancel) -> bool:
-        """Whether a submit that was refused would have to come first. Then its client is told, as the state would."""
+    def _is_turned_away(self, command: Cancel) -> bool:
+        """True if a submit that was refused would have to come first. Then its client is told, as by the state."""
         if not self._gate.has_put_off or (known := self._machine.session(command.session)) is None:
             return False
         missing = self._gate.missing_before(command.session, command.seq, known.next_seq)

@@ -2,8 +2,8 @@
 
 Without it a follower that comes back takes all that two disks and two processors give, and the cluster's throughput
 halves until it is there. So the leader feeds it a share for each heartbeat, at least a fixed one, and always more than
-the log grows meanwhile: else it would never arrive. A follower that somebody waits for is not held back: when what was
-proposed does not get committed, the one that lags may be the one whose acknowledgement is missing.
+the log grows meanwhile: else it would never arrive. A follower that somebody waits for is not held back: when entries
+wait and nothing is committed, the one that lags may be the one whose acknowledgement is missing.
 
 Only here; etcd and the Raft papers have no such rule.
 """

@@ -13,69 +13,54 @@ that cannot be written any more would end every start.
 
 from dataclasses import replace
 
-from actors import File, Files
+from actors import File
 from cluster.storage.frame import FRAME_HEADER_BYTES
 from cluster.storage.header import FRAMES_START, SegmentHeader
-from cluster.storage.repaired import COPY_BYTES, Repaired, marker_of, meta_of
-from cluster.storage.scan import NodeIdentity, Scan
-from cluster.storage.segment import WalLimits, create_segment, file_name, write_header, write_header_again
+from cluster.storage.repaired import COPY_BYTES, Repaired, Start
+from cluster.storage.scan import Scan
+from cluster.storage.segment import create_segment, write_header, write_header_again
 
 GO_ON_BYTES_MIN = 1024  # left in the last segment; with less, a broker would hardly get through an election
 
 
-def go_on(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    identity: NodeIdentity,
-    limits: WalLimits,
-    salt: int,
-    spares: list[int],
-    number: int,
-) -> Repaired | None:
-    """None: it cannot, and nothing was changed. `number` is the next free one."""
+def go_on(start: Start) -> Repaired | None:
+    """None: it cannot, and nothing was changed."""
+    scan = start.scan
     if scan.damage is not None:
         return None
     if not scan.chain:
-        return _begin_anew(files, directory, scan, identity, limits, salt, spares, number)
-    if spares:
-        return _go_on_in_spare(files, directory, scan, identity, salt, spares, number)
-    if min(len(scan.data), limits.segment_bytes) - _end(scan) < GO_ON_BYTES_MIN:
+        return _begin_anew(start)
+    if start.spares:
+        return _go_on_in_spare(start)
+    if min(len(scan.data), start.limits.segment_bytes) - _end(scan) < GO_ON_BYTES_MIN:
         return None
-    return _go_on_in_place(files, directory, scan, identity, number)
+    return _go_on_in_place(start)
 
 
-def _go_on_in_spare(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    identity: NodeIdentity,
-    salt: int,
-    spares: list[int],
-    number: int,
-) -> Repaired:
+def _go_on_in_spare(start: Start) -> Repaired:
     """The log goes on in the next segment. A torn tail may stay: what the new header says ends before it."""
+    scan, number, salt = start.scan, start.number, start.salt()
     last = scan.chain[-1]
-    old = _write_again(files, directory, scan)
+    old = _write_again(start)
     old.close()
-    meta = meta_of(scan, identity, last.number, scan.hard_state.commit)
+    meta = start.meta(last.number, scan.hard_state.commit)
     header = SegmentHeader(salt, number, last.number, scan.next_seq, 1, meta)
-    marker = marker_of(scan, salt)
-    file = create_segment(files, directory, header, spares[0], [(FRAMES_START, marker)])
-    del spares[0]
+    marker = start.marker(salt)
+    file = create_segment(start.files, start.directory, header, start.spares[0], [(FRAMES_START, marker)])
+    del start.spares[0]
+    start.number += 1
     segments = [*(kept.number for kept in scan.chain), number]
     position = FRAMES_START + FRAME_HEADER_BYTES
-    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, spares, number + 1)
+    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, start.spares, start.number)
 
 
-def _go_on_in_place(
-    files: Files, directory: str, scan: Scan, identity: NodeIdentity, next_number: int
-) -> Repaired:
+def _go_on_in_place(start: Start) -> Repaired:
     """The log goes on behind its last valid frame."""
+    scan = start.scan
     last = scan.chain[-1]
-    file = _write_again(files, directory, scan)
+    file = _write_again(start)
     # The header first: a vote may be known from the torn tail only.
-    meta = meta_of(scan, identity, last.number, last.meta.hard_state.commit)
+    meta = start.meta(last.number, last.meta.hard_state.commit)
     header = replace(last, generation=last.generation + 1, meta=meta)
     write_header(file, header)
     end = _end(scan)
@@ -84,50 +69,42 @@ def _go_on_in_place(
     if _ends_with_marker(scan):
         # Of the last start, or of a quiet moment: start after start takes no more of the room that is left.
         marker = scan.data[end - FRAME_HEADER_BYTES : end]
-        return Repaired(file, header, end, scan.next_seq, marker, segments, [], next_number)
-    marker = marker_of(scan, header.salt)
+        return Repaired(file, header, end, scan.next_seq, marker, segments, start.spares, start.number)
+    marker = start.marker(header.salt)
     file.pwrite((marker,), end)
     file.sync()
     position = end + FRAME_HEADER_BYTES
-    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, [], next_number)
+    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, start.spares, start.number)
 
 
-def _begin_anew(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    identity: NodeIdentity,
-    limits: WalLimits,
-    salt: int,
-    spares: list[int],
-    next_number: int,
-) -> Repaired | None:
+def _begin_anew(start: Start) -> Repaired | None:
     """The newest segment becomes the first one of a log without frames: with another salt its own mean nothing, from
     the moment at which the new header counts. Until then the next start finds the void log again. What is older leaves,
     and is room."""
+    scan, salt = start.scan, start.salt()
     old = scan.head
     if old is None:
         return None
-    file = files.open(_path(directory, old.number))
-    if min(file.size(), limits.segment_bytes) - FRAMES_START < GO_ON_BYTES_MIN:
+    file = start.files.open(start.path(old.number))
+    if min(file.size(), start.limits.segment_bytes) - FRAMES_START < GO_ON_BYTES_MIN:
         file.close()
         return None
     write_header_again(file)
     file.sync()
     # All that is known of votes is in it, from frames too; a hint would speak of entries that are void.
-    meta = meta_of(scan, identity, old.number, 0)
-    header = SegmentHeader(salt, old.number, 0, scan.next_seq, old.generation + 1, meta)
+    header = SegmentHeader(salt, old.number, 0, scan.next_seq, old.generation + 1, start.meta(old.number, 0))
     write_header(file, header)
-    marker = marker_of(scan, salt)
+    marker = start.marker(salt)
     file.pwrite((marker,), FRAMES_START)
     file.sync()
     position = FRAMES_START + FRAME_HEADER_BYTES
-    return Repaired(file, header, position, scan.next_seq + 1, marker, [old.number], spares, next_number)
+    return Repaired(file, header, position, scan.next_seq + 1, marker, [old.number], start.spares, start.number)
 
 
-def _write_again(files: Files, directory: str, scan: Scan) -> File:
+def _write_again(start: Start) -> File:
     """Header and valid frames of the last segment, to where they were read from, durable."""
-    file = files.open(_path(directory, scan.chain[-1].number))
+    scan = start.scan
+    file = start.files.open(start.path(scan.chain[-1].number))
     write_header_again(file)
     frames = memoryview(scan.data)[: _end(scan)]
     for offset in range(FRAMES_START, len(frames), COPY_BYTES):
@@ -148,10 +125,6 @@ def _clear(file: File, start: int, stop: int) -> None:
     for offset in range(start, stop, COPY_BYTES):
         file.pwrite((zeros[: stop - offset],), offset)
     file.sync()
-
-
-def _path(directory: str, number: int) -> str:
-    return f"{directory}/{file_name(number, 'wal')}"
 
 
 def _end(scan: Scan) -> int:

@@ -37,7 +37,7 @@ from cluster.storage.header import (
     Quarantine,
     SegmentHeader,
 )
-from cluster.storage.repaired import COPY_BYTES, Repaired, marker_of, meta_of
+from cluster.storage.repaired import COPY_BYTES, Repaired, Start
 from cluster.storage.scan import NodeIdentity, Scan
 from cluster.storage.segment import (
     WalLimits,
@@ -108,39 +108,37 @@ def repair(
 ) -> Repaired:
     """Gives the log a fresh last segment and clears away what no longer belongs to it. Where there is no room for one,
     the log goes on with the segments that it has."""
-    spares, number = _usable_spares(files, directory, scan, limits)
-    gone = set() if spares else _reclaim(files, directory, scan, limits, spares)
+    spares = _usable_spares(files, directory, scan, limits)
+    start = Start(files, directory, scan, identity, limits, salt, spares, scan.names.next_number)
+    gone = set() if spares else _reclaim(start)
     try:
         if not spares:
-            require_room(files, directory, limits.segment_bytes)
-            filled = 0
-            while filled < limits.segment_bytes:
-                filled = fill_spare(files, directory, number, filled, limits)
-            spares.append(number)
-            number += 1
-        repaired = _renew(files, directory, scan, identity, salt(), spares, number)
+            _fill(start)
+        repaired = _renew(start)
     except OSError as error:
         if not is_lack_of_room(error):
             raise
-        gone_on = go_on(files, directory, scan, identity, limits, salt(), spares, number)
+        gone_on = go_on(start)
         if gone_on is None:
             raise
         repaired = gone_on
-    gone.update(repaired.segments)
-    _clear_leftovers(files, directory, scan, repaired.header, limits, spares, gone)
+    _clear_leftovers(start, repaired.header, gone.union(repaired.segments))
     return repaired
 
 
-def _renew(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    identity: NodeIdentity,
-    salt: int,
-    spares: list[int],
-    number: int,
-) -> Repaired:
+def _fill(start: Start) -> None:
+    """A spare where there is none."""
+    require_room(start.files, start.directory, start.limits.segment_bytes)
+    filled = 0
+    while filled < start.limits.segment_bytes:
+        filled = fill_spare(start.files, start.directory, start.number, filled, start.limits)
+    start.spares.append(start.number)
+    start.number += 1
+
+
+def _renew(start: Start) -> Repaired:
     """A fresh segment in the place of the last one, with its valid frames."""
+    scan, number, salt = start.scan, start.number, start.salt()
     replaced = scan.chain[-1] if scan.chain else None
     header = SegmentHeader(
         salt=salt,
@@ -148,22 +146,22 @@ def _renew(
         previous=replaced.previous if replaced is not None else 0,
         first_seq=scan.next_seq - len(scan.frames),
         generation=1,
-        meta=meta_of(scan, identity, number, replaced.meta.hard_state.commit if replaced is not None else 0),
+        meta=start.meta(number, replaced.meta.hard_state.commit if replaced is not None else 0),
     )
     position = FRAMES_START + sum(frame.end - frame.offset for frame in scan.frames)
-    marker = marker_of(scan, header.salt)  # true once this segment has its name, and not to be seen before
-    body = [*_copies(scan, header.salt), (position, marker)]
-    file = create_segment(files, directory, header, spares[0], body)
-    del spares[0]
-    _place_copies(scan, header.number)
+    marker = start.marker(salt)  # true once this segment has its name, and not to be seen before
+    body = [*_copies(scan, salt), (position, marker)]
+    file = create_segment(start.files, start.directory, header, start.spares[0], body)
+    del start.spares[0]
+    start.number += 1
+    _place_copies(scan, number)
     segments = [*(kept.number for kept in scan.chain[:-1]), number]
-    return Repaired(
-        file, header, position + FRAME_HEADER_BYTES, scan.next_seq + 1, marker, segments, spares, number + 1
-    )
+    position += FRAME_HEADER_BYTES
+    return Repaired(file, header, position, scan.next_seq + 1, marker, segments, start.spares, start.number)
 
 
-def _usable_spares(files: Files, directory: str, scan: Scan, limits: WalLimits) -> tuple[list[int], int]:
-    """Spares of full size, the others and half-filled ones removed; and the next free number."""
+def _usable_spares(files: Files, directory: str, scan: Scan, limits: WalLimits) -> list[int]:
+    """Spares of full size; the others and half-filled ones are removed."""
     spares: list[int] = []
     for number in scan.names.spares:
         path = f"{directory}/{file_name(number, 'spare')}"
@@ -176,22 +174,23 @@ def _usable_spares(files: Files, directory: str, scan: Scan, limits: WalLimits) 
             files.remove(path)
     for number in scan.names.unfinished:
         files.remove(f"{directory}/{file_name(number, 'zero')}")
-    return spares, scan.names.next_number
+    return spares
 
 
-def _reclaim(files: Files, directory: str, scan: Scan, limits: WalLimits, spares: list[int]) -> set[int]:
+def _reclaim(start: Start) -> set[int]:
     """Finds a spare among files that a crash kept from becoming one, for on a full disk there may be nothing else to
     begin with. Returns the segments that it gave up.
 
     The head was written after all that is older was known, and does not name them: that they are gone means nothing.
     """
     gone: set[int] = set()
+    scan = start.scan
     if scan.chain and quarantine_of(scan) is None:
         for number in scan.leftovers:
-            if number < scan.chain[-1].number and not spares:
+            if number < scan.chain[-1].number and not start.spares:
                 gone.add(number)
-                if give_up_segment(files, directory, number, True, limits):
-                    spares.append(number)
+                if give_up_segment(start.files, start.directory, number, True, start.limits):
+                    start.spares.append(number)
     return gone
 
 
@@ -221,26 +220,18 @@ def _place_copies(scan: Scan, number: int) -> None:
         scan.index.move_segment(scan.chain[-1].number, number)
 
 
-def _clear_leftovers(
-    files: Files,
-    directory: str,
-    scan: Scan,
-    header: SegmentHeader,
-    limits: WalLimits,
-    spares: list[int],
-    gone: set[int],
-) -> None:
+def _clear_leftovers(start: Start, header: SegmentHeader, gone: set[int]) -> None:
     """Of the files that are not `gone` already, and not in use, damaged ones are kept aside as evidence; others become
     spares while there is need of them."""
-    if not scan.leftovers:
+    if not start.scan.leftovers:
         return
+    files, directory, limits, spares = start.files, start.directory, start.limits, start.spares
     quarantine = header.meta.quarantine
-    for number in scan.leftovers:
+    for number in start.scan.leftovers:
         if number in gone:
             continue
         if is_evidence(quarantine, number):
-            path = f"{directory}/{file_name(number, 'wal')}"
-            files.rename(path, f"{directory}/{file_name(number, 'damaged')}")
+            files.rename(start.path(number), f"{directory}/{file_name(number, 'damaged')}")
         elif give_up_segment(files, directory, number, len(spares) < limits.spares_max, limits):
             spares.append(number)
     files.sync_dir(directory)

@@ -49,8 +49,10 @@ DEFAULT_LIMITS = WalLimits()
 class Wal:
     """See `Wal.open`. Not for several threads: everything is called on the loop, callbacks run on it."""
 
-    def __init__(self, files: Files, directory: str, lock: FileLock, guard: Guard, clock: Clock) -> None:
-        self.syncing = Syncing(clock, "inline")
+    def __init__(
+        self, files: Files, directory: str, lock: FileLock, guard: Guard, clock: Clock, syncing: Syncing
+    ) -> None:
+        self.syncing = syncing
         self.on_persisted: Callable[[int], None] = _ignore
         self.on_failed: Callable[[WalFailed], None] = _ignore
         self.on_room: Callable[[bool], None] = _ignore  # `lacks_room` has become this
@@ -99,17 +101,16 @@ class Wal:
             scan = scan_directory(files, directory, identity)
             settle(scan, mark, has_others=has_others)
             repaired = repair(files, directory, scan, identity, limits, salt)
-            wal = cls(files, directory, lock, guard, clock)
-            wal._begin(scan, repaired, limits, salt, guard)
             p50_ns = 0
             if sync_mode == "auto":
                 position = repaired.position - len(repaired.marker)
                 p50_ns = probe_sync(clock, repaired.file, position, repaired.marker, limits)
                 sync_mode = "thread" if p50_ns > limits.thread_above_ns else "inline"
+            wal = cls(files, directory, lock, guard, clock, Syncing(clock, sync_mode, p50_ns))
+            wal._begin(scan, repaired, limits, salt, guard)
         except Exception:
             lock.release()
             raise
-        wal.syncing = Syncing(clock, sync_mode, p50_ns)
         wal.on_persisted = on_persisted or _ignore
         wal.on_failed = on_failed or _ignore
         wal._spares.prepare()    # not before the probe: it would measure a disk that is being filled
@@ -388,7 +389,7 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
-        if batch.is_single and not batch.is_large and self.syncing.is_inline:
+        if self.syncing.is_inline and batch.is_single and not batch.is_large:
             try:
                 took = self._make_durable(batch)
             except OSError as error:

@@ -10,7 +10,7 @@ from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Restart, Write
 from cluster.storage.segment import create_segment, write_header
 
-LARGE_BYTES = 128 * 1024
+LARGE_BYTES = 128 * 1024  # of a batch: a turn without load writes less
 
 
 @dataclass(frozen=True, slots=True)

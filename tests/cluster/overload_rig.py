@@ -1,10 +1,15 @@
 """Leaders that take no submits because their log has no room, and what is in the state and in the log then."""
 
 from collections import Counter
+from collections.abc import Awaitable, Mapping
+from random import Random
 from typing import Any
 
 import msgspec
 from client_world import BROKERS, ClientWorld, work
+
+from actors import SECOND
+from cluster import ClusterError
 
 FULL = "disk full on b1"
 
@@ -28,6 +33,38 @@ def numbers_of_tasks(rig: ClientWorld) -> Counter[int]:
         for task in shard.values()
         if task.spec.name == work.name
     )
+
+
+async def fate_of(submit: Awaitable[object]) -> str:
+    """What its user was told: "confirmed", "unknown", or the name of the error that says that it was not accepted."""
+    try:
+        await submit
+    except ClusterError as error:
+        unknown = getattr(error, "outcome", "refused") == "unknown"
+        return "unknown" if unknown else type(error).__name__
+    return "confirmed"
+
+
+def check_fates(fates: Mapping[int, str], tasks: Counter[int]) -> None:
+    """Confirmed submits are there once, refused ones never; those with an unknown outcome at most once."""
+    for number, fate in fates.items():
+        expected = {"confirmed": (1,), "unknown": (0, 1)}.get(fate, (0,))
+        assert tasks[number] in expected, (number, fate, tasks[number])
+
+
+def crash_or_cut(rig: ClientWorld, random: Random, names: list[str], *, may_crash: bool) -> bool:
+    """The leader crashes and comes back (True), or a client loses its links, or nothing happens."""
+    roll = random.random()
+    if rig.leader and roll < 0.25 and may_crash:
+        rig.world.crash(rig.brokers[rig.leader])
+        rig.world.run_for(SECOND // 2)
+        for name in BROKERS:
+            if not rig.brokers[name].alive:
+                rig.world.restart(rig.brokers[name])
+        return True
+    if roll < 0.5:
+        rig.world.network.break_links(random.choice(names))
+    return False
 
 
 def log_of(rig: ClientWorld) -> list[tuple[int, int, list[Any]]]:

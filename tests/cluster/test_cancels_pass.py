@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from client_world import BROKERS, ClientWorld, Parcel, pause, unserved, work
-from overload_rig import FULL, close, numbers_of_tasks, reopen
+from overload_rig import FULL, check_fates, close, crash_or_cut, fate_of, numbers_of_tasks, reopen
 
 from actors import SECOND, Ports
 from cluster import Client, ClusterError, Overloaded, TaskCancelled
@@ -156,12 +156,8 @@ def test_whoever_leads_and_whatever_is_lost_cancels_and_submits_have_true_answer
             gone = None
             with suppress(ClusterError):
                 gone = await cluster.submit(unserved)
-            try:
-                await cluster.submit(work, Parcel(number, "x" * random.randrange(3_000)))
-                fates[number] = "confirmed"
-            except ClusterError as error:
-                unknown = getattr(error, "outcome", "refused") == "unknown"
-                fates[number] = "unknown" if unknown else type(error).__name__
+            parcel = Parcel(number, "x" * random.randrange(3_000))
+            fates[number] = await fate_of(cluster.submit(work, parcel))
             if gone is not None:
                 await pause(ports, random.random() * 2)
                 with suppress(ClusterError):
@@ -177,16 +173,7 @@ def test_whoever_leads_and_whatever_is_lost_cancels_and_submits_have_true_answer
     for _ in range(14):
         close(rig, random.choice(["", FULL, FULL]))
         rig.world.run_for(int(random.random() * 1.5 * SECOND))
-        roll = random.random()
-        if rig.leader and roll < 0.25 and crashed < 4:
-            crashed += 1
-            rig.world.crash(rig.brokers[rig.leader])
-            rig.world.run_for(SECOND // 2)
-            for name in BROKERS:
-                if not rig.brokers[name].alive:
-                    rig.world.restart(rig.brokers[name])
-        elif roll < 0.5:
-            rig.world.network.break_links(random.choice(names))
+        crashed += crash_or_cut(rig, random, names, may_crash=crashed < 4)
     reopen(rig)
     for name in names:
         rig.finish(name)
@@ -195,8 +182,6 @@ def test_whoever_leads_and_whatever_is_lost_cancels_and_submits_have_true_answer
     tasks = numbers_of_tasks(rig)
     outcomes = Counter(fates.values())
     assert len(fates) == 600 and outcomes["confirmed"] > 100 and outcomes["Overloaded"] > 0, outcomes
-    for number, fate in fates.items():
-        expected = {"confirmed": (1,), "unknown": (0, 1)}.get(fate, (0,))
-        assert tasks[number] in expected, (number, fate, tasks[number])
+    check_fates(fates, tasks)
     machine = rig.actor(rig.leader).machine
     assert cancelled and {machine.state_of(task) for task in cancelled} == {"cancelled"}

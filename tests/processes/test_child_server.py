@@ -1,12 +1,14 @@
 """The server that forks a process's children: one that does not linger leaves nothing behind when they are gone."""
 
 import asyncio
+import os
 from pathlib import Path
 
 from actors import Exit
 from actors.runtime.loop import real_ports
 
 ENTRY = "test_child_server:write_and_say"
+GROUPS_ENTRY = "test_child_server:say_groups"
 HERE = str(Path(__file__).parent)
 PATIENCE_S = 20
 
@@ -20,15 +22,20 @@ def write_and_say(channel: object, argument: bytes) -> None:
     channel.send(b"done")                                       # type: ignore[attr-defined]
 
 
+def say_groups(channel: object, argument: bytes) -> None:
+    """The whole life of a child: says its session and its process group."""
+    channel.send(f"{os.getsid(0)} {os.getpgid(0)}".encode())     # type: ignore[attr-defined]
+
+
 async def children_of_this_process() -> set[str]:
     return set(Path("/proc/thread-self/children").read_text().split())
 
 
-async def run_child(ports: object, path: Path) -> list[object]:
+async def run_child(ports: object, path: Path, entry: str = ENTRY) -> list[object]:
     heard: list[object] = []
     gone: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
     ports.processes.spawn(      # type: ignore[attr-defined]
-        ENTRY, str(path).encode(), page_bytes=8, on_frame=heard.append, on_exit=gone.set_result
+        entry, str(path).encode(), page_bytes=8, on_frame=heard.append, on_exit=gone.set_result
     )
     heard.append(await asyncio.wait_for(gone, PATIENCE_S))
     return heard
@@ -64,5 +71,20 @@ def test_a_server_that_lingers_stays_for_the_next_child(tmp_path):
         finally:
             ports.processes.close()     # type: ignore[attr-defined]
             ports.network.close()
+
+    asyncio.run(main())
+
+
+def test_a_child_shares_the_session_for_the_scheduler_and_not_the_group_for_ctrl_c(tmp_path):
+    async def main() -> None:
+        ports = real_ports(asyncio.get_running_loop(), path=(HERE,))
+        try:
+            said, _ = await run_child(ports, tmp_path, GROUPS_ENTRY)
+        finally:
+            ports.processes.close()     # type: ignore[attr-defined]
+            ports.network.close()
+        session, group = map(int, said.split())     # type: ignore[attr-defined]
+        assert session == os.getsid(0)
+        assert group != os.getpgid(0)
 
     asyncio.run(main())

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 from recovery_rig import Broker, RecoveryRig
-from transfer_rig import Watch, caught_up, fill, installs, left_behind, made_up_offer, rig_of, snapshots_of
+from transfer_rig import (
+    Watch,
+    caught_up,
+    fill,
+    installs,
+    interrupted,
+    left_behind,
+    made_up_offer,
+    received,
+    rig_of,
+    snapshots_of,
+)
 
 from actors import MILLISECOND, SECOND, Buffer
 from actors.simulation.disk import SimulatedFile, SimulatedFiles
@@ -37,7 +48,7 @@ def test_a_follower_without_room_for_the_snapshot_says_so_takes_no_chunk_and_get
         assert [event["reason"] for event in rig.events("snapshot_not_sent", leader.name)] == [
             refusal["reason"] for refusal in refusals
         ]
-        assert not [path for path in disk.paths() if path.endswith(".recv")]
+        assert not received(victim)
         disk.capacity = None
         caught_up(rig, leader, victim)
         assert installs(rig, victim) == 1
@@ -46,13 +57,9 @@ def test_a_follower_without_room_for_the_snapshot_says_so_takes_no_chunk_and_get
 
 def test_what_an_earlier_transfer_left_makes_room_for_a_newer_snapshot(monkeypatch):
     with rig_of() as rig:
-        leader, victim = left_behind(rig)
-        watch = Watch(monkeypatch, victim.name)
+        leader, victim, _ = interrupted(rig, monkeypatch, chunks=2)
         disk = victim.disk
-        rig.start(victim)
-        rig.until(lambda: len(watch.chunks) >= 2)
-        rig.stop(victim)
-        (left,) = (path for path in disk.paths() if path.endswith(".recv"))
+        (left,) = received(victim)
         fill(rig, 1)
         rig.settle(5 * SECOND)
         assert leader.peer is not None
@@ -70,12 +77,8 @@ def test_what_an_earlier_transfer_left_makes_room_for_a_newer_snapshot(monkeypat
 def test_a_transfer_whose_file_cannot_be_read_any_more_begins_again(monkeypatch):
     """The follower lives on, and no operator is needed."""
     with rig_of() as rig:
-        leader, victim = left_behind(rig)
-        watch = Watch(monkeypatch, victim.name)
-        rig.start(victim)
-        rig.until(lambda: len(watch.chunks) >= 3)
-        rig.stop(victim)
-        (left,) = (path for path in victim.disk.paths() if path.endswith(".recv"))
+        leader, victim, watch = interrupted(rig, monkeypatch, chunks=3)
+        (left,) = received(victim)
         bad, pread = victim.disk.lookup(left), SimulatedFile.pread
 
         def read(file: SimulatedFile, size: int, offset: int) -> bytes:
@@ -111,7 +114,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_transfer_keeps_nothing_of_it(monk
         rig.settle(2 * SECOND)
         assert watch.offers == 1 and len(watch.chunks) <= WINDOW_CHUNKS + 2
         assert "no room for it" in str(rig.events("snapshot_refused", victim.name)[0]["reason"])
-        assert not [path for path in victim.disk.paths() if path.endswith(".recv")]
+        assert not received(victim)
         is_full[0] = False
         caught_up(rig, leader, victim)
         assert installs(rig, victim) == 1 and victim.ends == []
@@ -182,13 +185,9 @@ def test_a_whole_file_that_cannot_be_opened_does_not_stay_on_the_disk(monkeypatc
 def test_a_transfer_that_goes_on_is_asked_for_room_as_well(monkeypatch):
     """What is missing has none: that is said before a chunk of it is sent, and what is there goes, for the log."""
     with rig_of() as rig:
-        leader, victim = left_behind(rig)
-        watch = Watch(monkeypatch, victim.name)
-        rig.start(victim)
-        rig.until(lambda: len(watch.chunks) >= 2)
-        rig.stop(victim)
-        disk, had = victim.disk, len(watch.chunks)
-        assert [path for path in disk.paths() if path.endswith(".recv")]
+        leader, victim, watch = interrupted(rig, monkeypatch, chunks=2)
+        had = len(watch.chunks)
+        assert received(victim)
         free = [1_000]
         monkeypatch.setattr(SimulatedFiles, "free_bytes", lambda files, path: free[0])
         rig.start(victim)
@@ -196,7 +195,7 @@ def test_a_transfer_that_goes_on_is_asked_for_room_as_well(monkeypatch):
         rig.settle()
         assert len(watch.chunks) == had
         assert "1000 are free" in str(rig.events("snapshot_refused", victim.name)[0]["reason"])
-        assert not [path for path in disk.paths() if path.endswith(".recv")]
+        assert not received(victim)
         monkeypatch.undo()
         caught_up(rig, leader, victim)
         rig.heal()

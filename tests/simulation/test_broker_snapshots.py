@@ -18,6 +18,7 @@ from transfer_rig import (
     compacted,
     fill,
     installs,
+    interrupted,
     left_behind,
     made_up_offer,
     rig_of,
@@ -298,12 +299,8 @@ def test_a_transfer_goes_on_where_the_link_broke(monkeypatch, after):
 
 def test_a_transfer_goes_on_where_the_follower_restarted(monkeypatch):
     with rig_of() as rig:
-        leader, victim = left_behind(rig)
-        watch = Watch(monkeypatch, victim.name)
         # It dies when two chunks are written; they are still there.
-        rig.start(victim)
-        rig.until(lambda: len(watch.chunks) >= 3)
-        rig.stop(victim)
+        leader, victim, watch = interrupted(rig, monkeypatch, chunks=3)
         had = len(watch.chunks)
         rig.start(victim)
         caught_up(rig, leader, victim)

@@ -125,6 +125,21 @@ class Watch:
         return parts is not None and f"b{parts.core.id}" == self.node
 
 
+def interrupted(rig: RecoveryRig, monkeypatch: pytest.MonkeyPatch, chunks: int) -> tuple[Broker, Broker, Watch]:
+    """The leader, a follower that stopped when it had got so many chunks of a snapshot, and what it got."""
+    leader, victim = left_behind(rig)
+    watch = Watch(monkeypatch, victim.name)
+    rig.start(victim)
+    rig.until(lambda: len(watch.chunks) >= chunks)
+    rig.stop(victim)
+    return leader, victim, watch
+
+
+def received(broker: Broker) -> list[str]:
+    """Files of transfers that are not whole."""
+    return [path for path in broker.disk.paths() if path.endswith(".recv")]
+
+
 def caught_up(rig: RecoveryRig, leader: Broker, victim: Broker) -> None:
     rig.until(lambda: victim.has_begun and victim.is_well and victim.applied >= leader.applied, "it caught up")
     rig.settle()

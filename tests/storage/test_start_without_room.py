@@ -160,3 +160,24 @@ def test_a_void_log_that_is_marked_keeps_its_mark_and_its_evidence_there():
     node.open()
     assert node.recovery.quarantined and node.recovery.base == (500, 5)
     assert node.rig.disk.read(node.rig.segment())[:FRAMES_START]
+
+
+def test_what_a_start_without_room_frees_is_at_hand_at_once():
+    """A quarantined log reclaims nothing before it begins: what left the log comes free behind the start."""
+    node = filled()
+    node.wal.quarantine("for a test")
+    node.settle()
+    node.wal.compact(node.mark.index)
+    node.rig.disk.kill()
+    node.rig.pid += 1
+    disk = node.rig.disk
+    remover = disk.mount(99)
+    for path in files(disk, ".spare"):
+        remover.remove(path)
+    remover.sync_dir("data/b1")
+    disk.full = True
+    segments = len(files(disk, ".wal"))
+    _, node.recovery = node.rig.open(restore=lambda: node.mark)
+    assert node.recovery.quarantined
+    assert len(files(disk, ".wal")) < segments, "some had left the log"
+    assert node.wal._spares.has_ready
