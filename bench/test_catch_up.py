@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from bench.load import Load
 from bench.nodes import BROKERS, Nodes, status_when
 from bench.tasks import noop
 from cluster import Client
@@ -25,9 +26,7 @@ from cluster.compaction.policy import MIB, CompactionLimits
 from cluster.local import write_topology
 from cluster.peer.config import BrokerLimits
 
-PAYLOAD = b"x" * 100
 BATCH = 20_000
-IN_FLIGHT = 2
 BASELINE_S = 15.0
 LOG_MIB = 900
 STATE_MIB = 1_536
@@ -44,24 +43,10 @@ def folder(bench_folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def rate_while(client: Client, goes_on: Callable[[], bool]) -> float:
-    """Tasks a second of the load, until `goes_on()` is False."""
-    finished = 0
-
-    async def lane() -> None:
-        nonlocal finished
-        while goes_on():
-            await (await client.map(noop, [PAYLOAD] * BATCH))
-            finished += BATCH
-
-    start = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
-    return finished / (time.perf_counter() - start)
-
-
 async def baseline(client: Client) -> float:
-    await rate_while(client, _for(2.0))
-    return await rate_while(client, _for(BASELINE_S))
+    load = Load(client, BATCH)
+    await load.run(_for(2.0))
+    return await load.run(_for(BASELINE_S))
 
 
 def _for(seconds: float) -> Callable[[], bool]:
@@ -79,7 +64,7 @@ async def come_back(nodes: Nodes, client: Client, victim: str) -> tuple[float, f
         return rows[victim] > 0 and rows[victim] + NEAR_ENTRIES >= max(rows.values())
 
     near = asyncio.ensure_future(status_when(client, is_near))
-    rate = await rate_while(client, lambda: not near.done())
+    rate = await Load(client, BATCH).run(lambda: not near.done())
     await near
     return time.perf_counter() - start, rate
 

@@ -17,16 +17,14 @@ from typing import Any
 import pytest
 import uvloop
 
+from bench.load import Load
 from bench.nodes import whole_cluster
 from bench.plot import plot_endurance
-from bench.tasks import noop
 from bench.watch import Gaps, Watcher
-from cluster import Batch, Client
+from cluster import Client
 from cluster.local import LocalCluster
 
-PAYLOAD = b"x" * 100
 BATCH = 50_000
-IN_FLIGHT = 2               # batches: the next one is there when the last results of one arrive
 SHORT_TASKS = 400_000
 LONGEST_S = 900.0           # however long two compactions take
 GRACE_S = 60.0
@@ -39,44 +37,17 @@ def cluster(bench_folder: Path) -> Iterator[LocalCluster]:
         yield running
 
 
-class Load:
-    """`map` without a pause. `finished` counts results seen."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._done = 0
-        self._running: list[Batch[None]] = []
-
-    @property
-    def finished(self) -> int:
-        return self._done + sum(batch.progress[0] for batch in self._running)
-
-    async def run(self, goes_on: Any) -> None:
-        """`IN_FLIGHT` lanes, each one batch after another while `goes_on()`."""
-
-        async def lane() -> None:
-            while goes_on():
-                batch = await self._client.map(noop, [PAYLOAD] * BATCH)
-                self._running.append(batch)
-                await batch
-                self._running.remove(batch)
-                self._done += BATCH
-
-        await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
-
-
 async def endure(topology: Path, seconds: float) -> dict[str, Any]:
     async with Client.connect(topology) as client:
-        load = Load(client)
+        load = Load(client, BATCH)
         await load.run(lambda: load.finished < BATCH)           # warm
-        start, before = time.perf_counter(), load.finished
-        await load.run(lambda: load.finished < before + SHORT_TASKS)
-        short_rate = (load.finished - before) / (time.perf_counter() - start)
+        before = load.finished
+        short_rate = await load.run(lambda: load.finished < before + SHORT_TASKS)
 
         gaps = Gaps()
         watcher = Watcher(topology, lambda: load.finished)
         watcher.start()
-        start, before = time.perf_counter(), load.finished
+        start = time.perf_counter()
 
         def goes_on() -> bool:
             took = time.perf_counter() - start
@@ -89,7 +60,7 @@ async def endure(topology: Path, seconds: float) -> dict[str, Any]:
                 await asyncio.sleep(LOOK_S)
 
         looking = asyncio.ensure_future(look())
-        await load.run(goes_on)
+        rate = await load.run(goes_on)
         took = time.perf_counter() - start
         looking.cancel()
         await watcher.stop()
@@ -103,8 +74,8 @@ async def endure(topology: Path, seconds: float) -> dict[str, Any]:
     return {
         "seconds": round(took, 1),
         "short_rate": round(short_rate),
-        "rate": round((load.finished - before) / took),
-        "rate_ratio": round((load.finished - before) / took / short_rate, 3),
+        "rate": round(rate),
+        "rate_ratio": round(rate / short_rate, 3),
         "longest_gap_ms": round(gaps.longest_s * 1e3),
         "turn_ms_max": max(value for sample in samples for value in sample.turn_ms if value is not None),
         "pss_mb_end": samples[-1].pss_mb,
