@@ -14,7 +14,7 @@ from cluster.state.commands import MACHINE_VERSION, Cancel, Command, Stamp, Subm
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
-SLICE_BYTES = 256 * 1024            # of what may wait, in one turn; a larger command is a slice of its own
+SLICE_BYTES = 512 * 1024            # of what may wait, in one turn; a larger command is a slice of its own
 
 # Of what waits; no link bounds it, since a turn reads what its peers have sent. Submits end at half of it, with what is
 # proposed counted in (`cluster.broker.gate`), so cancels and goodbyes find room. As much as the core takes.

@@ -127,7 +127,8 @@ class _Sweep:
                 break
         del lot.ids[:looked]
         self._looks -= looked
-        self._freed(lot.number, count, size)
+        self._retention.bytes -= size
+        self._leave(lot.number, count)
 
     def _walk(self, first: int, last: int, enough_bytes: int) -> int:
         """Forgets what may be forgotten of the tasks from `first` to `last`; returns the last that was looked at.
@@ -138,8 +139,9 @@ class _Sweep:
         end = min(last + 1, first + self._numbers_max)
         spec: Spec | None = None
         skip = False
-        lot = 0                 # of which `count` tasks are forgotten and not counted yet
-        count = size = 0
+        counts: dict[int, int] = {}     # lot -> tasks forgotten
+        lot = count = 0                 # the lot of the last one, and what is not in `counts` yet
+        size = 0
         number = start = first
         while start < end and size < enough_bytes:
             run = start >> RUN_BITS
@@ -156,8 +158,8 @@ class _Sweep:
                 if skip or task.state >= PENDING:
                     shard[number] = task
                     continue
-                if task.lot != lot:
-                    self._freed(lot, count, 0)
+                if task.lot != lot:     # neighbours were run by several workers: it alternates
+                    counts[lot] = counts.get(lot, 0) + count
                     lot = task.lot
                     count = 0
                 forget(number)
@@ -168,7 +170,10 @@ class _Sweep:
                 if size >= enough_bytes:
                     break
             start = cut
-        self._freed(lot, count, size)
+        counts[lot] = counts.get(lot, 0) + count
+        for lot, count in counts.items():
+            self._leave(lot, count)
+        self._retention.bytes -= size
         self._looks -= number - first + 1
         return number
 
@@ -177,14 +182,12 @@ class _Sweep:
         self._tables.evidence.forget(task)
         return attempts_bytes(task)
 
-    def _freed(self, lot: int, count: int, size: int) -> None:
-        """So many tasks of a lot are forgotten; `size` are the bytes of these and of others."""
-        self._retention.bytes -= size
+    def _leave(self, lot: int, count: int) -> None:
+        """So many tasks of a lot are forgotten."""
         if count and self._retention.leave(lot, count):
             self._thin[lot] = None
 
     def _thin_out(self, lot: Lot) -> None:
         """Removes the ids of the tasks that are not known any more."""
-        get = self._tables.tasks.get
-        lot.ids = [number for number in lot.ids if get(number) is not None]
+        lot.ids = [task.id for task in self._tables.tasks.find(lot.ids) if task is not None]
         assert len(lot.ids) == lot.known

@@ -6,7 +6,7 @@ What follows from other rows is made anew here, see `image`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -217,7 +217,7 @@ class Rebuilding:
         lane = channel.lanes[row.at]
         if lane is None:
             lane = channel.lanes[row.at] = deque()
-        for number, task in zip(row.items, self._find(row.items), strict=True):
+        for number, task in zip(row.items, self.tables.tasks.find(row.items), strict=True):
             if task is not None:
                 lane.append(task)
             elif number < 0:
@@ -228,7 +228,7 @@ class Rebuilding:
     def _held(self, row: OrderRow) -> None:
         """What slots hold is counted again: it cannot differ."""
         session = self.tables.sessions.by_id[row.of]
-        for task in self._find(row.items):
+        for task in self.tables.tasks.find(row.items):
             if task is None:
                 raise LookupError("a task that is held")
             session.held[task.id] = task
@@ -243,7 +243,7 @@ class Rebuilding:
             lot = retention.lots[row.number] = Lot(row.number, row.second)
             lot.known = row.known
             retention.bucket(row.second).lots[row.number] = lot
-        found = zip(row.ids, self._find(row.ids), strict=True)
+        found = zip(row.ids, self.tables.tasks.find(row.ids), strict=True)
         lot.ids += [number if task is None else task.id for number, task in found]
 
     def ranges(self, row: RangesRow) -> None:
@@ -258,16 +258,6 @@ class Rebuilding:
             evidence.bytes += size
 
     # -- what is shared --------------------------------------------------------------------------------------
-
-    def _find(self, ids: list[int]) -> Iterator[Task | None]:
-        """The tasks of these ids; None for those that are forgotten. Neighbours are mostly in one dict."""
-        run = -1
-        shard: dict[int, Task] = {}
-        for number in ids:
-            if number >> RUN_BITS != run:
-                run = number >> RUN_BITS
-                shard = self.tables.tasks.shard(run)
-            yield shard.get(number)
 
     def _text(self, text: str) -> str:
         return self._texts.setdefault(text, text)

@@ -9,7 +9,7 @@ one or two of them and their newest memory; the session is mixed in, so that man
 well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -102,6 +102,16 @@ class TaskTable:
 
     def get(self, task: int) -> Task | None:
         return self.shard(task >> RUN_BITS).get(task)
+
+    def find(self, tasks: Iterable[int]) -> Iterator[Task | None]:
+        """The tasks of these ids, None for those that are not known. Neighbours are mostly in one dict."""
+        run = -1
+        shard: dict[int, Task] = {}
+        for task in tasks:
+            if task >> RUN_BITS != run:
+                run = task >> RUN_BITS
+                shard = self.shard(run)
+            yield shard.get(task)
 
     def in_order(self) -> Iterator[Task]:
         """All tasks, in an order that depends on their ids only."""

@@ -131,8 +131,8 @@ def test_what_waits_leaves_only_when_a_turn_is_filled():
     assert not builder.is_waiting
 
 
-def test_a_turn_takes_a_slice_of_256_kibibytes_at_most():
-    assert SLICE_BYTES == 256 * 1024
+def test_a_turn_takes_a_slice_of_512_kibibytes_at_most():
+    assert SLICE_BYTES == 512 * 1024
     builder = EntryBuilder()
     wait(builder, *[SLICE_BYTES // 2] * 5)
     assert [turn(builder) for _ in range(4)] == [[1, 2], [3, 4], [5], []]
