@@ -1,10 +1,10 @@
-"""Makes the kept files of `tests/kept`: directories as an earlier version of this program wrote them, and beside each a
-JSON file with what must come out of it.
+"""Makes the kept files of `tests/kept`: directories as an earlier version of this program wrote them, with log and
+snapshots, and beside each a JSON file with what must come out of it.
 
 They are never made again: `tests/storage/test_kept_files.py` opens each of them with today's code. When a format
 changes, add the next one with the code that is to be released, and commit it:
 
-    cd tests/storage && python kept_log.py log-2
+    cd tests/storage && python kept_log.py log-3
 
 The history is a real one: commands are applied by the machine as they are written, and the worker ends what it was
 assigned. Keep in the JSON what a later version must still find, no digest: the state will grow.
@@ -19,7 +19,10 @@ from wal_rig import SeededEntropy, VirtualClock
 
 from actors import Files
 from actors.simulation.disk import SimulatedDisk
-from cluster.raft.messages import Entry, EntryKind
+from cluster.compaction.compactor import compact
+from cluster.compaction.messages import Plan
+from cluster.peer.shelf import restored
+from cluster.raft.messages import Entry, EntryKind, SnapshotMark
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_FAILED,
@@ -35,6 +38,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    Seen,
     Stamp,
     Submit,
     TaskGroup,
@@ -45,6 +49,7 @@ from cluster.state.machine import Machine
 from cluster.storage.recovery import Recovery
 from cluster.storage.scan import NodeIdentity
 from cluster.storage.segment import WalLimits
+from cluster.storage.snapshots import SnapshotFile, SnapshotMeta, list_snapshots
 from cluster.storage.wal import Wal
 
 KEPT = Path(__file__).resolve().parent.parent / "kept"
@@ -69,15 +74,18 @@ class History:
         self.clock = clock
         self.entropy = SeededEntropy(11)
         self.machine = Machine()
+        self.snapshots: list[int] = []
         self.now_ms = EPOCH_MS
         self.term = 1
         self.write_id = 0
         self.open()
 
     def open(self) -> None:
+        restored = Restored(self.files, DIRECTORY)
         self.wal, _ = Wal.open(
             self.files, DIRECTORY, IDENTITY,
             salt=lambda: self.entropy.bits(64), clock=self.clock, limits=LIMITS, sync_mode="inline",
+            restore=restored.mark,
         )
         self.write_id = 0
 
@@ -100,9 +108,44 @@ class History:
         return effects
 
 
+    def snapshot(self) -> None:
+        """Of the state as it is, by what a compactor runs; the log lets go of what is in both that are kept."""
+        base = self.snapshots[-1] if self.snapshots else 0
+        machine, last = self.machine, self.machine.applied_index
+        meta = SnapshotMeta(
+            last, self.wal.term(last) or 0, machine.machine_version, machine.now_ms, machine.rolling,
+            machine.cluster_id, machine.voters,
+        )
+        for _ in compact(self.files, Plan(DIRECTORY, base, self.wal.pieces(base + 1, last + 1), meta, 0)):
+            pass
+        self.snapshots.append(last)
+        if len(self.snapshots) > 1:
+            self.wal.compact(self.snapshots[-2])
+            self.wal.flush()
+            self.clock.advance()
+
+
+class Restored:
+    """The machine that the newest snapshot of a directory comes to; an empty one without any."""
+
+    def __init__(self, files: Files, directory: str) -> None:
+        self._files = files
+        self._directory = directory
+        self.machine = Machine()
+
+    def mark(self) -> SnapshotMark | None:
+        names = list_snapshots(self._files, self._directory)
+        if not names:
+            return None
+        file = SnapshotFile.open(self._files, self._directory, names[0].last_index)
+        self.machine = restored(file)
+        file.close()
+        return SnapshotMark(file.meta.index, file.meta.term, (1, 2, 3))
+
+
 def write_history(history: History) -> None:
     """Formation, two clients and two workers, tasks in every state, a worker that is lost, entries of a leader that
-    was voted out, and a start in between."""
+    was voted out, two snapshots, and a start in between."""
     history.wal.store_formation(b"kept-cluster-id!", ("b1", "b2", "b3"))
     history.commit(Formation(b"kept-cluster-id!", ("b1", "b2", "b3")))
     history.commit(Register("c1", 1, ROLE_CLIENT))
@@ -127,6 +170,10 @@ def write_history(history: History) -> None:
         ]
         history.commit(Complete(worker, seq, seq, outcomes))
         seq += 1
+        if turn % 10 == 9:
+            history.commit(Seen(client, [turn * 3 - 26, turn * 3 - 3]))
+        if turn in (45, 55):
+            history.snapshot()
         if turn == 20:
             history.wal.close()
             history.clock.advance()
@@ -145,10 +192,9 @@ def write_history(history: History) -> None:
     history.commit(Register("w3", 9, ROLE_WORKER, WorkerSpec(1, ("default",), ("g",), 1)))
 
 
-def what_is_in(wal: Wal, recovery: Recovery) -> dict[str, object]:
-    """What must come out, as plain JSON."""
-    machine = Machine()
-    for entry in wal.read(1, wal.last_index + 1, 1 << 30):
+def what_is_in(machine: Machine, wal: Wal, recovery: Recovery) -> dict[str, object]:
+    """What must come out, as plain JSON; `machine` is what the newest snapshot holds."""
+    for entry in wal.read(machine.applied_index + 1, wal.last_index + 1, 1 << 30):
         machine.apply(entry.index, entry.term, entry.payload, None)
     machine.check()
     rows = sorted(machine.status()["queues"], key=lambda row: row["name"])
@@ -190,11 +236,13 @@ def make(name: str) -> None:
     target.mkdir(parents=True)
     for path in disk.paths():
         (target / path.rpartition("/")[2]).write_bytes(disk.read(path))
+    files = disk.mount(2, clock)
+    start = Restored(files, DIRECTORY)
     wal, recovery = Wal.open(
-        disk.mount(2, clock), DIRECTORY, IDENTITY,
-        salt=lambda: 1, clock=clock, limits=LIMITS, sync_mode="inline",
+        files, DIRECTORY, IDENTITY,
+        salt=lambda: 1, clock=clock, limits=LIMITS, sync_mode="inline", restore=start.mark,
     )
-    text = json.dumps(what_is_in(wal, recovery), indent=1)
+    text = json.dumps(what_is_in(start.machine, wal, recovery), indent=1)
     (KEPT / f"{name}.json").write_text(text + "\n")
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kept_log import IDENTITY, KEPT, LIMITS, what_is_in
+from kept_log import IDENTITY, KEPT, LIMITS, Restored, what_is_in
 from wal_rig import VirtualClock
 
 from actors.runtime.files import OsFiles
@@ -23,7 +23,8 @@ def files():
 
 
 def test_there_are_kept_files():
-    assert "log-1" in NAMES
+    assert {"log-1", "log-2"} <= set(NAMES)
+    assert len(list((KEPT / "log-2").glob("*.snap"))) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,10 +34,11 @@ def test_a_directory_of_an_earlier_version_is_read_again_and_again(name: str, tm
     shutil.copytree(KEPT / name, directory)
     salts = iter(range(1, 100))
     for _ in range(2):      # as it was written, and as this version leaves it
+        start = Restored(files, str(directory))
         wal, recovery = Wal.open(
             files, str(directory), IDENTITY,
-            salt=lambda: next(salts), clock=VirtualClock(), limits=LIMITS, sync_mode="inline",
+            salt=lambda: next(salts), clock=VirtualClock(), limits=LIMITS, sync_mode="inline", restore=start.mark,
         )
-        assert what_is_in(wal, recovery) == expected
+        assert what_is_in(start.machine, wal, recovery) == expected
         wal.close()
         files.close()       # the directory is given up by a job
