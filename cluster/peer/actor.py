@@ -279,6 +279,7 @@ class RaftPeer(Actor):
 
     def _link_down(self, node_id: int) -> None:
         if self.core is not None:
+            self.ticker.settle()
             self.snapshots.link_down(node_id)
             self.core.link_down(node_id)
             self.core.unreachable(node_id)

@@ -27,6 +27,12 @@ class Ticker:
         self._looked_at: Nanos = context.clock.now()
         self._arm(TICK)
 
+    def settle(self) -> None:
+        """Counts what has passed until now, before news that begin a countdown: it must not begin with the ticks of a
+        calm before it. What passed in a pause is counted when the sockets have been looked at, as always."""
+        if self._clock.now() - self._looked_at < PAUSE_TICKS * TICK:
+            self._count()
+
     def look_soon(self) -> None:
         """It may have become less calm."""
         self._arm(self._interval())
@@ -50,6 +56,9 @@ class Ticker:
 
     def _look(self) -> None:
         self._arm(self._interval())
+        self._count()
+
+    def _count(self) -> None:
         elapsed = (self._clock.now() - self._looked_at) // TICK
         self._looked_at += elapsed * TICK
         self._tick(min(elapsed, CATCH_UP_TICKS_MAX))

@@ -97,6 +97,7 @@ class Raft:
         self.yields = False                 # set by the shell: leads only if nobody else will
         self.hurry = 0                      # early elections left after the leader's link went down
         self.hurry_ticks = 0                # until the next of them
+        self.hurry_turn = 0                 # how many others go first
         self.rounds = Rounds()
         self.pace = Pace()
         self.writes = Writes(tracked=not config.manual_storage)
@@ -161,8 +162,7 @@ class Raft:
         lease that check-quorum grants it would make others ignore us too) and stand early, a few times."""
         if node == self.leader and self.role is Role.FOLLOWER:
             self.forget_leader()
-            self.hurry = election.HURRY_ATTEMPTS_MAX
-            self.hurry_ticks = election.hurry_ticks(self)
+            election.hurry(self, node)
 
     def unreachable(self, node: int) -> None:
         """A message to `node` could not be sent: it must be assumed lost."""

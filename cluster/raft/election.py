@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from cluster.raft.core import Raft
 
 HURRY_ATTEMPTS_MAX = 5      # early elections after a closed link, while no leader is known
+LAG_ENTRIES_MAX = 1_024     # committed and not applied; with more it might be elected, but not serve yet
 YIELD_FACTOR = 3            # who yields waits so many times as long: others have had their turn, but somebody must lead
-HURRY_TICKS_MAX = 15        # each after 1 to 15 ticks, redrawn, so that two followers do not split the vote for ever
+HURRY_TICKS = 5             # each after 1 to 5 ticks, drawn anew; who is second waits for 5 more, and so on
 
 _RESPONSE = {
     MessageType.VOTE: MessageType.VOTE_RESPONSE,
@@ -27,8 +28,17 @@ _FROM_LEADER = frozenset((MessageType.APPEND, MessageType.HEARTBEAT, MessageType
 _REQUESTS = frozenset((MessageType.VOTE, MessageType.PRE_VOTE))
 
 
-def hurry_ticks(raft: "Raft") -> int:
-    return 1 + raft.config.below(HURRY_TICKS_MAX)
+def hurry(raft: "Raft", lost: int) -> None:
+    """The link to the leader was closed, and others have heard of it in the same moment. Were only chance to part them,
+    they would split the vote in one of four cases, and be without a leader for a whole timeout. So they take turns."""
+    others = sorted(node for node in raft.tracker.config.voters if node != lost)
+    raft.hurry_turn = others.index(raft.id) if raft.id in others else len(others)
+    raft.hurry = HURRY_ATTEMPTS_MAX
+    raft.hurry_ticks = _hurry_ticks(raft)
+
+
+def _hurry_ticks(raft: "Raft") -> int:
+    return 1 + raft.hurry_turn * HURRY_TICKS + raft.config.below(HURRY_TICKS)
 
 
 def promotable(raft: "Raft") -> bool:
@@ -36,25 +46,31 @@ def promotable(raft: "Raft") -> bool:
     return raft.tracker.config.is_voter(raft.id) and not raft.quarantined and raft.log.snapshot is None
 
 
+def yields(raft: "Raft") -> bool:
+    """Whether others had better lead: its owner says so, or its state is behind, as after a start."""
+    return raft.yields or raft.log.committed - raft.log.applied > LAG_ENTRIES_MAX
+
+
 def tick_election(raft: "Raft") -> None:
     raft.election_elapsed += 1
     if raft.hurry:
         _tick_hurry(raft)
-    patience = raft.randomized_election_ticks * (YIELD_FACTOR if raft.yields else 1)
+    patience = raft.randomized_election_ticks * (YIELD_FACTOR if yields(raft) else 1)
     if promotable(raft) and raft.election_elapsed >= patience:
         raft.election_elapsed = 0
         hup(raft)
 
 
 def _tick_hurry(raft: "Raft") -> None:
-    if raft.leader != NO_NODE or raft.yields:
+    if raft.leader != NO_NODE or yields(raft):
         raft.hurry = 0
         return
     raft.hurry_ticks -= 1
     if raft.hurry_ticks <= 0:
         raft.hurry -= 1
-        raft.hurry_ticks = hurry_ticks(raft)
-        if raft.role is not Role.CANDIDATE:     # its votes are under way, each behind a sync
+        raft.hurry_ticks = _hurry_ticks(raft)
+        # Votes may still be under way, each behind a sync; but one that was refused will hardly win any more.
+        if raft.role is not Role.CANDIDATE or False in raft.tracker.votes.values():
             hup(raft)
 
 
@@ -138,6 +154,7 @@ def _on_vote_request(raft: "Raft", message: Message) -> None:
     if may_vote and not raft.quarantined and raft.log.is_up_to_date(message.index, message.log_term):
         # A pre-vote is answered with the term of the request: ours is older, and the candidate would drop the answer.
         raft.send(Message(response, message.sender, raft.id, message.term))
+        raft.hurry_ticks = _hurry_ticks(raft)       # it has its chance first
         if message.type is MessageType.VOTE:
             raft.election_elapsed = 0
             raft.vote = message.sender

@@ -3,8 +3,8 @@
 import pytest
 from raft_rig import ELECTION_TICKS, Group, Node, node_with_log
 
-from cluster.raft.election import HURRY_ATTEMPTS_MAX, HURRY_TICKS_MAX, YIELD_FACTOR
-from cluster.raft.messages import NO_NODE, Message, MessageType, Role
+from cluster.raft.election import HURRY_ATTEMPTS_MAX, HURRY_TICKS, LAG_ENTRIES_MAX, YIELD_FACTOR
+from cluster.raft.messages import NO_NODE, Entry, EntryKind, Message, MessageType, Role
 
 PLAIN = {"pre_vote": False, "check_quorum": False}
 ROLES = (Role.FOLLOWER, Role.CANDIDATE, Role.LEADER)
@@ -327,12 +327,27 @@ def test_who_yields_does_not_stand_early():
     node = followers()[2]
     node.core.yields = True
     node.core.link_down(1)
-    for _ in range(2 * HURRY_TICKS_MAX):
+    for _ in range(4 * HURRY_TICKS):
         node.core.tick()
         assert not sent(node, MessageType.PRE_VOTE)
 
 
+@pytest.mark.parametrize("lag", [LAG_ENTRIES_MAX, LAG_ENTRIES_MAX + 1])
+def test_who_has_much_to_apply_does_not_stand_early(lag):
+    core = followers()[2].core
+    last, term = core.log.last_index, core.log.last_term
+    entries = [Entry(last + place, term, EntryKind.NORMAL, b"") for place in range(1, lag + 1)]
+    core.step(Message(MessageType.APPEND, 2, 1, 1, index=last, log_term=term, entries=entries, commit=last + lag))
+    assert core.log.committed - core.log.applied == lag
+    core.link_down(1)
+    for _ in range(2 * HURRY_TICKS):
+        core.tick()
+    assert (core.role is Role.FOLLOWER) == (lag > LAG_ENTRIES_MAX)
+
+
 # -- the leader's link goes down --------------------------------------------------------------------------
+
+HURRY_TICKS_MAX = 2 * HURRY_TICKS       # of the last of two followers
 
 
 def ticks_until_election(node: Node) -> int:
@@ -363,15 +378,59 @@ def test_a_closed_link_of_the_leader_leads_to_an_early_election_that_others_gran
 
 
 def test_the_early_elections_are_few_and_drawn_anew():
-    delays = []
+    delays: dict[int, list[int]] = {2: [], 3: []}
     for seed in range(20):
-        node = followers(seed)[2]
-        node.core.link_down(1)
-        delays += [ticks_until_election(node) for _ in range(HURRY_ATTEMPTS_MAX)]
+        for number in delays:
+            node = followers(seed)[number]
+            node.core.link_down(1)
+            delays[number] += [ticks_until_election(node) for _ in range(HURRY_ATTEMPTS_MAX)]
+            for _ in range(2 * HURRY_TICKS_MAX):
+                node.core.tick()
+                assert not sent(node, MessageType.PRE_VOTE), "no sixth"
+    assert set(delays[2]) == set(range(1, HURRY_TICKS + 1))
+    assert set(delays[3]) == set(range(HURRY_TICKS + 1, HURRY_TICKS_MAX + 1)), "the others first"
+
+
+def test_two_candidates_that_refused_each_other_do_not_wait_for_a_timeout():
+    for seed in range(20):
+        group = followers(seed)
+        group.isolate(1)
+        for node in (2, 3):
+            group[node].core.link_down(1)
+            group[node].core.campaign()
+        group.settle(2, 3)
+        assert [group[node].core.role for node in (2, 3)] == [Role.CANDIDATE, Role.CANDIDATE]
         for _ in range(2 * HURRY_TICKS_MAX):
-            node.core.tick()
-            assert not sent(node, MessageType.PRE_VOTE), "no sixth"
-    assert set(delays) == set(range(1, HURRY_TICKS_MAX + 1))
+            for node in (2, 3):
+                group[node].core.tick()
+                group.settle(2, 3)
+        assert Role.LEADER in (group[2].core.role, group[3].core.role)
+
+
+@pytest.mark.parametrize("kind", [MessageType.PRE_VOTE, MessageType.VOTE])
+def test_who_has_just_given_its_vote_away_does_not_stand_at_once(kind):
+    node = followers()[3]
+    node.core.link_down(1)
+    for _ in range(HURRY_TICKS):
+        node.core.tick()
+    last = (node.core.log.last_index, node.core.log.last_term)
+    assert [message.reject for message in ask(node, kind, 2, 2, last)] == [False]
+    for _ in range(HURRY_TICKS):
+        node.core.tick()
+        assert not sent(node, MessageType.PRE_VOTE)
+
+
+def test_a_candidate_whose_votes_are_under_way_does_not_stand_again():
+    node = followers()[2]
+    node.core.link_down(1)
+    node.core.campaign()
+    node.core.step(Message(MessageType.PRE_VOTE_RESPONSE, 2, 3, 2))
+    node.take()
+    node.persist()
+    assert node.core.role is Role.CANDIDATE
+    for _ in range(HURRY_ATTEMPTS_MAX * HURRY_TICKS_MAX):
+        node.core.tick()
+    assert (node.core.role, node.core.term) == (Role.CANDIDATE, 2)
 
 
 def test_a_leader_that_is_heard_of_ends_the_hurry():
