@@ -80,15 +80,19 @@ from actors.transport.peer import Peer
 if TYPE_CHECKING:
     from actors.runtime.loop import real_ports, run
     from actors.runtime.process import collect_when_idle, freeze_memory, on_terminate, process_id
+    from actors.runtime.thread import LoopEnded, LoopThread, runs_loop
 
 # Of the real world only: whoever lives in the simulated one, or in an executor child, does not load it.
 _LAZY = {
+    "LoopEnded": "thread",
+    "LoopThread": "thread",
     "collect_when_idle": "process",
     "freeze_memory": "process",
     "on_terminate": "process",
     "process_id": "process",
     "real_ports": "loop",
     "run": "loop",
+    "runs_loop": "thread",
 }
 
 
@@ -138,6 +142,8 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "Listener",
     "Locked",
     "Log",
+    "LoopEnded",
+    "LoopThread",
     "Lost",
     "MICROSECOND",
     "MILLISECOND",
@@ -176,4 +182,5 @@ __all__ = [  # noqa: RUF022  (plain order: easier to find a name in)
     "process_id",
     "real_ports",
     "run",
+    "runs_loop",
 ]

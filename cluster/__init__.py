@@ -1,6 +1,6 @@
 """A fault-tolerant task queue: brokers replicate through Raft, workers run tasks, clients submit and await."""
 
-from cluster.client import Batch, Client, Handle
+from cluster.client import Batch, BlockingBatch, BlockingClient, BlockingHandle, Client, Handle
 from cluster.errors import (
     BodyTooLarge,
     ClusterError,
@@ -20,6 +20,9 @@ from cluster.wire import Record
 
 __all__ = [
     "Batch",
+    "BlockingBatch",
+    "BlockingClient",
+    "BlockingHandle",
     "BodyTooLarge",
     "Client",
     "ClusterError",

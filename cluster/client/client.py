@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
@@ -20,6 +20,9 @@ from cluster.errors import (
 )
 from cluster.task import Task, task_of
 from cluster.wire import HELLO_ITEMS_MAX, Record
+
+if TYPE_CHECKING:
+    from cluster.client.blocking import BlockingClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,6 +74,20 @@ class Client:
         client._owns_ports = True
         return client
 
+    @classmethod
+    def open(
+        cls, topology_file: str | Path, *, deadline: float = DEADLINE_S, require_leader: bool = True,
+        only_looks: bool = False,
+    ) -> "BlockingClient":
+        """The same for programs without an event loop: a client whose calls block, for any number of threads. Use it as
+        `with Client.open(...) as cluster:`, or `start` and `close` it. Arguments and errors are those of `connect`.
+        """
+        from cluster.client.blocking import BlockingClient
+
+        return BlockingClient(
+            cls.connect(topology_file, deadline=deadline, require_leader=require_leader, only_looks=only_looks)
+        )
+
     async def __aenter__(self) -> Self:
         self._made_ports = self._make_ports()
         self._loop = asyncio.get_running_loop()
@@ -115,27 +132,11 @@ class Client:
 
         Each item is a task with an id, attempts and a terminal record of its own. Raises as `submit`.
         """
-        task = task_of(fn)
-        batch: Batch[R] = Batch(self, task)
-        confirmed: deque[asyncio.Future[None]] = deque()
+        mapping = Mapping(self, task_of(fn), kwargs)
         remaining = iter(items)
-        while chunk := _encoded(task, islice(remaining, MAP_CHUNK_TASKS), kwargs, len(batch)):
-            deadline = self._deadline_at(self._deadline)
-            while chunk:
-                actor = await self._session(self._sessions.for_submit, deadline)
-                taken = actor.numbers_left          # the rest goes into the session after this one
-                waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch)
-                chunk = chunk[taken:]
-                for waiter in waiters:
-                    waiter.add_done_callback(_retrieve)
-                confirmed += waiters
-            await self._next_turn()     # the chunk leaves while the next one is encoded
-            while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
-                await confirmed.popleft()
-        for waiter in confirmed:
-            await waiter
-        batch.complete()
-        return batch
+        while chunk := list(islice(remaining, MAP_CHUNK_TASKS)):
+            await mapping.add(chunk)
+        return await mapping.end()
 
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""
@@ -260,6 +261,41 @@ class Client:
         await self._within(
             waiter, self._left(end), lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )
+
+
+class Mapping(Generic[R]):
+    """A map that is under way: `add` chunks of items, then `end`."""
+
+    def __init__(self, client: Client, task: "Task[..., R]", kwargs: dict[str, Any]) -> None:
+        self._client = client
+        self._task = task
+        self._kwargs = kwargs
+        self._batch: Batch[R] = Batch(client, task)
+        self._confirmed: deque[asyncio.Future[None]] = deque()
+
+    async def add(self, items: Sequence[Any]) -> None:
+        """Submits them; waits while too many are on their way. Raises as `Client.submit`."""
+        client, task, batch, confirmed = self._client, self._task, self._batch, self._confirmed
+        chunk = _encoded(task, items, self._kwargs, len(batch))
+        deadline = client._deadline_at(client._deadline)
+        while chunk:
+            actor = await client._session(client._sessions.for_submit, deadline)
+            taken = actor.numbers_left          # the rest goes into the session after this one
+            waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch)
+            chunk = chunk[taken:]
+            for waiter in waiters:
+                waiter.add_done_callback(_retrieve)
+            confirmed += waiters
+        await client._next_turn()     # the chunk leaves while the next one is encoded
+        while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
+            await confirmed.popleft()
+
+    async def end(self) -> "Batch[R]":
+        """The batch, once a majority has all of it."""
+        for waiter in self._confirmed:
+            await waiter
+        self._batch.complete()
+        return self._batch
 
 
 def _connected(part: Part | None) -> Part:

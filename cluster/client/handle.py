@@ -53,17 +53,29 @@ class Handle(Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         if self._result is None and self._error is None:
             yield from self._arrival().__await__()
-        return self._value()
+        return self.value()
 
     async def result(self, timeout: float | None = None) -> R:
         """The result, or DeadlineExceeded after `timeout` seconds; the task goes on and may be awaited again."""
-        if self._result is None and self._error is None:
+        await self.wait(timeout)
+        return self.value()
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Until the task has ended, whatever became of it, or DeadlineExceeded."""
+        if not self.done():
             await self._client._within(
                 self._arrival(),
                 timeout,
                 lambda: DeadlineExceeded(f"task {self.id} has no result after {timeout:g} s", outcome="unknown"),
             )
-        return self._value()
+
+    def value(self) -> R:
+        """The result of a task that is `done`; raises what became of it."""
+        if self._result is None:
+            if self._error is None:
+                raise ClusterError(f"task {self.id} has not ended")
+            raise self._error
+        return value_of(self._result, self._task)
 
     def state(self) -> str:
         """What this client knows: "pending" until the terminal record arrived, then its state."""
@@ -98,12 +110,6 @@ class Handle(Generic[R]):
                     future.set_result(None)
             self._waiters = None
 
-    def _value(self) -> R:
-        if self._result is None:
-            assert self._error is not None
-            raise self._error
-        return value_of(self._result, self._task)
-
     def __repr__(self) -> str:
         return f"<Handle {self.id} {self._task.name if self._task else '?'} {self.state()}>"
 
@@ -114,6 +120,7 @@ class Batch(Generic[R]):
     def __init__(self, client: "Client", task: Task[..., R]) -> None:
         self._client = client
         self._task = task
+        self._ids: list[int] = []
         self._index: dict[int, int] = {}                 # task id -> position of its item
         self._records: list[TaskResult | ClusterError | None] = []
         self._finished: list[int] = []                   # positions, in order of arrival
@@ -127,7 +134,7 @@ class Batch(Generic[R]):
     @property
     def ids(self) -> list[int]:
         """The tasks' ids, in the order of the items."""
-        return list(self._index)
+        return self._ids.copy()
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -142,17 +149,35 @@ class Batch(Generic[R]):
 
         DeadlineExceeded after `timeout` seconds; the tasks go on.
         """
-        await self._wait(len(self._records), timeout)
+        await self.wait(timeout)
+        return self.values()
+
+    async def wait(self, timeout: float | None = None, *, finished: int | None = None) -> None:
+        """Until all, or `finished` of them, have ended, or DeadlineExceeded."""
+        await self._wait(len(self._records) if finished is None else finished, timeout)
+
+    def values(self) -> list[R]:
+        """The results of a batch that has ended; raises the first item's error, in item order."""
         return [self._value(position) for position in range(len(self._records))]
 
     async def as_completed(self) -> AsyncIterator[Handle[R]]:
         """Handles of finished tasks, in the order in which they finish."""
-        ids = self.ids
-        for position in range(len(self._records)):
-            if position == len(self._finished):
-                await self._wait(position + 1, None)
-            index = self._finished[position]
-            yield self._handle(ids[index], index)
+        for place in range(len(self._records)):
+            if place == len(self._finished):
+                await self.wait(finished=place + 1)
+            yield self.finished(place)
+
+    def finished(self, place: int) -> Handle[R]:
+        """The handle of the task that ended as number `place`; that many have to have ended."""
+        position = self._finished[place]
+        handle: Handle[R] = Handle(self._client, self._task)
+        handle.id = self._ids[position]
+        record = self._records[position]
+        if isinstance(record, ClusterError):
+            handle.fail(handle.id, record)
+        elif record is not None:
+            handle.deliver(record)
+        return handle
 
     async def on_progress(self, report: Callable[[int, int, int], None], every: float = 0.1) -> None:
         """Calls `report(finished, not completed, all)` about each `every` seconds until all are finished."""
@@ -177,6 +202,7 @@ class Batch(Generic[R]):
 
     def add(self, task: int) -> None:
         self._index[task] = len(self._records)
+        self._ids.append(task)
         self._records.append(None)
 
     def complete(self) -> None:
@@ -224,18 +250,8 @@ class Batch(Generic[R]):
         try:
             return value_of(record, self._task)
         except ClusterError as error:
-            error.add_note(f"item {position} of the map, task {self.ids[position]}")
+            error.add_note(f"item {position} of the map, task {self._ids[position]}")
             raise
-
-    def _handle(self, task: int, position: int) -> Handle[R]:
-        handle: Handle[R] = Handle(self._client, self._task)
-        handle.id = task
-        record = self._records[position]
-        if isinstance(record, ClusterError):
-            handle.fail(task, record)
-        elif record is not None:
-            handle.deliver(record)
-        return handle
 
 
 def value_of(result: TaskResult, task: Task[..., R] | None) -> R:

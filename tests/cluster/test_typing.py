@@ -67,6 +67,19 @@ async def wrong(cluster: Client) -> None:
     square.options(prio=1)  # E: call-arg
     square.options(retry="often")  # E: arg-type
     await cluster.handle("7")  # E: arg-type
+
+def blocking() -> None:
+    with Client.open("topology.toml") as cluster:
+        handle = cluster.submit(resize, "a.jpg", 640, quality=90)
+        reveal_type(handle)  # T: cluster.client.blocking.BlockingHandle[tuple[int, int]]
+        reveal_type(handle.result(timeout=5))  # T: tuple[int, int]
+        reveal_type(cluster.submit(send, "a@example.org").result())  # T: str
+        batch = cluster.map(square, range(10))
+        reveal_type(batch.results())  # T: list[float]
+        for finished in batch.as_completed():
+            reveal_type(finished.result())  # T: float
+        cluster.submit(resize, "a.jpg", "640")  # E: arg-type
+        cluster.map(square, ["1", "2"])  # E: arg-type
 """
 LINES = PROGRAM.splitlines()
 

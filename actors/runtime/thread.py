@@ -1,0 +1,85 @@
+"""A loop in a thread of its own, for callers that have none: they block, and it goes on between their calls."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopEnded(Exception):
+    """The loop has been stopped, or is in another process: this one was forked from it."""
+
+
+def runs_loop() -> bool:
+    """Whether the calling thread runs an event loop: to block it would stop everything that it does."""
+    return asyncio._get_running_loop() is not None
+
+
+class LoopThread:
+    """`start` it, `call` it from any thread, `stop` it. Its thread does not keep the process alive."""
+
+    def __init__(self, name: str) -> None:
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._started = threading.Event()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None     # while it takes calls
+        self._ending: asyncio.Event | None = None
+        self._calls: set[Future[Any]] = set()                   # that are not answered yet
+
+    def start(self) -> None:
+        self._thread.start()
+        self._started.wait()
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the coroutine returns or raises that `make()` gives; it is made and run on the loop. A caller that is
+        interrupted (Ctrl-C) cancels it. Raises LoopEnded."""
+
+        async def run() -> T:
+            return await make()
+
+        with self._lock:
+            if self._loop is None or os.getpid() != self._pid:
+                raise LoopEnded
+            future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+            self._calls.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise LoopEnded from error
+        finally:
+            future.cancel()     # does nothing to one that has ended
+            with self._lock:
+                self._calls.discard(future)
+
+    def stop(self) -> None:
+        """Ends what is under way there (LoopEnded for its callers) and waits for the thread."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._ending is not None and os.getpid() == self._pid:
+            loop.call_soon_threadsafe(self._ending.set)
+            self._thread.join()
+
+    def _live(self) -> None:
+        import uvloop
+
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._take_calls())
+        finally:
+            with self._lock:
+                self._loop = None
+                left = [*self._calls]
+            for future in left:         # came too late for the loop to see them
+                future.cancel()
+            self._started.set()
+
+    async def _take_calls(self) -> None:
+        self._ending = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        await self._ending.wait()

@@ -1,0 +1,211 @@
+"""The client for programs without an event loop: the same words, and each call blocks until it is done.
+
+A thread of its own runs the asynchronous client; calls of any number of threads go there and wait. What is the user's
+own stays in the user's thread: items of a `map` are taken, results are decoded and progress is reported there.
+"""
+
+import atexit
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from actors import LoopEnded, LoopThread, runs_loop
+from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
+from cluster.client.handle import Batch, Handle
+from cluster.errors import ClusterError, DeadlineExceeded
+from cluster.task import Task, task_of
+from cluster.wire import Record
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+
+class BlockingClient:
+    """A client of one cluster, for programs without an event loop. `Client.open` makes it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._thread: LoopThread | None = None      # from start to close
+        self._was_closed = False
+
+    def start(self) -> Self:
+        """Connects, as entering does. Raises Unavailable."""
+        _refuse_in_loop()
+        if self._thread is not None or self._was_closed:
+            raise ClusterError("a client is started once; make another one with Client.open")
+        self._thread = LoopThread("quorumq client")
+        self._thread.start()
+        atexit.register(self.close)
+        try:
+            self.run(self._client.__aenter__)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Says goodbye to the cluster. Calls that other threads have under way end with ClusterError."""
+        if self._thread is None:
+            return
+        _refuse_in_loop()
+        try:
+            self.run(lambda: self._client.__aexit__(None, None, None))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        thread, self._thread = self._thread, None
+        self._was_closed = True
+        atexit.unregister(self.close)
+        if thread is not None:
+            thread.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> "BlockingHandle[R]":
+        """Submits one call of a task; returns its handle once a majority of the brokers has it on disk. Raises as
+        `Client.submit`. For many tasks `map` is faster by far."""
+        return BlockingHandle(self, self.run(lambda: self._client.submit(fn, *args, **kwargs)))
+
+    def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], **kwargs: Any) -> "BlockingBatch[R]":
+        """Submits `fn(item, **kwargs)` for each item, in chunks; returns one batch once a majority has them all. Raises
+        as `Client.map`."""
+        mapping = Mapping(self._client, task_of(fn), kwargs)
+        remaining = iter(items)
+        while chunk := list(islice(remaining, MAP_CHUNK_TASKS)):
+            self.run(lambda chunk=chunk: mapping.add(chunk))    # type: ignore[misc]
+        return BlockingBatch(self, self.run(mapping.end))
+
+    def handle(self, task: int) -> "BlockingHandle[Any]":
+        """A handle for a task by its id, for example after a restart of the program. Results are plain types."""
+
+        async def make() -> Handle[Any]:
+            return self._client.handle(task)
+
+        return BlockingHandle(self, self.run(make))
+
+    def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:
+        """What the cluster has of these tasks, as `Client.records`."""
+        ids = list(tasks)
+        return self.run(lambda: self._client.records(ids, stale=stale))
+
+    def status(self, *, stale: bool = False) -> dict[str, Any]:
+        """The cluster's state, as `Client.status`."""
+        return self.run(lambda: self._client.status(stale=stale))
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs a coroutine of the asynchronous client in its thread, and waits for it."""
+        _refuse_in_loop()
+        if self._thread is None:
+            raise ClusterError(
+                "this client is closed"
+                if self._was_closed
+                else "this client is not connected: use `with Client.open(...) as cluster:`, or call start()"
+            )
+        try:
+            return self._thread.call(make)
+        except LoopEnded:
+            raise ClusterError(
+                "this client was closed, or belongs to the process that this one was forked from: open another one"
+            ) from None
+
+
+class BlockingHandle(Generic[R]):
+    """One submitted task. `result()` gives its result or raises what became of it, as `Handle` does."""
+
+    __slots__ = ("_client", "_handle")
+
+    def __init__(self, client: BlockingClient, handle: Handle[R]) -> None:
+        self._client = client
+        self._handle = handle
+
+    @property
+    def id(self) -> int:
+        return self._handle.id
+
+    def result(self, timeout: float | None = None) -> R:
+        """The result, or DeadlineExceeded after `timeout` seconds; the task goes on and may be asked for again."""
+        if not self._handle.done():
+            self._client.run(lambda: self._handle.wait(timeout))
+        return self._handle.value()
+
+    def done(self) -> bool:
+        return self._handle.done()
+
+    def state(self) -> str:
+        """What this client knows: "pending" until the terminal record arrived, then its state."""
+        return self._handle.state()
+
+    def cancel(self) -> None:
+        """Ends the task unless it is terminal already; returns once a majority has that on disk."""
+        self._client.run(self._handle.cancel)
+
+    def __repr__(self) -> str:
+        return f"<BlockingHandle {self.id} {self.state()}>"
+
+
+class BlockingBatch(Generic[R]):
+    """Many tasks that were submitted together, as `Batch`."""
+
+    def __init__(self, client: BlockingClient, batch: Batch[R]) -> None:
+        self._client = client
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tasks' ids, in the order of the items."""
+        return self._batch.ids
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """(finished, not completed among them, all)."""
+        return self._batch.progress
+
+    def results(self, timeout: float | None = None) -> list[R]:
+        """All results, in the order of the items; raises the first item's error (in item order) once all are finished.
+
+        DeadlineExceeded after `timeout` seconds; the tasks go on.
+        """
+        self._client.run(lambda: self._batch.wait(timeout))
+        return self._batch.values()
+
+    def as_completed(self) -> Iterator[BlockingHandle[R]]:
+        """Handles of finished tasks, in the order in which they finish."""
+        for place in range(len(self._batch)):
+            if place == self._batch.progress[0]:
+                self._client.run(lambda count=place + 1: self._batch.wait(finished=count))  # type: ignore[misc]
+            yield BlockingHandle(self._client, self._batch.finished(place))
+
+    def on_progress(self, report: Callable[[int, int, int], None], every: float = 0.1) -> None:
+        """Calls `report(finished, not completed, all)` about each `every` seconds until all are finished."""
+        while self._batch.progress[0] < len(self._batch):
+            with suppress(DeadlineExceeded):
+                self._client.run(lambda: self._batch.wait(every))
+            report(*self._batch.progress)
+
+    def cancel(self) -> None:
+        """Ends every task of the batch that is not terminal."""
+        self._client.run(self._batch.cancel)
+
+
+def _refuse_in_loop() -> None:
+    if runs_loop():
+        raise ClusterError(
+            "a blocking call inside a running event loop would stop the loop: use `async with Client.connect(...)` and "
+            "await there, or make the call in a thread (asyncio.to_thread)"
+        )
