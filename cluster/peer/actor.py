@@ -280,6 +280,8 @@ class RaftPeer(Actor):
     def _link_down(self, node_id: int) -> None:
         if self.core is not None:
             self.ticker.settle()
+            # A full disk does not stand early, whoever else has room: one that leads hands over only if it knows.
+            self.core.yields |= self.room.is_lacking
             self.snapshots.link_down(node_id)
             self.core.link_down(node_id)
             self.core.unreachable(node_id)

@@ -29,9 +29,11 @@ class Ticker:
 
     def settle(self) -> None:
         """Counts what has passed until now, before news that begin a countdown: it must not begin with the ticks of a
-        calm before it. What passed in a pause is counted when the sockets have been looked at, as always."""
+        calm before it. Those of a pause are not counted at all then: who does not run hears no leader."""
         if self._clock.now() - self._looked_at < PAUSE_TICKS * TICK:
             self._count()
+        else:
+            self._looked_at = self._clock.now()
 
     def look_soon(self) -> None:
         """It may have become less calm."""

@@ -98,6 +98,7 @@ class Raft:
         self.hurry = 0                      # early elections left after the leader's link went down
         self.hurry_ticks = 0                # until the next of them
         self.hurry_turn = 0                 # how many others go first
+        self.hurry_lost = NO_NODE           # who led
         self.rounds = Rounds()
         self.pace = Pace()
         self.writes = Writes(tracked=not config.manual_storage)
@@ -162,7 +163,7 @@ class Raft:
         lease that check-quorum grants it would make others ignore us too) and stand early, a few times."""
         if node == self.leader and self.role is Role.FOLLOWER:
             self.forget_leader()
-            election.hurry(self, node)
+            election.begin_hurry(self, node)
 
     def unreachable(self, node: int) -> None:
         """A message to `node` could not be sent: it must be assumed lost."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.raft import replication, snapshots
 from cluster.raft.messages import NO_NODE, Message, MessageType, Role
-from cluster.raft.quorum import VoteResult
+from cluster.raft.quorum import VoteResult, joint_vote
 
 if TYPE_CHECKING:
     from cluster.raft.core import Raft
@@ -28,10 +28,12 @@ _FROM_LEADER = frozenset((MessageType.APPEND, MessageType.HEARTBEAT, MessageType
 _REQUESTS = frozenset((MessageType.VOTE, MessageType.PRE_VOTE))
 
 
-def hurry(raft: "Raft", lost: int) -> None:
+def begin_hurry(raft: "Raft", lost: int) -> None:
     """The link to the leader was closed, and others have heard of it in the same moment. Were only chance to part them,
     they would split the vote in one of four cases, and be without a leader for a whole timeout. So they take turns."""
-    others = sorted(node for node in raft.tracker.config.voters if node != lost)
+    config = raft.tracker.config
+    others = sorted({*config.voters, *config.outgoing} - {lost})
+    raft.hurry_lost = lost
     raft.hurry_turn = others.index(raft.id) if raft.id in others else len(others)
     raft.hurry = HURRY_ATTEMPTS_MAX
     raft.hurry_ticks = _hurry_ticks(raft)
@@ -46,32 +48,40 @@ def promotable(raft: "Raft") -> bool:
     return raft.tracker.config.is_voter(raft.id) and not raft.quarantined and raft.log.snapshot is None
 
 
-def yields(raft: "Raft") -> bool:
-    """Whether others had better lead: its owner says so, or its state is behind, as after a start."""
-    return raft.yields or raft.log.committed - raft.log.applied > LAG_ENTRIES_MAX
+def lags(raft: "Raft") -> bool:
+    """Whether its state is far behind its log, as after a start."""
+    return raft.log.committed - raft.log.applied > LAG_ENTRIES_MAX
 
 
 def tick_election(raft: "Raft") -> None:
     raft.election_elapsed += 1
     if raft.hurry:
         _tick_hurry(raft)
-    patience = raft.randomized_election_ticks * (YIELD_FACTOR if yields(raft) else 1)
+    patience = raft.randomized_election_ticks * (YIELD_FACTOR if raft.yields or lags(raft) else 1)
     if promotable(raft) and raft.election_elapsed >= patience:
         raft.election_elapsed = 0
         hup(raft)
 
 
 def _tick_hurry(raft: "Raft") -> None:
-    if raft.leader != NO_NODE or yields(raft):
+    if raft.leader != NO_NODE or raft.yields:
         raft.hurry = 0
         return
+    if lags(raft):
+        return      # not yet
     raft.hurry_ticks -= 1
     if raft.hurry_ticks <= 0:
         raft.hurry -= 1
         raft.hurry_ticks = _hurry_ticks(raft)
-        # Votes may still be under way, each behind a sync; but one that was refused will hardly win any more.
-        if raft.role is not Role.CANDIDATE or False in raft.tracker.votes.values():
+        if raft.role is not Role.CANDIDATE or _has_lost(raft):      # else its votes are under way, each behind a sync
             hup(raft)
+
+
+def _has_lost(raft: "Raft") -> bool:
+    """Whether a candidate cannot win any more, since no vote will come from the node whose link was closed."""
+    config = raft.tracker.config
+    votes = {raft.hurry_lost: False, **raft.tracker.votes}
+    return joint_vote(config.voters, config.outgoing, votes) is VoteResult.LOST
 
 
 def hup(raft: "Raft") -> None:

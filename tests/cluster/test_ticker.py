@@ -70,11 +70,21 @@ def test_a_countdown_that_begins_after_a_calm_does_not_begin_with_its_ticks(rig)
     assert sum(rig.take()) <= 5
 
 
-def test_what_passed_in_a_pause_is_little_and_waits_for_the_sockets(rig):
+def paused(rig: Rig, *, news: bool) -> int:
+    """The ticks that are counted of a pause of five seconds, with news that come at its end."""
     rig.world.pause(rig.process)
     rig.world.run_for(5 * SECOND)
-    rig.owner.ticker.settle()
-    assert not rig.take()
+    if news:
+        rig.owner.ticker.settle()
+        assert not rig.take()
     rig.world.resume(rig.process)
-    rig.world.run_for(50 * MILLISECOND)
-    assert 0 < sum(rig.take()) <= CATCH_UP_TICKS_MAX + CALM_TICKS
+    rig.world.run_for(30 * MILLISECOND)
+    return sum(rig.take())
+
+
+def test_of_a_pause_little_is_counted(rig):
+    assert 0 < paused(rig, news=False) <= CATCH_UP_TICKS_MAX
+
+
+def test_of_a_pause_nothing_is_counted_after_news(rig):
+    assert paused(rig, news=True) <= 3

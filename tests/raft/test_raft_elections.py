@@ -332,17 +332,48 @@ def test_who_yields_does_not_stand_early():
         assert not sent(node, MessageType.PRE_VOTE)
 
 
-@pytest.mark.parametrize("lag", [LAG_ENTRIES_MAX, LAG_ENTRIES_MAX + 1])
-def test_who_has_much_to_apply_does_not_stand_early(lag):
-    core = followers()[2].core
+def lagging(lag: int) -> Node:
+    """Node 2 with so many entries to apply."""
+    node = followers()[2]
+    core = node.core
     last, term = core.log.last_index, core.log.last_term
     entries = [Entry(last + place, term, EntryKind.NORMAL, b"") for place in range(1, lag + 1)]
     core.step(Message(MessageType.APPEND, 2, 1, 1, index=last, log_term=term, entries=entries, commit=last + lag))
     assert core.log.committed - core.log.applied == lag
+    return node
+
+
+@pytest.mark.parametrize("lag", [LAG_ENTRIES_MAX, LAG_ENTRIES_MAX + 1])
+def test_who_has_much_to_apply_does_not_stand_early(lag):
+    core = lagging(lag).core
     core.link_down(1)
     for _ in range(2 * HURRY_TICKS):
         core.tick()
     assert (core.role is Role.FOLLOWER) == (lag > LAG_ENTRIES_MAX)
+
+
+def test_who_has_applied_it_stands_early_after_all():
+    node = lagging(LAG_ENTRIES_MAX + 1)
+    core = node.core
+    core.link_down(1)
+    for _ in range(HURRY_ATTEMPTS_MAX * HURRY_TICKS):
+        core.tick()
+    while core.log.applied < core.log.committed:
+        node.take()
+        node.persist()
+    for _ in range(2 * HURRY_TICKS):
+        core.tick()
+    assert core.role is Role.PRE_CANDIDATE
+
+
+def test_who_has_much_to_apply_waits_longer_for_its_timeout():
+    core = lagging(LAG_ENTRIES_MAX + 1).core
+    for _ in range(2 * 100):
+        core.tick()
+    assert core.role is Role.FOLLOWER, "others have had their turn"
+    for _ in range((2 * YIELD_FACTOR - 2) * 100):
+        core.tick()
+    assert core.role is Role.PRE_CANDIDATE
 
 
 # -- the leader's link goes down --------------------------------------------------------------------------
@@ -418,6 +449,29 @@ def test_who_has_just_given_its_vote_away_does_not_stand_at_once(kind):
     for _ in range(HURRY_TICKS):
         node.core.tick()
         assert not sent(node, MessageType.PRE_VOTE)
+
+
+def test_of_five_one_refusal_does_not_end_a_candidacy_that_may_win():
+    group = Group(5, election_ticks=100, heartbeat_ticks=10)
+    group.elect(1)
+    group.settle()
+    node = group[2]
+    node.core.link_down(1)
+    node.core.campaign()
+    for other in (3, 4):
+        node.core.step(Message(MessageType.PRE_VOTE_RESPONSE, 2, other, 2))
+        node.take()
+        node.persist()
+    assert node.core.role is Role.CANDIDATE
+    node.core.step(Message(MessageType.VOTE_RESPONSE, 2, 5, 2, reject=True))
+    for _ in range(HURRY_ATTEMPTS_MAX * HURRY_TICKS):
+        node.core.tick()
+    assert (node.core.role, node.core.term) == (Role.CANDIDATE, 2)
+    node.core.link_down(1)      # nothing: it does not follow
+    node.core.hurry, node.core.hurry_ticks = 1, 1
+    node.core.step(Message(MessageType.VOTE_RESPONSE, 2, 4, 2, reject=True))
+    node.core.tick()
+    assert node.core.role is Role.PRE_CANDIDATE, "with the lost one three of five are against it"
 
 
 def test_a_candidate_whose_votes_are_under_way_does_not_stand_again():
