@@ -39,6 +39,9 @@ def unguarded(callback: Callable[..., None]) -> Callable[..., None]:
 
 
 _NAME = re.compile(r"(\d{16})\.(wal|damaged|spare|zero)")
+# The same ones each time, and no more at once: for larger writes the kernel looks for contiguous memory to cache them in,
+# which costs six times as much processor time as the rest.
+_ZEROS = memoryview(bytes(256 * 1024))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,8 @@ def fill_spare(files: Files, directory: str, number: int, filled: int, limits: W
     size = min(limits.zero_chunk_bytes, limits.segment_bytes - filled)
     file = files.open(path, create=True)
     try:
-        file.pwrite((bytes(size),), filled)
+        for offset in range(filled, filled + size, len(_ZEROS)):
+            file.pwrite((_ZEROS[: filled + size - offset],), offset)
         file.sync()
     except OSError:
         with suppress(OSError):
