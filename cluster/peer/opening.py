@@ -97,7 +97,9 @@ class Opening:
             if len(self._config.brokers) == 1:
                 wal.close()
                 raise BrokerRefused(
-                    f"{recovery.damaged.file} is damaged and there is no other broker to refetch from"
+                    f"the log is damaged ({self._config.directory}/{recovery.damaged.file}), and there is no other "
+                    "broker to get the state from; put back a copy of the whole directory, or keep it aside and begin "
+                    "with an empty one (docs/operations.md, a broker that will not start)"
                 )
             self._context.log.event(
                 "log_damaged",

@@ -39,8 +39,8 @@ def unguarded(callback: Callable[..., None]) -> Callable[..., None]:
 
 
 _NAME = re.compile(r"(\d{16})\.(wal|damaged|spare|zero)")
-# The same ones each time, and no more at once: for larger writes the kernel looks for contiguous memory to cache them in,
-# which costs six times as much processor time as the rest.
+# The same ones each time, and no more at once: for larger writes the kernel looks for contiguous memory to cache them
+# in, which costs six times as much processor time as the rest.
 _ZEROS = memoryview(bytes(256 * 1024))
 
 
