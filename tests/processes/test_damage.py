@@ -42,5 +42,5 @@ def test_a_single_broker_with_a_damaged_log_exits_with_2_and_names_the_file(tmp_
         with launched(topology) as launch:
             output, _ = launch.communicate(timeout=DEADLINE_S)
         assert launch.returncode == 2, output
-        assert f"{segment.stem}.damaged is damaged" in output
+        assert f"the log is damaged ({segment.with_suffix('.damaged')})" in output
         assert segment.with_suffix(".damaged").exists()
