@@ -175,6 +175,7 @@ def test_without_a_cluster_the_start_fails_and_leaves_no_thread(tmp_path: Path) 
     assert threading.active_count() == before
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_told_to_open_its_own(client: BlockingClient) -> None:
     client.submit(add, 1).result(TIMEOUT_S)
     reader, writer = os.pipe()
