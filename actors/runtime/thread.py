@@ -36,16 +36,14 @@ class LoopThread:
         self._started.wait()
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What the coroutine returns or raises that `make()` gives; it is made and run on the loop. A caller that is
-        interrupted (Ctrl-C) cancels it. Raises LoopEnded."""
-
-        async def run() -> T:
-            return await make()
-
+        """What the coroutine that `make()` gives returns or raises; it runs on the loop. A caller that is interrupted
+        (Ctrl-C) cancels it. Raises LoopEnded."""
+        if self._is_foreign:    # before the lock, which another thread may have held in the moment of the fork
+            raise LoopEnded
         with self._lock:
-            if self._loop is None or os.getpid() != self._pid:
+            if self._loop is None:
                 raise LoopEnded
-            future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+            future = asyncio.run_coroutine_threadsafe(make(), self._loop)
             self._calls.add(future)
         try:
             return future.result()
@@ -58,11 +56,18 @@ class LoopThread:
 
     def stop(self) -> None:
         """Ends what is under way there (LoopEnded for its callers) and waits for the thread."""
+        if self._is_foreign:
+            return
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None and self._ending is not None and os.getpid() == self._pid:
+        if loop is not None and self._ending is not None:
             loop.call_soon_threadsafe(self._ending.set)
             self._thread.join()
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Of the process that this one was forked from: its thread is not here."""
+        return os.getpid() != self._pid
 
     def _live(self) -> None:
         import uvloop

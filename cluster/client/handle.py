@@ -51,7 +51,7 @@ class Handle(Generic[R]):
         self._waiters: list[asyncio.Future[None]] | None = None
 
     def __await__(self) -> Generator[Any, None, R]:
-        if self._result is None and self._error is None:
+        if not self.done():
             yield from self._arrival().__await__()
         return self.value()
 
@@ -154,7 +154,17 @@ class Batch(Generic[R]):
 
     async def wait(self, timeout: float | None = None, *, finished: int | None = None) -> None:
         """Until all, or `finished` of them, have ended, or DeadlineExceeded."""
-        await self._wait(len(self._records) if finished is None else finished, timeout)
+        wanted = len(self._records) if finished is None else finished
+        end = None if timeout is None else self._client._ports.clock.now() + int(timeout * SECOND)
+        while len(self._finished) < wanted or not self._complete:
+            waiter: asyncio.Future[None] = self._client._loop.create_future()
+            self._waiters.append(waiter)
+            left = None if end is None else self._client._left(end)
+            await self._client._within(
+                waiter,
+                left,
+                lambda: DeadlineExceeded(f"{self.progress[0]} of {len(self)} finished in time", outcome="unknown"),
+            )
 
     def values(self) -> list[R]:
         """The results of a batch that has ended; raises the first item's error, in item order."""
@@ -223,18 +233,6 @@ class Batch(Generic[R]):
             self._failed += not good
             if self._waiters:
                 self._wake()
-
-    async def _wait(self, finished: int, timeout: float | None) -> None:
-        end = None if timeout is None else self._client._ports.clock.now() + int(timeout * SECOND)
-        while len(self._finished) < finished or not self._complete:
-            waiter: asyncio.Future[None] = self._client._loop.create_future()
-            self._waiters.append(waiter)
-            left = None if end is None else self._client._left(end)
-            await self._client._within(
-                waiter,
-                left,
-                lambda: DeadlineExceeded(f"{self.progress[0]} of {len(self)} finished in time", outcome="unknown"),
-            )
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

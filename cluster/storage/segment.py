@@ -39,9 +39,10 @@ def unguarded(callback: Callable[..., None]) -> Callable[..., None]:
 
 
 _NAME = re.compile(r"(\d{16})\.(wal|damaged|spare|zero)")
-# The same ones each time, and no more at once: for larger writes the kernel looks for contiguous memory to cache them
-# in, which costs six times as much processor time as the rest.
-_ZEROS = memoryview(bytes(256 * 1024))
+# In one write. For larger ones the kernel looks for contiguous memory to cache them in, which costs more processor time
+# than all the rest.
+ZEROS_BYTES = 256 * 1024
+_ZEROS = memoryview(bytes(ZEROS_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class WalLimits:
     """Sizes and times of a log."""
 
     segment_bytes: int = 64 * MIB
-    zero_chunk_bytes: int = 4 * MIB  # written and synced at a time; the log's own jobs wait no longer than that
+    zero_chunk_bytes: int = 4 * MIB  # of a spare, filled and synced in one job
     spares_max: int = 2  # more are removed when the log is opened
     read_bytes_max: int = MIB  # one pread, unless a frame is larger
     probe_syncs: int = 32
@@ -171,7 +172,7 @@ def fill_spare(files: Files, directory: str, number: int, filled: int, limits: W
     size = min(limits.zero_chunk_bytes, limits.segment_bytes - filled)
     file = files.open(path, create=True)
     try:
-        for offset in range(filled, filled + size, len(_ZEROS)):
+        for offset in range(filled, filled + size, ZEROS_BYTES):
             file.pwrite((_ZEROS[: filled + size - offset],), offset)
         file.sync()
     except OSError:

@@ -52,6 +52,16 @@ def check_fates(fates: Mapping[int, str], tasks: Counter[int]) -> None:
         assert tasks[number] in expected, (number, fate, tasks[number])
 
 
+def tasks_in_the_end(rig: ClientWorld, names: list[str]) -> Counter[int]:
+    """Lets the clients of these names finish with an open log; then the parcels of all tasks."""
+    reopen(rig)
+    for name in names:
+        rig.finish(name)
+    rig.until(lambda: rig.leader)
+    rig.world.run_for(3 * SECOND)
+    return numbers_of_tasks(rig)
+
+
 def crash_or_cut(rig: ClientWorld, random: Random, names: list[str], *, may_crash: bool) -> bool:
     """The leader crashes and comes back (True), or a client loses its links, or nothing happens."""
     roll = random.random()

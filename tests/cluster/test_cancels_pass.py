@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from client_world import BROKERS, ClientWorld, Parcel, pause, unserved, work
-from overload_rig import FULL, check_fates, close, crash_or_cut, fate_of, numbers_of_tasks, reopen
+from overload_rig import FULL, check_fates, close, crash_or_cut, fate_of, numbers_of_tasks, reopen, tasks_in_the_end
 
 from actors import SECOND, Ports
 from cluster import Client, ClusterError, Overloaded, TaskCancelled
@@ -174,12 +174,7 @@ def test_whoever_leads_and_whatever_is_lost_cancels_and_submits_have_true_answer
         close(rig, random.choice(["", FULL, FULL]))
         rig.world.run_for(int(random.random() * 1.5 * SECOND))
         crashed += crash_or_cut(rig, random, names, may_crash=crashed < 4)
-    reopen(rig)
-    for name in names:
-        rig.finish(name)
-    rig.until(lambda: rig.leader)
-    rig.world.run_for(3 * SECOND)
-    tasks = numbers_of_tasks(rig)
+    tasks = tasks_in_the_end(rig, names)
     outcomes = Counter(fates.values())
     assert len(fates) == 600 and outcomes["confirmed"] > 100 and outcomes["Overloaded"] > 0, outcomes
     check_fates(fates, tasks)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from client_world import BROKERS, MS, ClientWorld, Parcel, pause, unserved, work
-from overload_rig import FULL, check_fates, close, crash_or_cut, fate_of, numbers_of_tasks, reopen
+from overload_rig import FULL, check_fates, close, crash_or_cut, fate_of, numbers_of_tasks, reopen, tasks_in_the_end
 
 from actors import SECOND, Ports
 from cluster import Client, Overloaded, TaskCancelled, Unavailable
@@ -300,13 +300,7 @@ def test_whatever_opens_and_closes_and_whoever_leads_the_answers_are_true(seed):
         close(rig, random.choice(["", FULL, "the log is waiting for the disk"]))
         rig.world.run_for(int(random.random() * 1.5 * SECOND))
         crashed += crash_or_cut(rig, random, names, may_crash=crashed < 6)
-    reopen(rig)
-    for name in names:
-        rig.finish(name)
-    rig.until(lambda: rig.leader)
-    rig.world.run_for(3 * SECOND)
-    reopen(rig)
-    tasks = numbers_of_tasks(rig)
+    tasks = tasks_in_the_end(rig, names)
     outcomes = Counter(fates.values())
     assert len(fates) == 1_200 and outcomes["confirmed"] > 300 and outcomes["Overloaded"] > 0, outcomes
     check_fates(fates, tasks)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from client_world import BROKERS, MS, ClientWorld, Parcel, pause, unserved, work
-from overload_rig import FULL, check_fates, close, fate_of, log_of, numbers_of_tasks, reopen
+from overload_rig import FULL, check_fates, close, fate_of, log_of, numbers_of_tasks, reopen, tasks_in_the_end
 
 from actors import MILLISECOND, SECOND, Ports
 from cluster import Client, ClusterError, Overloaded, TaskCancelled
@@ -327,12 +327,7 @@ def test_whatever_waits_when_a_log_closes_the_answers_are_true(seed, monkeypatch
             rig.world.crash(rig.brokers[leader])
             rig.world.restart(rig.brokers[leader], after=SECOND // 10)
         rig.world.run_for(int(random.random() * 1.2 * SECOND))
-    reopen(rig)
-    for name in names:
-        rig.finish(name)
-    rig.until(lambda: rig.leader)
-    rig.world.run_for(3 * SECOND)
-    tasks = numbers_of_tasks(rig)
+    tasks = tasks_in_the_end(rig, names)
     assert len(fates) == 360
     assert sum(withdrawn) > 0
     check_fates(fates, tasks)

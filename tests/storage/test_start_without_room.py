@@ -3,7 +3,7 @@
 import pytest
 from compaction_rig import Node, filled
 from test_full_disk_log import begun, files, fill_segment
-from wal_rig import PowerLost, Rig
+from wal_rig import DIRECTORY, PowerLost, Rig
 
 from cluster.raft.messages import SnapshotMark
 from cluster.storage.header import FRAMES_START
@@ -80,16 +80,21 @@ def test_a_start_on_a_full_disk_does_not_fill_it_to_the_brim_first():
     assert min(least) == least[0]
 
 
+def fill_disk(node: Node) -> None:
+    """While the node is away: no room, and no spare."""
+    remover = node.rig.disk.mount(99)
+    for path in files(node.rig.disk, ".spare"):
+        remover.remove(path)
+    remover.sync_dir(DIRECTORY)
+    node.rig.disk.full = True
+
+
 def interrupted_installation(seed: int, segments: int, mark: SnapshotMark) -> Node:
     """The snapshot has its name, the log was not restarted; no spare is there, and no room."""
     node = filled(seed=seed) if segments > 1 else Node(seed)
     node.write(2, term=node.term + 4)
     node.rig.crash()
-    remover = node.rig.disk.mount(99)
-    for path in files(node.rig.disk, ".spare"):
-        remover.remove(path)
-    remover.sync_dir("data/b1")
-    node.rig.disk.full = True
+    fill_disk(node)
     node.mark = mark
     return node
 
@@ -151,11 +156,7 @@ def test_a_void_log_that_is_marked_keeps_its_mark_and_its_evidence_there():
     node.wal.quarantine("for a test")
     node.settle()
     node.rig.crash()
-    remover = node.rig.disk.mount(99)
-    for path in files(node.rig.disk, ".spare"):
-        remover.remove(path)
-    remover.sync_dir("data/b1")
-    node.rig.disk.full = True
+    fill_disk(node)
     node.mark = SnapshotMark(500, 5, ())
     node.open()
     assert node.recovery.quarantined and node.recovery.base == (500, 5)
@@ -170,12 +171,8 @@ def test_what_a_start_without_room_frees_is_at_hand_at_once():
     node.wal.compact(node.mark.index)
     node.rig.disk.kill()
     node.rig.pid += 1
+    fill_disk(node)
     disk = node.rig.disk
-    remover = disk.mount(99)
-    for path in files(disk, ".spare"):
-        remover.remove(path)
-    remover.sync_dir("data/b1")
-    disk.full = True
     segments = len(files(disk, ".wal"))
     _, node.recovery = node.rig.open(restore=lambda: node.mark)
     assert node.recovery.quarantined
