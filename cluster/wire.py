@@ -231,7 +231,8 @@ class Form(Message, tag=52, frozen=True):
 class ClockNews(Message, tag=53, frozen=True):
     """Broker -> broker, once a second: its wall clock, for the leader's stamp, and its newest digest, to compare. Also
     when `lacks_room` changes: its disk is full, so it should be given no more than it must. With `needs_state` it is
-    quarantined, or could not start from its disk any more: others should not rely on it."""
+    quarantined, or could not start from its disk any more: others should not rely on it. `compacting` is the entry of
+    the snapshot that it makes and will offer to the others, 0 if it makes none."""
 
     wall_ms: int
     digest_index: int = 0
@@ -239,12 +240,14 @@ class ClockNews(Message, tag=53, frozen=True):
     lacks_room: bool = False
     needs_state: bool = False
     applied_index: int = 0
+    compacting: int = 0
 
 
 class SnapshotOffer(Message, tag=56, frozen=True):
     """Leader -> follower that is too far behind for the log: this snapshot file is yours. Owes: SnapshotWant.
 
     `header` and `footer` are the file's own, `message` the core's, for the follower's core when it has the whole file.
+    An empty one: broker -> broker, a copy of what this one has made, so that the other need not make its own.
     """
 
     header: bytes
@@ -253,8 +256,8 @@ class SnapshotOffer(Message, tag=56, frozen=True):
 
 
 class SnapshotChunk(Message, tag=57, frozen=True):
-    """Leader -> follower, on the bulk channel: one chunk of the snapshot of entry `index`, as it is in the file. Owes:
-    SnapshotWant."""
+    """Who offered it -> who wants it, on the bulk channel: one chunk of the snapshot of entry `index`, as it is in the
+    file. Owes: SnapshotWant."""
 
     index: int
     number: int
@@ -262,7 +265,7 @@ class SnapshotChunk(Message, tag=57, frozen=True):
 
 
 class SnapshotWant(Message, tag=58, frozen=True):
-    """Follower -> leader: it has every chunk before `chunk`. With `refused`, it wants no more of them, for this
+    """The answer to both: it has every chunk before `chunk`. With `refused`, it wants no more of them, for this
     reason."""
 
     index: int

@@ -23,7 +23,8 @@ class CompactionLimits:
     state_factor: int = 2
     urgent_factor: int = 4              # of the trigger: the compactor runs at normal priority
     closed_factor: int = 8              # of the trigger: submits wait
-    stagger_ppm_max: int = 250_000      # brokers of one machine should not compact in step: one waits for so much more
+    stagger_ppm_max: int = 250_000      # so much more the last broker in line waits for: one compacts for all of them
+    checkpoint_entries: int = 256       # a snapshot of a multiple of it serves every broker
     nice: int = 10                      # of a compactor that is not urgent
     pinned_bytes_max: int = 1024 * MIB  # of log that is kept for a follower that lags; then it gets the snapshot
     silence_max: Nanos = 60 * SECOND    # a compactor that says nothing for so long is ended
@@ -46,9 +47,9 @@ class Pressure(IntEnum):
 def pressure(
     limits: CompactionLimits, log_bytes: int, snapshot_bytes: int, stagger_ppm: int, *, would_make_room: bool = False
 ) -> Pressure:
-    """Of `log_bytes` since a snapshot of `snapshot_bytes`; `stagger_ppm` is this broker's lot. `would_make_room`: the
-    disk is full, or nearly, and part of the log could leave it."""
-    trigger = max(limits.log_bytes_min, limits.state_factor * snapshot_bytes)
+    """Of `log_bytes` since a snapshot of `snapshot_bytes`; `stagger_ppm` is this broker's place in line.
+    `would_make_room`: the disk is full, or nearly, and part of the log could leave it."""
+    trigger = trigger_bytes(limits, snapshot_bytes)
     if log_bytes > limits.closed_factor * trigger:
         return Pressure.CLOSED
     if log_bytes > limits.urgent_factor * trigger:
@@ -56,6 +57,17 @@ def pressure(
     if would_make_room and log_bytes > snapshot_bytes:
         return Pressure.DUE
     return Pressure.DUE if log_bytes * 1_000_000 > trigger * (1_000_000 + stagger_ppm) else Pressure.NONE
+
+
+def trigger_bytes(limits: CompactionLimits, snapshot_bytes: int) -> int:
+    """Of log since a snapshot of `snapshot_bytes`, after which the next one is worth its price."""
+    return max(limits.log_bytes_min, limits.state_factor * snapshot_bytes)
+
+
+def stagger_ppm(limits: CompactionLimits, place: int, count: int) -> int:
+    """What the broker at this place in line (0 is first, of `count`) waits for beyond the trigger."""
+    assert 0 <= place < count
+    return limits.stagger_ppm_max * place // max(count - 1, 1)
 
 
 def room_for_snapshot(log_bytes: int, snapshot_bytes: int) -> int:

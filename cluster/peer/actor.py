@@ -121,7 +121,14 @@ class RaftPeer(Actor):
         self._peer_log = PeerLog(context.log, context.clock)
         members = Configuration(tuple(range(1, len(self.names) + 1)))
         self.snapshots = Snapshots(
-            context, config.directory, config.compaction, self.machine, members, config.wal.segment_bytes, self._step
+            context,
+            config.directory,
+            config.compaction,
+            self.machine,
+            members,
+            config.wal.segment_bytes,
+            self._step,
+            self._tell_news,
         )
         self.room = Room(
             context,
@@ -242,6 +249,7 @@ class RaftPeer(Actor):
                 self.news.heard(node_id, self.names[node_id - 1], message)
                 self.room.heard(self.names[node_id - 1], message.lacks_room)
                 self.lost_start.heard(self.names[node_id - 1], message)
+                self.snapshots.heard_news(node_id, message.compacting)
 
     def _on_raft(self, node_id: int, message: msgspec.Struct) -> None:
         assert isinstance(message, RaftMessage)
@@ -325,6 +333,7 @@ class RaftPeer(Actor):
             self._notice,
             self._lead,
             self.snapshots,
+            self.snapshots.checkpoints,
         )
         self.snapshots.begin(Parts(self.core, self.drive, self.wal, self.storage, self.links))
         if self.wal.quarantined:
@@ -396,6 +405,7 @@ class RaftPeer(Actor):
             lacks_room=self.room.is_lacking,
             needs_state=core is None or core.quarantined or self.wal.quarantined or not self.snapshots.has_start,
             applied_index=self.machine.applied_index,
+            compacting=self.snapshots.compacting,
         )
         self.links.send_all(news)
 

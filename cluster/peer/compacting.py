@@ -47,24 +47,38 @@ class Compacting:
         self._written: Written | None = None
         self._reason = ""                   # why there is none, whatever else it says
         self._is_base_damaged = False
-        self._stagger_ppm = self._draw()
 
     @property
     def is_busy(self) -> bool:
         return self._child is not None
 
-    def look(self, log_bytes: int, snapshot_bytes: int, *, would_make_room: bool = False) -> None:
-        """Judges the log since the last snapshot, of that many bytes, and acts."""
+    @property
+    def index(self) -> int:
+        """Of the snapshot that is being made, 0 if none is."""
+        return self._index if self._child is not None else 0
+
+    def look(
+        self,
+        log_bytes: int,
+        snapshot_bytes: int,
+        stagger_ppm: int = 0,
+        *,
+        is_expected: bool = False,
+        would_make_room: bool = False,
+    ) -> None:
+        """Judges the log since the last snapshot, of that many bytes, and acts. `is_expected`: another broker makes one
+        that will do; it is waited for while that is not urgent here."""
         now = self._context.clock.now()
         self.pressure = pressure(
-            self._limits, log_bytes, snapshot_bytes, self._stagger_ppm, would_make_room=would_make_room
+            self._limits, log_bytes, snapshot_bytes, stagger_ppm, would_make_room=would_make_room
         )
+        waits = is_expected and not would_make_room and self.pressure < Pressure.URGENT
         if self._child is not None:
             if now - self._heard > self._limits.silence_max:
                 self._reason = "it was silent for too long"
                 self._heard = now
                 self._child.signal(SIGKILL)
-        elif self.pressure is not Pressure.NONE and now >= self._not_before:
+        elif self.pressure is not Pressure.NONE and not waits and now >= self._not_before:
             self._start(now)
 
     def stop(self) -> None:
@@ -121,7 +135,6 @@ class Compacting:
         reason = self._reason or self._outcome(end)
         if not reason:
             self._failures = 0
-            self._stagger_ppm = self._draw()
             return
         self._failures += 1
         now, limits = self._context.clock.now(), self._limits
@@ -145,9 +158,6 @@ class Compacting:
         if not reason:
             self._context.log.event("snapshot_written", index=written.index, size=written.size, took_ms=took_ms)
         return reason
-
-    def _draw(self) -> int:
-        return self._context.entropy.below(self._limits.stagger_ppm_max + 1)
 
 
 def _ignore(outcome: object) -> None:

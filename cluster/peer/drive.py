@@ -8,6 +8,7 @@ told before the disk has it.
 from collections.abc import Callable
 from typing import Protocol
 
+from cluster.peer.checkpoints import Checkpoints
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.links import BrokerLinks
 from cluster.raft import wire
@@ -41,6 +42,7 @@ class Drive:
 
     __slots__ = (
         "_cache",
+        "_checkpoints",
         "_core",
         "_effects",
         "_later",
@@ -67,6 +69,7 @@ class Drive:
         notice: Callable[[RaftEffects], None],
         lead: Callable[[int], None],
         snapshots: SnapshotDuties,
+        checkpoints: Checkpoints,
     ) -> None:
         self._core = core
         self._wal = wal
@@ -77,6 +80,7 @@ class Drive:
         self._notice = notice
         self._lead = lead
         self._snapshots = snapshots
+        self._checkpoints = checkpoints
         self.applied_bytes = 0              # of log, by this process
         self.leading_term = 0               # of the term whose own entry is applied, 0 = not leading
         self._effects: Effects | None = None    # of what was applied since they were last taken
@@ -100,10 +104,7 @@ class Drive:
             elif committed:
                 # Not before the answers have left that the write was waiting for: a follower's is what the leader and
                 # its client wait for, while what it applies has been acknowledged long ago.
-                self._apply(committed)
-                size = size_of(committed)
-                self.applied_bytes += size
-                applied_bytes += size
+                applied_bytes += self._apply(committed)
                 committed = []
                 if applied_bytes > APPLY_BYTES_PER_TURN:
                     self._later()       # a replay or a catch-up: the sockets have their turn in between
@@ -162,15 +163,20 @@ class Drive:
         state = write.hard_state
         self._wal.append(write.id, state.term, state.vote, state.commit, write.truncate_from, write.entries)
 
-    def _apply(self, entries: list[Entry]) -> None:
+    def _apply(self, entries: list[Entry]) -> int:
+        """Returns their size."""
         core = self._core
         leading = core.role is Role.LEADER
         if leading and self._effects is None:
             self._effects = Effects()
         effects = self._effects
-        apply = self._machine.apply
-        for entry in entries:
+        apply, interval = self._machine.apply, self._checkpoints.interval
+        for number, entry in enumerate(entries, start=1):
             apply(entry.index, entry.term, entry.payload, effects)
+            if entry.index % interval == 0:
+                self._checkpoints.add(entry.term, self.applied_bytes + size_of(entries[:number]))
+        size = size_of(entries)
+        self.applied_bytes += size
         core.applied(entries)
         if leading and self.leading_term != core.term and entries[-1].term == core.term:
             # The state holds everything that was ever acknowledged. Effects of what earlier leaders had proposed are
@@ -178,6 +184,7 @@ class Drive:
             self.leading_term = core.term
             self._effects = None
             self._lead(core.term)
+        return size
 
 
 def _record_of(entry: Entry) -> bytes:

@@ -28,13 +28,15 @@ class ReplicaNews:
         lacks_room: bool = False,
         needs_state: bool = False,
         applied_index: int = 0,
+        compacting: int = 0,
     ) -> ClockNews:
         """What to tell the others now."""
         digests = self._digests
         digests[digest_index] = digest
         while len(digests) > DIGESTS_KEPT_MAX:
             del digests[next(iter(digests))]
-        return ClockNews(self._clock.wall_ms(), digest_index, digest, lacks_room, needs_state, applied_index)
+        wall_ms = self._clock.wall_ms()
+        return ClockNews(wall_ms, digest_index, digest, lacks_room, needs_state, applied_index, compacting)
 
     def heard(self, node_id: int, node: str, news: ClockNews) -> None:
         """Another broker's news; an alarm if its replica decided differently."""

@@ -1,7 +1,8 @@
-"""A follower's side of a snapshot transfer: chunks become a file, the file becomes a state, the core is told.
+"""The taking side of a snapshot transfer: chunks become a file, the file becomes a state, the core is told. A copy of
+what another broker has made ends as a file: this broker has that state already.
 
 Files are written and read by jobs, off the loop; the state is restored a part per turn of the loop. Meanwhile this
-broker is a follower like any other. What was received survives a restart of either side: the next offer of the same
+broker is one like any other. What was received survives a restart of either side: the next offer of the same
 snapshot goes on where the last one ended.
 """
 
@@ -27,10 +28,10 @@ SILENCE_MAX = 30 * SECOND       # of a leader that offered a file: longer than i
 class Incoming:
     """One snapshot on its way in. Chunks below `received` were taken, those below `written` are in the file."""
 
-    def __init__(self, node_id: int, offer: SnapshotOffer, message: Message, index: int, heard: Nanos) -> None:
+    def __init__(self, node_id: int, offer: SnapshotOffer, message: Message | None, index: int, heard: Nanos) -> None:
         self.node_id = node_id
         self.offer = offer
-        self.message = message
+        self.message = message              # for the core; None: a copy
         self.index = index
         self.heard = heard
         self.receiver: SnapshotReceiver | None = None       # once a job has opened the file
@@ -44,9 +45,9 @@ class Incoming:
 
 
 class SnapshotArrivals:
-    """One transfer at a time, the latest offered. `answer(node_id, want)` speaks to the leader; `complete(message,
-    index, size, machine)` gets the core's message of a snapshot that is durable here, and the state of it. Call `look`
-    now and then.
+    """One transfer at a time, the latest offered. `answer(node_id, want)` speaks to who offered it; `complete(message,
+    index, size, machine)` gets the core's message of a snapshot that is durable here, and the state of it;
+    `copied(node_id, index, size)` is told of a copy that is, and of who sent it. Call `look` now and then.
 
     Everything that is done to the file is a job, from the first to the last, and jobs keep their order: so a transfer
     that begins again finds the file as the one before has left it.
@@ -58,20 +59,22 @@ class SnapshotArrivals:
         directory: str,
         answer: Callable[[int, SnapshotWant], None],
         complete: Callable[[Message, int, int, Machine], None],
+        copied: Callable[[int, int, int], None],
     ) -> None:
         self._context = context
         self._directory = directory
         self._answer = answer
         self._complete = complete
+        self._copied = copied
         self._incoming: Incoming | None = None
 
     @property
     def is_busy(self) -> bool:
         return self._incoming is not None
 
-    def offered(self, node_id: int, offer: SnapshotOffer, message: Message, index: int) -> None:
+    def offered(self, node_id: int, offer: SnapshotOffer, message: Message | None, index: int) -> None:
         """A leader offers the file of entry `index`, which this broker needs; `message` is what the offer has for the
-        core."""
+        core. Or somebody offers a copy that it wants, without one."""
         current = self._incoming
         now = self._context.clock.now()
         if current is not None and (current.offer.header, current.offer.footer) == (offer.header, offer.footer):
@@ -91,17 +94,25 @@ class SnapshotArrivals:
         if incoming is not None and incoming.node_id == node_id:
             self._want_more(incoming)
 
+    def lost(self, node_id: int) -> None:
+        """No link to this broker is there any more. A copy from it is given up: there may not be another offer."""
+        incoming = self._incoming
+        if incoming is not None and incoming.message is None and incoming.node_id == node_id:
+            self._drop(incoming, "the broker that offered this copy is gone")
+
     def look(self, committed: int) -> None:
         """Gives up a transfer that nobody goes on with, or that the log has overtaken up to entry `committed`: an owner
         that is busy with one makes no snapshots of its own."""
         incoming = self._incoming
         if incoming is None or not incoming.is_checked or incoming.is_whole:
             return
-        if incoming.index <= committed:
-            self._incoming = None
-            self._discard(incoming)
-            self._note_end(incoming, "the log has come by what it stands for")
-        elif incoming.received == incoming.written and self._context.clock.now() - incoming.heard > SILENCE_MAX:
+        is_silent = incoming.received == incoming.written and self._context.clock.now() - incoming.heard > SILENCE_MAX
+        if incoming.message is None:
+            if is_silent:
+                self._drop(incoming, "nothing came of this copy for too long")
+        elif incoming.index <= committed:
+            self._drop(incoming, "the log has come by what it stands for")
+        elif is_silent:
             self._incoming = None
             self._close(incoming)
             self._note_end(incoming, "nothing came for too long; what is here stays, for the next offer")
@@ -175,7 +186,12 @@ class SnapshotArrivals:
         except (StorageError, OSError) as error:
             self._refuse(incoming, f"it cannot be opened: {error}")
             return
-        self._restore(incoming, file, file.parts(), Restoration())
+        if incoming.message is not None:
+            self._restore(incoming, incoming.message, file, file.parts(), Restoration())
+            return
+        file.close()
+        self._end(incoming)
+        self._copied(incoming.node_id, incoming.index, file.size)
 
     def _submit(
         self, incoming: Incoming, job: Callable[[], object], then: Callable[[Incoming, object], None]
@@ -195,7 +211,12 @@ class SnapshotArrivals:
     # -- to a state ---------------------------------------------------------------------------------------------------
 
     def _restore(
-        self, incoming: Incoming, file: SnapshotFile, parts: Iterator[bytes], restoration: Restoration
+        self,
+        incoming: Incoming,
+        message: Message,
+        file: SnapshotFile,
+        parts: Iterator[bytes],
+        restoration: Restoration,
     ) -> None:
         """Takes one part, and comes back in the next turn for the others."""
         if incoming is not self._incoming:
@@ -205,7 +226,7 @@ class SnapshotArrivals:
             part = next(parts, None)
             if part is not None:
                 restoration.add(part)
-                again = self._context.callback(lambda: self._restore(incoming, file, parts, restoration))
+                again = self._context.callback(lambda: self._restore(incoming, message, file, parts, restoration))
                 self._context.clock.call_soon(again)
                 return
             machine = restoration.finish()
@@ -215,21 +236,28 @@ class SnapshotArrivals:
             self._refuse(incoming, f"it does not restore: {error}")
             return
         file.close()
-        self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))  # the leader closes its file
-        self._incoming = None
-        self._complete(incoming.message, incoming.index, file.size, machine)
+        self._end(incoming)
+        self._complete(message, incoming.index, file.size, machine)
 
-    # -- to the leader ------------------------------------------------------------------------------------------------
+    # -- to who offered it --------------------------------------------------------------------------------------------
 
     def _want_more(self, incoming: Incoming) -> None:
         if incoming.is_checked and incoming.received < incoming.chunk_count:
             self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.received))
 
+    def _end(self, incoming: Incoming) -> None:
+        """All of it is here: the other side closes its file."""
+        self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))
+        self._incoming = None
+
     def _refuse(self, incoming: Incoming, reason: str) -> None:
+        self._drop(incoming, reason)
+        self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
+
+    def _drop(self, incoming: Incoming, reason: str) -> None:
         self._incoming = None
         self._discard(incoming)
         self._note_end(incoming, reason)
-        self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
 
     def _why(self, error: BaseException) -> str:
         if is_lack_of_room(error):
@@ -250,7 +278,7 @@ class SnapshotArrivals:
 
     def _discard(self, incoming: Incoming) -> None:
         """Behind the jobs that still write to it, the one that gives it its name among them. No snapshot of ours has
-        that name: it would be of an entry that is not committed here."""
+        that name: it would be of an entry that is not committed here, or the copy would not have been wanted."""
         files, directory, has_name = self._context.files, self._directory, incoming.is_whole
 
         def job() -> None:

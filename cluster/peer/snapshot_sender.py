@@ -1,12 +1,13 @@
-"""The leader's side of a snapshot transfer: a follower that is too far behind for the log gets the file.
+"""The giving side of a snapshot transfer: a follower that is too far behind for the log gets the leader's file, and a
+broker that would soon make one gets a *copy* of what another has just made.
 
 A few chunks are under way at a time, on the bulk channel, and no more per second than the limit says, so heartbeats and
-appends to the others go on. The follower says which chunk it wants next; it may begin in the middle, with what it has
-from a transfer that was interrupted. It tells the core's message to its own core when it has the whole file, so the
-leader's core mostly hears of the end as of any acknowledgement; but that one may get lost, so the end is reported as
-well, and the core asks.
+appends to the others go on. The other side says which chunk it wants next; it may begin in the middle, with what it has
+from a transfer that was interrupted. Of a copy the core knows nothing. Else the follower tells the core's message to
+its own core when it has the whole file, so the leader's core mostly hears of the end as of any acknowledgement; but
+that one may get lost, so the end is reported as well, and the core asks.
 
-A follower that refuses (a chunk was damaged on the way, its disk is full) is left alone for a while. What this broker
+A broker that refuses (a chunk was damaged on the way, its disk is full) is left alone for a while. What this broker
 cannot read of its own file is damage, and told to the owner of the file.
 """
 
@@ -33,6 +34,7 @@ class Transfer:
     node_id: int
     file: SnapshotFile
     heard: Nanos
+    is_copy: bool
     wanted: int = -1                # nothing heard yet
     next: int = 0
     not_before: Nanos = 0           # of the next chunk: until then the rate is used up
@@ -41,7 +43,8 @@ class Transfer:
 
 class SnapshotSender:
     """At most one transfer per follower. `newest()` opens the snapshot to send; `ended(node_id, ok)` is told of the end
-    of each transfer, and whether the follower has it all; `damaged(index, reason)` of a file that cannot be read."""
+    of each transfer for the core, and whether the follower has it all; `damaged(index, reason)` of a file that cannot
+    be read."""
 
     def __init__(
         self,
@@ -67,20 +70,32 @@ class SnapshotSender:
         """Offers the snapshot of entry `index`, for which the core has made `message`; one that is under way goes
         on."""
         running = self._transfers.get(node_id)
-        if running is not None and running.file.meta.index == index:
+        if running is not None and running.file.meta.index == index and not running.is_copy:
             return
         self.stop(node_id)
+        if not self._offer(node_id, index, message):
+            self._ended(node_id, False)
+            return
+        size = self._transfers[node_id].file.size
+        self._context.log.event("snapshot_offered", to=self._links.name(node_id), index=index, size=size)
+
+    def copy(self, node_id: int, index: int) -> None:
+        """Offers a copy of the snapshot of entry `index`, unless something is on its way already."""
+        if node_id not in self._transfers:
+            self._offer(node_id, index, b"")
+
+    def _offer(self, node_id: int, index: int, message: bytes) -> bool:
         is_too_soon = self._context.clock.now() < self._not_before.get(node_id, 0)
         file = None if is_too_soon else self._newest()
         if file is None or file.meta.index != index:
             if file is not None:
                 file.close()
-            self._ended(node_id, False)
-            return
-        transfer = self._transfers[node_id] = Transfer(node_id, file, self._context.clock.now())
-        self._context.log.event("snapshot_offered", to=self._links.name(node_id), index=index, size=file.size)
+            return False
+        transfer = Transfer(node_id, file, self._context.clock.now(), is_copy=not message)
+        self._transfers[node_id] = transfer
         self._links.send(node_id, SnapshotOffer(file.header, file.footer, message))
         self._watch(transfer)
+        return True
 
     def wants(self, node_id: int, want: SnapshotWant) -> None:
         """The follower's answer."""
@@ -93,8 +108,9 @@ class SnapshotSender:
             self._give_up(transfer, want.refused)
         elif want.chunk >= transfer.file.chunk_count:
             self.stop(node_id)
-            self._context.log.event("snapshot_sent", to=self._links.name(node_id), index=want.index)
-            self._ended(node_id, True)
+            if not transfer.is_copy:
+                self._context.log.event("snapshot_sent", to=self._links.name(node_id), index=want.index)
+                self._ended(node_id, True)
         else:
             if transfer.wanted < 0:
                 transfer.next = want.chunk
@@ -102,16 +118,22 @@ class SnapshotSender:
             self._pump(transfer)
 
     def stop(self, node_id: int) -> bool:
-        """True if something was on its way to that follower."""
+        """True if something for the core was on its way to that follower."""
         transfer = self._transfers.pop(node_id, None)
-        if transfer is not None:
-            transfer.file.close()
-        return transfer is not None
+        if transfer is None:
+            return False
+        transfer.file.close()
+        return not transfer.is_copy
 
     def stop_all(self) -> None:
-        """This broker does not lead any more."""
         for node_id in list(self._transfers):
             self.stop(node_id)
+
+    def deposed(self) -> None:
+        """This broker does not lead any more. Copies go on."""
+        for node_id, transfer in list(self._transfers.items()):
+            if not transfer.is_copy:
+                self.stop(node_id)
 
     def _pump(self, transfer: Transfer) -> None:
         """Reads the next chunk if the window and the rate allow one."""
@@ -162,4 +184,5 @@ class SnapshotSender:
             "snapshot_not_sent", to=self._links.name(transfer.node_id), index=transfer.file.meta.index, reason=reason
         )
         self.stop(transfer.node_id)
-        self._ended(transfer.node_id, False)
+        if not transfer.is_copy:
+            self._ended(transfer.node_id, False)

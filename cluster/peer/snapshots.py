@@ -1,5 +1,5 @@
-"""Everything that one broker does with snapshots: it has them made, keeps two, gives one to a follower that is too far
-behind for the log, takes one from a leader, and drops the log that nobody needs any more.
+"""Everything that one broker does with snapshots: it has them made, keeps two, gives copies to the others, one to a
+follower that is too far behind for the log, takes one from a leader, and drops the log that nobody needs any more.
 
 The log goes up to the older of the two snapshots, so that the newest may rot. A leader keeps more of it for a follower
 that lags, up to a limit: what it still has costs less to send than the whole state. On a full disk it goes up to the
@@ -15,10 +15,12 @@ from msgspec import Struct
 from actors import MILLISECOND, SECOND, Context
 from cluster.compaction.messages import Plan, Written
 from cluster.compaction.policy import CompactionLimits, Pressure, is_scarce, room_for_snapshot
+from cluster.peer.checkpoints import Checkpoint, Checkpoints
 from cluster.peer.compacting import Compacting
 from cluster.peer.drive import Drive
 from cluster.peer.entry_cache import EntryCache
 from cluster.peer.links import BrokerLinks
+from cluster.peer.sharing import Sharing
 from cluster.peer.shelf import Shelf
 from cluster.peer.snapshot_receiver import SnapshotArrivals
 from cluster.peer.snapshot_sender import SnapshotSender
@@ -60,6 +62,7 @@ class Snapshots:
         members: Configuration,
         segment_bytes: int,
         step: Callable[[Message], None],
+        tell_news: Callable[[], None],
     ) -> None:
         self._context = context
         self._directory = directory
@@ -68,10 +71,13 @@ class Snapshots:
         self._members = members
         self._segment_bytes = segment_bytes
         self._step = step
+        self._tell_news = tell_news
+        self.checkpoints = Checkpoints(machine, limits.checkpoint_entries)
+        self._sharing = Sharing(context.clock, limits, self.checkpoints)
         self._shelf = Shelf(context, directory)
         self._parts: Parts | None = None
         self._compacting = Compacting(context, limits, self._plan, self._adopt, self._set_aside)
-        self._planned: tuple[SnapshotMeta, int] | None = None   # what the compactor writes; log bytes up to there
+        self._planned: Checkpoint | None = None     # what the compactor writes
         self._bytes_behind = 0          # log bytes up to the newest snapshot, by the drive's count
         self._arrived: tuple[int, int, Machine] | None = None   # index, size, state of a snapshot for the core
 
@@ -87,7 +93,9 @@ class Snapshots:
         self._sender = SnapshotSender(
             self._context, parts.links, self._shelf.open_newest, self._sent, self._set_aside
         )
-        self._arrivals = SnapshotArrivals(self._context, self._directory, parts.links.send, self._complete)
+        self._arrivals = SnapshotArrivals(
+            self._context, self._directory, parts.links.send, self._complete, self._copied
+        )
         self._shelf.drop_unreachable(parts.wal.first_index)     # of a crash between two steps
         self._look()
 
@@ -103,6 +111,11 @@ class Snapshots:
         return self._compacting.pressure is Pressure.CLOSED and self.has_start
 
     @property
+    def _newest_index(self) -> int:
+        newest = self._shelf.newest
+        return newest.index if newest is not None else 0
+
+    @property
     def has_start(self) -> bool:
         """Whether the next start finds the state on the disk: a snapshot that the log goes on behind, or all of it."""
         if self._parts is None:
@@ -114,6 +127,12 @@ class Snapshots:
     def is_writing(self) -> bool:
         """Another snapshot is being made, or is on its way here, and needs room."""
         return self._compacting.is_busy or (self._parts is not None and self._arrivals.is_busy)
+
+    @property
+    def compacting(self) -> int:
+        """The entry of the snapshot that is being made here and will be offered to the others, 0 if there is none."""
+        index = self._compacting.index
+        return index if self._sharing.is_shared(index) else 0
 
     @property
     def kept(self) -> list[int]:
@@ -136,10 +155,17 @@ class Snapshots:
         self._arrivals.look(self._parts.core.log.committed)
         self._drop_log()
         if not self._arrivals.is_busy:
+            core, was_at_work = self._parts.core, self._compacting.is_busy
             log_bytes = self._parts.drive.applied_bytes - self._bytes_behind
             self._compacting.look(
-                log_bytes, self._shelf.newest_size, would_make_room=self._would_make_room(log_bytes)
+                log_bytes,
+                self._shelf.newest_size,
+                self._sharing.stagger_ppm(core.id, core.leader, self._members.voters),
+                is_expected=self._sharing.is_expected(self._newest_index),
+                would_make_room=self._would_make_room(log_bytes),
             )
+            if self._compacting.is_busy and not was_at_work:
+                self._tell_news()
 
     def _would_make_room(self, log_bytes: int) -> bool:
         """A snapshot has to come while there is still room for it. So the log leaves it some, and it comes early where
@@ -157,29 +183,40 @@ class Snapshots:
 
     def _plan(self, nice: int) -> Plan | None:
         assert self._parts is not None
-        machine, wal = self._machine, self._parts.wal
-        newest = self._shelf.newest
-        base = newest.index if newest is not None else 0
-        index = machine.applied_index
-        if not base < index <= wal.last_index:
+        wal, base = self._parts.wal, self._newest_index
+        applied_index, applied_bytes = self._machine.applied_index, self._parts.drive.applied_bytes
+        if not base < applied_index <= wal.last_index:
             return None     # nothing new, or a snapshot from elsewhere is being installed
         if base + 1 < wal.first_index:
             return None     # no snapshot is left that the log goes on behind; see `has_start`
-        term = self._parts.core.log.term(index)
-        assert term is not None, f"entry {index} is applied and not in the log"
-        meta = _meta(machine, term)
-        self._planned = meta, self._parts.drive.applied_bytes
-        return Plan(self._directory, base, wal.pieces(base + 1, index + 1), meta, nice)
+        planned = self._sharing.to_plan(base, self._bytes_behind, applied_bytes)
+        if planned is None:
+            term = self._parts.core.log.term(applied_index)
+            assert term is not None, f"entry {applied_index} is applied and not in the log"
+            planned = Checkpoint(self.checkpoints.now(term), applied_bytes)
+        self._planned = planned
+        meta = planned.meta
+        return Plan(self._directory, base, wal.pieces(base + 1, meta.index + 1), meta, nice)
 
     def _adopt(self, written: Written) -> str:
         """Why the snapshot is not taken; "" if it is."""
         assert self._planned is not None
-        meta, log_bytes = self._planned
-        reason = self._shelf.is_there(meta, written.size)
+        planned = self._planned
+        reason = self._shelf.is_there(planned.meta, written.size)
         if not reason:
-            self._bytes_behind = log_bytes
-            self._shelf.add(meta, written.size)     # the log follows, with the next look
+            is_shared = self._sharing.is_shared(planned.meta.index)
+            assert self._parts is not None
+            self._put_on_shelf(planned, written.size, self._parts.core.id)
+            if is_shared:
+                self._offer_copies(planned.meta.index)
         return reason
+
+    def _put_on_shelf(self, checkpoint: Checkpoint, size: int, maker: int) -> None:
+        """A snapshot of what this replica was is durable here. The log follows, with the next look."""
+        self._bytes_behind = checkpoint.log_bytes
+        self._shelf.add(checkpoint.meta, size)
+        self.checkpoints.drop(checkpoint.meta.index)
+        self._sharing.made_by(maker)
 
     def _set_aside(self, index: int, reason: str) -> None:
         """A snapshot that was whole when this life began cannot be read any more. The older one takes its place, and
@@ -228,17 +265,54 @@ class Snapshots:
             self._arrivals.linked(node_id)
 
     def link_down(self, node_id: int) -> None:
-        """What was on its way to this broker is lost."""
-        if self._parts is not None and self._sender.stop(node_id):
-            self._sent(node_id, ok=False)
+        """What was on its way to this broker is lost; a copy from there is not waited for."""
+        self._sharing.heard(node_id, 0)
+        if self._parts is not None:
+            self._arrivals.lost(node_id)
+            if self._sender.stop(node_id):
+                self._sent(node_id, ok=False)
 
     def deposed(self) -> None:
-        self._sender.stop_all()
+        self._sender.deposed()
 
     def _sent(self, node_id: int, ok: bool) -> None:
         """If not, the core tries again after the next heartbeat."""
         assert self._parts is not None
         self._parts.core.report_snapshot(node_id, ok=ok)
+
+    # -- copies -------------------------------------------------------------------------------------------------------
+
+    def heard_news(self, node_id: int, compacting: int) -> None:
+        """Another broker makes the snapshot of this entry, or none (0)."""
+        self._sharing.heard(node_id, compacting)
+
+    def _offer_copies(self, index: int) -> None:
+        assert self._parts is not None
+        for node_id in self._members.voters:
+            if node_id != self._parts.core.id:
+                self._sender.copy(node_id, index)
+
+    def _copy_offered(self, node_id: int, offer: SnapshotOffer, meta: SnapshotMeta) -> None:
+        parts, sharing = self._parts, self._sharing
+        assert parts is not None
+        if sharing.differs(meta):
+            # Whoever is wrong: each keeps what it has made itself.
+            reason = "this replica was in another state at that entry"
+            self._context.log.event("snapshot_refused", index=meta.index, reason=reason)
+        wanted = sharing.find_wanted(meta, self._bytes_behind, self._shelf.newest_size)
+        if self.is_writing or wanted is None or not self.has_start:
+            parts.links.send(node_id, SnapshotWant(meta.index, CHUNKS_ALL))
+        else:
+            self._arrivals.offered(node_id, offer, None, meta.index)
+
+    def _copied(self, node_id: int, index: int, size: int) -> None:
+        """A copy is durable, every byte of it verified by the crcs of its maker."""
+        checkpoint = self.checkpoints.find(index)
+        if checkpoint is None or self._shelf.is_there(checkpoint.meta, size):
+            self._shelf.discard(index)
+            return
+        self._put_on_shelf(checkpoint, size, node_id)
+        self._context.log.event("snapshot_copied", index=index, size=size)
 
     # -- taking one from a leader -------------------------------------------------------------------------------------
 
@@ -258,6 +332,9 @@ class Snapshots:
         core = self._parts.core
         try:
             meta = decode_header(offer.header)
+            if not offer.message:
+                self._copy_offered(node_id, offer, meta)
+                return
             message = wire.decode(offer.message, decode_records)
         except (Malformed, NewerVersion, msgspec.DecodeError, ValueError) as error:
             self._context.log.event("snapshot_refused", reason=str(error))
@@ -296,7 +373,8 @@ class Snapshots:
         self._arrived = None
         parts = self._parts
         self._free(self._machine.replace(machine))
-        self._shelf.add_alone(_meta(self._machine, mark.term), size)
+        self._shelf.add_alone(self.checkpoints.now(mark.term), size)
+        self.checkpoints.drop(index)
         parts.wal.restart(mark.index, mark.term, self._shelf.clear)
         parts.cache.clear()
         self._bytes_behind = parts.drive.applied_bytes
@@ -308,14 +386,3 @@ class Snapshots:
             self._context.timer("free", FREE_INTERVAL, lambda: self._free(old))
             return
 
-
-def _meta(machine: Machine, term: int) -> SnapshotMeta:
-    return SnapshotMeta(
-        machine.applied_index,
-        term,
-        machine.machine_version,
-        machine.now_ms,
-        machine.rolling,
-        machine.cluster_id,
-        machine.voters,
-    )

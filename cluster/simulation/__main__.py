@@ -62,6 +62,7 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "wall_seconds": round(wall_seconds, 2),
         "snapshots": sum(report.snapshots for report in reports),
         "restorations": sum(report.restorations for report in reports),
+        "copies": sum(report.moments.copies for report in reports),
         "transfers": sum(report.moments.transfers for report in reports),
         "interrupted_transfers": sum(report.moments.interrupted_transfers for report in reports),
         "refetches": sum(report.moments.refetches for report in reports),
@@ -83,7 +84,8 @@ def _run(seed: int, console: Console | None) -> Report:
     console.print(
         f"seed {seed}: {report.simulated_ns / SECOND:.0f} s, {report.acknowledged} acknowledged, "
         f"{report.entries} entries, {report.runs} runs, {report.late_outcomes} late outcomes refused, "
-        f"{report.snapshots} snapshots, {report.moments.transfers} sent, {report.restorations} restored, "
+        f"{report.snapshots} snapshots, {report.moments.copies} copied, {report.moments.transfers} sent, "
+        f"{report.restorations} restored, "
         f"{report.elections} elections, faults {report.faults}, digest {report.digest:08x}",
         markup=False,
     )

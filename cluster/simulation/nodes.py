@@ -18,6 +18,7 @@ from cluster.compaction.policy import CompactionLimits
 from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
+from cluster.simulation.state_oracle import FULL_DIGEST_INTERVAL
 from cluster.simulation.tasks import executor_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
@@ -44,6 +45,7 @@ COMPACTION = CompactionLimits(
     silence_max=5 * SECOND,
     retry_min=SECOND // 2,
     retry_max=2 * SECOND,
+    checkpoint_entries=FULL_DIGEST_INTERVAL,
 )
 HASTY = replace(COMPACTION, log_bytes_min=16 * 1024, state_factor=0, pinned_bytes_max=0)
 HASTY_ONE_IN = 2

@@ -99,7 +99,9 @@ class Oracles:
             self.snapshots.on_log(broker, name, fields)
             if name == "compaction_started":
                 assert broker.peer is not None
-                self.state.planned(process, broker.peer.machine)
+                index = fields["index"]
+                assert isinstance(index, int)
+                self.state.planned(process, broker.peer.machine, index)
         if name == "broker_started":
             self.raft.watch(self.brokers[process])
         elif name == "data_lost":

@@ -36,6 +36,7 @@ class Moments:
 
     transfers: int = 0              # snapshots that a follower installed
     interrupted_transfers: int = 0  # offers that did not come to their end
+    copies: int = 0                 # snapshots that another broker made, and this one took for its own
     refetches: int = 0              # states that a quarantined broker got from the leader
     crashes_in_compaction: int = 0  # of a broker, with its compactor at work
     alarms: list[str] = field(default_factory=list)     # compactions that failed for no outer reason
@@ -81,6 +82,8 @@ class SnapshotOracle:
             self._judge.require(not missed, "snapshot", f"{node.name} did not notice that {missed} are damaged")
         elif name == "log_compacted":
             self._check_log(node)
+        elif name == "snapshot_copied":
+            self.moments.copies += 1
         elif name == "snapshot_installed":
             assert node.peer is not None
             self.moments.transfers += 1

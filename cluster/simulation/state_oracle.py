@@ -29,7 +29,7 @@ from cluster.state.effects import (
 )
 from cluster.state.machine import Machine
 
-FULL_DIGEST_INTERVAL = 256      # entries between comparisons of everything
+FULL_DIGEST_INTERVAL = 16       # entries between comparisons of everything; snapshots that brokers share are of these
 CHECK_INTERVAL = 128            # entries between checks of all invariants of the state
 
 Pair = tuple[int, int]          # task id, attempt
@@ -99,9 +99,12 @@ class StateOracle:
         elif machine.rolling != first.rolling or (first.full is not None and machine.full_digest() != first.full):
             self._judge.violated("digest", f"{node} differs from others after entry {index}")
 
-    def planned(self, node: str, machine: Machine) -> None:
-        """A broker plans a snapshot of its state as it is: whoever restores that snapshot gets this state."""
-        index, full = machine.applied_index, machine.full_digest()
+    def planned(self, node: str, machine: Machine, index: int) -> None:
+        """A broker plans a snapshot of what it was at this entry: whoever restores that snapshot gets that state."""
+        full = self.applied_entries[index - 1].full
+        if full is None:
+            self._judge.require(index == machine.applied_index, "snapshot", f"{node} plans one of entry {index}")
+            full = machine.full_digest()
         if index == self.reference.applied_index:
             self._judge.require(full == self.reference.full_digest(), "digest", f"{node} differs at entry {index}")
         same = self._planned.setdefault(index, full) == full

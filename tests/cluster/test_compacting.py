@@ -75,7 +75,14 @@ class Owner(Actor):
 
     def look(self) -> None:
         self.context.timer("look", LOOK, self.look)
-        self.compacting.look(self.rig.log_bytes, self.rig.snapshot_bytes)
+        rig = self.rig
+        self.compacting.look(
+            rig.log_bytes,
+            rig.snapshot_bytes,
+            rig.stagger_ppm,
+            is_expected=rig.is_expected,
+            would_make_room=rig.would_make_room,
+        )
 
 
 class Rig:
@@ -83,7 +90,8 @@ class Rig:
         self.world = world
         self.limits = limits
         self.script: Script = writes
-        self.log_bytes = self.snapshot_bytes = 0
+        self.log_bytes = self.snapshot_bytes = self.stagger_ppm = 0
+        self.is_expected = self.would_make_room = False
         self.has_plan = True
         self.refusal = ""               # of what it wrote, by its owner
         self.plans: list[Plan] = []
@@ -184,19 +192,36 @@ def test_without_a_plan_it_asks_again(rig):
     assert rig.pauses == []
 
 
-def test_brokers_draw_lots_so_that_they_do_not_compact_in_step():
-    limits = CompactionLimits(log_bytes_min=1_000_000, stagger_ppm_max=250_000)
-    began = []
-    for seed in range(12):
-        with World(seed) as world:
-            rig = Rig(world, limits)
-            rig.log_bytes = 1_000_000
-            while not rig.plans:
-                rig.log_bytes += 10_000
-                world.run_for(LOOK)
-            began.append(rig.log_bytes)
-    assert 1_000_000 < min(began) < max(began) <= 1_270_000
-    assert len(set(began)) > 6
+def test_a_place_in_line_is_so_much_more_log(rig):
+    rig.log_bytes, rig.stagger_ppm = 1_250, 250_000
+    rig.world.run_for(5 * SECOND)
+    assert rig.plans == []
+    rig.log_bytes += 1
+    rig.world.run_for(5 * SECOND)
+    assert len(rig.plans) == 1
+
+
+def test_it_waits_for_another_that_is_at_work_until_that_is_urgent(rig):
+    rig.log_bytes, rig.is_expected = 4 * 1_000, True
+    rig.world.run_for(5 * SECOND)
+    assert rig.plans == []
+    rig.log_bytes += 1
+    rig.world.run_for(5 * SECOND)
+    assert len(rig.plans) == 1
+
+
+def test_one_that_needs_room_waits_for_nobody(rig):
+    rig.log_bytes, rig.is_expected, rig.would_make_room = LONG, True, True
+    rig.world.run_for(LOOK * 2)
+    assert len(rig.plans) == 1
+
+
+def test_one_that_has_begun_goes_on_whoever_else_begins(rig):
+    rig.log_bytes = LONG
+    rig.world.run_for(LOOK * 2)
+    rig.is_expected = True
+    rig.world.run_for(5 * SECOND)
+    assert len(rig.adopted) == 1
 
 
 def test_one_that_is_late_gives_way_to_nobody_and_later_still_submits_wait(rig):

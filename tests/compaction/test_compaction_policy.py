@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.compaction.policy import CompactionLimits, Pressure, pressure
+from cluster.compaction.policy import CompactionLimits, Pressure, pressure, stagger_ppm
 
 LIMITS = CompactionLimits(log_bytes_min=1_000, state_factor=2, urgent_factor=4, closed_factor=8)
 
@@ -36,3 +36,11 @@ def test_what_stops_giving_way_comes_before_clients_wait_and_both_behind_the_tri
     limits = CompactionLimits()
     assert 1 < limits.urgent_factor < limits.closed_factor
     assert limits.stagger_ppm_max < (limits.urgent_factor - 1) * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [0]), (3, [0, 125_000, 250_000]), (5, [0, 62_500, 125_000, 187_500, 250_000])],
+)
+def test_places_in_line_are_equally_far_apart(count, expected):
+    assert [stagger_ppm(CompactionLimits(), place, count) for place in range(count)] == expected

@@ -58,7 +58,7 @@ def test_brokers_that_start_on_a_full_disk_go_on_with_the_segments_that_they_hav
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_comes_to_every_hard_moment_of_a_snapshot():
-    """Compaction, a crash during it, a transfer that breaks off, a state refetched in quarantine, a failed sync."""
+    """Compaction, a crash during it, copies, transfers that break off, states refetched in quarantine, failed syncs."""
     seen: Counter[str] = Counter()
     for seed in range(100, 160):
         report = Scenario(seed).run()
@@ -67,6 +67,7 @@ def test_a_sweep_comes_to_every_hard_moment_of_a_snapshot():
         seen["snapshots"] += report.snapshots
         seen["restorations"] += report.restorations
         seen["crashes in compaction"] += moments.crashes_in_compaction
+        seen["copies"] += moments.copies
         seen["transfers"] += moments.transfers
         seen["interrupted transfers"] += moments.interrupted_transfers
         seen["refetches"] += moments.refetches

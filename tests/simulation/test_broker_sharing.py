@@ -1,0 +1,206 @@
+"""One broker makes a snapshot for all of them: who does it, what the others ask of a copy, and what comes of bad times.
+
+Everything but the world is the real code.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import pytest
+from recovery_rig import Broker, RecoveryRig
+from transfer_rig import EAGER, MODES, Watch, compacted, fill, received, rig_of, snapshots_of
+
+from actors import SECOND
+from cluster.peer.shelf import Shelf
+from cluster.storage.snapshots import SnapshotFile, SnapshotWriter
+from cluster.wire import SnapshotChunk
+
+# The second in line waits for a log that is twice as long, the third for three times.
+SHARED = replace(EAGER, log_bytes_min=1_500_000, stagger_ppm_max=2_000_000, checkpoint_entries=1)
+
+
+def shared_rig(seed: int = 0, **options: object) -> RecoveryRig:
+    return rig_of(seed, **{"compaction": SHARED, **options})
+
+
+def grow(rig: RecoveryRig, until: Callable[[], object], what: str) -> None:
+    """The log, by so much at a time that the next in line has heard of whoever is at work."""
+    for _ in range(20):
+        if until():
+            return
+        fill(rig, 1)
+        rig.settle(3 * SECOND)
+    raise AssertionError(what)
+
+
+def copies(rig: RecoveryRig, broker: Broker) -> int:
+    return len(rig.events("snapshot_copied", broker.name))
+
+
+def makers(rig: RecoveryRig) -> list[str]:
+    return [process for process, name, _ in rig.log if name == "snapshot_written"]
+
+
+def content(broker: Broker) -> list[bytes]:
+    return [broker.disk.read(path) for path in sorted(snapshots_of(broker))]
+
+
+@MODES
+def test_one_broker_makes_the_snapshots_the_others_take_copies_of_the_same_bytes(mode):
+    with shared_rig(mode=mode) as rig:
+        leader, names = rig.leader, sorted(broker.name for broker in rig.followers())
+        compacted(rig, *rig.brokers.values())
+        rig.settle(5 * SECOND)
+        assert rig.leader is leader
+        made = makers(rig)
+        assert made == (names * len(made))[: len(made)], "followers take turns, and the leader is the last in line"
+        assert rig.snapshots == len(made)
+        for broker in rig.brokers.values():
+            assert copies(rig, broker) == len(made) - made.count(broker.name)
+            assert content(broker) == content(leader)
+            assert received(broker) == []
+        for broker in list(rig.brokers.values()):
+            rig.stop(broker)
+            rig.start(broker)
+            rig.heal()
+        assert rig.events("snapshot_damaged") == []
+
+
+def test_if_the_one_at_work_dies_another_does_it():
+    with shared_rig() as rig:
+        first, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        fill(rig, 2)
+        rig.until(lambda: rig.events("compaction_started"), "the first begins")
+        rig.stop(first)
+        grow(rig, lambda: rig.events("snapshot_written"), "another one does it")
+        grow(rig, lambda: copies(rig, rig.leader) + copies(rig, second), "for both")
+        assert first.name not in makers(rig)
+        rig.start(first)
+        rig.heal()
+
+
+def test_a_copy_whose_chunks_are_lost_is_given_up_and_made_here(monkeypatch):
+    with shared_rig() as rig:
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        watch = Watch(monkeypatch, second.name)
+        watch.spoil = lambda chunk: None
+        fill(rig, 2)
+        rig.until(lambda: watch.chunks, "a copy begins")
+        grow(rig, lambda: rig.events("snapshot_written", second.name), "it makes its own")
+        assert copies(rig, second) == 0
+        assert received(second) == [], "what came of the copy goes"
+        rig.heal()
+
+
+def test_a_copy_that_is_damaged_on_the_way_is_refused_and_made_here(monkeypatch):
+    def damaged(chunk: SnapshotChunk) -> SnapshotChunk:
+        return msgspec.structs.replace(chunk, data=chunk.data[:-1] + bytes([chunk.data[-1] ^ 1]))
+
+    with shared_rig() as rig:
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        watch = Watch(monkeypatch, second.name)
+        watch.spoil = damaged
+        fill(rig, 2)
+        rig.until(lambda: rig.events("snapshot_refused", second.name), "it refuses")
+        grow(rig, lambda: rig.events("snapshot_written", second.name), "it makes its own")
+        assert copies(rig, second) == 0
+        rig.heal()
+
+
+def test_a_copy_of_another_state_than_this_replica_had_is_never_taken(monkeypatch):
+    """The other's file is whole, and says of itself what its maker was: not what this one was."""
+    newest = Shelf.open_newest
+
+    def another(shelf: Shelf) -> SnapshotFile | None:
+        file = newest(shelf)
+        assert file is not None
+        files, meta = shelf._context.files, file.meta
+        files.make_dirs("other")
+        writer = SnapshotWriter(files, "other", msgspec.structs.replace(meta, rolling=meta.rolling ^ 1))
+        for part in file.parts():
+            writer.add(part)
+        file.close()
+        writer.finish()
+        return SnapshotFile.open(files, "other", meta.index)
+
+    monkeypatch.setattr(Shelf, "open_newest", another)
+    with shared_rig() as rig:
+        grow(rig, lambda: len(set(makers(rig))) == 3, "each makes its own")
+        assert rig.events("snapshot_copied") == []
+        assert {event["reason"] for event in rig.events("snapshot_refused")} == {
+            "this replica was in another state at that entry"
+        }
+
+
+def test_a_broker_that_cannot_compare_a_copy_does_not_take_it():
+    """It was away while the others passed that entry: its own log says what it was, later."""
+    with shared_rig() as rig:
+        first, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        rig.stop(second)
+        fill(rig, 2)
+        rig.until(lambda: rig.events("snapshot_written", first.name))
+        assert copies(rig, second) == 0
+        rig.start(second)
+        rig.heal()
+        grow(rig, lambda: copies(rig, second), "it is given the next")
+
+
+def test_a_copy_is_not_asked_of_brokers_that_make_snapshots_of_any_entry():
+    """Entries are large and few: there is none to compare that is not long ago."""
+    with shared_rig(compaction=replace(SHARED, checkpoint_entries=1_000, stagger_ppm_max=0)) as rig:
+        compacted(rig, *rig.brokers.values())
+        assert set(makers(rig)) == set(rig.brokers)
+        assert rig.events("snapshot_copied") == []
+
+
+def test_a_broker_that_needs_room_does_not_wait_for_a_copy():
+    with shared_rig() as rig:
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        assert second.peer is not None
+        snapshots = second.peer.snapshots
+        snapshots._would_make_room = lambda log_bytes: True  # type: ignore[method-assign]
+        snapshots.heard_news(1, 1 << 40)
+        fill(rig, 1)
+        rig.until(lambda: rig.events("compaction_started", second.name), "at once")
+
+
+@pytest.mark.parametrize("crashed", ["maker", "taker"])
+def test_a_crash_in_a_copy_costs_nothing(crashed, monkeypatch):
+    with shared_rig() as rig:
+        first, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        watch = Watch(monkeypatch, second.name)
+        fill(rig, 4)
+        rig.until(lambda: watch.chunks, "a copy is on its way")
+        victim = first if crashed == "maker" else second
+        rig.stop(victim)
+        rig.settle(2 * SECOND)
+        rig.start(victim)
+        rig.heal()
+        grow(rig, lambda: all(len(snapshots_of(broker)) == 2 for broker in rig.brokers.values()), "all have two")
+        rig.heal()
+
+
+def test_a_follower_that_the_log_no_longer_reaches_gets_the_file_for_its_core_not_a_copy(monkeypatch):
+    """Both ways of a transfer meet: the one that the core asked for ends with an acknowledgement."""
+    with shared_rig() as rig:
+        leader, (victim, _) = rig.leader, rig.followers()
+        rig.submit(5)
+        rig.stop(victim)
+        for _ in range(6):
+            fill(rig, 2)
+            rig.settle(3 * SECOND)
+        rig.start(victim)
+        rig.until(lambda: rig.events("snapshot_installed", victim.name), "it is given the state")
+        rig.heal()
+        assert leader.peer is not None and not leader.peer.snapshots._sender.is_busy
+
+
+def test_two_runs_of_one_seed_share_alike():
+    def run() -> list[tuple[str, str]]:
+        with shared_rig(7) as rig:
+            compacted(rig, *rig.brokers.values())
+            return [(process, name) for process, name, _ in rig.log]
+
+    assert run() == run()
+
