@@ -22,6 +22,7 @@ from cluster.wire import SnapshotChunk, SnapshotOffer, SnapshotWant
 
 WINDOW_CHUNKS = 4
 RATE_BYTES = 128 * 1024 * 1024      # per second and follower
+COPY_RATE_BYTES = 16 * 1024 * 1024  # nobody waits for a copy, and what it writes must not hold up the log's syncs
 SILENCE_MAX = 15 * SECOND           # of the follower: it is restoring a large state, or it is gone
 CONGESTED_RETRY = 20 * MILLISECOND
 REFUSED_PAUSE = 5 * SECOND          # before a follower that refused is offered something again
@@ -164,7 +165,8 @@ class SnapshotSender:
             return
         transfer.next = number + 1
         now = self._context.clock.now()
-        transfer.not_before = max(now, transfer.not_before) + len(outcome) * SECOND // RATE_BYTES
+        rate = COPY_RATE_BYTES if transfer.is_copy else RATE_BYTES
+        transfer.not_before = max(now, transfer.not_before) + len(outcome) * SECOND // rate
         self._pump(transfer)
 
     def _later(self, transfer: Transfer, wait: Nanos) -> None:
