@@ -266,11 +266,12 @@ class SnapshotChunk(Message, tag=57, frozen=True):
 
 class SnapshotWant(Message, tag=58, frozen=True):
     """The answer to both: it has every chunk before `chunk`. With `refused`, it wants no more of them, for this
-    reason."""
+    reason. `is_copy`: of what was offered without a message for the core."""
 
     index: int
     chunk: int
     refused: str = ""
+    is_copy: bool = False
 
 
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close

@@ -6,15 +6,16 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from actors.errors import Locked
-from actors.runtime.ports import Buffer
+from actors.runtime.ports import Buffer, Nanos
 
 T = TypeVar("T")
 
 FILE_MODE = 0o600  # a log holds what users submitted
 DIRECTORY_MODE = 0o700
+NANOSECONDS = 1_000_000_000     # of a second
 LOCK_BYTES = 32     # of a lock file: the holder's pid, and spaces
 SIZE_UNKNOWN_BYTES = 1 << 60    # a file system that says nothing of its size: writing to it will tell
 GATHER_BUFFERS_MAX = (
@@ -112,6 +113,50 @@ class Lane:
             job()
 
 
+class _Handover(Generic[T]):
+    """A job that somebody waits for. Both sides meet under the lock: either its end is awaited, or `done` is posted."""
+
+    def __init__(self, files: "OsFiles", job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        self._files = files
+        self._job = job
+        self._done = done
+        self._lock = threading.Lock()
+        self._ended = threading.Lock()
+        self._ended.acquire()
+        self._outcome: list[T | BaseException] = []
+        self._is_left = False
+
+    def run(self) -> None:
+        """In the thread."""
+        outcome = _outcome_of(self._job)
+        with self._lock:
+            self._outcome.append(outcome)
+            is_left = self._is_left
+        if is_left:
+            self._files.tell(self._done, outcome)
+        else:
+            self._ended.release()
+
+    def wait(self, patience: Nanos) -> T | None:
+        """On the loop."""
+        self._ended.acquire(timeout=patience / NANOSECONDS)
+        with self._lock:
+            self._is_left = not self._outcome
+        if self._is_left:
+            return None
+        (outcome,) = self._outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def _outcome_of(job: Callable[[], T]) -> T | BaseException:
+    try:
+        return job()
+    except BaseException as error:  # whatever it is, it belongs to the one who submitted the job
+        return error
+
+
 class OsFiles:
     """The `Files` port of a real process. `post` hands a callback to the loop from a thread
     (`loop.call_soon_threadsafe`)."""
@@ -172,19 +217,20 @@ class OsFiles:
     def submit(
         self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
     ) -> None:
-        self._lanes[background].put(lambda: self._run(job, done))
+        self._lanes[background].put(lambda: self.tell(done, _outcome_of(job)))
+
+    def run_for(self, patience: Nanos, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> T | None:
+        handover = _Handover(self, job, done)
+        self._lanes[False].put(handover.run)
+        return handover.wait(patience)
 
     def close(self) -> None:
         """Runs what was submitted, then ends the threads."""
         for lane in self._lanes:
             lane.close()
 
-    def _run(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        outcome: T | BaseException
-        try:
-            outcome = job()
-        except BaseException as error:  # whatever it is, it belongs to the one who submitted the job
-            outcome = error
+    def tell(self, done: Callable[[T | BaseException], None], outcome: T | BaseException) -> None:
+        """From a thread: `done` gets the outcome on the loop."""
         try:
             self._post(lambda: done(outcome))
         except RuntimeError:

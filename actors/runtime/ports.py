@@ -113,6 +113,11 @@ class Files(Protocol):
         Between the lanes there is no order: wait for the end of one job before you submit what must follow it.
         """
 
+    def run_for(self, patience: Nanos, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> T | None:
+        """Runs a blocking `job`, in the lane that is not in the background, and holds up the loop for it, but for no
+        longer than `patience`. Returns its value, which may not be None, or raises its error; None: it goes on off
+        the loop, and `done` gets what becomes of it, as with `submit`."""
+
 
 class Sent(Enum):
     """What became of a message that was handed to a link. Only `TAKEN` is true; of the others nothing was sent."""

@@ -368,7 +368,26 @@ class SimulatedFiles:
         jobs = self._lanes[background]
         jobs.append(_Job(job, cast("Callable[[object], None]", done)))
         if len(jobs) == 1:
-            self._start(jobs)
+            self._start(jobs, self.disk.next_latency())
+
+    def run_for(self, patience: Nanos, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> T | None:
+        assert not self._in_job, "a job may not run jobs"
+        self.check()
+        jobs, latency = self._lanes[False], self.disk.next_latency()
+        waiting = _Job(job, cast("Callable[[object], None]", done))
+        if jobs or latency > patience:
+            jobs.append(waiting)
+            if len(jobs) == 1:
+                self._start(jobs, latency)
+            return None
+        if self.disk.busy is not None:
+            self.disk.busy(latency)
+        outcome = self._run(waiting)
+        if isinstance(outcome, PowerLost):
+            self._end()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return cast("T", outcome)
 
     def check(self) -> None:
         if self.dead:
@@ -402,8 +421,8 @@ class SimulatedFiles:
             jobs.clear()
         self.dead = True
 
-    def _start(self, jobs: deque[_Job]) -> None:
-        self._clock.call_at(self._clock.now() + self.disk.next_latency(), partial(self._finish, jobs))
+    def _start(self, jobs: deque[_Job], latency: Nanos) -> None:
+        self._clock.call_at(self._clock.now() + latency, partial(self._finish, jobs))
 
     def _finish(self, jobs: deque[_Job]) -> None:
         if self.dead:
@@ -415,7 +434,7 @@ class SimulatedFiles:
             raise outcome
         jobs.popleft()
         if jobs:
-            self._start(jobs)
+            self._start(jobs, self.disk.next_latency())
         job.done(outcome)
 
     def _run(self, job: _Job) -> object:

@@ -179,6 +179,15 @@ class SimFiles:
 
         self._mount.submit(job, unless_dead, background=background)
 
+    def run_for(self, patience: Nanos, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> T | None:
+        self.check()
+
+        def unless_dead(outcome: T | BaseException) -> None:
+            if self._loop.alive:
+                done(outcome)
+
+        return self._mount.run_for(patience, job, unless_dead)
+
     def check(self) -> None:
         if self._closed:
             raise Cut

@@ -21,6 +21,7 @@ class CompactionLimits:
 
     log_bytes_min: int = 256 * MIB
     state_factor: int = 2
+    patience_factor: int = 2            # of the trigger: another broker's snapshot is not waited for any longer
     urgent_factor: int = 4              # of the trigger: the compactor runs at normal priority
     closed_factor: int = 8              # of the trigger: submits wait
     stagger_ppm_max: int = 250_000      # so much more the last broker in line waits for: one compacts for all of them

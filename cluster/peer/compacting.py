@@ -63,16 +63,15 @@ class Compacting:
         snapshot_bytes: int,
         stagger_ppm: int = 0,
         *,
-        is_expected: bool = False,
+        waits: bool = False,
         would_make_room: bool = False,
     ) -> None:
-        """Judges the log since the last snapshot, of that many bytes, and acts. `is_expected`: another broker makes one
-        that will do; it is waited for while that is not urgent here."""
+        """Judges the log since the last snapshot, of that many bytes, and acts. While it `waits` for a snapshot from
+        elsewhere it begins nothing."""
         now = self._context.clock.now()
         self.pressure = pressure(
             self._limits, log_bytes, snapshot_bytes, stagger_ppm, would_make_room=would_make_room
         )
-        waits = is_expected and not would_make_room and self.pressure < Pressure.URGENT
         if self._child is not None:
             if now - self._heard > self._limits.silence_max:
                 self._reason = "it was silent for too long"

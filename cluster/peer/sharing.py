@@ -3,8 +3,7 @@
 All brokers apply the same log, so one of them can turn it into a snapshot for all: a compactor costs as much processor
 time as a broker spends on applying the same entries, a copy of the file next to nothing. They stand in line, the leader
 last, since it has most to do: each place waits for a longer log than the one before it, and whoever has begun says so
-once a second. Who made the last one stands behind the others that follow, so that the two snapshots that a broker keeps
-come from two makers.
+once a second. Who made the last one stands behind the others that follow, so they take turns.
 
 Nobody relies on it. A copy that does not come, or that this replica cannot compare with what it was itself, is a
 snapshot that it makes when its own log asks for it.
@@ -44,6 +43,10 @@ class Sharing:
         """It makes a snapshot of this entry; 0: it makes none."""
         self._at_work[node_id] = index, self._clock.now()
 
+    def has_patience(self, log_bytes: int, snapshot_bytes: int) -> bool:
+        """Whether a log of that many bytes behind the newest snapshot may wait for another broker's."""
+        return log_bytes <= self._limits.patience_factor * trigger_bytes(self._limits, snapshot_bytes)
+
     def is_expected(self, newest_index: int) -> bool:
         """Whether a snapshot is being made elsewhere that could follow on the newest one here."""
         since = self._clock.now() - NEWS_AGE_MAX
@@ -57,10 +60,6 @@ class Sharing:
             return None
         covered = newest.log_bytes - bytes_behind
         return newest if covered * WORTH_DIVISOR >= applied_bytes - bytes_behind else None
-
-    def is_shared(self, index: int) -> bool:
-        """Whether others can compare a snapshot of this entry."""
-        return self._checkpoints.find(index) is not None
 
     def differs(self, offered: SnapshotMeta) -> bool:
         """Whether this replica was something else at that entry: one of the two is wrong."""

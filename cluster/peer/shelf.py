@@ -17,6 +17,7 @@ from cluster.storage.snapshots import (
     ASIDE,
     SnapshotFile,
     SnapshotMeta,
+    clear_overtaken,
     clear_unfinished,
     list_snapshots,
     remove_snapshot,
@@ -138,7 +139,7 @@ class Shelf:
 
     def clear(self) -> None:
         """Removes all that are older than the newest and not kept, off the loop: among them may be one of a compactor
-        that was killed before it could say that it had finished."""
+        that was killed before it could say that it had finished, or what is left of a transfer."""
         if not self._kept:
             return
         kept, newest = self.indexes, self._kept[0][0].index
@@ -147,6 +148,7 @@ class Shelf:
             for _, index in list_snapshots(self._context.files, self._directory):
                 if index < newest and index not in kept:
                     remove_snapshot(self._context.files, self._directory, index)
+            clear_overtaken(self._context.files, self._directory, newest)
 
         self._submit(job)
 
@@ -175,6 +177,19 @@ def restored(file: SnapshotFile) -> Machine:
     machine = restoration.finish()
     confirm(file, machine)
     return machine
+
+
+def check_copy(files: Files, directory: str, index: int) -> None:
+    """Reads back all of a snapshot that has arrived and has no name yet. Blocking. Raises SnapshotDamaged, and
+    NewerState if a start of this program could not restore it."""
+    file = SnapshotFile.open(files, directory, index, kind="recv")
+    try:
+        restoration = Restoration()
+        for number, part in enumerate(file.parts()):
+            if number == 0:
+                restoration.add(part)       # the versions are in the first part
+    finally:
+        file.close()
 
 
 def confirm(file: SnapshotFile, machine: Machine) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from actors import SECOND, Context, Nanos
-from cluster.peer.shelf import confirm
+from cluster.peer.shelf import check_copy, confirm
 from cluster.raft.messages import Message
 from cluster.state.errors import ImageDamaged, NewerState
 from cluster.state.machine import Machine
@@ -42,6 +42,14 @@ class Incoming:
     @property
     def is_whole(self) -> bool:
         return self.is_checked and self.written == self.chunk_count
+
+    @property
+    def is_copy(self) -> bool:
+        return self.message is None
+
+    def want(self, chunk: int, refused: str = "") -> SnapshotWant:
+        """What to say of it to who offered it."""
+        return SnapshotWant(self.index, chunk, refused, self.is_copy)
 
 
 class SnapshotArrivals:
@@ -97,8 +105,14 @@ class SnapshotArrivals:
     def lost(self, node_id: int) -> None:
         """No link to this broker is there any more. A copy from it is given up: there may not be another offer."""
         incoming = self._incoming
-        if incoming is not None and incoming.message is None and incoming.node_id == node_id:
+        if incoming is not None and incoming.is_copy and incoming.node_id == node_id and not incoming.is_whole:
             self._drop(incoming, "the broker that offered this copy is gone")
+
+    def give_up_copy(self, reason: str) -> None:
+        """This broker cannot wait for it any longer."""
+        incoming = self._incoming
+        if incoming is not None and incoming.is_copy:
+            self._refuse(incoming, reason)
 
     def look(self, committed: int) -> None:
         """Gives up a transfer that nobody goes on with, or that the log has overtaken up to entry `committed`: an owner
@@ -107,7 +121,7 @@ class SnapshotArrivals:
         if incoming is None or not incoming.is_checked or incoming.is_whole:
             return
         is_silent = incoming.received == incoming.written and self._context.clock.now() - incoming.heard > SILENCE_MAX
-        if incoming.message is None:
+        if incoming.is_copy:
             if is_silent:
                 self._drop(incoming, "nothing came of this copy for too long")
         elif incoming.index <= committed:
@@ -174,11 +188,18 @@ class SnapshotArrivals:
         self._went_on(incoming)
 
     def _went_on(self, incoming: Incoming) -> None:
-        if incoming.is_whole:
-            assert incoming.receiver is not None
-            self._submit(incoming, incoming.receiver.finish, self._finished)
+        if not incoming.is_whole:
+            self._answer(incoming.node_id, incoming.want(incoming.written))
+        elif incoming.is_copy:
+            # Nothing of it goes through this broker's memory, so it is read back before anything relies on it.
+            files, directory, index = self._context.files, self._directory, incoming.index
+            self._submit(incoming, lambda: check_copy(files, directory, index), self._readable)
         else:
-            self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.written))
+            self._readable(incoming, None)
+
+    def _readable(self, incoming: Incoming, outcome: object) -> None:
+        assert incoming.receiver is not None
+        self._submit(incoming, incoming.receiver.finish, self._finished)
 
     def _finished(self, incoming: Incoming, outcome: object) -> None:
         try:
@@ -243,16 +264,16 @@ class SnapshotArrivals:
 
     def _want_more(self, incoming: Incoming) -> None:
         if incoming.is_checked and incoming.received < incoming.chunk_count:
-            self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.received))
+            self._answer(incoming.node_id, incoming.want(incoming.received))
 
     def _end(self, incoming: Incoming) -> None:
         """All of it is here: the other side closes its file."""
-        self._answer(incoming.node_id, SnapshotWant(incoming.index, incoming.chunk_count))
+        self._answer(incoming.node_id, incoming.want(incoming.chunk_count))
         self._incoming = None
 
     def _refuse(self, incoming: Incoming, reason: str) -> None:
         self._drop(incoming, reason)
-        self._answer(incoming.node_id, SnapshotWant(incoming.index, 0, reason))
+        self._answer(incoming.node_id, incoming.want(0, reason))
 
     def _drop(self, incoming: Incoming, reason: str) -> None:
         self._incoming = None
@@ -278,8 +299,10 @@ class SnapshotArrivals:
 
     def _discard(self, incoming: Incoming) -> None:
         """Behind the jobs that still write to it, the one that gives it its name among them. No snapshot of ours has
-        that name: it would be of an entry that is not committed here, or the copy would not have been wanted."""
-        files, directory, has_name = self._context.files, self._directory, incoming.is_whole
+        that name: it would be of an entry that is not committed here. That does not hold for a copy; one that has its
+        name already is good, and goes with those that are older than the newest."""
+        files, directory = self._context.files, self._directory
+        has_name = incoming.is_whole and not incoming.is_copy
 
         def job() -> None:
             if incoming.receiver is not None:

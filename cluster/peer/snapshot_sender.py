@@ -101,7 +101,7 @@ class SnapshotSender:
     def wants(self, node_id: int, want: SnapshotWant) -> None:
         """The follower's answer."""
         transfer = self._transfers.get(node_id)
-        if transfer is None or transfer.file.meta.index != want.index:
+        if transfer is None or (transfer.file.meta.index, transfer.is_copy) != (want.index, want.is_copy):
             return
         transfer.heard = self._context.clock.now()
         if want.refused:

@@ -78,6 +78,8 @@ class Snapshots:
         self._parts: Parts | None = None
         self._compacting = Compacting(context, limits, self._plan, self._adopt, self._set_aside)
         self._planned: Checkpoint | None = None     # what the compactor writes
+        self._is_shared = False                     # others can compare that
+        self._wanted: Checkpoint | None = None      # what a copy that arrives must be
         self._bytes_behind = 0          # log bytes up to the newest snapshot, by the drive's count
         self._arrived: tuple[int, int, Machine] | None = None   # index, size, state of a snapshot for the core
 
@@ -131,8 +133,7 @@ class Snapshots:
     @property
     def compacting(self) -> int:
         """The entry of the snapshot that is being made here and will be offered to the others, 0 if there is none."""
-        index = self._compacting.index
-        return index if self._sharing.is_shared(index) else 0
+        return self._compacting.index if self._is_shared else 0
 
     @property
     def kept(self) -> list[int]:
@@ -154,18 +155,21 @@ class Snapshots:
         assert self._parts is not None
         self._arrivals.look(self._parts.core.log.committed)
         self._drop_log()
-        if not self._arrivals.is_busy:
-            core, was_at_work = self._parts.core, self._compacting.is_busy
-            log_bytes = self._parts.drive.applied_bytes - self._bytes_behind
-            self._compacting.look(
-                log_bytes,
-                self._shelf.newest_size,
-                self._sharing.stagger_ppm(core.id, core.leader, self._members.voters),
-                is_expected=self._sharing.is_expected(self._newest_index),
-                would_make_room=self._would_make_room(log_bytes),
-            )
-            if self._compacting.is_busy and not was_at_work:
-                self._tell_news()
+        core, sharing, arrivals, was_at_work = self._parts.core, self._sharing, self._arrivals, self._compacting.is_busy
+        log_bytes, size = self._parts.drive.applied_bytes - self._bytes_behind, self._shelf.newest_size
+        would_make_room = self._would_make_room(log_bytes)
+        may_wait = sharing.has_patience(log_bytes, size) and not would_make_room
+        if not may_wait:
+            arrivals.give_up_copy("this broker needs a snapshot now")
+        self._compacting.look(
+            log_bytes,
+            size,
+            sharing.stagger_ppm(core.id, core.leader, self._members.voters),
+            waits=arrivals.is_busy or (may_wait and sharing.is_expected(self._newest_index)),
+            would_make_room=would_make_room,
+        )
+        if self._compacting.is_busy and not was_at_work:
+            self._tell_news()
 
     def _would_make_room(self, log_bytes: int) -> bool:
         """A snapshot has to come while there is still room for it. So the log leaves it some, and it comes early where
@@ -190,6 +194,7 @@ class Snapshots:
         if base + 1 < wal.first_index:
             return None     # no snapshot is left that the log goes on behind; see `has_start`
         planned = self._sharing.to_plan(base, self._bytes_behind, applied_bytes)
+        self._is_shared = planned is not None
         if planned is None:
             term = self._parts.core.log.term(applied_index)
             assert term is not None, f"entry {applied_index} is applied and not in the log"
@@ -204,10 +209,9 @@ class Snapshots:
         planned = self._planned
         reason = self._shelf.is_there(planned.meta, written.size)
         if not reason:
-            is_shared = self._sharing.is_shared(planned.meta.index)
             assert self._parts is not None
             self._put_on_shelf(planned, written.size, self._parts.core.id)
-            if is_shared:
+            if self._is_shared:
                 self._offer_copies(planned.meta.index)
         return reason
 
@@ -300,18 +304,20 @@ class Snapshots:
             reason = "this replica was in another state at that entry"
             self._context.log.event("snapshot_refused", index=meta.index, reason=reason)
         wanted = sharing.find_wanted(meta, self._bytes_behind, self._shelf.newest_size)
-        if self.is_writing or wanted is None or not self.has_start:
-            parts.links.send(node_id, SnapshotWant(meta.index, CHUNKS_ALL))
+        if self.is_writing or wanted is None:
+            parts.links.send(node_id, SnapshotWant(meta.index, CHUNKS_ALL, is_copy=True))
         else:
+            self._wanted = wanted
             self._arrivals.offered(node_id, offer, None, meta.index)
 
     def _copied(self, node_id: int, index: int, size: int) -> None:
-        """A copy is durable, every byte of it verified by the crcs of its maker."""
-        checkpoint = self.checkpoints.find(index)
-        if checkpoint is None or self._shelf.is_there(checkpoint.meta, size):
+        """A copy is durable, and was read back."""
+        assert self._wanted is not None and self._wanted.meta.index == index
+        if reason := self._shelf.is_there(self._wanted.meta, size):
+            self._context.log.event("snapshot_refused", index=index, reason=reason)
             self._shelf.discard(index)
             return
-        self._put_on_shelf(checkpoint, size, node_id)
+        self._put_on_shelf(self._wanted, size, node_id)
         self._context.log.event("snapshot_copied", index=index, size=size)
 
     # -- taking one from a leader -------------------------------------------------------------------------------------

@@ -101,7 +101,8 @@ class Oracles:
                 assert broker.peer is not None
                 index = fields["index"]
                 assert isinstance(index, int)
-                self.state.planned(process, broker.peer.machine, index)
+                noted = broker.peer.snapshots.checkpoints.find(index)
+                self.state.planned(process, broker.peer.machine, index, noted.meta if noted is not None else None)
         if name == "broker_started":
             self.raft.watch(self.brokers[process])
         elif name == "data_lost":

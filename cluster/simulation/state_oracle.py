@@ -28,6 +28,7 @@ from cluster.state.effects import (
     TaskResult,
 )
 from cluster.state.machine import Machine
+from cluster.storage.snapshot_format import SnapshotMeta
 
 FULL_DIGEST_INTERVAL = 16       # entries between comparisons of everything; snapshots that brokers share are of these
 CHECK_INTERVAL = 128            # entries between checks of all invariants of the state
@@ -99,8 +100,13 @@ class StateOracle:
         elif machine.rolling != first.rolling or (first.full is not None and machine.full_digest() != first.full):
             self._judge.violated("digest", f"{node} differs from others after entry {index}")
 
-    def planned(self, node: str, machine: Machine, index: int) -> None:
-        """A broker plans a snapshot of what it was at this entry: whoever restores that snapshot gets that state."""
+    def planned(self, node: str, machine: Machine, index: int, checkpoint: SnapshotMeta | None) -> None:
+        """A broker plans a snapshot of what it was at this entry: whoever restores that snapshot gets that state.
+        `checkpoint` is what it noted there."""
+        if checkpoint is not None:
+            there = self.applied_entries[index - 1]
+            same = (checkpoint.term, checkpoint.rolling) == (there.term, there.rolling)
+            self._judge.require(same, "digest", f"{node} noted {checkpoint} at entry {index}")
         full = self.applied_entries[index - 1].full
         if full is None:
             self._judge.require(index == machine.applied_index, "snapshot", f"{node} plans one of entry {index}")

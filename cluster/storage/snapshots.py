@@ -95,6 +95,13 @@ def clear_transfers(files: Files, directory: str, kept: int) -> None:
             files.remove(snapshot_path(directory, index, "recv"))
 
 
+def clear_overtaken(files: Files, directory: str, newest: int) -> None:
+    """Removes what was left of transfers of snapshots that are no newer than the newest one here."""
+    for index in _indexes(files, directory, "recv"):
+        if index <= newest:
+            _remove(files, snapshot_path(directory, index, "recv"))
+
+
 def _remove(files: Files, path: str) -> None:
     with suppress(FileNotFoundError):  # a compactor that dies at this moment may have renamed or removed it
         files.remove(path)

@@ -13,7 +13,7 @@ from cluster.storage.segment import WalLimits
 
 SyncMode = Literal["inline", "thread"]
 
-SLOW = 20 * MILLISECOND         # a sync that holds the loop for longer is the last for now
+SLOW = 20 * MILLISECOND         # a sync that takes longer is the last one on the loop for now
 CALM = 2 * SECOND               # without a slow one: the disk is fast again
 PROBE_ROUNDS_MAX = 4
 PROBE_AGAIN_FACTOR = 4          # a median so many times above the limit is the disk's: start without further delay

@@ -40,8 +40,8 @@ from cluster.storage.repaired import Repaired
 from cluster.storage.scan import NodeIdentity, Scan, scan_directory
 from cluster.storage.segment import LOCK_NAME, Guard, WalLimits, make_durable_directory, unguarded
 from cluster.storage.spares import Spares
-from cluster.storage.syncing import Syncing, probe_sync
-from cluster.storage.writer import Batch, SegmentWriter
+from cluster.storage.syncing import SLOW, Syncing, probe_sync
+from cluster.storage.writer import LARGE_BYTES, SMALL_BYTES, Batch, SegmentWriter
 
 DEFAULT_LIMITS = WalLimits()
 
@@ -389,15 +389,25 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
-        if self.syncing.is_inline and batch.is_single and not batch.is_large:
-            try:
-                took = self._make_durable(batch)
-            except OSError as error:
-                raise self._fail(error) from error
-            self.syncing.took(took)
-            self._finished(batch)
-        else:
-            self._files.submit(lambda: self._make_durable(batch), lambda outcome: self._job_is_over(batch, outcome))
+        def make_durable() -> Nanos:
+            return self._make_durable(batch)
+
+        def is_over(outcome: Nanos | BaseException) -> None:
+            self._job_is_over(batch, outcome)
+
+        size = batch.size
+        if not self.syncing.is_inline or not batch.is_single or size > LARGE_BYTES:
+            self._files.submit(make_durable, is_over)
+            return
+        try:
+            # A hop to the thread costs little beside that many bytes, and a disk that stalls for once holds up nobody.
+            took = make_durable() if size <= SMALL_BYTES else self._files.run_for(SLOW, make_durable, is_over)
+        except OSError as error:
+            raise self._fail(error) from error
+        if took is None:
+            return      # it goes on off the loop
+        self.syncing.took(took)
+        self._finished(batch)
 
     def _make_durable(self, batch: Batch) -> Nanos:
         """Here or in a job. Of several syncs nothing is to be learnt about one."""

@@ -10,7 +10,8 @@ from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Restart, Write
 from cluster.storage.segment import create_segment, write_header
 
-LARGE_BYTES = 128 * 1024  # of a batch: a turn without load writes less
+SMALL_BYTES = 16 * 1024  # of a batch: a few tasks, whose client waits for every microsecond
+LARGE_BYTES = 128 * 1024  # a turn without load writes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,9 @@ class Batch:
         return self.header_meta is None and not self.spares
 
     @property
-    def is_large(self) -> bool:
-        """More than LARGE_BYTES: there is load, and so the disk may be busy."""
-        return sum([len(buffer) for stretch in self.plan.stretches for buffer in stretch.buffers]) > LARGE_BYTES
+    def size(self) -> int:
+        """Bytes of its frames."""
+        return sum([len(buffer) for stretch in self.plan.stretches for buffer in stretch.buffers])
 
     @property
     def syncs_frames(self) -> bool:

@@ -80,7 +80,7 @@ class Owner(Actor):
             rig.log_bytes,
             rig.snapshot_bytes,
             rig.stagger_ppm,
-            is_expected=rig.is_expected,
+            waits=rig.waits,
             would_make_room=rig.would_make_room,
         )
 
@@ -91,7 +91,7 @@ class Rig:
         self.limits = limits
         self.script: Script = writes
         self.log_bytes = self.snapshot_bytes = self.stagger_ppm = 0
-        self.is_expected = self.would_make_room = False
+        self.waits = self.would_make_room = False
         self.has_plan = True
         self.refusal = ""               # of what it wrote, by its owner
         self.plans: list[Plan] = []
@@ -201,17 +201,12 @@ def test_a_place_in_line_is_so_much_more_log(rig):
     assert len(rig.plans) == 1
 
 
-def test_it_waits_for_another_that_is_at_work_until_that_is_urgent(rig):
-    rig.log_bytes, rig.is_expected = 4 * 1_000, True
+def test_it_begins_nothing_while_it_waits_and_knows_its_pressure_all_the_same(rig):
+    rig.log_bytes, rig.waits = 8 * LONG, True
     rig.world.run_for(5 * SECOND)
     assert rig.plans == []
-    rig.log_bytes += 1
-    rig.world.run_for(5 * SECOND)
-    assert len(rig.plans) == 1
-
-
-def test_one_that_needs_room_waits_for_nobody(rig):
-    rig.log_bytes, rig.is_expected, rig.would_make_room = LONG, True, True
+    assert rig.pressure is Pressure.CLOSED
+    rig.waits = False
     rig.world.run_for(LOOK * 2)
     assert len(rig.plans) == 1
 
@@ -219,7 +214,7 @@ def test_one_that_needs_room_waits_for_nobody(rig):
 def test_one_that_has_begun_goes_on_whoever_else_begins(rig):
     rig.log_bytes = LONG
     rig.world.run_for(LOOK * 2)
-    rig.is_expected = True
+    rig.waits = True
     rig.world.run_for(5 * SECOND)
     assert len(rig.adopted) == 1
 

@@ -101,6 +101,12 @@ def test_of_several_at_work_one_is_enough(replica):
     assert NEWS_AGE_MAX >= 2 * SECOND, "one word may be lost"
 
 
+def test_a_log_waits_until_it_is_twice_as_long_as_it_should_be(replica):
+    assert replica.sharing.has_patience(2_000, 0)
+    assert not replica.sharing.has_patience(2_001, 0)
+    assert replica.sharing.has_patience(4_000, 1_000)
+
+
 # -- what is planned --------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +115,6 @@ def test_the_newest_checkpoint_is_planned(replica):
     planned = replica.sharing.to_plan(0, 0, replica.applied_bytes)
     assert planned is not None
     assert (planned.meta.index, planned.meta.term, planned.log_bytes) == (8, 3, 800)
-    assert replica.sharing.is_shared(8) and not replica.sharing.is_shared(10)
 
 
 def test_a_checkpoint_says_what_the_state_was_there(replica):

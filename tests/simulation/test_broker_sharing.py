@@ -12,7 +12,10 @@ from recovery_rig import Broker, RecoveryRig
 from transfer_rig import EAGER, MODES, Watch, compacted, fill, received, rig_of, snapshots_of
 
 from actors import SECOND
+from cluster.peer import snapshot_sender
+from cluster.peer.sharing import Sharing
 from cluster.peer.shelf import Shelf
+from cluster.state import image
 from cluster.storage.snapshots import SnapshotFile, SnapshotWriter
 from cluster.wire import SnapshotChunk
 
@@ -133,17 +136,66 @@ def test_a_copy_of_another_state_than_this_replica_had_is_never_taken(monkeypatc
         }
 
 
-def test_a_broker_that_cannot_compare_a_copy_does_not_take_it():
-    """It was away while the others passed that entry: its own log says what it was, later."""
+def test_a_broker_that_cannot_compare_a_copy_does_not_take_it(monkeypatch):
+    """It does not know any more what it was at that entry."""
     with shared_rig() as rig:
-        first, second = sorted(rig.followers(), key=lambda broker: broker.name)
-        rig.stop(second)
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        watch = Watch(monkeypatch, second.name)
         fill(rig, 2)
-        rig.until(lambda: rig.events("snapshot_written", first.name))
+        rig.until(lambda: rig.events("compaction_started"))
+        assert second.peer is not None
+        second.peer.snapshots.checkpoints.drop(1 << 40)
+        rig.until(lambda: watch.offers, "it is offered a copy")
+        rig.settle(2 * SECOND)
+        assert copies(rig, rig.leader) == 1 and copies(rig, second) == 0
+        assert watch.chunks == []
+        grow(rig, lambda: copies(rig, second), "it takes the next")
+
+
+def test_a_copy_that_this_program_could_not_start_from_is_refused(monkeypatch):
+    """Its maker is a newer release: a file that every chunk's crc vouches for, and that no start could read."""
+    monkeypatch.setattr(image, "IMAGE_VERSION", image.IMAGE_VERSION + 1)
+    with shared_rig() as rig:
+        fill(rig, 2)
+        rig.until(lambda: len(rig.events("snapshot_refused")) == 2, "both refuse")
+        assert all("newer release" in str(event["reason"]) for event in rig.events("snapshot_refused"))
+        assert sum(len(snapshots_of(broker)) for broker in rig.brokers.values()) == 1
+        rig.settle(2 * SECOND)
+        assert not any(received(broker) for broker in rig.brokers.values())
+
+
+def test_a_copy_that_takes_too_long_is_given_up_for_an_own_snapshot(monkeypatch):
+    """Every chunk comes within the patience of both sides: nothing else would end it while the log grows and grows."""
+    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 100 * 1024)
+    with shared_rig() as rig:
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        fill(rig, 2)
+        rig.until(lambda: rig.events("snapshot_arriving", second.name))
+        grow(rig, lambda: rig.events("snapshot_written", second.name), "it makes its own")
+        assert rig.events("snapshot_refused", second.name)[0]["reason"] == "this broker needs a snapshot now"
         assert copies(rig, second) == 0
-        rig.start(second)
         rig.heal()
-        grow(rig, lambda: copies(rig, second), "it is given the next")
+
+
+@pytest.mark.parametrize("happens", ["the leader goes", "the newest one of the taker is damaged"])
+def test_a_copy_comes_to_its_end_whatever_else_happens(happens, monkeypatch):
+    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 1024 * 1024)
+    with shared_rig() as rig:
+        leader = rig.leader
+        grow(rig, lambda: len(rig.events("snapshot_copied")) == 2, "the first one")
+        (maker,) = makers(rig)
+        taker = rig.brokers[maker]      # of the next one, which is the other follower's
+        while not rig.world.run_until(lambda: rig.events("snapshot_arriving", taker.name), 3 * SECOND):
+            fill(rig, 1)
+        if happens == "the leader goes":
+            rig.stop(leader)
+        else:
+            assert taker.peer is not None
+            taker.peer.snapshots._set_aside(taker.peer.snapshots.kept[0], "a bit")
+        rig.until(lambda: copies(rig, taker))
+        if happens == "the leader goes":
+            rig.start(leader)
+        rig.heal()
 
 
 def test_a_copy_is_not_asked_of_brokers_that_make_snapshots_of_any_entry():
@@ -154,14 +206,15 @@ def test_a_copy_is_not_asked_of_brokers_that_make_snapshots_of_any_entry():
         assert rig.events("snapshot_copied") == []
 
 
-def test_a_broker_that_needs_room_does_not_wait_for_a_copy():
+def test_a_broker_that_needs_room_does_not_wait_for_a_copy(monkeypatch):
+    monkeypatch.setattr(Sharing, "is_expected", lambda sharing, newest_index: True)
     with shared_rig() as rig:
         _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        fill(rig, 2)
+        rig.settle(5 * SECOND)
+        assert rig.events("compaction_started") == [], "everybody waits"
         assert second.peer is not None
-        snapshots = second.peer.snapshots
-        snapshots._would_make_room = lambda log_bytes: True  # type: ignore[method-assign]
-        snapshots.heard_news(1, 1 << 40)
-        fill(rig, 1)
+        monkeypatch.setattr(second.peer.snapshots, "_would_make_room", lambda log_bytes: True)
         rig.until(lambda: rig.events("compaction_started", second.name), "at once")
 
 
@@ -170,7 +223,7 @@ def test_a_crash_in_a_copy_costs_nothing(crashed, monkeypatch):
     with shared_rig() as rig:
         first, second = sorted(rig.followers(), key=lambda broker: broker.name)
         watch = Watch(monkeypatch, second.name)
-        fill(rig, 4)
+        fill(rig, 2)
         rig.until(lambda: watch.chunks, "a copy is on its way")
         victim = first if crashed == "maker" else second
         rig.stop(victim)
