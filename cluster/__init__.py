@@ -1,5 +1,6 @@
 """A fault-tolerant task queue: brokers replicate through Raft, workers run tasks, clients submit and await."""
 
+from cluster.backoff import Backoff
 from cluster.client import Batch, BlockingBatch, BlockingClient, BlockingHandle, Client, Handle
 from cluster.errors import (
     BodyTooLarge,
@@ -19,6 +20,7 @@ from cluster.task import Task, current, task
 from cluster.wire import Record
 
 __all__ = [
+    "Backoff",
     "Batch",
     "BlockingBatch",
     "BlockingClient",

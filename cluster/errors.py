@@ -117,6 +117,13 @@ class DeadlineExceeded(ClusterError, TimeoutError):
         self.outcome: RequestOutcome = outcome
 
 
+def error_name(kind: type[BaseException]) -> str:
+    """How an exception's type is named in records: short if it is Python's own or one of this module, else with its
+    module."""
+    short = kind.__module__ == "builtins" or issubclass(kind, ClusterError)
+    return kind.__qualname__ if short else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _original(failure: Failure) -> BaseException | None:
     """The original exception, if it is one of Python's own that is built from its message alone.
 

@@ -1,61 +1,16 @@
 """Options of a task as users type them, and as they travel."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 
 from msgspec import structs
 
-from cluster.state.commands import PRIORITY_MAX, Options
+from cluster.backoff import Backoff
+from cluster.durations import milliseconds
+from cluster.state.commands import PRIORITY_MAX, RETRIES_MAX, Options
 
-Duration = timedelta | float | str
-
-DURATION_MS_MAX = 10 * 365 * 24 * 3600 * 1000
-RETRIES_MAX = 1_000
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
-
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
-
-
-def milliseconds(what: str, value: object) -> int:
-    """A duration as whole milliseconds, rounded up: a timedelta, a number of seconds, or text such as
-    "1h30m".
-
-    Raises TypeError for another type, ValueError for text that is no duration, and for one below 0 or above
-    10 years.
-    """
-    if isinstance(value, timedelta):
-        microseconds = value // timedelta(microseconds=1)
-    elif isinstance(value, str):
-        compact = value.replace(" ", "").lower()
-        if compact.startswith("-") and _WHOLE.fullmatch(compact[1:]) is not None:
-            raise _negative(what, value)
-        if _WHOLE.fullmatch(compact) is None:
-            raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
-        microseconds = round(
-            sum(float(number) * _UNITS_MS[unit] * 1_000 for number, unit in _PART.findall(compact))
-        )
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if value != value or abs(value) > DURATION_MS_MAX:
-            raise ValueError(f"{what}: {value} s is out of range, 0 to 10 years are allowed")
-        microseconds = round(value * 1_000_000)
-    else:
-        raise TypeError(f"{what}: expected a timedelta, seconds or text such as \"5m\", not {value!r}")
-    result = -(-microseconds // 1_000)
-    if microseconds < 0:
-        raise _negative(what, value)
-    if result > DURATION_MS_MAX:
-        raise ValueError(f"{what}: {value!r} is out of range, 0 to 10 years are allowed")
-    return result
-
-
-def _negative(what: str, value: object) -> ValueError:
-    return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")
-
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     """`base` with what was `given` under the names that users type. Raises TypeError and ValueError, naming
@@ -66,8 +21,7 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
         parser = _PARSERS.get(name)
         if parser is None:
             raise unknown_option(name, _PARSERS)
-        field, parse = parser
-        changes[field] = parse(name, value)
+        changes |= parser(name, value)
     return structs.replace(base, **changes) if changes else base
 
 
@@ -119,14 +73,27 @@ def _labels(what: str, value: object) -> tuple[str, ...]:
     return labels
 
 
-# What users type -> the field of Options and its parser.
-_PARSERS: dict[str, tuple[str, Callable[[str, object], object]]] = {
-    "timeout": ("timeout_ms", _positive),
-    "retry": ("retries", _integer(RETRIES_MAX)),
-    "priority": ("priority", _integer(PRIORITY_MAX)),
-    "queue": ("queue", _name),
-    "labels": ("labels", _labels),
-    "delay": ("delay_ms", milliseconds),
-    "expires": ("expires_ms", _positive),
-    "result_ttl": ("result_ttl_ms", milliseconds),
+def _retry(what: str, value: object) -> dict[str, object]:
+    """A number stands for as many retries, with the pauses of a `Backoff`."""
+    if isinstance(value, Backoff):
+        return {"retries": value.times, "retry": value.rule}
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what}: expected a number of retries or a Backoff, not {value!r}")
+    return {"retries": _integer(RETRIES_MAX)(what, value), "retry": None}
+
+
+def _field(field: str, parse: Callable[[str, object], object]) -> Callable[[str, object], dict[str, object]]:
+    return lambda what, value: {field: parse(what, value)}
+
+
+# What users type -> the fields of Options that it changes.
+_PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
+    "timeout": _field("timeout_ms", _positive),
+    "retry": _retry,
+    "priority": _field("priority", _integer(PRIORITY_MAX)),
+    "queue": _field("queue", _name),
+    "labels": _field("labels", _labels),
+    "delay": _field("delay_ms", milliseconds),
+    "expires": _field("expires_ms", _positive),
+    "result_ttl": _field("result_ttl_ms", milliseconds),
 }

@@ -14,9 +14,11 @@ from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, ov
 
 from msgspec import Struct
 
+from cluster.backoff import Backoff
+from cluster.durations import Duration
 from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
-from cluster.options import Duration, merge_options
+from cluster.options import merge_options
 from cluster.state.commands import Options
 
 P = ParamSpec("P")
@@ -31,7 +33,7 @@ class TaskOptions(TypedDict, total=False):
     """
 
     timeout: Duration               # killed when it runs longer; 30 m
-    retry: int                      # times that a raised exception is retried; 0
+    retry: int | Backoff            # how often, and when, a raised exception is retried; 0
     priority: int                   # 0 to 9, 9 first; 5
     queue: str                      # "default"
     labels: list[str] | tuple[str, ...]    # only workers that have them all

@@ -8,6 +8,8 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry;
+- a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
+  failed;
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
@@ -17,7 +19,21 @@ from zlib import crc32
 
 from cluster.simulation.tasks import call_of
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import TASK_NUMBER_BITS, Close, Command, Complete, Drain, Expire, Register, Submit
+from cluster.state.commands import (
+    OUTCOME_FAILED,
+    OUTCOME_TIMED_OUT,
+    TASK_NUMBER_BITS,
+    Close,
+    Command,
+    Complete,
+    Drain,
+    Expire,
+    Failure,
+    Options,
+    Register,
+    RetryRule,
+    Submit,
+)
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
     ANSWER_OK,
@@ -83,6 +99,10 @@ class StateOracle:
         self._ran: set[Pair] = set()
         self._said_drain: set[Pair] = set()                 # (session, seq) of every Drain in the log
         self._draining: set[int] = set()                    # sessions of which one was accepted
+        self._options: dict[int, Options] = {}              # of tasks that have some
+        self._failures: dict[int, int] = {}                 # task -> attempts that raised and were tried again
+        self._not_before: dict[int, int] = {}               # task -> end of its pause, in ms
+        self._raised: dict[int, Failure] = {}               # task -> why an attempt ended, in this entry
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -128,6 +148,7 @@ class StateOracle:
         self.restorations += 1
 
     def _advance(self, index: int, term: int, payload: bytes) -> None:
+        self._raised.clear()
         claims = self._read(payload)
         effects = Effects()
         reference = self.reference
@@ -170,6 +191,8 @@ class StateOracle:
         for group in command.groups:
             for offset, body in enumerate(group.bodies):
                 task = (command.session << TASK_NUMBER_BITS) | (group.first + offset)
+                if group.options is not None:
+                    self._options[task] = group.options
                 key = call_of(body).key
                 known = self.task_of_key.setdefault(key, task)
                 self._judge.require(
@@ -181,6 +204,8 @@ class StateOracle:
             for outcome in command.outcomes:
                 if self._held.get(outcome.task) == (command.session, outcome.attempt):
                     ended.add(outcome.task)
+                    if outcome.status in (OUTCOME_FAILED, OUTCOME_TIMED_OUT) and outcome.error is not None:
+                        self._raised[outcome.task] = outcome.error
 
     def _ends(self, command: Command) -> list[int]:
         """Sessions that this command ends, if it is obeyed."""
@@ -208,6 +233,8 @@ class StateOracle:
                 self._end(index, result, ended, lost)
         for task in ended:
             del self._held[task]
+        for task, failure in self._raised.items():
+            self._judge_failure(index, task, failure)
         if lost:
             self._held = {task: holder for task, holder in self._held.items() if holder[0] not in lost}
         for task in withdrawn:
@@ -215,6 +242,24 @@ class StateOracle:
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
+
+    def _judge_failure(self, index: int, task: int, failure: Failure) -> None:
+        """An attempt that was held has raised, or ran too long."""
+        options = self._options.get(task, Options())
+        rule = options.retry or RetryRule()
+        count = self._failures.get(task, 0)
+        is_named = bool(failure.kinds) and (not rule.on or not set(rule.on).isdisjoint(failure.kinds))
+        is_due = is_named and count < options.retries
+        state = self.reference.state_of(task)
+        if state == "pending":
+            self._failures[task] = count + 1
+            pause_ms = min(rule.cap_ms, rule.first_ms * rule.factor**count)
+            self._not_before[task] = self.reference.now_ms + (pause_ms // 2 if rule.jitter else pause_ms)
+            self._judge.require(is_due, "retry", f"task {task} is tried again at entry {index} after {failure.type}")
+        elif state == "failed":
+            is_late = bool(options.expires_ms)
+            detail = f"task {task} failed at entry {index} after {count} retries of {options.retries}"
+            self._judge.require(is_late or not is_due, "retry", detail)
 
     def _end(self, index: int, result: TaskResult, ended: set[int], lost: set[int]) -> None:
         """A task got a terminal record."""
@@ -242,6 +287,8 @@ class StateOracle:
         require(holder is None, oracle, f"{pair} was handed out at entry {index} while {holder} holds the task")
         require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
         require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
+        early = self._not_before.get(pair[0], 0) - self.reference.now_ms
+        require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
 

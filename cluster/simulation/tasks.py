@@ -11,11 +11,11 @@ import msgspec
 
 from actors import MICROSECOND
 from actors.simulation import ChildPort
-from cluster.task import task
+from cluster.task import current, task
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
 
-Fate = Literal["ok", "raise", "crash once", "crash always"]
+Fate = Literal["ok", "raise", "raise once", "crash once", "crash always"]
 
 CRASH_EXIT_CODE = 139
 
@@ -46,7 +46,7 @@ class Simulated(Exception):
 @task(name="simulated:work")
 def work(call: Call) -> int:
     """Returns the call's key or raises, as it says."""
-    if call.fate == "raise":
+    if call.fate == "raise" or (call.fate == "raise once" and current().attempt == 1):
         raise Simulated(f"call {call.key}")
     return call.key
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
+from cluster.backoff import Backoff
 from cluster.client import Client, Handle
 from cluster.client.succession import SessionLimits
 from cluster.errors import (
@@ -26,7 +27,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.simulation.nodes import Node
-from cluster.simulation.tasks import Call, Fate, work
+from cluster.simulation.tasks import Call, Fate, Simulated, work
 from cluster.task import TaskOptions
 from cluster.topology import Topology
 
@@ -43,8 +44,16 @@ GATHER_TASKS_MAX = 16
 BIG_PADDING_BYTES = 90_000      # more than an append on the control channel may hold
 PADDING_BYTES_MAX = 400
 
-FATES: tuple[tuple[Fate, int], ...] = (("ok", 92), ("raise", 5), ("crash once", 2), ("crash always", 1))
+FATES: tuple[tuple[Fate, int], ...] = (
+    ("ok", 90),
+    ("raise", 4),
+    ("raise once", 3),
+    ("crash once", 2),
+    ("crash always", 1),
+)
 DURATIONS_US = (((200, 5_000), 70), ((5_000, 50_000), 22), ((100_000, 300_000), 7), ((1_000_000, 3_000_000), 1))
+
+RETRIED: tuple[tuple[type[Exception], ...], ...] = ((), (), (Simulated,), (ArithmeticError,))
 
 ENDS: tuple[tuple[type[ClusterError], str], ...] = (
     (TaskFailed, "failed"),
@@ -231,6 +240,9 @@ class ClientProcess(Node):
             return {"timeout": 0.1}
         if roll == 3:
             return {"expires": 0.05 + self.random.random()}
+        if roll < 8:
+            pause = self.random.random()
+            return {"retry": Backoff(self.random.randrange(4), pause, pause + 2, on=self.random.choice(RETRIED))}
         return {}
 
 

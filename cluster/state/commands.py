@@ -20,6 +20,9 @@ QUEUE_DEFAULT = "default"
 TIMEOUT_DEFAULT_MS = 30 * 60 * 1000
 RESULT_TTL_DEFAULT_MS = 60 * 60 * 1000
 PREFETCH_AUTO = 0
+RETRIES_MAX = 1_000
+RETRY_FACTOR_MAX = 10
+RETRY_TYPES_MAX = 32
 
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result
@@ -43,8 +46,19 @@ class Stamp(Command, tag=0, frozen=True):
     term: int
 
 
+class RetryRule(Struct, array_like=True, gc=False, frozen=True):
+    """When a task that raised is tried again: before its n-th retry it waits first_ms * factor ** (n - 1), at most
+    `cap_ms`, and with `jitter` up to half of that less. `on` are names of exception types, () = all."""
+
+    first_ms: int = 1_000
+    cap_ms: int = 600_000
+    factor: int = 2
+    jitter: bool = True
+    on: tuple[str, ...] = ()
+
+
 class Options(Struct, array_like=True, gc=False, frozen=True):
-    """How tasks of a group are to be run; 0 for `delay_ms` and `expires_ms` means none."""
+    """How tasks of a group are to be run; 0 for `delay_ms` and `expires_ms` means none. `retry` None: by default."""
 
     queue: str = QUEUE_DEFAULT
     priority: int = PRIORITY_DEFAULT
@@ -54,6 +68,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     result_ttl_ms: int = RESULT_TTL_DEFAULT_MS
     retries: int = 0
     labels: tuple[str, ...] = ()
+    retry: RetryRule | None = None
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):
@@ -82,7 +97,9 @@ class Submit(Command, tag=1, frozen=True):
 
 
 class Failure(Struct, array_like=True, gc=False, frozen=True):
-    """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set."""
+    """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set. `kinds` are
+    the names of the exception's type and its bases, for `RetryRule.on`; () = not worth a retry. They are not kept.
+    """
 
     type: str
     message: str
@@ -90,6 +107,7 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
     exit_code: int = -1
     signal: int = -1
     stderr: str = ""
+    kinds: tuple[str, ...] = ()
 
 
 class Outcome(Struct, array_like=True, gc=False, frozen=True):

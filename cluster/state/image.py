@@ -265,7 +265,15 @@ class Specs:
             if key not in numbers:
                 numbers[key] = len(numbers)
                 rows.append(
-                    SpecRow(spec.channel, spec.priority, spec.timeout_ms, spec.result_ttl_ms, spec.expires_at_ms)
+                    SpecRow(
+                        spec.channel,
+                        spec.priority,
+                        spec.timeout_ms,
+                        spec.result_ttl_ms,
+                        spec.expires_at_ms,
+                        spec.retries,
+                        spec.retry,
+                    )
                 )
         return rows
 
@@ -317,6 +325,7 @@ def _block(tasks: list[Task], specs: Specs) -> Row:
         _small_unless_all(0, _column(tasks, "crashes")),
         _unless_all(None, _column(tasks, "attempts")),
         _unless_all(0, _column(tasks, "lot")),
+        _unless_all(0, _column(tasks, "failures")),
     )
 
 

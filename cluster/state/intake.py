@@ -10,7 +10,17 @@ The loop over tasks runs inside `map` and `dict.update`: a record is made, table
 
 from itertools import repeat
 
-from cluster.state.commands import PRIORITY_MAX, SUBMIT_TASKS_MAX, TASK_NUMBER_BITS, Options, Submit
+from cluster.state.commands import (
+    PRIORITY_MAX,
+    RETRIES_MAX,
+    RETRY_FACTOR_MAX,
+    RETRY_TYPES_MAX,
+    SUBMIT_TASKS_MAX,
+    TASK_NUMBER_BITS,
+    Options,
+    RetryRule,
+    Submit,
+)
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
 from cluster.state.queues import DELAYED, PENDING
 from cluster.state.sessions import Session
@@ -88,4 +98,14 @@ def _is_valid(options: Options) -> bool:
         and 0 <= options.expires_ms <= DURATION_MS_MAX
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX
+        and 0 <= options.retries <= RETRIES_MAX
+        and (options.retry is None or _is_valid_rule(options.retry))
+    )
+
+
+def _is_valid_rule(rule: RetryRule) -> bool:
+    return (
+        0 <= rule.first_ms <= rule.cap_ms <= DURATION_MS_MAX
+        and 1 <= rule.factor <= RETRY_FACTOR_MAX
+        and len(rule.on) <= RETRY_TYPES_MAX
     )

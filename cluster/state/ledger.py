@@ -13,6 +13,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     ENDED, state, task...           terminal records
     DRAINING, session               its slots get nothing more
     EVICTED, task...                forgotten
+    RETRIED, task, date             raised, and is ready again at this date
 """
 
 from zlib import crc32
@@ -29,6 +30,7 @@ ASSIGNED = -3
 ENDED = -4
 DRAINING = -5
 EVICTED = -6
+RETRIED = -7
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -1,16 +1,16 @@
 """What happens to a task besides being submitted, handed out and completed.
 
-Three ways lead out of a slot without a result:
+A task that raised has failed, or waits for its next attempt (`retries`). Three more ways lead out of a slot without a
+result:
 - *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted;
   up to CRASHES_MAX it is tried again, then it is dead, with the evidence.
 - *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
 - *returned*: handed back unrun, lost with a child through another's fault, or held by a worker that closed its
   session in order. Not counted.
 
-The first two are dispatched alone from then on, so that the next loss names its culprit. All three raise the
-attempt number, which fences off whatever the old holder still says, and put the task back at the front of its
-lane. Tasks that come back together come back in the order of their ids: the order of submission, for one
-client.
+Of these three, the first two are dispatched alone from then on, so that the next loss names its culprit. All three
+raise the attempt number, which fences off whatever the old holder still says, and put the task back at the front of
+its lane. Tasks that come back together come back in the order of their ids: the order of submission, for one client.
 """
 
 from collections.abc import Iterable
@@ -155,7 +155,10 @@ def run_timers(tables: Tables) -> None:
                     task.state = PENDING
                 channel = tables.queues.channels[ready[0].spec.channel]
                 channel.queue.delayed -= len(ready)
-                channel.append(ready[0].spec.priority, ready)
+                if ready[0].failures:
+                    channel.append_again(ready[0])      # a retry has a date of its own
+                else:
+                    channel.append(ready[0].spec.priority, ready)
         else:
             for task in tasks:
                 if task.state in (PENDING, DELAYED):

@@ -23,6 +23,7 @@ from cluster.state.ledger import ENDED
 from cluster.state.lifecycle import crash, finish, release, requeue
 from cluster.state.queues import Spec
 from cluster.state.retention import attempts_bytes
+from cluster.state.retries import is_retried, retry
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
@@ -185,7 +186,10 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
         name = tables.queues.channels[task.spec.channel].name
         name.estimate_us += (outcome.run_us - name.estimate_us) >> ESTIMATE_SHIFT
         name.estimate_us = max(1, min(name.estimate_us, ESTIMATE_MAX_US))
-        finish(tables, task, STATE_FAILED)
+        if 0 < task.spec.expires_at_ms <= tables.now_ms or not is_retried(task, outcome.error):
+            finish(tables, task, STATE_FAILED)
+        else:
+            retry(tables, task)
     return True
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cluster.state.commands import PRIORITY_MAX, Options
+from cluster.state.commands import PRIORITY_MAX, Options, RetryRule
 from cluster.state.credit import ESTIMATE_UNKNOWN_US
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Spec(Struct, gc=False, frozen=True):
     timeout_ms: int
     result_ttl_ms: int
     expires_at_ms: int      # 0 = never
+    retries: int = 0
+    retry: RetryRule | None = None
 
 
 class Message(Struct, gc=False):
@@ -112,10 +114,15 @@ class Channel:
         self.stale = 0
 
     def append(self, priority: int, messages: Sequence[Message]) -> None:
-        """Puts new PENDING messages behind the others."""
+        """Puts PENDING messages behind the others; none of them goes alone."""
         self._lane(priority).extend(messages)
         self.waiting += len(messages)
         self.queue.ready += len(messages)
+
+    def append_again(self, message: Message) -> None:
+        """Puts a PENDING message that was handed out before behind the others."""
+        self.append(message.spec.priority, [message])
+        self.alone += message.alone
 
     def prepend(self, message: Message) -> None:
         """Puts a PENDING message before the others of its lane."""
@@ -263,4 +270,6 @@ class Queues:
             options.timeout_ms,
             options.result_ttl_ms,
             expires_at_ms,
+            options.retries,
+            options.retry,
         )

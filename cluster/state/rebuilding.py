@@ -176,6 +176,7 @@ class Rebuilding:
             column(row.crashes, 0),
             column(attempts, None),
             column(_shared(row.lot), 0),
+            column(row.failures, 0),
         )
         self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
 
@@ -273,6 +274,8 @@ class Rebuilding:
                 row.timeout_ms,
                 row.result_ttl_ms,
                 row.expires_at_ms,
+                row.retries,
+                row.retry,
             )
         )
 

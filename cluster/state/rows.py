@@ -4,7 +4,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from cluster.state.commands import Options, WorkerSpec
+from cluster.state.commands import Options, RetryRule, WorkerSpec
 from cluster.state.tasks import Attempt
 
 IMAGE_VERSION = 1
@@ -106,6 +106,8 @@ class SpecRow(Row, frozen=True):
     timeout_ms: int
     result_ttl_ms: int
     expires_at_ms: int
+    retries: int = 0
+    retry: RetryRule | None = None
 
 
 class MemoRow(Row, frozen=True):
@@ -175,6 +177,7 @@ class TasksRow(Row, frozen=True):
     crashes: bytes | None = None
     attempts: list[list[Attempt] | None] | None = None
     lot: list[int] | None = None
+    failures: list[int] | None = None
 
 
 class OrderRow(Row, frozen=True):

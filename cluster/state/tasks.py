@@ -57,6 +57,7 @@ class Task(Message, gc=False):
     crashes: int = 0
     attempts: list[Attempt] | None = None
     lot: int = 0
+    failures: int = 0           # attempts that raised, of which it was tried again
 
     @property
     def is_terminal(self) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from actors import SECOND, Nanos, Page
-from cluster.errors import ClusterError
+from cluster.errors import error_name
 from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
@@ -44,6 +44,7 @@ LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds,
 MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
+KINDS_MAX = 32                         # types and bases of an exception
 CUT = b"... (cut)\n"
 
 
@@ -141,21 +142,24 @@ class Executor:
         running.name = assignment.name
         running.deadline_ms = started_ms + assignment.timeout_ms
         error = None
+        is_users = False                        # what is raised comes out of the user's function
         try:
             task = self._tasks.get(assignment.name)
             if task is None:
                 raise LookupError(f"no task of this name in this worker: {assignment.name}")
             codec = task.codec
             args, kwargs = codec.decode_arguments(assignment.body)
+            is_users = True
             value = task.function(*args, **kwargs)
             if isinstance(task, AsyncTask):
                 value = self._complete(value)
+            is_users = False
             body = codec.encode_result(value)
             status = OUTCOME_COMPLETED
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exception:
-            body, status, error = b"", OUTCOME_FAILED, failure_of(exception)
+            body, status, error = b"", OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
         running.id = 0
         self._task = None
         self._ended = now = host.now()
@@ -184,11 +188,10 @@ class Executor:
         return self._runner.run(coroutine)
 
 
-def failure_of(exception: BaseException) -> Failure:
-    """An exception as it is recorded: its type, its message, and its traceback from the user's code on."""
+def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
+    """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
+    `may_retry` also the types that a retry may be for."""
     kind = type(exception)
-    short = kind.__module__ == "builtins" or isinstance(exception, ClusterError)
-    name = kind.__qualname__ if short else f"{kind.__module__}.{kind.__qualname__}"
     try:
         message = str(exception)
     except Exception as broken:
@@ -200,7 +203,13 @@ def failure_of(exception: BaseException) -> Failure:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:
         text = f"<its traceback cannot be formatted: {type(broken).__name__}>"
-    return Failure(name, _bounded(message, MESSAGE_BYTES_MAX), _bounded(text, TRACEBACK_BYTES_MAX))
+    kinds = [base for base in kind.__mro__ if issubclass(base, Exception)] if may_retry else []
+    return Failure(
+        error_name(kind),
+        _bounded(message, MESSAGE_BYTES_MAX),
+        _bounded(text, TRACEBACK_BYTES_MAX),
+        kinds=tuple(map(error_name, kinds[:KINDS_MAX])),
+    )
 
 
 def _bounded(text: str, bytes_max: int) -> str:

@@ -225,14 +225,16 @@ def _crash(ended: Ended) -> Failure:
 
 def _time_limit(assignment: Assignment, ended: Ended) -> Failure:
     seconds = f"{assignment.timeout_ms / 1_000:g}"
-    return _failure("TimeLimitExceeded", f"it ran longer than its time limit of {seconds} s", ended)
+    message = f"it ran longer than its time limit of {seconds} s"
+    return _failure("TimeLimitExceeded", message, ended, kinds=("TimeLimitExceeded", "TimeoutError"))
 
 
-def _failure(kind: str, message: str, ended: Ended) -> Failure:
+def _failure(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ()) -> Failure:
     return Failure(
         kind,
         message,
         exit_code=-1 if ended.code is None else ended.code,
         signal=-1 if ended.signal is None else ended.signal,
         stderr=ended.stderr[-STDERR_BYTES_MAX:].decode("utf-8", "replace"),
+        kinds=kinds,
     )

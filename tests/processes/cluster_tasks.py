@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from cluster import current, task
+from cluster import Backoff, current, task
 
 POLL_S = 0.005
 
@@ -111,6 +111,18 @@ def at_night(number: int) -> int:
 
 
 # -- what a task can do to its process ---------------------------------------------------------------------------
+
+
+class Flaky(ConnectionError):
+    """What goes better the next time, perhaps."""
+
+
+@task(retry=Backoff(times=3, first=0.05, on=(ConnectionError,)))
+def fail_at_first(failures: int) -> int:
+    """Returns the attempt that went well."""
+    if current().attempt <= failures:
+        raise Flaky(f"attempt {current().attempt}")
+    return current().attempt
 
 
 @task

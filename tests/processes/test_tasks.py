@@ -17,6 +17,7 @@ from cluster_tasks import (
     exit_at_once,
     exit_politely,
     fail,
+    fail_at_first,
     fail_strangely,
     kill_self,
     later,
@@ -28,7 +29,7 @@ from cluster_tasks import (
     who,
 )
 
-from cluster import Client, Handle, Record, TaskDead, TaskFailed
+from cluster import Backoff, Client, Handle, Record, TaskDead, TaskFailed
 from cluster.local import LocalCluster
 
 CRASHES_MAX = 3
@@ -106,6 +107,37 @@ def test_an_exception_of_the_users_own_keeps_its_full_name(cluster: LocalCluster
     error, _ = outcome(cluster, lambda client: client.submit(fail_strangely))
     assert isinstance(error, TaskFailed)
     assert (error.type, error.message) == ("cluster_tasks.Strange", "there is no name for it")
+
+
+def test_a_task_that_raises_is_tried_again_for_the_exceptions_that_it_names(cluster: LocalCluster) -> None:
+    value, record = outcome(cluster, lambda client: client.submit(fail_at_first, 2))
+    assert (value, record.state, record.attempts) == (3, "completed", 3)
+
+
+def test_with_its_retries_used_up_it_fails_with_the_last_exception(cluster: LocalCluster) -> None:
+    error, record = outcome(cluster, lambda client: client.submit(fail_at_first, 9))
+    assert isinstance(error, TaskFailed)
+    assert (error.type, error.message) == ("cluster_tasks.Flaky", "attempt 4")
+    assert (record.state, record.attempts) == ("failed", 4)
+
+
+def test_what_a_retry_does_not_name_fails_at_once(cluster: LocalCluster) -> None:
+    retried = fail.options(retry=Backoff(times=3, first=0.05, on=(KeyError,)))
+    error, record = outcome(cluster, lambda client: client.submit(retried, "no"))
+    assert isinstance(error, TaskFailed) and record.attempts == 1
+
+
+def test_a_time_limit_is_retried_if_the_retry_says_so(cluster: LocalCluster) -> None:
+    slow = backtrack_forever.options(timeout=0.3, retry=Backoff(times=1, first=0.05, on=(TimeoutError,)))
+    error, record = outcome(cluster, lambda client: client.submit(slow))
+    assert isinstance(error, TaskFailed) and error.type == "TimeLimitExceeded"
+    assert record.attempts == 2
+
+
+def test_arguments_that_do_not_fit_are_not_tried_again(cluster: LocalCluster) -> None:
+    error, record = outcome(cluster, lambda client: client.submit(add.options(retry=3), "one"))  # type: ignore[arg-type]
+    assert isinstance(error, TaskFailed) and error.type == "DecodeError"
+    assert record.attempts == 1
 
 
 def test_a_result_that_cannot_be_encoded_fails_and_says_why(cluster: LocalCluster) -> None:

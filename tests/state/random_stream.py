@@ -28,6 +28,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    RetryRule,
     Seen,
     Submit,
     TaskGroup,
@@ -228,6 +229,8 @@ class Stream:
             delay_ms=random.choice((0, 0, 0, 100, 1_000)),
             expires_ms=random.choice((0, 0, 0, 50, 2_000)),
             result_ttl_ms=random.choice((RESULT_TTL_DEFAULT_MS, RESULT_TTL_DEFAULT_MS, 0, 700, 120_000)),
+            retries=random.choice((0, 0, 1, 4)),
+            retry=random.choice((None, RetryRule(0, 0), RetryRule(50, 1_000), RetryRule(10, 100, on=("E",)))),
         )
 
     def _cancel(self) -> Cancel | None:
@@ -266,7 +269,7 @@ class Stream:
             return Outcome(assignment.task, assignment.attempt, OUTCOME_COMPLETED, self.now_ms, run_us, b"ok")
         attempt = assignment.attempt + (random.random() < 0.1)
         started_ms = random.choice((0, self.now_ms))
-        error = Failure("E", "m", "t", 1)
+        error = Failure("E", "m", "t", 1, kinds=random.choice(((), ("E", "Exception"), ("F", "Exception"))))
         return Outcome(assignment.task, attempt, random.choice(STATUSES), started_ms, run_us, b"", error)
 
 

@@ -1,0 +1,48 @@
+"""Durations as users type them."""
+
+import re
+from datetime import timedelta
+
+Duration = timedelta | float | str
+
+DURATION_MS_MAX = 10 * 365 * 24 * 3600 * 1000
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def milliseconds(what: str, value: object) -> int:
+    """A duration as whole milliseconds, rounded up: a timedelta, a number of seconds, or text such as
+    "1h30m".
+
+    Raises TypeError for another type, ValueError for text that is no duration, and for one below 0 or above
+    10 years.
+    """
+    if isinstance(value, timedelta):
+        microseconds = value // timedelta(microseconds=1)
+    elif isinstance(value, str):
+        compact = value.replace(" ", "").lower()
+        if compact.startswith("-") and _WHOLE.fullmatch(compact[1:]) is not None:
+            raise _negative(what, value)
+        if _WHOLE.fullmatch(compact) is None:
+            raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
+        microseconds = round(
+            sum(float(number) * _UNITS_MS[unit] * 1_000 for number, unit in _PART.findall(compact))
+        )
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if value != value or abs(value) > DURATION_MS_MAX:
+            raise ValueError(f"{what}: {value} s is out of range, 0 to 10 years are allowed")
+        microseconds = round(value * 1_000_000)
+    else:
+        raise TypeError(f"{what}: expected a timedelta, seconds or text such as \"5m\", not {value!r}")
+    result = -(-microseconds // 1_000)
+    if microseconds < 0:
+        raise _negative(what, value)
+    if result > DURATION_MS_MAX:
+        raise ValueError(f"{what}: {value!r} is out of range, 0 to 10 years are allowed")
+    return result
+
+
+def _negative(what: str, value: object) -> ValueError:
+    return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")
