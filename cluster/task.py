@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
@@ -198,6 +198,19 @@ class CurrentTask(Struct, frozen=True):
     name: str
     deadline: datetime
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled it. Clean up and return, or raise: the process is ended when the grace of the
+        cancel is over. Cheap enough for an inner loop."""
+        is_mine = (running.id, running.attempt) == (self.id, self.attempt)
+        return is_mine and running.page is not None and running.page.is_stopped(running.number)
+
+
+class StopSign(Protocol):
+    """Where an executor's worker asks a task to stop."""
+
+    def is_stopped(self, number: int) -> bool: ...
+
 
 class Running(Struct):
     """Set by the executor before each attempt, as cheap as can be; `current` makes it readable."""
@@ -206,6 +219,8 @@ class Running(Struct):
     attempt: int = 0
     name: str = ""
     deadline_ms: int = 0
+    page: StopSign | None = None
+    number: int = 0                 # by which the page knows it
 
 
 running = Running()

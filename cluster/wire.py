@@ -127,6 +127,15 @@ class Withdraw(Message, tag=40, frozen=True):
     pairs: list[int]
 
 
+class Stop(Message, tag=59, frozen=True):
+    """Leader -> worker: these attempts are cancelled, flat [task, attempt, grace_ms, ...]: ask what runs to stop, and
+    end it after its grace. Owes: an outcome of each."""
+
+    term: int
+    session: int
+    items: list[int]
+
+
 class Answers(Message, tag=41, frozen=True):
     """Leader -> worker or client: fates of session commands."""
 
@@ -276,7 +285,7 @@ class SnapshotWant(Message, tag=58, frozen=True):
 
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
 FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
-ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Answers | LeaseAck
+ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
 ToClient = (
     Welcome
     | Refused

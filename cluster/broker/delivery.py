@@ -27,6 +27,7 @@ from cluster.wire import (
     Record,
     RegisterAnswer,
     Results,
+    Stop,
     Unknown,
     Withdraw,
 )
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 FRAME_BYTES_SOFT = 1024 * 1024      # a message of assignments or results is cut here
 HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
+STOP_ITEMS_MAX = HELLO_ITEMS_MAX // 3
 WATCHED_TASKS_MAX = 1_000_000       # of one client
 
 
@@ -73,6 +75,9 @@ class Delivery:
             if (link := links.of_session(session)) is not None:
                 flat = [number for pair in pairs for number in pair]
                 self._send(link, Withdraw(self.term, session, flat))
+        for session, cancelled in effects.cancelled.items():
+            if (link := links.of_session(session)) is not None and link.reconciled:
+                self._send_stop(link, cancelled)
         answers = _per_session(effects.answers)
         for session, results in effects.results.items():
             if (link := links.of_session(session)) is not None:
@@ -96,10 +101,17 @@ class Delivery:
             effects.assignments.pop(registered.session, None)
             link.reconciled = True
             self._send_assignments(link, self.machine.held_by(registered.session))
+            self._send_stop(link, self.machine.cancelled_at(registered.session))
 
     def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
         for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
             if not self._send(link, Assignments(self.term, link.session, chunk)):
+                return
+
+    def _send_stop(self, link: Link, cancelled: list[tuple[int, int, int]]) -> None:
+        for start in range(0, len(cancelled), STOP_ITEMS_MAX):
+            flat = [number for item in cancelled[start : start + STOP_ITEMS_MAX] for number in item]
+            if not self._send(link, Stop(self.term, link.session, flat)):
                 return
 
     def _send_results(self, link: Link, results: list[TaskResult]) -> None:
@@ -136,6 +148,7 @@ class Delivery:
             self._send(link, Withdraw(self.term, link.session, surplus))
         link.reconciled = True
         self._send_assignments(link, lacking)
+        self._send_stop(link, self.machine.cancelled_at(link.session))
 
     def watch(self, link: Link, tasks: list[int]) -> list[int]:
         """Sends the results that are there, which never change, and those to come when they come. Returns the tasks

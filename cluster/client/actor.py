@@ -174,10 +174,10 @@ class ClientActor(Actor):
         """Submits that wait in this process for the window to open."""
         return self._commands.queued_tasks
 
-    def cancel(self, tasks: list[int], waiter: Waiter) -> None:
+    def cancel(self, tasks: list[int], grace_ms: int, waiter: Waiter) -> None:
         """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
         self._check_open()
-        self._commands.cancel(tasks, waiter)
+        self._commands.cancel(tasks, grace_ms, waiter)
 
     def watch(self, task: int, sink: Sink) -> None:
         """Waits for the result of a task that this client may not have submitted."""

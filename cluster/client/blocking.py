@@ -13,7 +13,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
-from cluster.client.handle import Batch, Handle
+from cluster.client.handle import CANCEL_GRACE, Batch, Handle
+from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
 from cluster.wire import Record
@@ -148,9 +149,9 @@ class BlockingHandle(Generic[R]):
         """What this client knows: "pending" until the terminal record arrived, then its state."""
         return self._handle.state()
 
-    def cancel(self) -> None:
-        """Ends the task unless it is terminal already; returns once a majority has that on disk."""
-        self._client.run(self._handle.cancel)
+    def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
+        """As `Handle.cancel`: what waits is cancelled for good, what runs is asked to stop and ended after `grace`."""
+        self._client.run(lambda: self._handle.cancel(grace))
 
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"
@@ -198,9 +199,9 @@ class BlockingBatch(Generic[R]):
                 self._client.run(lambda: self._batch.wait(every))
             report(*self._batch.progress)
 
-    def cancel(self) -> None:
-        """Ends every task of the batch that is not terminal."""
-        self._client.run(self._batch.cancel)
+    def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
+        """Ends every task of the batch that is not terminal, as `Batch.cancel`."""
+        self._client.run(lambda: self._batch.cancel(grace))
 
 
 def _refuse_in_loop() -> None:

@@ -13,11 +13,13 @@ from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.handle import Batch, Handle
 from cluster.client.succession import SessionLimits, Succession
+from cluster.durations import Duration, milliseconds
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
     Unavailable,
 )
+from cluster.state.commands import GRACE_MS_MAX
 from cluster.task import Task, task_of
 from cluster.wire import HELLO_ITEMS_MAX, Record
 
@@ -253,11 +255,14 @@ class Client:
         finally:
             timer.cancel()
 
-    async def _cancel(self, tasks: list[int]) -> None:
+    async def _cancel(self, tasks: list[int], grace: Duration) -> None:
+        grace_ms = milliseconds("grace", grace)
+        if grace_ms > GRACE_MS_MAX:
+            raise ValueError(f"grace: {grace!r} is out of range, 0 to {GRACE_MS_MAX // 60_000} minutes are allowed")
         end = self._deadline_at(self._deadline)
         actor = await self._session(self._sessions.for_cancel, end)
         waiter: asyncio.Future[None] = self._loop.create_future()
-        actor.cancel(tasks, waiter)
+        actor.cancel(tasks, grace_ms, waiter)
         await self._within(
             waiter, self._left(end), lambda: DeadlineExceeded("cancel was not confirmed", outcome="unknown")
         )

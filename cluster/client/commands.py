@@ -114,14 +114,14 @@ class Commands:
         if self._outbox.tasks + tasks > QUEUED_TASKS_MAX:
             raise Overloaded(f"{self._outbox.tasks} submits are waiting in this process already", retry_after=1.0)
 
-    def cancel(self, tasks: list[int], waiter: Waiter) -> None:
+    def cancel(self, tasks: list[int], grace_ms: int, waiter: Waiter) -> None:
         """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
         self._put_off()
         if not self._window.is_open:
             reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
             return
         low, seq = self._window.low, self._window.allot()
-        self._send(seq, Cancel(self.session, seq, low, tasks), waiter)
+        self._send(seq, Cancel(self.session, seq, low, tasks, grace_ms), waiter)
 
     # -- on their way -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from actors import MILLISECOND, SECOND
+from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
 from cluster.state.effects import (
     STATE_CANCELLED,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 CANCEL_TASKS_MAX = 1_024        # in one command
+CANCEL_GRACE = "5s"
 
 STATE_NAMES = {
     STATE_COMPLETED: "completed",
@@ -84,9 +86,14 @@ class Handle(Generic[R]):
     def done(self) -> bool:
         return self._result is not None or self._error is not None
 
-    async def cancel(self) -> None:
-        """Ends the task unless it is terminal already; returns once a majority has that on disk."""
-        await self._client._cancel([self.id])
+    async def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
+        """Ends the task unless it is terminal already; returns once a majority has that on disk.
+
+        One that waits is cancelled from then on, for good, whether workers are up or not. One that runs is asked to
+        stop (`current().cancelled`), its process gets SIGTERM after `grace` and SIGKILL 2 seconds later; it ends as
+        cancelled, or as what it came to before. Raises ValueError and TypeError for a grace that is none.
+        """
+        await self._client._cancel([self.id], grace)
 
     def deliver(self, result: TaskResult) -> None:
         self._result = result
@@ -202,11 +209,11 @@ class Batch(Generic[R]):
             timer.cancel()
             report(*self.progress)
 
-    async def cancel(self) -> None:
-        """Ends every task of the batch that is not terminal."""
+    async def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
+        """Ends every task of the batch that is not terminal, as `Handle.cancel`."""
         open_tasks = [task for task, position in self._index.items() if self._records[position] is None]
         for start in range(0, len(open_tasks), CANCEL_TASKS_MAX):
-            await self._client._cancel(open_tasks[start : start + CANCEL_TASKS_MAX])
+            await self._client._cancel(open_tasks[start : start + CANCEL_TASKS_MAX], grace)
 
     # -- what the actor and `map` call ------------------------------------------------------------------------------
 

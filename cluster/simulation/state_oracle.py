@@ -10,6 +10,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - a task gets one terminal record, and only from its holder or by cancellation or expiry;
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
   failed;
+- a task that its worker was told to stop is handed out no more, and ends as cancelled or as what it came to before;
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
@@ -38,6 +39,7 @@ from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
     ANSWER_OK,
     STATE_CANCELLED,
+    STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
     Effects,
@@ -103,6 +105,7 @@ class StateOracle:
         self._failures: dict[int, int] = {}                 # task -> attempts that raised and were tried again
         self._not_before: dict[int, int] = {}               # task -> end of its pause, in ms
         self._raised: dict[int, Failure] = {}               # task -> why an attempt ended, in this entry
+        self._stopped: set[int] = set()                     # tasks that a worker was told to stop
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -239,6 +242,7 @@ class StateOracle:
             self._held = {task: holder for task, holder in self._held.items() if holder[0] not in lost}
         for task in withdrawn:
             self._held.pop(task, None)
+        self._stopped.update(task for stopped in effects.cancelled.values() for task, _, _ in stopped)
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
@@ -269,6 +273,8 @@ class StateOracle:
             judge.violated("one terminal record", f"task {task} ended again at entry {index}, as {result.state}")
             return
         self.terminal[task] = result
+        is_allowed = task not in self._stopped or result.state in (STATE_CANCELLED, STATE_COMPLETED)
+        judge.require(is_allowed, "cancel", f"{task} was told to stop and ended as {result.state}")
         if result.state in (STATE_CANCELLED, STATE_EXPIRED):
             return
         holder = self._held.get(task)
@@ -287,6 +293,7 @@ class StateOracle:
         require(holder is None, oracle, f"{pair} was handed out at entry {index} while {holder} holds the task")
         require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
         require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
+        require(pair[0] not in self._stopped, "cancel", f"{pair} was handed out at entry {index}, after its cancel")
         early = self._not_before.get(pair[0], 0) - self.reference.now_ms
         require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session

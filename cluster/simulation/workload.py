@@ -171,7 +171,7 @@ class ClientProcess(Node):
         await ports_pause(ports, self.random.randrange(100 * MILLISECOND))
         operation = self.history.invoke(self.name, "cancel", handle.id)
         try:
-            await handle.cancel()
+            await handle.cancel(self.random.random() / 2)
         except ClusterError as error:
             self._not_done(operation, error)
         else:

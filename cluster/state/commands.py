@@ -20,6 +20,8 @@ QUEUE_DEFAULT = "default"
 TIMEOUT_DEFAULT_MS = 30 * 60 * 1000
 RESULT_TTL_DEFAULT_MS = 60 * 60 * 1000
 PREFETCH_AUTO = 0
+GRACE_MS_MAX = 10 * 60 * 1000
+GRACE_NONE = -1          # of a Cancel: what runs is given up at once
 RETRIES_MAX = 1_000
 RETRY_FACTOR_MAX = 10
 RETRY_TYPES_MAX = 32
@@ -30,6 +32,7 @@ OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded;
 OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culprit; error is set
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; terminal: failed
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
+OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
 
 ROLE_WORKER = 1
 ROLE_CLIENT = 2
@@ -176,12 +179,17 @@ class Seen(Command, tag=6, frozen=True):
 
 
 class Cancel(Command, tag=7, frozen=True):
-    """Client -> leader -> log. Session command `seq`: ends these tasks (ids) if they are not terminal yet."""
+    """Client -> leader -> log. Session command `seq`: ends these tasks (ids) if they are not terminal yet.
+
+    What waits ends at once, for good. What a worker has is asked to stop, ended `grace_ms` later, and ends when its
+    worker says so, as cancelled unless it was quicker. With GRACE_NONE its end is not waited for.
+    """
 
     session: int
     seq: int
     low: int
     tasks: list[int]
+    grace_ms: int = GRACE_NONE
 
 
 class Tick(Command, tag=8, frozen=True):

@@ -64,12 +64,13 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
 class Effects:
     """Collected over one or more `apply` calls, then carried out by the leader's shell."""
 
-    __slots__ = ("answers", "assignments", "ended", "registered", "results", "withdrawn")
+    __slots__ = ("answers", "assignments", "cancelled", "ended", "registered", "results", "withdrawn")
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.registered: list[Registered] = []
         self.assignments: dict[int, list[Assignment]] = {}      # worker session -> in order of decision
         self.withdrawn: dict[int, list[tuple[int, int]]] = {}   # worker session -> (task, attempt) to give up
+        self.cancelled: dict[int, list[tuple[int, int, int]]] = {}      # worker session -> (task, attempt, grace_ms)
         self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records
         self.ended: list[int] = []                              # sessions that ended

@@ -33,7 +33,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Raw
 
-from cluster.state.commands import WorkerSpec
+from cluster.state.commands import GRACE_NONE, WorkerSpec
 from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
@@ -326,6 +326,7 @@ def _block(tasks: list[Task], specs: Specs) -> Row:
         _unless_all(None, _column(tasks, "attempts")),
         _unless_all(0, _column(tasks, "lot")),
         _unless_all(0, _column(tasks, "failures")),
+        _unless_all(GRACE_NONE, _column(tasks, "grace_ms")),
     )
 
 

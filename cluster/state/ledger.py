@@ -14,6 +14,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     DRAINING, session               its slots get nothing more
     EVICTED, task...                forgotten
     RETRIED, task, date             raised, and is ready again at this date
+    CANCELLED, task, grace          its worker is told to stop it
 """
 
 from zlib import crc32
@@ -31,6 +32,7 @@ ENDED = -4
 DRAINING = -5
 EVICTED = -6
 RETRIED = -7
+CANCELLED = -8
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,6 +78,12 @@ class Ledger:
     def session_ended(self, session: int) -> None:
         if self.effects is not None:
             self.effects.ended.append(session)
+
+    def cancelled(self, session: int, task: int, attempt: int, grace_ms: int) -> None:
+        """The holder is to stop this attempt."""
+        self.decisions += (CANCELLED, task, grace_ms)
+        if self.effects is not None:
+            self.effects.cancelled.setdefault(session, []).append((task, attempt, grace_ms))
 
     def withdrawn(self, session: int, task: int, attempt: int) -> None:
         if self.effects is not None:

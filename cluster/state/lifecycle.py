@@ -16,7 +16,14 @@ its lane. Tasks that come back together come back in the order of their ids: the
 from collections.abc import Iterable
 from operator import attrgetter
 
-from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, TASK_NUMBER_BITS, Failure
+from cluster.state.commands import (
+    GRACE_MS_MAX,
+    GRACE_NONE,
+    OUTCOME_CRASHED,
+    OUTCOME_RETURNED,
+    TASK_NUMBER_BITS,
+    Failure,
+)
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
 from cluster.state.queues import DELAYED, HELD, PENDING, Message
@@ -47,6 +54,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     if task.state != HELD:
         task.attempt -= 1       # it was not handed out that often
     task.state = state
+    task.grace_ms = GRACE_NONE
     task.body = b""
     task.lot = tables.retention.lot(tables.now_ms, task.spec.result_ttl_ms)
     tables.retention.file(task.lot, [task.id], attempts_bytes(task))
@@ -58,6 +66,9 @@ def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
     """Counts a crash of a released task; True if it is to be requeued, False if it is dead now."""
     assert attempt.status == OUTCOME_CRASHED
     tables.evidence.record(task, attempt)
+    if task.is_cancelled:
+        finish(tables, task, STATE_CANCELLED)
+        return False
     task.crashes += 1
     if task.crashes >= CRASHES_MAX:
         finish(tables, task, STATE_DEAD)
@@ -70,6 +81,9 @@ def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
     """Puts released tasks back at the front of their lanes, in order, with their attempt numbers raised."""
     for task in sorted(tasks, key=_by_id, reverse=True):
         assert task.state == HELD and task.holder == 0
+        if task.is_cancelled:
+            finish(tables, task, STATE_CANCELLED)
+            continue
         expires_at_ms = task.spec.expires_at_ms
         if 0 < expires_at_ms <= tables.now_ms:
             finish(tables, task, STATE_EXPIRED)
@@ -131,9 +145,15 @@ def _hand_back(tables: Tables, session: Session) -> None:
     requeue(tables, back)
 
 
-def cancel(tables: Tables, task: Task) -> None:
-    """Ends a task that is not terminal; a holder is told to give it up."""
-    if task.state == HELD:
+def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
+    """Ends a task that is not terminal. One that is held ends when its holder has stopped it; without a grace, at once,
+    and the holder is told to give it up. Of several graces the shortest counts."""
+    if task.state == HELD and grace_ms != GRACE_NONE:
+        grace_ms = max(0, min(grace_ms, GRACE_MS_MAX))
+        if not task.is_cancelled or grace_ms < task.grace_ms:
+            task.grace_ms = grace_ms
+            tables.ledger.cancelled(task.holder >> SLOT_BITS, task.id, task.attempt, grace_ms)
+    elif task.state == HELD:
         session = tables.sessions.by_id[task.holder >> SLOT_BITS]
         task.worker = session.name
         release(tables, session, task)

@@ -171,6 +171,12 @@ class Machine:
         known = self._tables.sessions.by_id.get(session)
         return [] if known is None else [assignment_of(known, message) for message in known.held.values()]
 
+    def cancelled_at(self, session: int) -> list[tuple[int, int, int]]:
+        """(task, attempt, grace in ms) of what a worker's session holds and was told to stop."""
+        known = self._tables.sessions.by_id.get(session)
+        held = [] if known is None else [self._tables.tasks.get(task) for task in known.held]
+        return [(task.id, task.attempt, task.grace_ms) for task in held if task is not None and task.is_cancelled]
+
     def result(self, task: int) -> TaskResult | Literal[Unfinished.PENDING] | None:
         """The terminal record of a task; PENDING if it has not ended, None if there is no such task, or it is
         forgotten."""
@@ -254,7 +260,7 @@ class Machine:
             for number in command.tasks:
                 task = self._tables.tasks.get(number)
                 if task is not None and not task.is_terminal:
-                    cancel(self._tables, task)
+                    cancel(self._tables, task, command.grace_ms)
             self._answer(session, command.low, ANSWER_OK, 0)
 
     def _on_register(self, command: Register) -> None:

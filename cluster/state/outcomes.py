@@ -9,6 +9,7 @@ their dict, so counters and the estimate are kept in locals and written back whe
 """
 
 from cluster.state.commands import (
+    OUTCOME_CANCELLED,
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
@@ -18,7 +19,7 @@ from cluster.state.commands import (
     Outcome,
 )
 from cluster.state.credit import ESTIMATE_MAX_US, ESTIMATE_SHIFT, Slot
-from cluster.state.effects import STATE_COMPLETED, STATE_FAILED, TaskResult
+from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_FAILED, TaskResult
 from cluster.state.ledger import ENDED
 from cluster.state.lifecycle import crash, finish, release, requeue
 from cluster.state.queues import Spec
@@ -27,6 +28,8 @@ from cluster.state.retries import is_retried, retry
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
+
+KNOWN = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED)
 
 
 def complete(tables: Tables, session: Session, command: Complete) -> None:
@@ -166,7 +169,7 @@ def _write_spec(tables: Tables, spec: Spec | None, ended: int, estimate_us: int)
 def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcome, back: list[Task]) -> bool:
     """An outcome that is not a result, for an attempt that is held; False if its status is unknown."""
     status = outcome.status
-    if status not in (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED):
+    if status not in KNOWN:
         return False
     slot = session.slots[task.holder]
     release(tables, session, task)
@@ -178,6 +181,9 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
         if outcome.started_ms:
             tables.evidence.record(task, attempt)
         back.append(task)
+    elif status == OUTCOME_CANCELLED or task.is_cancelled:
+        tables.evidence.record(task, attempt)
+        finish(tables, task, STATE_CANCELLED)
     elif status == OUTCOME_CRASHED:
         if crash(tables, task, attempt):
             back.append(task)

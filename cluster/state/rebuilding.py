@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any
 
-from cluster.state.commands import WorkerSpec
+from cluster.state.commands import GRACE_NONE, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_key
 from cluster.state.effects import STATE_CANCELLED
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
@@ -177,6 +177,7 @@ class Rebuilding:
             column(attempts, None),
             column(_shared(row.lot), 0),
             column(row.failures, 0),
+            column(row.grace_ms, GRACE_NONE),
         )
         self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
 

@@ -178,6 +178,7 @@ class TasksRow(Row, frozen=True):
     attempts: list[list[Attempt] | None] | None = None
     lot: list[int] | None = None
     failures: list[int] | None = None
+    grace_ms: list[int] | None = None
 
 
 class OrderRow(Row, frozen=True):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from cluster.state.commands import OUTCOME_COMPLETED, TASK_NUMBER_BITS, Failure
+from cluster.state.commands import GRACE_NONE, OUTCOME_COMPLETED, TASK_NUMBER_BITS, Failure
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_FAILED, TaskResult
 from cluster.state.queues import PENDING, Message
 from cluster.state.texts import head, tail
@@ -58,10 +58,16 @@ class Task(Message, gc=False):
     attempts: list[Attempt] | None = None
     lot: int = 0
     failures: int = 0           # attempts that raised, of which it was tried again
+    grace_ms: int = GRACE_NONE  # if it is held and was cancelled: what its worker was told
 
     @property
     def is_terminal(self) -> bool:
         return self.state < PENDING
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Its worker was told to stop it: unless it is quicker, this attempt is its last."""
+        return self.grace_ms != GRACE_NONE
 
     def record(self, attempt: Attempt) -> Attempt | None:
         """Writes an attempt down (`Evidence.record` does it); returns the one that was dropped for it."""

@@ -30,6 +30,7 @@ from cluster.wire import (
     Holding,
     LeaseAck,
     RegisterAnswer,
+    Stop,
     ToWorker,
     Withdraw,
 )
@@ -101,6 +102,7 @@ class Worker(Actor):
             RegisterAnswer: self._on_registered,
             Assignments: self._on_assignments,
             Withdraw: self._on_withdraw,
+            Stop: self._on_stop,
             Answers: self._on_answers,
             LeaseAck: self._on_lease_ack,
         }
@@ -321,6 +323,16 @@ class Worker(Actor):
         for pair in zip(message.pairs[::2], message.pairs[1::2], strict=False):
             for child in self._children:
                 child.withdraw(pair)
+
+    def _on_stop(self, peer: Peer, message: msgspec.Struct) -> None:
+        assert isinstance(message, Stop)
+        if message.session != self.session or message.term < self._links.term:
+            return
+        items = message.items
+        for task, attempt, grace_ms in zip(items[::3], items[1::3], items[2::3], strict=False):
+            for child in self._children:
+                child.stop((task, attempt), grace_ms * MILLISECOND)
+        self._look_after()
 
     def _look_after(self) -> None:
         """Ticks while there is something to tick for."""

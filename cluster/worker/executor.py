@@ -141,6 +141,7 @@ class Executor:
         running.attempt = assignment.attempt
         running.name = assignment.name
         running.deadline_ms = started_ms + assignment.timeout_ms
+        running.page, running.number = self._page, self._number
         error = None
         is_users = False                        # what is raised comes out of the user's function
         try:

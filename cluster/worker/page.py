@@ -13,7 +13,9 @@ and length.
 After a kill the page is read without the lock, whose holder may be dead. Every word is written whole (8
 bytes, aligned) and last, so what it says is true at every instant: an outcome is in the ring or it is not.
 
-Layout, little endian: words `magic, claimed, claimed_at, ring`, then one mark per number modulo WINDOW_TASKS,
+The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business.
+
+Layout, little endian: words `magic, claimed, claimed_at, ring, stop`, then one mark per number modulo WINDOW_TASKS,
 then the ring from RING_OFFSET to the end of the page.
 """
 
@@ -30,7 +32,7 @@ LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
 
 assert MARKS_OFFSET + WINDOW_TASKS <= RING_OFFSET
 
-_MAGIC, _CLAIMED, _CLAIMED_AT, _RING = range(4)
+_MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP = range(5)
 
 
 class ClaimPage:
@@ -63,6 +65,10 @@ class ClaimPage:
             marks[index] = 0
             return False
         return True
+
+    def is_stopped(self, number: int) -> bool:
+        """Whether the worker asks this task to stop; good without the lock."""
+        return self._words[_STOP] == number
 
     def append(self, outcome: bytes) -> bool:
         """Adds one encoded outcome; False if the ring has no room for it."""
@@ -97,6 +103,10 @@ class ClaimPage:
             return False
         self._marks[number % WINDOW_TASKS] = 1
         return True
+
+    def stop(self, number: int) -> None:
+        """Asks the task that runs to stop, under the lock."""
+        self._words[_STOP] = number
 
     @property
     def has_outcomes(self) -> bool:

@@ -136,6 +136,8 @@ class SlotChild:
             self.hand_back()
         elif due is Due.END:
             self._end_running(Why.TIME_LIMIT, claimed)
+        elif due is Due.CANCEL:
+            self._end_running(Why.CANCELLED, claimed)
         elif due is Due.KILL:
             self._signal(SIGKILL)
 
@@ -162,6 +164,32 @@ class SlotChild:
             self._collect()
             if self.slot.pairs.get(pair) is held:
                 self._end_running(Why.WITHDRAWN, held.number)
+
+    def stop(self, pair: Pair, grace: Nanos) -> None:
+        """This attempt is cancelled. What has not begun ends here; what runs is asked to stop, and ended by a later
+        tick. Its outcome is reported in any case."""
+        held, page = self.slot.pairs.get(pair), self._page
+        if held is None:
+            return                          # it is finished, and its outcome on the way
+        if held.number == 0:
+            self._owner.outcomes([self.slot.give_up(held)])
+            return
+        assert page is not None
+
+        def ask() -> bool:
+            if page.withdraw(held.number):
+                return True
+            page.stop(held.number)
+            return False
+
+        is_withdrawn = self._locked(LOCK_TIMEOUT, ask)
+        if is_withdrawn is None:
+            self._give_up_on_child()
+        elif is_withdrawn:
+            self._owner.outcomes([self.slot.give_up(held)])
+        else:
+            stop_at = self._context.clock.now() + grace
+            held.stop_at = min(held.stop_at or stop_at, stop_at)
 
     def drop_queued(self) -> None:
         """Forgets what was not sent to the child."""

@@ -16,6 +16,7 @@ from enum import Enum
 from msgspec import Struct
 
 from cluster.state.commands import (
+    OUTCOME_CANCELLED,
     OUTCOME_CRASHED,
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
@@ -39,7 +40,8 @@ class Why(Enum):
     """Why the worker ends a child."""
 
     TIME_LIMIT = "time limit"       # of the task that runs
-    WITHDRAWN = "withdrawn"         # the task that runs was given up: cancelled, or given to another worker
+    CANCELLED = "cancelled"         # the task that runs, and its grace is over
+    WITHDRAWN = "withdrawn"         # the task that runs was given up: it is somebody else's now, or nobody's
     NO_ANSWER = "no answer"         # the lock of its page stays taken
     STOPPING = "stopping"
 
@@ -50,6 +52,7 @@ class Due(Enum):
     NOTHING = "nothing"
     HAND_BACK = "hand back"         # what waits behind the running task
     END = "end"                     # the time limit has passed: hand back, then SIGTERM
+    CANCEL = "cancel"               # the grace of a cancelled task has passed: likewise
     KILL = "kill"                   # SIGTERM did not help: SIGKILL
 
 
@@ -58,6 +61,7 @@ class Held(Struct, eq=False):
 
     assignment: Assignment
     number: int = 0                 # at its child; 0 while it waits here
+    stop_at: Nanos = 0              # it is cancelled, and ended then; 0: it is not
 
 
 class Ending(Struct):
@@ -141,6 +145,8 @@ class Slot:
         held = self.sent.get(claimed)
         if held is None:
             return Due.NOTHING
+        if 0 < held.stop_at <= now:
+            return Due.CANCEL
         ran = now - claimed_at
         if ran >= held.assignment.timeout_ms * 1_000_000:
             return Due.END
@@ -166,6 +172,11 @@ class Slot:
         self._remove(held)
         return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_RETURNED, 0, 0, b"")
 
+    def give_up(self, held: Held) -> Outcome:
+        """A cancelled task that did not begin. If it is with the child, it must be withdrawn."""
+        self._remove(held)
+        return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_CANCELLED, 0, 0, b"")
+
     def drop(self, held: Held) -> None:
         """A task leaves this worker and nobody wants to hear of it."""
         self._remove(held)
@@ -186,6 +197,10 @@ class Slot:
             elif ending.number == culprit.number and ending.why is Why.TIME_LIMIT:
                 failure = _time_limit(culprit.assignment, ended)
                 outcomes.append(_blame(culprit, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
+                self._remove(culprit)
+            elif ending.number == culprit.number and ending.why is Why.CANCELLED:
+                failure = _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
+                outcomes.append(_blame(culprit, OUTCOME_CANCELLED, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)

@@ -113,6 +113,33 @@ def at_night(number: int) -> int:
 # -- what a task can do to its process ---------------------------------------------------------------------------
 
 
+@task(timeout="5m")
+def stop_when_asked(folder: str) -> str:
+    """Looks whether it is cancelled, and cleans up."""
+    mark(folder, "started-polite")
+    while not current().cancelled:
+        time.sleep(POLL_S)
+    mark(folder, "cleaned-up")
+    raise InterruptedError("asked to stop")
+
+
+@task(timeout="5m")
+def stop_at_sigterm(folder: str) -> None:
+    """Looks at nothing; its handler says when SIGTERM came."""
+    signal.signal(signal.SIGTERM, lambda number, frame: (mark(folder, "terminated"), sys.exit(0)))
+    mark(folder, "started-rude")
+    while True:
+        time.sleep(POLL_S)
+
+
+@task(timeout="5m")
+def never_stop(folder: str) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: mark(folder, "terminated"))
+    mark(folder, "started-deaf")
+    while True:
+        time.sleep(POLL_S)
+
+
 class Flaky(ConnectionError):
     """What goes better the next time, perhaps."""
 

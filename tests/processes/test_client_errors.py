@@ -17,13 +17,14 @@ from cluster_rig import (
     stopped,
     until,
 )
-from cluster_tasks import add, at_night, echo, hold
+from cluster_tasks import add, at_night, echo, hold, never_stop, stop_at_sigterm, stop_when_asked
 
 from cluster import (
     BodyTooLarge,
     Client,
     DeadlineExceeded,
     EncodeError,
+    Task,
     TaskCancelled,
     TaskFailed,
     TaskNotFound,
@@ -314,6 +315,66 @@ def test_whoever_waits_when_the_client_closes_is_told_and_nobody_may_ask_after(
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("function", "started", "grace", "shortest", "longest", "left"),
+    [
+        (stop_when_asked, "started-polite", 60, 0.0, 5.0, "cleaned-up"),
+        (stop_at_sigterm, "started-rude", 0.5, 0.5, 2.0, "terminated"),
+        (never_stop, "started-deaf", 0.5, 2.5, 8.0, "terminated"),
+    ],
+    ids=["asked", "sigterm", "sigkill"],
+)
+def test_a_running_task_is_asked_then_terminated_then_killed(
+    cluster: LocalCluster,
+    tmp_path: Path,
+    function: Task[[str], object],
+    started: str,
+    grace: float,
+    shortest: float,
+    longest: float,
+    left: str,
+) -> None:
+    """Promise 9: states, and times that a busy machine may only make longer."""
+
+    async def main() -> None:
+        async with Client.connect(cluster.topology) as client:
+            handle = await client.submit(function, str(tmp_path))
+            await until("the task runs", (tmp_path / started).exists)
+            began = time.monotonic()
+            await within(5, handle.cancel(grace))
+            (record,) = await client.records([handle.id])
+            assert record.state in ("processing", "cancelled")
+            with pytest.raises(TaskCancelled):
+                await within(30, handle.result(timeout=30))
+            took = time.monotonic() - began
+            assert shortest <= took < longest + 10, f"{took:.2f} s"
+            assert (tmp_path / left).exists()
+            # Its slot serves others.
+            assert await within(10, (await client.submit(add, 1)).result(timeout=10)) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("grace", "error", "text"),
+    [
+        (-1, ValueError, "grace: -1 is negative"),
+        ("soon", ValueError, 'grace: "soon" is no duration'),
+        (None, TypeError, "grace: expected a timedelta"),
+        ("1h", ValueError, "grace: '1h' is out of range, 0 to 10 minutes"),
+    ],
+)
+def test_a_grace_that_is_none_is_refused_before_anything_is_sent(
+    cluster: LocalCluster, grace: Any, error: type[Exception], text: str
+) -> None:
+    async def main() -> None:
+        async with Client.connect(cluster.topology) as client:
+            with pytest.raises(error, match=text):
+                await client.handle(1 << 30).cancel(grace)
+
+    run(main())
+
+
 def test_cancelling_ends_pending_and_running_tasks_but_not_finished_ones(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -325,7 +386,7 @@ def test_cancelling_ends_pending_and_running_tasks_but_not_finished_ones(
             assert await within(10, done.result(timeout=10)) == 4
             await until("the task runs", (tmp_path / "started-2").exists)
             for handle in (pending, runs, done):
-                await within(5, handle.cancel())
+                await within(5, handle.cancel(grace=0.1))
             for handle in (pending, runs):
                 with pytest.raises(TaskCancelled):
                     await within(5, handle.result(timeout=5))

@@ -9,6 +9,8 @@ from random import Random
 from state_rig import EPOCH_MS, encode_entry
 
 from cluster.state.commands import (
+    GRACE_NONE,
+    OUTCOME_CANCELLED,
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
@@ -42,7 +44,7 @@ NAMES = ("f", "g", "häßlich", "nobody")
 QUEUES = ("default", "other", "bulk")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
-STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_RETURNED, 42)
+STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED, 42)
 
 
 class Stream:
@@ -239,7 +241,7 @@ class Stream:
         session = self.random.choice(self.clients)
         seq = self._seq(session)
         tasks = [self.random.choice(self.confirmed) for _ in range(self.random.choice((1, 3, 80)))]
-        return self._say(Cancel(session, seq, self._low(seq), tasks))
+        return self._say(Cancel(session, seq, self._low(seq), tasks, self.random.choice((GRACE_NONE, 0, 500, 1 << 60))))
 
     def _drain(self) -> Command:
         session = self.random.choice(self.workers)

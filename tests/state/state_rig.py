@@ -4,6 +4,7 @@ around them."""
 import msgspec
 
 from cluster.state.commands import (
+    GRACE_NONE,
     MACHINE_VERSION,
     OUTCOME_COMPLETED,
     PREFETCH_AUTO,
@@ -132,8 +133,8 @@ class Client:
         self.seq += 1
         return Submit(self.session, self.seq - 1, self.seq - 1, [group])
 
-    def cancel(self, *tasks: int) -> None:
-        assert self.send(Cancel(self.session, self.seq, self.seq, list(tasks))).code == ANSWER_OK
+    def cancel(self, *tasks: int, grace_ms: int = GRACE_NONE) -> None:
+        assert self.send(Cancel(self.session, self.seq, self.seq, list(tasks), grace_ms)).code == ANSWER_OK
 
     def send(self, command: Command) -> Answer:
         """Applies a command with the next number; returns its answer."""

@@ -1,8 +1,18 @@
-"""Cancellation: at once, for good, wherever the task is."""
+"""Cancellation: at once, for good, wherever the task waits; what a worker has is asked to stop first."""
 
+import pytest
 from state_rig import Rig, outcome_of
 
-from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_CRASHED
+from cluster.state.commands import (
+    GRACE_MS_MAX,
+    OUTCOME_CANCELLED,
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_FAILED,
+    OUTCOME_RETURNED,
+    OUTCOME_TIMED_OUT,
+    RetryRule,
+)
 from cluster.state.effects import STATE_CANCELLED
 
 
@@ -72,3 +82,89 @@ def test_a_task_in_its_second_attempt_says_so_when_cancelled_waiting(rig: Rig):
     worker.expire()
     client.cancel(task)
     assert rig.leader.result(task).attempts == 1
+
+
+# -- with a grace -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_worker_has_is_asked_to_stop_and_ends_when_the_worker_says_so(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=500)
+    assert rig.effects.cancelled == {worker.session: [(task, 1, 500)]}
+    assert rig.effects.withdrawn == {} and rig.results() == []
+    assert rig.leader.state_of(task) == "processing"
+    worker.end(worker.inbox[0], OUTCOME_CANCELLED)
+    (result,) = rig.results()
+    assert (result.state, result.attempts) == (STATE_CANCELLED, 1)
+    assert rig.queue()["cancelled"] == 1 and rig.queue()["running"] == 0
+
+
+def test_with_a_grace_what_waits_is_cancelled_at_once_as_well(rig: Rig):
+    client = rig.client()
+    tasks = client.submit() + client.submit(delay_ms=1_000)
+    client.cancel(*tasks, grace_ms=60_000)
+    assert [rig.leader.state_of(task) for task in tasks] == ["cancelled", "cancelled"]
+    assert rig.effects.cancelled == {}
+
+
+def test_one_that_is_quicker_than_its_cancel_is_completed(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=500)
+    worker.complete(*worker.inbox)
+    assert rig.leader.state_of(task) == "completed"
+
+
+@pytest.mark.parametrize("status", [OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED])
+def test_a_cancelled_task_is_tried_again_by_nobody(rig: Rig, status: int):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit(retries=5, retry=RetryRule(0, 0))
+    client.cancel(task, grace_ms=500)
+    worker.end(worker.inbox[0], status)
+    assert rig.leader.state_of(task) == "cancelled"
+    assert worker.inbox == []
+
+
+@pytest.mark.parametrize("held", [1, 3])
+def test_a_cancelled_task_whose_worker_is_lost_is_cancelled(rig: Rig, held: int):
+    client, worker = rig.client(), rig.worker(prefetch=3)
+    tasks = client.submit(count=held)
+    client.cancel(tasks[0], grace_ms=500)
+    worker.expire()
+    assert rig.leader.state_of(tasks[0]) == "cancelled"
+    assert rig.worker("w2", prefetch=3).tasks() == tasks[1:2], "the others go on, one by one"
+
+
+def test_of_several_graces_the_shortest_counts(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    for grace_ms, said in ((500, [(task, 1, 500)]), (900, None), (500, None), (100, [(task, 1, 100)])):
+        client.cancel(task, grace_ms=grace_ms)
+        assert rig.effects.cancelled.get(worker.session) == said
+    assert rig.leader.cancelled_at(worker.session) == [(task, 1, 100)], "for a leader to come"
+
+
+def test_a_grace_has_a_limit(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=1 << 60)
+    assert rig.effects.cancelled == {worker.session: [(task, 1, GRACE_MS_MAX)]}
+
+
+def test_a_grace_that_is_given_up_ends_it_at_once(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=500)
+    client.cancel(task)
+    assert rig.leader.state_of(task) == "cancelled"
+    assert rig.effects.withdrawn == {worker.session: [(task, 1)]}
+
+
+def test_the_slot_of_a_task_that_is_stopping_is_not_free_before_it_has_stopped(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    first, second = client.submit(count=2)
+    client.cancel(first, grace_ms=500)
+    assert worker.tasks() == [first]
+    worker.end(worker.inbox[0], OUTCOME_CANCELLED)
+    assert worker.tasks() == [second]

@@ -67,7 +67,7 @@ def test_a_compactor_that_dies_at_any_step_has_changed_nothing(seed):
 
 def prepared() -> tuple[Node, Plan]:
     """A snapshot in the middle, a truncation behind it, and the plan of the next snapshot."""
-    node = Node(5, 200)
+    node = Node(6, 200)
     while node.applied < 80:
         node.go_on(8)
     node.compact()

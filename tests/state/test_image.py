@@ -18,7 +18,7 @@ from image_rig import (
     restore,
 )
 from random_stream import Stream
-from state_rig import EPOCH_MS, Rig, encode_entry
+from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
 from cluster.state import credit, evidence, queues, retention, sessions, tables, tasks
 from cluster.state.commands import (
@@ -35,6 +35,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    RetryRule,
     Submit,
     TaskGroup,
     WorkerSpec,
@@ -105,11 +106,15 @@ def test_formation_stamp_and_reported_digest_survive(rig: Rig):
 
 def test_all_that_a_task_has_survives(rig: Rig):
     client, worker = rig.client(), rig.worker(slots=2, prefetch=4)
+    client.submit("f", retries=2, retry=RetryRule(on=("E",)))
+    raised = msgspec.structs.replace(outcome_of(worker.inbox[0], OUTCOME_FAILED), error=Failure("E", "", kinds=("E",)))
+    worker.report(raised)
     client.submit("f", 12, timeout_ms=1_234, result_ttl_ms=77, priority=8)
     for status in (OUTCOME_FAILED, OUTCOME_RETURNED, OUTCOME_CRASHED):
         worker.end(worker.inbox[0], status)
     worker.complete(worker.inbox[0])
     client.cancel(worker.inbox[1].task, worker.inbox[2].task)
+    client.cancel(worker.inbox[0].task, grace_ms=77)
     rig.worker("w2", prefetch=2)
     restored = restore(rig.leader.image())
     before = [msgspec.structs.asdict(task) for task in rig.leader._tables.tasks.in_order()]
@@ -333,8 +338,11 @@ KNOWN_FIELDS = {
         "cluster_id counters credit evidence ledger machine_version now_ms queues retention sessions tasks timers "
         "voters"
     ),
-    tasks.Task: "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot",
-    queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms",
+    tasks.Task: (
+        "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
+        "grace_ms"
+    ),
+    queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry",
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
     queues.Channel: "alone index lanes name pools queue stale waiting",

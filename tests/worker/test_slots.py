@@ -1,6 +1,6 @@
 """What a slot holds and whom it blames, without any process."""
 
-from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED, OUTCOME_TIMED_OUT
+from cluster.state.commands import OUTCOME_CANCELLED, OUTCOME_CRASHED, OUTCOME_RETURNED, OUTCOME_TIMED_OUT
 from cluster.state.effects import Assignment
 from cluster.worker.page import WINDOW_TASKS
 from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
@@ -121,6 +121,32 @@ def test_nothing_is_said_of_a_withdrawn_task_whose_child_was_ended_for_it():
     sent(slot)
     slot.end(Why.WITHDRAWN, 1, 0)
     assert [(outcome.task, outcome.status) for outcome in slot.lost(1, 0, KILLED)] == [(2, OUTCOME_RETURNED)]
+
+
+def test_a_cancelled_task_is_ended_when_its_grace_is_over():
+    slot = slot_with(3)
+    sent(slot)
+    next(iter(slot.pairs.values())).stop_at = 5_000
+    assert slot.check(4_999, claimed=1, claimed_at=0) is Due.NOTHING
+    assert slot.check(5_000, claimed=1, claimed_at=0) is Due.CANCEL
+    assert slot.check(5_000, claimed=2, claimed_at=0) is Due.NOTHING, "another one runs"
+
+
+def test_the_outcome_of_a_cancelled_task_that_had_to_be_ended_says_so():
+    slot = slot_with(2)
+    sent(slot)
+    slot.end(Why.CANCELLED, 1, now=0)
+    ended, back = slot.lost(1, 0, KILLED)
+    assert (ended.task, ended.status) == (1, OUTCOME_CANCELLED)
+    assert ended.error is not None and (ended.error.type, ended.error.signal) == ("TaskCancelled", 9)
+    assert back.status == OUTCOME_RETURNED
+
+
+def test_a_cancelled_task_that_did_not_begin_leaves_the_slot():
+    slot = slot_with(2)
+    held = list(slot.pairs.values())[1]
+    assert slot.give_up(held).status == OUTCOME_CANCELLED
+    assert len(slot.pairs) == 1
 
 
 def test_a_stopping_worker_blames_nobody():
