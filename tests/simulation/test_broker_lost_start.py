@@ -4,6 +4,7 @@ from recovery_rig import Broker, RecoveryRig
 from transfer_rig import compacted, fill, installs, rig_of, snapshots_of
 
 from actors import SECOND
+from cluster.peer.lost_start import HAND_OVER_INTERVAL
 
 
 def rot(broker: Broker) -> None:
@@ -79,7 +80,7 @@ def test_two_brokers_without_a_start_do_not_count_on_each_other():
         until_found(rig, first, second)
         third = rig.brokers[_name_of(rig, first, second)]
         rig.start(third)
-        rig.settle(30 * SECOND)
+        rig.settle(HAND_OVER_INTERVAL + 5 * SECOND)     # they may have handed over to each other before
         rig.submit(20)
         assert first.ends == [] and second.ends == []
         assert third.leads, "the only one that can send snapshots"

@@ -11,8 +11,8 @@ from cluster.simulation import __main__ as command
 
 KEYS = [
     "seeds", "violations", "simulated_hours", "operations", "acknowledged", "lost", "duplicated_records", "faults",
-    "elections", "wall_seconds", "snapshots", "restorations", "transfers", "interrupted_transfers", "refetches",
-    "crashes_in_compaction",
+    "elections", "wall_seconds", "snapshots", "restorations", "copies", "transfers", "interrupted_transfers",
+    "refetches", "crashes_in_compaction",
 ]  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from actors import SECOND, Failed
 from cluster.simulation import Course, Scenario
 from cluster.simulation.state_oracle import WatchedMachine
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
-from cluster.state.commands import Drain, Register
-from cluster.state.effects import TaskResult
+from cluster.state.commands import Drain, Failure, Options, Register
+from cluster.state.effects import STATE_FAILED, TaskResult
 
 CALM = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
 
@@ -30,6 +31,10 @@ def judged(scenario: Scenario) -> set[str]:
     """The oracles that find something now."""
     workload = scenario.workload
     scenario.oracles.judge_end(workload.acknowledged, workload.refused, scenario.history)
+    return {violation.oracle for violation in scenario.oracles.judge.violations}
+
+
+def found(scenario: Scenario) -> set[str]:
     return {violation.oracle for violation in scenario.oracles.judge.violations}
 
 
@@ -170,22 +175,65 @@ def test_a_broker_that_a_full_disk_ends_without_a_spare_is_counted(settled: Scen
     assert settled.oracles.no_room == {"writing": 1}
 
 
+def test_a_retry_before_the_end_of_its_pause_and_one_that_nobody_asked_for_are_seen(settled: Scenario):
+    state = settled.oracles.state
+    state._give(1, 1, (1 << 40, 1))
+    state._held.clear()
+    assert found(settled) == set()
+    state._not_before[1 << 40] = state.reference.now_ms + 1
+    state._give(1, 1, (1 << 40, 2))
+    state._held.clear()
+    assert found(settled) == {"retry"}
+
+
+def test_a_task_that_failed_with_retries_left_is_seen(settled: Scenario):
+    state = settled.oracles.state
+    task = next(task for task, result in state.terminal.items() if result.state == STATE_FAILED)
+    failure = Failure("E", "", kinds=("E",))
+    state._judge_failure(1, task, failure)
+    assert found(settled) == set()
+    state._options[task] = Options(retries=1)
+    state._judge_failure(1, task, failure)
+    assert found(settled) == {"retry"}
+
+
+def test_a_task_that_was_told_to_stop_and_goes_on_elsewhere_is_seen(settled: Scenario):
+    state = settled.oracles.state
+    state._stopped.add(1 << 40)
+    state._give(1, 1, (1 << 40, 2))
+    state._held.clear()
+    assert found(settled) == {"cancel"}
+
+
 # -- snapshots --------------------------------------------------------------------------------------------------------
-
-
-def found(scenario: Scenario) -> set[str]:
-    return {violation.oracle for violation in scenario.oracles.judge.violations}
 
 
 def test_a_restored_state_that_nobody_planned_or_that_differs_is_seen(settled: Scenario):
     state, peer = settled.oracles.state, settled.brokers[0].peer
     assert peer is not None
-    state.planned("b1", peer.machine)
+    state.planned("b1", peer.machine, peer.machine.applied_index, None)
     state.restored("b1", peer.machine)
     assert found(settled) == set()
     # The rolling digest says nothing of it.
     peer.machine._tables.sessions.last_id += 1
     state.restored("b1", peer.machine)
+    assert found(settled) == {"snapshot"}
+
+
+def test_a_checkpoint_that_says_something_else_than_was_applied_is_an_alarm(settled: Scenario):
+    state, peer = settled.oracles.state, settled.brokers[0].peer
+    assert peer is not None
+    noted = peer.snapshots.checkpoints.newest
+    assert noted is not None
+    state.planned("b1", peer.machine, noted.meta.index, noted.meta)
+    assert found(settled) == set()
+    state.planned("b1", peer.machine, noted.meta.index, replace(noted.meta, rolling=noted.meta.rolling ^ 1))
+    assert found(settled) == {"digest"}
+
+
+def test_a_copy_of_another_state_is_an_alarm(settled: Scenario):
+    reason = "this replica was in another state at that entry"
+    settled.oracles.snapshots.on_log(settled.brokers[0], "snapshot_refused", {"index": 7, "reason": reason})
     assert found(settled) == {"snapshot"}
 
 
