@@ -182,7 +182,8 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
             tables.evidence.record(task, attempt)
         back.append(task)
     elif status == OUTCOME_CANCELLED or task.is_cancelled:
-        tables.evidence.record(task, attempt)
+        if outcome.started_ms:
+            tables.evidence.record(task, attempt)
         finish(tables, task, STATE_CANCELLED)
     elif status == OUTCOME_CRASHED:
         if crash(tables, task, attempt):
