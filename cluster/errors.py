@@ -91,6 +91,11 @@ class TaskExpired(ClusterError):
     """The task's `expires` passed before it started."""
 
 
+class SoftTimeLimit(ClusterError, TimeoutError):
+    """Raised inside a task, wherever its Python code is, when it has run for its `soft_timeout`: time to finish or to
+    clean up, before its `timeout` ends the process."""
+
+
 class Overloaded(ClusterError):
     """No more work is taken for now; nothing was accepted. Try again after `retry_after` seconds."""
 

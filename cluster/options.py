@@ -89,6 +89,7 @@ def _field(field: str, parse: Callable[[str, object], object]) -> Callable[[str,
 # What users type -> the fields of Options that it changes.
 _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "timeout": _field("timeout_ms", _positive),
+    "soft_timeout": _field("soft_timeout_ms", _positive),
     "retry": _retry,
     "priority": _field("priority", _integer(PRIORITY_MAX)),
     "queue": _field("queue", _name),

@@ -33,6 +33,7 @@ class TaskOptions(TypedDict, total=False):
     """
 
     timeout: Duration               # killed when it runs longer; 30 m
+    soft_timeout: Duration          # SoftTimeLimit is raised in it when it runs longer; never
     retry: int | Backoff            # how often, and when, a raised exception is retried; 0
     priority: int                   # 0 to 9, 9 first; 5
     queue: str                      # "default"

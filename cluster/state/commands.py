@@ -61,7 +61,9 @@ class RetryRule(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
-    """How tasks of a group are to be run; 0 for `delay_ms` and `expires_ms` means none. `retry` None: by default."""
+    """How tasks of a group are to be run; 0 for `delay_ms`, `expires_ms` and `soft_timeout_ms` means none. With `retry`
+    None retries wait as RetryRule() says.
+    """
 
     queue: str = QUEUE_DEFAULT
     priority: int = PRIORITY_DEFAULT
@@ -72,6 +74,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     retries: int = 0
     labels: tuple[str, ...] = ()
     retry: RetryRule | None = None
+    soft_timeout_ms: int = 0
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):

@@ -129,7 +129,9 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     index = slot.index
     name = channel.name.name
     assignments = [
-        Assignment(m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone)
+        Assignment(
+            m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone, m.spec.soft_timeout_ms
+        )
         for m in messages
     ]
     per_session = ledger.effects.assignments

@@ -49,6 +49,7 @@ class Assignment(Struct, array_like=True, gc=False, frozen=True):
     name: str
     body: bytes
     alone: bool = False
+    soft_timeout_ms: int = 0
 
 
 class TaskResult(Struct, array_like=True, gc=False, frozen=True):

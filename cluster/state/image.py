@@ -273,6 +273,7 @@ class Specs:
                         spec.expires_at_ms,
                         spec.retries,
                         spec.retry,
+                        spec.soft_timeout_ms,
                     )
                 )
         return rows

@@ -98,6 +98,7 @@ def _is_valid(options: Options) -> bool:
         and 0 <= options.expires_ms <= DURATION_MS_MAX
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX
+        and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and 0 <= options.retries <= RETRIES_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
     )

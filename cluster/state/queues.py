@@ -51,6 +51,7 @@ class Spec(Struct, gc=False, frozen=True):
     expires_at_ms: int      # 0 = never
     retries: int = 0
     retry: RetryRule | None = None
+    soft_timeout_ms: int = 0
 
 
 class Message(Struct, gc=False):
@@ -272,4 +273,5 @@ class Queues:
             expires_at_ms,
             options.retries,
             options.retry,
+            options.soft_timeout_ms,
         )

@@ -277,6 +277,7 @@ class Rebuilding:
                 row.expires_at_ms,
                 row.retries,
                 row.retry,
+                row.soft_timeout_ms,
             )
         )
 

@@ -108,6 +108,7 @@ class SpecRow(Row, frozen=True):
     expires_at_ms: int
     retries: int = 0
     retry: RetryRule | None = None
+    soft_timeout_ms: int = 0
 
 
 class MemoRow(Row, frozen=True):

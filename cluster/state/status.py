@@ -126,4 +126,5 @@ def assignment_of(session: Session, message: Message) -> Assignment:
         message.spec.name,
         message.body,
         message.alone,
+        message.spec.soft_timeout_ms,
     )

@@ -4,12 +4,15 @@ Assignments travel as the structs that the leader made. Outcomes travel through 
 (`cluster.worker.page`); frames announce them, and carry those that do not fit.
 """
 
+from signal import SIGRTMIN
+
 import msgspec
 from msgspec import Struct
 
 from cluster.state.commands import Outcome
 from cluster.state.effects import Assignment
 
+WARNING_SIGNAL = SIGRTMIN + 9    # the running task has come to its soft time limit; of those that nobody else uses
 FLUSH_ESTIMATE_US = 1_000       # outcomes are announced before a task that is expected to take longer
 FLUSH_INTERVAL_NS = 20_000_000  # ... and otherwise at the latest this long after the previous announcement
 RING_OUTCOME_BYTES_MAX = 64 * 1024     # larger outcomes travel as frames of their own

@@ -19,10 +19,11 @@ import importlib
 import traceback
 from collections import deque
 from collections.abc import Mapping
+from signal import signal
 from typing import Any, Protocol
 
 from actors import SECOND, Nanos, Page
-from cluster.errors import error_name
+from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
@@ -31,6 +32,7 @@ from cluster.worker.child_messages import (
     FLUSH_ESTIMATE_US,
     FLUSH_INTERVAL_NS,
     RING_OUTCOME_BYTES_MAX,
+    WARNING_SIGNAL,
     Ready,
     StartFailed,
     batch_decoder,
@@ -79,6 +81,7 @@ class Executor:
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner: asyncio.Runner | None = None
+        self._in_users_code = False             # where a warning may be raised
 
     @property
     def running(self) -> Assignment | None:
@@ -150,16 +153,17 @@ class Executor:
                 raise LookupError(f"no task of this name in this worker: {assignment.name}")
             codec = task.codec
             args, kwargs = codec.decode_arguments(assignment.body)
-            is_users = True
+            self._in_users_code = is_users = True
             value = task.function(*args, **kwargs)
             if isinstance(task, AsyncTask):
                 value = self._complete(value)
-            is_users = False
+            self._in_users_code = is_users = False
             body = codec.encode_result(value)
             status = OUTCOME_COMPLETED
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exception:
+            self._in_users_code = False
             body, status, error = b"", OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
         running.id = 0
         self._task = None
@@ -183,10 +187,23 @@ class Executor:
             self._announced_at = self._host.now()
             self._host.send(FINISHED)
 
+    def warn(self) -> None:
+        """The worker's signal has come: raises SoftTimeLimit if the task that it is for is still in its own code."""
+        if self._in_users_code and self._page.is_warned(self._number):
+            self._in_users_code = False         # once
+            raise SoftTimeLimit(f"{running.name} has run for its soft time limit")
+
     def _complete(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine)
+        try:
+            return self._runner.run(coroutine)
+        except SoftTimeLimit:
+            # It came out of the loop and not out of the coroutine, which would go on beside the next task's.
+            self._in_users_code = False
+            self._runner.close()
+            self._runner = None
+            raise
 
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
@@ -241,6 +258,7 @@ def main(host: BlockingHost, argument: bytes) -> None:
     host.send(encode(report))
     if isinstance(report, StartFailed):
         return
+    signal(WARNING_SIGNAL, lambda number, frame: executor.warn())
     while True:
         while executor.claim():
             executor.run()

@@ -13,10 +13,11 @@ and length.
 After a kill the page is read without the lock, whose holder may be dead. Every word is written whole (8
 bytes, aligned) and last, so what it says is true at every instant: an outcome is in the ring or it is not.
 
-The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business.
+The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business. Another
+word has the number of the task that was warned of its soft time limit, by a signal: one that comes late means nobody.
 
-Layout, little endian: words `magic, claimed, claimed_at, ring, stop`, then one mark per number modulo WINDOW_TASKS,
-then the ring from RING_OFFSET to the end of the page.
+Layout, little endian: words `magic, claimed, claimed_at, ring, stop, warned`, then one mark per number modulo
+WINDOW_TASKS, then the ring from RING_OFFSET to the end of the page.
 """
 
 from typing import Final
@@ -32,7 +33,7 @@ LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
 
 assert MARKS_OFFSET + WINDOW_TASKS <= RING_OFFSET
 
-_MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP = range(5)
+_MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP, _WARNED = range(6)
 
 
 class ClaimPage:
@@ -69,6 +70,10 @@ class ClaimPage:
     def is_stopped(self, number: int) -> bool:
         """Whether the worker asks this task to stop; good without the lock."""
         return self._words[_STOP] == number
+
+    def is_warned(self, number: int) -> bool:
+        """Whether the worker's signal is for this task; good without the lock."""
+        return self._words[_WARNED] == number
 
     def append(self, outcome: bytes) -> bool:
         """Adds one encoded outcome; False if the ring has no room for it."""
@@ -107,6 +112,10 @@ class ClaimPage:
     def stop(self, number: int) -> None:
         """Asks the task that runs to stop, under the lock."""
         self._words[_STOP] = number
+
+    def warn(self, number: int) -> None:
+        """A signal for this task follows, under the lock."""
+        self._words[_WARNED] = number
 
     @property
     def has_outcomes(self) -> bool:

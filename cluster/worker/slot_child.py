@@ -16,6 +16,7 @@ import msgspec
 from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.state.commands import Outcome
 from cluster.worker.child_messages import (
+    WARNING_SIGNAL,
     Batch,
     Finished,
     FromChild,
@@ -136,6 +137,8 @@ class SlotChild:
             self.hand_back()
         elif due is Due.END:
             self._end_running(Why.TIME_LIMIT, claimed)
+        elif due is Due.WARN:
+            self._warn(claimed)
         elif due is Due.CANCEL:
             self._end_running(Why.CANCELLED, claimed)
         elif due is Due.KILL:
@@ -307,6 +310,18 @@ class SlotChild:
             self._owner.outcomes(held)
         if self.slot.queued:
             self.feed()
+
+    def _warn(self, number: int) -> None:
+        """The soft time limit of the running task: its own code is to hear of it, in between."""
+        page = self._page
+        assert page is not None
+
+        def mark() -> bool:
+            page.warn(number)
+            return page.claimed == number
+
+        if self._locked(LOCK_TIMEOUT, mark):
+            self._signal(WARNING_SIGNAL)
 
     def _end_running(self, why: Why, number: int) -> None:
         """SIGTERM for the running task's sake; nothing else may start before the signal arrives."""

@@ -53,6 +53,7 @@ class Due(Enum):
     HAND_BACK = "hand back"         # what waits behind the running task
     END = "end"                     # the time limit has passed: hand back, then SIGTERM
     CANCEL = "cancel"               # the grace of a cancelled task has passed: likewise
+    WARN = "warn"                   # the soft time limit has passed
     KILL = "kill"                   # SIGTERM did not help: SIGKILL
 
 
@@ -62,6 +63,7 @@ class Held(Struct, eq=False):
     assignment: Assignment
     number: int = 0                 # at its child; 0 while it waits here
     stop_at: Nanos = 0              # it is cancelled, and ended then; 0: it is not
+    is_warned: bool = False         # of its soft time limit
 
 
 class Ending(Struct):
@@ -150,6 +152,10 @@ class Slot:
         ran = now - claimed_at
         if ran >= held.assignment.timeout_ms * 1_000_000:
             return Due.END
+        soft_ms = held.assignment.soft_timeout_ms
+        if soft_ms and not held.is_warned and ran >= soft_ms * 1_000_000:
+            held.is_warned = True
+            return Due.WARN
         if ran >= held.assignment.estimate_us * 1_000 + OVERRUN_NS and len(self.pairs) > 1:
             return Due.HAND_BACK
         return Due.NOTHING

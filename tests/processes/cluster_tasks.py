@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from cluster import Backoff, current, task
+from cluster import Backoff, SoftTimeLimit, current, task
 
 POLL_S = 0.005
 
@@ -121,6 +121,30 @@ def stop_when_asked(folder: str) -> str:
         time.sleep(POLL_S)
     mark(folder, "cleaned-up")
     raise InterruptedError("asked to stop")
+
+
+@task(soft_timeout=0.3, timeout="5m")
+def finish_when_warned(folder: str) -> list[str]:
+    """Catches the warning, and goes on for longer than its limit once more."""
+    caught = []
+    try:
+        while True:
+            time.sleep(POLL_S)
+    except SoftTimeLimit as warning:
+        caught.append(f"{type(warning).__name__}: {warning}")
+    time.sleep(0.6)
+    return caught
+
+
+@task(soft_timeout=0.3, timeout="5m")
+def ignore_the_warning(number: int) -> None:
+    while True:
+        time.sleep(POLL_S)
+
+
+@task(soft_timeout=0.3, timeout="5m")
+async def wait_asynchronously(number: int) -> None:
+    await asyncio.sleep(60)
 
 
 @task(timeout="5m")

@@ -19,6 +19,8 @@ from cluster_tasks import (
     fail,
     fail_at_first,
     fail_strangely,
+    finish_when_warned,
+    ignore_the_warning,
     kill_self,
     later,
     print_much,
@@ -26,10 +28,11 @@ from cluster_tasks import (
     read_nothing,
     return_an_object,
     return_bytes,
+    wait_asynchronously,
     who,
 )
 
-from cluster import Backoff, Client, Handle, Record, TaskDead, TaskFailed
+from cluster import Backoff, Client, Handle, Record, Task, TaskDead, TaskFailed
 from cluster.local import LocalCluster
 
 CRASHES_MAX = 3
@@ -132,6 +135,36 @@ def test_a_time_limit_is_retried_if_the_retry_says_so(cluster: LocalCluster) -> 
     error, record = outcome(cluster, lambda client: client.submit(slow))
     assert isinstance(error, TaskFailed) and error.type == "TimeLimitExceeded"
     assert record.attempts == 2
+
+
+def test_a_task_is_warned_once_of_its_soft_time_limit(cluster: LocalCluster) -> None:
+    value, record = outcome(cluster, lambda client: client.submit(finish_when_warned, "x"))
+    assert value == [f"SoftTimeLimit: {finish_when_warned.name} has run for its soft time limit"]
+    assert (record.state, record.attempts) == ("completed", 1)
+
+
+@pytest.mark.parametrize("function", [ignore_the_warning, wait_asynchronously])
+def test_a_task_that_does_not_catch_its_warning_has_failed_and_its_slot_goes_on(
+    cluster: LocalCluster, function: Task[[int], None]
+) -> None:
+    """Those behind it in the same child are not warned."""
+
+    async def main() -> None:
+        async with Client.connect(cluster.topology) as client:
+            handle = await client.submit(function, 1)
+            batch = await client.map(add, range(200))
+            with pytest.raises(TaskFailed) as caught:
+                await handle.result(timeout=RESULT_TIMEOUT_S)
+            assert caught.value.type == "SoftTimeLimit"
+            assert await batch.results(timeout=RESULT_TIMEOUT_S) == list(range(1, 201))
+
+    run(main())
+
+
+def test_a_soft_time_limit_can_be_retried(cluster: LocalCluster) -> None:
+    retried = ignore_the_warning.options(retry=Backoff(times=1, first=0.05, on=(TimeoutError,)))
+    error, record = outcome(cluster, lambda client: client.submit(retried, 1))
+    assert isinstance(error, TaskFailed) and record.attempts == 2
 
 
 def test_arguments_that_do_not_fit_are_not_tried_again(cluster: LocalCluster) -> None:

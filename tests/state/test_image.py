@@ -342,7 +342,7 @@ KNOWN_FIELDS = {
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
         "grace_ms"
     ),
-    queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry",
+    queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms",
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
     queues.Channel: "alone index lanes name pools queue stale waiting",

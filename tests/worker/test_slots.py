@@ -123,6 +123,15 @@ def test_nothing_is_said_of_a_withdrawn_task_whose_child_was_ended_for_it():
     assert [(outcome.task, outcome.status) for outcome in slot.lost(1, 0, KILLED)] == [(2, OUTCOME_RETURNED)]
 
 
+def test_a_task_is_warned_once_when_its_soft_time_limit_has_passed():
+    slot = Slot(0)
+    slot.assign(Assignment(1, 1, 0, 1_000, 60_000, "m:f", b"", False, 300))
+    sent(slot)
+    assert slot.check(299 * MS, claimed=1, claimed_at=0) is Due.NOTHING
+    assert slot.check(300 * MS, claimed=1, claimed_at=0) is Due.WARN
+    assert slot.check(301 * MS, claimed=1, claimed_at=0) is Due.NOTHING
+
+
 def test_a_cancelled_task_is_ended_when_its_grace_is_over():
     slot = slot_with(3)
     sent(slot)
