@@ -10,7 +10,7 @@ from cluster.storage.header import Meta, SegmentHeader
 from cluster.storage.plan import NewSegment, Plan, Restart, Write
 from cluster.storage.segment import create_segment, write_header
 
-SMALL_BYTES = 16 * 1024  # of a batch: a few tasks, whose client waits for every microsecond
+SMALL_BYTES = 4 * 1024  # of a batch: a few tasks, whose client waits for every microsecond
 LARGE_BYTES = 128 * 1024  # a turn without load writes less
 
 
