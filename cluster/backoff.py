@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cluster.durations import Duration, milliseconds
 from cluster.errors import error_name
 from cluster.state.commands import RETRIES_MAX, RETRY_FACTOR_MAX, RETRY_TYPES_MAX, RetryRule
+from cluster.state.texts import is_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Backoff:
         for kind in self.on:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise TypeError(f"Backoff: on: {kind!r} is no type of exception")
+        for name in map(error_name, self.on):
+            if not is_name(name):
+                raise ValueError(f"Backoff: on: the name {name[:40]}... is too long")
         if len(self.on) > RETRY_TYPES_MAX:
             raise ValueError(f"Backoff: on: at most {RETRY_TYPES_MAX} types are allowed")
 

@@ -91,9 +91,10 @@ class TaskExpired(ClusterError):
     """The task's `expires` passed before it started."""
 
 
-class SoftTimeLimit(ClusterError, TimeoutError):
+class SoftTimeLimit(ClusterError):
     """Raised inside a task, wherever its Python code is, when it has run for its `soft_timeout`: time to finish or to
-    clean up, before its `timeout` ends the process."""
+    clean up, before its `timeout` ends the process. For `retry` it is a TimeoutError; it is none, and no OSError, for
+    code on the way that waits for input and tries again."""
 
 
 class Overloaded(ClusterError):

@@ -22,7 +22,13 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
         if parser is None:
             raise unknown_option(name, _PARSERS)
         changes |= parser(name, value)
-    return structs.replace(base, **changes) if changes else base
+    merged = structs.replace(base, **changes) if changes else base
+    if merged.soft_timeout_ms >= merged.timeout_ms:
+        raise ValueError(
+            f"soft_timeout: {merged.soft_timeout_ms / 1_000:g} s is no less than timeout, which is "
+            f"{merged.timeout_ms / 1_000:g} s: nothing would be raised before the task is ended"
+        )
+    return merged
 
 
 def unknown_option(name: str, known: Iterable[str]) -> TypeError:

@@ -25,9 +25,10 @@ COMMAND_BYTES_MAX = BODY_BYTES_MAX + SUBMIT_BYTES_MAX       # the largest body, 
 NUMBER_BYTES = 9
 TEXT_OVERHEAD_BYTES = 5
 GROUP_OVERHEAD_BYTES = 2 * NUMBER_BYTES
-OPTIONS_OVERHEAD_BYTES = 8 * NUMBER_BYTES
+OPTIONS_OVERHEAD_BYTES = 10 * NUMBER_BYTES
+RULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
-FAILURE_OVERHEAD_BYTES = 3 * NUMBER_BYTES
+FAILURE_OVERHEAD_BYTES = 4 * NUMBER_BYTES
 
 
 def well_formed(message: Submit) -> bool:
@@ -75,12 +76,15 @@ def size_of(command: Command) -> int:
 
 
 def _options(options: Options) -> int:
-    return OPTIONS_OVERHEAD_BYTES + _text(options.queue) + sum(map(_text, options.labels))
+    size = OPTIONS_OVERHEAD_BYTES + _text(options.queue) + sum(map(_text, options.labels))
+    if options.retry is not None:
+        size += RULE_OVERHEAD_BYTES + sum(map(_text, options.retry.on))
+    return size
 
 
 def _failure(failure: Failure) -> int:
     texts = (failure.type, failure.message, failure.traceback, failure.stderr)
-    return FAILURE_OVERHEAD_BYTES + sum(map(_text, texts))
+    return FAILURE_OVERHEAD_BYTES + sum(map(_text, texts)) + sum(map(_text, failure.kinds))
 
 
 def _text(text: str) -> int:

@@ -25,12 +25,13 @@ GRACE_NONE = -1          # of a Cancel: what runs is given up at once
 RETRIES_MAX = 1_000
 RETRY_FACTOR_MAX = 10
 RETRY_TYPES_MAX = 32
+KINDS_MAX = 32           # of a Failure; more are not looked at
 
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
 OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culprit; error is set
-OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; terminal: failed
+OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
 

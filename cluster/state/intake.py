@@ -12,7 +12,6 @@ from itertools import repeat
 
 from cluster.state.commands import (
     PRIORITY_MAX,
-    RETRIES_MAX,
     RETRY_FACTOR_MAX,
     RETRY_TYPES_MAX,
     SUBMIT_TASKS_MAX,
@@ -99,7 +98,6 @@ def _is_valid(options: Options) -> bool:
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
-        and 0 <= options.retries <= RETRIES_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
     )
 
@@ -109,4 +107,5 @@ def _is_valid_rule(rule: RetryRule) -> bool:
         0 <= rule.first_ms <= rule.cap_ms <= DURATION_MS_MAX
         and 1 <= rule.factor <= RETRY_FACTOR_MAX
         and len(rule.on) <= RETRY_TYPES_MAX
+        and all(map(is_name, rule.on))
     )

@@ -1,15 +1,16 @@
 """What must hold between entries. Run after every entry in simulator and tests; too slow for anything
 else."""
 
-from cluster.state.commands import SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
+from cluster.state.commands import RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
+from cluster.state.effects import STATE_COMPLETED
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import record_bytes
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
 from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
-from cluster.state.timers import EXPIRES, READY
+from cluster.state.timers import EXPIRES, GIVE_UP, READY
 
 
 def check(tables: Tables) -> None:
@@ -56,6 +57,9 @@ def _check_places(tables: Tables) -> None:
         assert task.attempt >= 1 or task.is_terminal
         assert (task.lot != 0) == task.is_terminal, f"{task.id} would be kept for ever"
         assert task.crashes <= CRASHES_MAX and len(task.attempts or ()) <= ATTEMPTS_KEPT_MAX
+        assert not task.is_cancelled or (task.id, GIVE_UP) in dates or task.is_terminal
+        assert not task.is_cancelled or task.state in (HELD, STATE_COMPLETED)
+        assert 0 <= task.failures <= RETRIES_MAX
         assert task.state != DELAYED or (task.id, READY) in dates, f"{task.id} would never be ready"
         waits = task.state in (PENDING, DELAYED)
         assert not waits or not task.spec.expires_at_ms or (task.id, EXPIRES) in dates
@@ -67,7 +71,7 @@ def _dates(tables: Tables) -> dict[tuple[int, int], int]:
     for place, (date_ms, first, count, what) in enumerate(heap):
         assert place == 0 or heap[(place - 1) // 2] <= heap[place], "the timers are no heap"
         for number in range(first, first + count):
-            assert (number, what) not in dates
+            assert what == GIVE_UP or (number, what) not in dates     # a second cancel may bring an earlier date
             dates[number, what] = date_ms
     return dates
 

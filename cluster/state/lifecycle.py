@@ -31,7 +31,9 @@ from cluster.state.retention import attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import READY
+from cluster.state.timers import GIVE_UP, READY
+
+SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
 _by_id = attrgetter("id")
 
@@ -153,6 +155,7 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
         if not task.is_cancelled or grace_ms < task.grace_ms:
             task.grace_ms = grace_ms
             tables.ledger.cancelled(task.holder >> SLOT_BITS, task.id, task.attempt, grace_ms)
+            tables.timers.add(tables.now_ms + grace_ms + SILENCE_MS, task.id, 1, GIVE_UP)
     elif task.state == HELD:
         session = tables.sessions.by_id[task.holder >> SLOT_BITS]
         task.worker = session.name
@@ -179,6 +182,10 @@ def run_timers(tables: Tables) -> None:
                     channel.append_again(ready[0])      # a retry has a date of its own
                 else:
                     channel.append(ready[0].spec.priority, ready)
+        elif what == GIVE_UP:
+            for task in tasks:
+                if task.state == HELD and task.is_cancelled:
+                    cancel(tables, task, GRACE_NONE)
         else:
             for task in tasks:
                 if task.state in (PENDING, DELAYED):

@@ -171,17 +171,21 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
     status = outcome.status
     if status not in KNOWN:
         return False
+    if status == OUTCOME_CANCELLED and not task.is_cancelled:
+        status = OUTCOME_RETURNED       # nobody has asked for that
     slot = session.slots[task.holder]
     release(tables, session, task)
     attempt = _attempt(session.name, outcome)
     # A slot hands back what waits when the task that runs is much slower than was thought. It gets nothing
     # more until that task ends, or the same would come back again.
-    slot.closed = status == OUTCOME_RETURNED and slot.count > 0
+    # What was given up without having begun says nothing of the task that runs.
+    if not (status == OUTCOME_CANCELLED and slot.count and not outcome.started_ms):
+        slot.closed = status == OUTCOME_RETURNED and slot.count > 0
     if status == OUTCOME_RETURNED:
         if outcome.started_ms:
             tables.evidence.record(task, attempt)
         back.append(task)
-    elif status == OUTCOME_CANCELLED or task.is_cancelled:
+    elif task.is_cancelled:
         if outcome.started_ms:
             tables.evidence.record(task, attempt)
         finish(tables, task, STATE_CANCELLED)

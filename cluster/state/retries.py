@@ -7,7 +7,7 @@ task's id and how often it has failed.
 
 from zlib import crc32
 
-from cluster.state.commands import Failure, RetryRule
+from cluster.state.commands import KINDS_MAX, RETRIES_MAX, Failure, RetryRule
 from cluster.state.ledger import RETRIED
 from cluster.state.queues import DELAYED, PENDING, Spec
 from cluster.state.tables import Tables
@@ -22,10 +22,10 @@ JITTER_STEPS = 1_024
 def is_retried(task: Task, failure: Failure | None) -> bool:
     """Whether a task whose attempt ended with this failure is tried again."""
     spec = task.spec
-    if failure is None or task.failures >= spec.retries:
+    if failure is None or task.failures >= min(spec.retries, RETRIES_MAX):
         return False
-    on = _rule(spec).on
-    return bool(failure.kinds) and (not on or any(kind in on for kind in failure.kinds))
+    on, kinds = _rule(spec).on, failure.kinds[:KINDS_MAX]
+    return bool(kinds) and (not on or any(kind in on for kind in kinds))
 
 
 def retry(tables: Tables, task: Task) -> None:

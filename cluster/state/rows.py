@@ -7,7 +7,7 @@ from msgspec import Struct
 from cluster.state.commands import Options, RetryRule, WorkerSpec
 from cluster.state.tasks import Attempt
 
-IMAGE_VERSION = 1
+IMAGE_VERSION = 2           # 1: without retries and cancels that wait for their workers
 
 
 class Section(IntEnum):

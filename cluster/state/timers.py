@@ -13,11 +13,12 @@ from heapq import heappop, heappush
 
 READY = 0
 EXPIRES = 1
+GIVE_UP = 2         # a cancelled task whose worker says nothing
 
 # Of one entry. What is left is due at once: the leader ticks again, and other work gets its turn in between.
 TIMER_TASKS_MAX = 4_096
 
-Item = tuple[int, int, int, int]    # date in ms, first task id, number of tasks, READY or EXPIRES
+Item = tuple[int, int, int, int]    # date in ms, first task id, number of tasks, READY, EXPIRES or GIVE_UP
 
 
 class Timers:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from actors import SECOND, Nanos, Page
 from cluster.errors import SoftTimeLimit, error_name
-from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
+from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
 from cluster.worker.child_messages import (
@@ -46,7 +46,6 @@ LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds,
 MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
-KINDS_MAX = 32                         # types and bases of an exception
 CUT = b"... (cut)\n"
 
 
@@ -82,6 +81,7 @@ class Executor:
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner: asyncio.Runner | None = None
         self._in_users_code = False             # where a warning may be raised
+        self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
 
     @property
     def running(self) -> Assignment | None:
@@ -154,6 +154,8 @@ class Executor:
             codec = task.codec
             args, kwargs = codec.decode_arguments(assignment.body)
             self._in_users_code = is_users = True
+            if self._is_warned_early() and not task.is_async:
+                self.warn()
             value = task.function(*args, **kwargs)
             if isinstance(task, AsyncTask):
                 value = self._complete(value)
@@ -188,22 +190,37 @@ class Executor:
             self._host.send(FINISHED)
 
     def warn(self) -> None:
-        """The worker's signal has come: raises SoftTimeLimit if the task that it is for is still in its own code."""
-        if self._in_users_code and self._page.is_warned(self._number):
-            self._in_users_code = False         # once
+        """The worker's signal has come: raises SoftTimeLimit if the task that it is for is in its own code. A coroutine
+        is cancelled instead: what is raised here would end whatever its loop does at this moment."""
+        if not self._in_users_code or not self._page.is_warned(self._number):
+            return
+        self._in_users_code = False             # once
+        if self._coroutine is None:
             raise SoftTimeLimit(f"{running.name} has run for its soft time limit")
+        self._coroutine.cancel()
+        self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
     def _complete(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            return self._runner.run(coroutine)
-        except SoftTimeLimit:
-            # It came out of the loop and not out of the coroutine, which would go on beside the next task's.
-            self._in_users_code = False
-            self._runner.close()
-            self._runner = None
+            return self._runner.run(self._watched(coroutine))
+        except asyncio.CancelledError:
+            if self._page.is_warned(self._number):
+                raise SoftTimeLimit(f"{running.name} has run for its soft time limit") from None
             raise
+        finally:
+            self._coroutine = None
+
+    async def _watched(self, coroutine: Any) -> object:
+        self._coroutine = asyncio.current_task()
+        if self._is_warned_early():
+            self.warn()
+        return await coroutine
+
+    def _is_warned_early(self) -> bool:
+        """The signal came before the user's code began, when nobody could be told."""
+        return self._in_users_code and self._page.is_warned(self._number)
 
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
@@ -221,12 +238,14 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:
         text = f"<its traceback cannot be formatted: {type(broken).__name__}>"
-    kinds = [base for base in kind.__mro__ if issubclass(base, Exception)] if may_retry else []
+    kinds = [error_name(base) for base in kind.__mro__ if issubclass(base, Exception)] if may_retry else []
+    if kinds and isinstance(exception, SoftTimeLimit):
+        kinds.append("TimeoutError")
     return Failure(
         error_name(kind),
         _bounded(message, MESSAGE_BYTES_MAX),
         _bounded(text, TRACEBACK_BYTES_MAX),
-        kinds=tuple(map(error_name, kinds[:KINDS_MAX])),
+        kinds=tuple(kinds[:KINDS_MAX]),
     )
 
 

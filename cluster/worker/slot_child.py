@@ -167,13 +167,14 @@ class SlotChild:
             self._collect()
             if self.slot.pairs.get(pair) is held:
                 self._end_running(Why.WITHDRAWN, held.number)
+        self._feed_after_withdrawal()
 
     def stop(self, pair: Pair, grace: Nanos) -> None:
         """This attempt is cancelled. What has not begun ends here; what runs is asked to stop, and ended by a later
         tick. Its outcome is reported in any case."""
         held, page = self.slot.pairs.get(pair), self._page
-        if held is None:
-            return                          # it is finished, and its outcome on the way
+        if held is None or self.slot.ending is not None:
+            return                          # its outcome is on the way, or comes with the child's end
         if held.number == 0:
             self._owner.outcomes([self.slot.give_up(held)])
             return
@@ -182,7 +183,8 @@ class SlotChild:
         def ask() -> bool:
             if page.withdraw(held.number):
                 return True
-            page.stop(held.number)
+            if page.claimed == held.number:     # else it has ended, and its outcome waits to be collected
+                page.stop(held.number)
             return False
 
         is_withdrawn = self._locked(LOCK_TIMEOUT, ask)
@@ -193,6 +195,12 @@ class SlotChild:
         else:
             stop_at = self._context.clock.now() + grace
             held.stop_at = min(held.stop_at or stop_at, stop_at)
+        self._feed_after_withdrawal()
+
+    def _feed_after_withdrawal(self) -> None:
+        """The child skips what was withdrawn without a word: nothing else would send it what waits here."""
+        if self.slot.queued:
+            self.feed()
 
     def drop_queued(self) -> None:
         """Forgets what was not sent to the child."""
@@ -320,7 +328,8 @@ class SlotChild:
             page.warn(number)
             return page.claimed == number
 
-        if self._locked(LOCK_TIMEOUT, mark):
+        if self._locked(LOCK_TIMEOUT, mark):        # else the next tick tries again, or it has ended
+            self.slot.warned(number)
             self._signal(WARNING_SIGNAL)
 
     def _end_running(self, why: Why, number: int) -> None:

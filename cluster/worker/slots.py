@@ -154,11 +154,14 @@ class Slot:
             return Due.END
         soft_ms = held.assignment.soft_timeout_ms
         if soft_ms and not held.is_warned and ran >= soft_ms * 1_000_000:
-            held.is_warned = True
             return Due.WARN
         if ran >= held.assignment.estimate_us * 1_000 + OVERRUN_NS and len(self.pairs) > 1:
             return Due.HAND_BACK
         return Due.NOTHING
+
+    def warned(self, number: int) -> None:
+        """The task was told of its soft time limit."""
+        self.sent[number].is_warned = True
 
     def end(self, why: Why, number: int, now: Nanos, grace: Nanos = TERM_GRACE_NS) -> None:
         """The worker ends the child because of task `number`; the first reason counts."""
@@ -247,7 +250,7 @@ def _crash(ended: Ended) -> Failure:
 def _time_limit(assignment: Assignment, ended: Ended) -> Failure:
     seconds = f"{assignment.timeout_ms / 1_000:g}"
     message = f"it ran longer than its time limit of {seconds} s"
-    return _failure("TimeLimitExceeded", message, ended, kinds=("TimeLimitExceeded", "TimeoutError"))
+    return _failure("TimeLimitExceeded", message, ended, kinds=("TimeLimitExceeded", "TimeoutError", "Exception"))
 
 
 def _failure(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ()) -> Failure:

@@ -1,5 +1,7 @@
 """What may become a command, and how its size is counted before it is encoded."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    RetryRule,
     Seen,
     Stamp,
     Submit,
@@ -34,20 +37,31 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 bodies = st.binary(max_size=60)
 number_lists = st.lists(numbers, max_size=20)
 text_tuples = st.lists(texts, max_size=5).map(tuple)
-failures = st.builds(Failure, texts, texts, texts, numbers, numbers, texts)
-options = st.builds(Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples)
-groups = st.builds(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
-outcomes = st.builds(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
-specs = st.builds(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples)
+
+
+def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Instances of a struct; a field that it gets some day needs a strategy, and a place in `size_of`."""
+    assert len(fields) == len(kind.__struct_fields__), f"{kind.__name__} has other fields"
+    return st.builds(kind, *fields)
+
+
+failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples)
+rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
+options = every(
+    Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers
+)
+groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
+outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
+specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples)
 commands = st.one_of(
-    st.builds(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
-    st.builds(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
-    st.builds(Cancel, numbers, numbers, numbers, number_lists),
-    st.builds(Seen, numbers, number_lists),
-    st.builds(Register, texts, numbers, numbers, st.none() | specs),
-    st.builds(Expire, numbers, numbers),
-    st.builds(Close, numbers, numbers),
-    st.builds(Tick, numbers),
+    every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
+    every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
+    every(Cancel, numbers, numbers, numbers, number_lists, numbers),
+    every(Seen, numbers, number_lists),
+    every(Register, texts, numbers, numbers, st.none() | specs),
+    every(Expire, numbers, numbers),
+    every(Close, numbers, numbers),
+    every(Tick, numbers),
 )
 
 

@@ -129,7 +129,10 @@ def finish_when_warned(folder: str) -> list[str]:
     caught = []
     try:
         while True:
-            time.sleep(POLL_S)
+            try:
+                time.sleep(POLL_S)
+            except OSError:
+                caught.append("taken for a failure of something that waits")
     except SoftTimeLimit as warning:
         caught.append(f"{type(warning).__name__}: {warning}")
     time.sleep(0.6)
@@ -145,6 +148,27 @@ def ignore_the_warning(number: int) -> None:
 @task(soft_timeout=0.3, timeout="5m")
 async def wait_asynchronously(number: int) -> None:
     await asyncio.sleep(60)
+
+
+@task(soft_timeout=0.3, timeout="5m")
+async def wait_busily(number: int) -> None:
+    """Its loop is never at rest: most of the time is spent in callbacks of others."""
+
+    async def work() -> None:
+        while True:
+            sum(range(20_000))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(work(), work(), work())
+
+
+@task(soft_timeout=0.3, timeout="5m")
+async def clean_up_asynchronously(number: int) -> str:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        return "cleaned up"
+    return "nobody said anything"
 
 
 @task(timeout="5m")

@@ -13,6 +13,7 @@ from cluster_tasks import (
     add,
     backtrack_forever,
     bill,
+    clean_up_asynchronously,
     exit_at_first,
     exit_at_once,
     exit_politely,
@@ -29,6 +30,7 @@ from cluster_tasks import (
     return_an_object,
     return_bytes,
     wait_asynchronously,
+    wait_busily,
     who,
 )
 
@@ -143,11 +145,15 @@ def test_a_task_is_warned_once_of_its_soft_time_limit(cluster: LocalCluster) -> 
     assert (record.state, record.attempts) == ("completed", 1)
 
 
-@pytest.mark.parametrize("function", [ignore_the_warning, wait_asynchronously])
+def test_a_coroutine_is_cancelled_at_its_soft_time_limit_and_may_clean_up(cluster: LocalCluster) -> None:
+    value, record = outcome(cluster, lambda client: client.submit(clean_up_asynchronously, 1))
+    assert (value, record.state) == ("cleaned up", "completed")
+
+
+@pytest.mark.parametrize("function", [ignore_the_warning, wait_asynchronously, wait_busily])
 def test_a_task_that_does_not_catch_its_warning_has_failed_and_its_slot_goes_on(
     cluster: LocalCluster, function: Task[[int], None]
 ) -> None:
-    """Those behind it in the same child are not warned."""
 
     async def main() -> None:
         async with Client.connect(cluster.topology) as client:

@@ -232,6 +232,7 @@ class Stream:
             expires_ms=random.choice((0, 0, 0, 50, 2_000)),
             result_ttl_ms=random.choice((RESULT_TTL_DEFAULT_MS, RESULT_TTL_DEFAULT_MS, 0, 700, 120_000)),
             retries=random.choice((0, 0, 1, 4)),
+            soft_timeout_ms=random.choice((0, 0, 700)),
             retry=random.choice((None, RetryRule(0, 0), RetryRule(50, 1_000), RetryRule(10, 100, on=("E",)))),
         )
 

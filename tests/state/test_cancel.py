@@ -11,9 +11,11 @@ from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
+    Outcome,
     RetryRule,
 )
 from cluster.state.effects import STATE_CANCELLED
+from cluster.state.lifecycle import SILENCE_MS
 
 
 def test_a_waiting_task_is_cancelled_at_once(rig: Rig):
@@ -150,6 +152,46 @@ def test_a_grace_has_a_limit(rig: Rig):
     (task,) = client.submit()
     client.cancel(task, grace_ms=1 << 60)
     assert rig.effects.cancelled == {worker.session: [(task, 1, GRACE_MS_MAX)]}
+
+
+def test_a_worker_that_says_nothing_does_not_keep_a_cancelled_task_for_ever(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=900)
+    client.cancel(task, grace_ms=500)
+    rig.pass_time(500 + SILENCE_MS - 1)
+    assert rig.leader.state_of(task) == "processing"
+    rig.pass_time(1)
+    assert rig.leader.state_of(task) == "cancelled"
+    assert rig.effects.withdrawn == {worker.session: [(task, 1)]}
+    rig.pass_time(60_000)
+
+
+def test_the_date_of_a_cancel_that_was_obeyed_means_nothing(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    client.cancel(task, grace_ms=500)
+    worker.complete(*worker.inbox)
+    (other,) = client.submit()
+    rig.pass_time(60_000)
+    assert (rig.leader.state_of(task), rig.leader.state_of(other)) == ("completed", "processing")
+
+
+def test_a_worker_cannot_cancel_by_itself(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    worker.end(worker.inbox[0], OUTCOME_CANCELLED)
+    assert [(given.task, given.attempt) for given in worker.inbox] == [(task, 2)], "it came back"
+
+
+def test_to_give_up_what_waits_behind_a_slow_task_opens_its_slot_to_nothing(rig: Rig):
+    client, worker = rig.client(), rig.worker(prefetch=3)
+    _, second, third = client.submit(count=3)
+    worker.end(worker.inbox[2], OUTCOME_RETURNED)
+    assert third not in worker.tasks(), "the slot has closed itself"
+    client.cancel(second, grace_ms=500)
+    worker.report(Outcome(second, 1, OUTCOME_CANCELLED, 0, 0, b""))
+    assert third not in worker.tasks()
 
 
 def test_a_grace_that_is_given_up_ends_it_at_once(rig: Rig):

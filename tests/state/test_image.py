@@ -106,7 +106,8 @@ def test_formation_stamp_and_reported_digest_survive(rig: Rig):
 
 def test_all_that_a_task_has_survives(rig: Rig):
     client, worker = rig.client(), rig.worker(slots=2, prefetch=4)
-    client.submit("f", retries=2, retry=RetryRule(on=("E",)))
+    client.submit("f", retries=2, retry=RetryRule(on=("E",)), soft_timeout_ms=77)
+    assert worker.inbox[0].soft_timeout_ms == 77
     raised = msgspec.structs.replace(outcome_of(worker.inbox[0], OUTCOME_FAILED), error=Failure("E", "", kinds=("E",)))
     worker.report(raised)
     client.submit("f", 12, timeout_ms=1_234, result_ttl_ms=77, priority=8)

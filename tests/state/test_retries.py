@@ -4,6 +4,7 @@ import pytest
 from state_rig import EPOCH_MS, Rig, Worker
 
 from cluster.state.commands import (
+    KINDS_MAX,
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_TIMED_OUT,
@@ -169,6 +170,22 @@ def test_crashes_and_exceptions_are_counted_apart(rig: Rig):
     assert (rig.results()[0].state, rig.results()[0].attempts) == (STATE_FAILED, 3)
 
 
+@pytest.mark.parametrize(("retries", "is_retried"), [(-5, False), (1 << 60, True)])
+def test_a_number_of_retries_that_no_client_of_ours_writes_is_taken_as_the_nearest(rig: Rig, retries, is_retried):
+    """Logs may have it: it was not looked at before there were retries."""
+    client, worker = rig.client(), rig.worker()
+    client.submit(retries=retries, retry=STEADY)
+    raises(worker)
+    assert (rig.results() == []) is is_retried
+
+
+def test_of_many_kinds_the_first_are_looked_at(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    client.submit(retries=1, retry=RetryRule(on=("Exception",)))
+    raises(worker, (*map(str, range(KINDS_MAX)), "Exception"))
+    assert rig.results()[0].state == STATE_FAILED
+
+
 def test_a_lost_worker_costs_no_retry(rig: Rig):
     client, worker = rig.client(), rig.worker()
     (task,) = client.submit(retries=1, retry=STEADY)
@@ -197,13 +214,14 @@ def test_what_waits_for_a_retry_outlives_a_snapshot(rig: Rig):
 @pytest.mark.parametrize(
     "options",
     [
-        Options(retries=-1),
-        Options(retries=RETRIES_MAX + 1),
         Options(retry=RetryRule(first_ms=-1)),
         Options(retry=RetryRule(first_ms=2, cap_ms=1)),
         Options(retry=RetryRule(factor=0)),
         Options(retry=RetryRule(factor=RETRY_FACTOR_MAX + 1)),
         Options(retry=RetryRule(on=("x",) * (RETRY_TYPES_MAX + 1))),
+        Options(retry=RetryRule(on=("",))),
+        Options(retry=RetryRule(on=("x" * 1_000,))),
+        Options(soft_timeout_ms=-1),
     ],
 )
 def test_a_rule_out_of_range_is_refused(rig: Rig, options):

@@ -83,6 +83,14 @@ def test_a_field_out_of_range_is_a_value_error_that_names_it(fields, text):
     assert text in str(caught.value)
 
 
+def test_a_soft_time_limit_that_is_no_less_than_the_hard_one_is_refused():
+    with pytest.raises(ValueError, match="soft_timeout: 3600 s is no less than timeout, which is 1800 s"):
+        plain.options(soft_timeout="1h")
+    with pytest.raises(ValueError, match="soft_timeout: 60 s is no less than timeout, which is 60 s"):
+        plain.options(soft_timeout="59s").options(soft_timeout=60, timeout="1m")
+    assert plain.options(soft_timeout="1h", timeout="2h").settings.soft_timeout_ms == 3_600_000
+
+
 def test_something_else_is_a_type_error_that_names_the_option():
     with pytest.raises(TypeError, match="retry: expected a number of retries or a Backoff, not 'often'"):
         plain.options(retry="often")  # type: ignore[arg-type]

@@ -129,6 +129,7 @@ def test_a_task_is_warned_once_when_its_soft_time_limit_has_passed():
     sent(slot)
     assert slot.check(299 * MS, claimed=1, claimed_at=0) is Due.NOTHING
     assert slot.check(300 * MS, claimed=1, claimed_at=0) is Due.WARN
+    slot.warned(1)
     assert slot.check(301 * MS, claimed=1, claimed_at=0) is Due.NOTHING
 
 
