@@ -8,12 +8,14 @@ none has been slow for a while. What takes several syncs, or is large, is left t
 
 from typing import Literal
 
-from actors import MILLISECOND, SECOND, Clock, File, Nanos
+from actors import MICROSECOND, MILLISECOND, SECOND, Clock, File, Nanos
 from cluster.storage.segment import WalLimits
 
 SyncMode = Literal["inline", "thread"]
 
 SLOW = 20 * MILLISECOND         # a sync that takes longer is the last one on the loop for now
+QUICK = 300 * MICROSECOND       # syncs that take less are made on the loop: a hop would cost a fifth of one or more
+SHIFT = 3                       # an eighth of each difference moves the mean
 CALM = 2 * SECOND               # without a slow one: the disk is fast again
 PROBE_ROUNDS_MAX = 4
 PROBE_AGAIN_FACTOR = 4          # a median so many times above the limit is the disk's: start without further delay
@@ -22,12 +24,13 @@ PROBE_AGAIN_FACTOR = 4          # a median so many times above the limit is the 
 class Syncing:
     """`mode` is what the disk was found to be, `p50_ns` the median of the syncs that found it (0: it was given)."""
 
-    __slots__ = ("_clock", "_slow_until", "mode", "p50_ns")
+    __slots__ = ("_clock", "_mean", "_slow_until", "mode", "p50_ns")
 
     def __init__(self, clock: Clock, mode: SyncMode, p50_ns: Nanos = 0) -> None:
         self.mode: SyncMode = mode
         self.p50_ns = p50_ns
         self._clock = clock
+        self._mean: Nanos = p50_ns
         self._slow_until: Nanos = 0
 
     @property
@@ -35,8 +38,15 @@ class Syncing:
         """Whether the loop makes the next sync."""
         return self.mode == "inline" and self._clock.now() >= self._slow_until
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether a sync costs so little these days that one beside the loop would cost the loop more."""
+        return self._mean < QUICK
+
     def took(self, duration: Nanos) -> None:
-        """So long took a write with its sync, wherever it was made."""
+        """So long took a write with its sync, wherever it was made; 0: nobody can say."""
+        if duration:
+            self._mean += (duration - self._mean) >> SHIFT
         if duration > SLOW:
             self._slow_until = self._clock.now() + CALM
 

@@ -400,8 +400,9 @@ class Wal:
             self._files.submit(make_durable, is_over)
             return
         try:
-            # A hop to the thread costs little beside that many bytes, and a disk that stalls for once holds up nobody.
-            took = make_durable() if size <= SMALL_BYTES else self._files.run_for(SLOW, make_durable, is_over)
+            # Where the disk has something to do, a hop to the thread costs little, and one stall of it holds up nobody.
+            is_hop_dear = size <= SMALL_BYTES or self.syncing.is_quick
+            took = make_durable() if is_hop_dear else self._files.run_for(SLOW, make_durable, is_over)
         except OSError as error:
             raise self._fail(error) from error
         if took is None:

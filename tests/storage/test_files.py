@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from queue import Queue
+from threading import Event
 
 import pytest
 
+from actors import SECOND
 from actors.errors import Locked
 from actors.runtime.files import GATHER_BUFFERS_MAX, OsFiles
 from cluster.raft.messages import Entry, SnapshotMark
@@ -199,6 +201,32 @@ def test_jobs_run_one_at_a_time_in_order_and_their_errors_arrive(files, loop):
         files.submit(lambda number=number: job(number), outcomes.append)
     loop.run_until(lambda: len(outcomes) == 6)
     assert [repr(outcome) for outcome in outcomes] == ["0", "1", "2", "OSError('no')", "4", "5"]
+
+
+def test_a_job_that_is_waited_for_is_over_in_time_or_told_of_later(files, loop):
+    told: list[object] = []
+    go = Event()
+    assert files.run_for(10 * SECOND, lambda: 7, told.append) == 7
+    assert files.run_for(1, lambda: (go.wait(10), 8)[1], told.append) is None
+    assert told == []
+    go.set()
+    loop.run_until(lambda: told)
+    assert told == [8]
+
+    def fail() -> None:
+        raise OSError(28, "full")
+
+    with pytest.raises(OSError, match="full"):
+        files.run_for(10 * SECOND, fail, told.append)
+    assert told == [8]
+
+
+def test_a_job_that_is_waited_for_has_its_place_among_the_others(files, loop):
+    ran: list[int] = []
+    for number in range(3):
+        files.submit(lambda number=number: ran.append(number), lambda _: None)
+    files.run_for(10 * SECOND, lambda: ran.append(3) or True, print)
+    assert ran == [0, 1, 2, 3]
 
 
 def test_names_are_listed_sorted_and_renames_replace(files, tmp_path):

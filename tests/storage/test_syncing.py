@@ -1,10 +1,12 @@
 """Where a log is synced: a fast disk is synced on the loop, and not while it is slow."""
 
+import pytest
 from wal_rig import Rig, VirtualClock
 
+from cluster.storage.errors import WalFailed
 from cluster.storage.segment import WalLimits
-from cluster.storage.syncing import CALM, SLOW, Syncing
-from cluster.storage.writer import LARGE_BYTES
+from cluster.storage.syncing import CALM, QUICK, SLOW, Syncing
+from cluster.storage.writer import LARGE_BYTES, SMALL_BYTES
 
 
 def test_a_fast_disk_is_synced_on_the_loop():
@@ -47,6 +49,51 @@ def test_what_takes_several_syncs_is_left_to_the_thread_and_tells_nothing_about_
     rig.settle()
     rig.disk.busy = None
     assert wal.syncing.is_inline
+
+
+def test_whether_syncs_are_quick_follows_their_mean():
+    syncing = Syncing(VirtualClock(), "inline", QUICK - 1)
+    assert syncing.is_quick
+    syncing.took(0)                 # says nothing
+    syncing.took(100 * QUICK)
+    assert not syncing.is_quick
+    for _ in range(200):
+        syncing.took(QUICK // 2)
+    assert syncing.is_quick
+
+
+@pytest.mark.parametrize(
+    ("size", "latency", "is_done_at_once"),
+    [(SMALL_BYTES // 2, 2 * SLOW, True), (2 * SMALL_BYTES, SLOW, True), (2 * SMALL_BYTES, SLOW + 1, False)],
+    ids=["small", "in time", "a stall"],
+)
+def test_a_middle_sized_write_is_waited_for_and_no_longer_than_that(size, latency, is_done_at_once):
+    """While syncs are not quick. A small one is somebody's round trip, and made on the loop."""
+    rig = Rig(limits=WalLimits(segment_bytes=1 << 20), latency=latency)
+    wal, _ = rig.open()
+    rig.append(1, term=1)
+    wal.flush()
+    rig.settle()
+    wal.syncing.took(100 * QUICK)
+    rig.clock.advance(CALM)
+    rig.append(1, size=size)
+    wal.flush()
+    assert wal.is_idle is is_done_at_once
+    rig.settle()
+    assert wal.is_idle and rig.persisted[-1] == rig.next_write - 1
+
+
+def test_a_write_that_is_waited_for_and_fails_ends_the_log_at_once():
+    rig = Rig(limits=WalLimits(segment_bytes=1 << 20), latency=1)
+    wal, _ = rig.open()
+    rig.append(1, term=1)
+    wal.flush()
+    wal.syncing.took(100 * QUICK)
+    rig.clock.advance(CALM)
+    rig.disk.fail_next_sync()
+    rig.append(1, size=2 * SMALL_BYTES)
+    with pytest.raises(WalFailed):
+        wal.flush()
 
 
 def test_a_large_write_is_left_to_the_thread():
