@@ -37,7 +37,7 @@ class Codec:
 
     def __init__(self, name: str, function: Callable[..., object]) -> None:
         self.name = name
-        self._signature = signature = inspect.signature(function)
+        self._signature = signature = _signature(function)
         hints = _hints(function, signature)
         self._positional: list[object] = []
         self._named: dict[str, object] = {}
@@ -141,6 +141,13 @@ class Codec:
 
 def _reason(value: object, error: Exception) -> str:
     return f"a value of type {type(value).__qualname__} cannot travel ({error})"
+
+
+def _signature(function: Callable[..., object]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:      # one of C's that does not say: anything goes, and is checked where it runs
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def _hints(function: Callable[..., object], signature: inspect.Signature) -> dict[str, Any]:

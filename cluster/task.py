@@ -61,7 +61,7 @@ class Task(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self._codec: Codec | None = None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast("R", self.function(*args, **kwargs))
 
     def __repr__(self) -> str:
@@ -100,7 +100,7 @@ class Task(Generic[P, R]):
 class AsyncTask(Task[P, R]):
     """A task with an `async def` body: calling it here gives a coroutine, submitting it yields its `R`."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
 
     def options(self, **options: Unpack[TaskOptions]) -> "AsyncTask[P, R]":

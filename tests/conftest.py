@@ -20,7 +20,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons: Counter[str] = Counter()
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.getreports(outcome):
-            if not any(name == "transcript" for name, _ in report.user_properties):
+            if not any(name == "transcript" for name, _ in getattr(report, "user_properties", ())):
                 continue
             outcomes[outcome] += 1
             if outcome == "skipped":

@@ -38,6 +38,16 @@ class LoopThread:
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What the coroutine that `make()` gives returns or raises; it runs on the loop. A caller that is interrupted
         (Ctrl-C) cancels it. Raises LoopEnded."""
+        future = self.begin(make)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise LoopEnded from error
+        finally:
+            future.cancel()     # does nothing to one that has ended
+
+    def begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Likewise, without waiting; it is cancelled when the loop is stopped. Raises LoopEnded."""
         if self._is_foreign:    # before the lock, which another thread may have held in the moment of the fork
             raise LoopEnded
         with self._lock:
@@ -45,14 +55,12 @@ class LoopThread:
                 raise LoopEnded
             future = asyncio.run_coroutine_threadsafe(make(), self._loop)
             self._calls.add(future)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise LoopEnded from error
-        finally:
-            future.cancel()     # does nothing to one that has ended
-            with self._lock:
-                self._calls.discard(future)
+        future.add_done_callback(self._forget)
+        return future
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._calls.discard(future)
 
     def stop(self) -> None:
         """Ends what is under way there (LoopEnded for its callers) and waits for the thread."""

@@ -6,13 +6,15 @@ own stays in the user's thread: items of a `map` are taken, results are decoded 
 
 import atexit
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
+from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
@@ -75,12 +77,12 @@ class BlockingClient:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    def submit(self, fn: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> "BlockingHandle[R]":
+    def submit(self, fn: "Task[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> "BlockingHandle[R]":
         """Submits one call of a task; returns its handle once a majority of the brokers has it on disk. Raises as
         `Client.submit`. For many tasks `map` is faster by far."""
         return BlockingHandle(self, self.run(lambda: self._client.submit(fn, *args, **kwargs)))
 
-    def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], **kwargs: Any) -> "BlockingBatch[R]":
+    def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], /, **kwargs: Any) -> "BlockingBatch[R]":
         """Submits `fn(item, **kwargs)` for each item, in chunks; returns one batch once a majority has them all. Raises
         as `Client.map`."""
         mapping = Mapping(self._client, task_of(fn), kwargs)
@@ -106,21 +108,30 @@ class BlockingClient:
         """The cluster's state, as `Client.status`."""
         return self.run(lambda: self._client.status(stale=stale))
 
+    def executor(self, max_workers: int = LANES_MAX) -> ClusterExecutor:
+        """This cluster as a `concurrent.futures.Executor`, with at most so many calls under way at a time. It ends with
+        the client at the latest. Raises ValueError for a number that is not above 0."""
+        return ClusterExecutor(self._client, self._begin, _refuse_in_loop, max_workers)
+
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs a coroutine of the asynchronous client in its thread, and waits for it."""
         _refuse_in_loop()
+        with _explained():
+            return self._connected.call(make)
+
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        with _explained():
+            return self._connected.begin(make)
+
+    @property
+    def _connected(self) -> LoopThread:
         if self._thread is None:
             raise ClusterError(
                 "this client is closed"
                 if self._was_closed
                 else "this client is not connected: use `with Client.open(...) as cluster:`, or call start()"
             )
-        try:
-            return self._thread.call(make)
-        except LoopEnded:
-            raise ClusterError(
-                "this client was closed, or belongs to the process that this one was forked from: open another one"
-            ) from None
+        return self._thread
 
 
 class BlockingHandle(Generic[R]):
@@ -202,6 +213,16 @@ class BlockingBatch(Generic[R]):
     def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """Ends every task of the batch that is not terminal, as `Batch.cancel`."""
         self._client.run(lambda: self._batch.cancel(grace))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except LoopEnded:
+        raise ClusterError(
+            "this client was closed, or belongs to the process that this one was forked from: open another one"
+        ) from None
 
 
 def _refuse_in_loop() -> None:

@@ -113,7 +113,7 @@ class Client:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    async def submit(self, fn: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> "Handle[R]":
+    async def submit(self, fn: "Task[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> "Handle[R]":
         """Submits one call of a task; returns its handle once a majority of the brokers has it on disk.
 
         Submits of one loop turn (`asyncio.gather`) leave as one command. Raises TaskNotFound, EncodeError,
@@ -129,7 +129,7 @@ class Client:
         await confirmed
         return handle
 
-    async def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], **kwargs: Any) -> "Batch[R]":
+    async def map(self, fn: "Task[Concatenate[Item, ...], R]", items: Iterable[Item], /, **kwargs: Any) -> "Batch[R]":
         """Submits `fn(item, **kwargs)` for each item, in chunks; returns one batch once a majority has them all.
 
         Each item is a task with an id, attempts and a terminal record of its own. Raises as `submit`.

@@ -192,5 +192,6 @@ def test_the_examples_of_the_guide_to_tasks_do_what_they_say(site, monkeypatch):
 
 @pytest.mark.parametrize("site", ["docs/guide/blocking.md"], indirect=True)
 def test_the_script_without_an_event_loop_does_what_it_says(site):
-    (command,) = site.commands
-    assert site.type_in(command.text) == "7\n2000\n30\n7\n"
+    script, pool = site.commands
+    assert site.type_in(script.text) == "7\n2000\n30\n7\n"
+    assert site.type_in(pool.text) == "300\n"
