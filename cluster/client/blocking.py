@@ -6,7 +6,6 @@ own stays in the user's thread: items of a `map` are taken, results are decoded 
 
 import atexit
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import islice
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
-from cluster.client.executor import LANES_MAX, ClusterExecutor
+from cluster.client.executor import LANES_MAX, ClusterExecutor, Lane
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
@@ -119,7 +118,7 @@ class BlockingClient:
         with _explained():
             return self._connected.call(make)
 
-    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]]) -> Lane:
         with _explained():
             return self._connected.begin(make)
 

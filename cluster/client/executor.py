@@ -22,7 +22,8 @@ T = TypeVar("T")
 LANES_MAX = 1_024
 CLOSED = "the client of this executor was closed before the task ended; if it was submitted, it goes on"
 
-Begin = Callable[[Callable[[], Coroutine[Any, Any, None]]], Future[None]]
+Lane = Future[None]
+Begin = Callable[[Callable[[], Coroutine[Any, Any, None]]], Lane]
 Call = tuple[Future[Any], Task[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -99,7 +100,7 @@ class ClusterExecutor(Executor):
             self._changed.notify_all()
             return None
 
-    def _lane_ended(self, lane: Future[None], first: Future[Any]) -> None:
+    def _lane_ended(self, lane: Lane, first: Future[Any]) -> None:
         """`first` is that of the call with which it was opened, and which it may not have come to."""
         if lane.cancelled() or lane.exception() is not None:
             _fail(first)

@@ -220,14 +220,14 @@ def test_a_running_task_is_stopped_by_cancel(rig):
         while (await cluster.status())["queues"][0]["running"] == 0:
             await pause(ports, 0.2)
         start = ports.clock.now()
-        await handle.cancel()
+        await handle.cancel(grace=1)
         try:
             await handle
         except TaskCancelled:
             return (ports.clock.now() - start) / 1e9
         return None
 
-    assert rig.run(user) < 5
+    assert 1 <= rig.run(user) < 4
 
 
 def test_cancel_comes_too_late_for_a_result(rig):
