@@ -48,7 +48,7 @@ class LoopThread:
 
     def begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Likewise, without waiting; it is cancelled when the loop is stopped. Raises LoopEnded."""
-        if self._is_foreign:    # before the lock, which another thread may have held in the moment of the fork
+        if self.is_foreign:    # before the lock, which another thread may have held in the moment of the fork
             raise LoopEnded
         with self._lock:
             if self._loop is None:
@@ -62,20 +62,25 @@ class LoopThread:
         with self._lock:
             self._calls.discard(future)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Of the process that this one was forked from: its thread is not here."""
+        return os.getpid() != self._pid
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return threading.current_thread() is self._thread
+
     def stop(self) -> None:
         """Ends what is under way there (LoopEnded for its callers) and waits for the thread."""
-        if self._is_foreign:
+        if self.is_foreign:
             return
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None and self._ending is not None:
             loop.call_soon_threadsafe(self._ending.set)
             self._thread.join()
-
-    @property
-    def _is_foreign(self) -> bool:
-        """Of the process that this one was forked from: its thread is not here."""
-        return os.getpid() != self._pid
 
     def _live(self) -> None:
         import uvloop

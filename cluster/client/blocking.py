@@ -6,14 +6,14 @@ own stays in the user's thread: items of a `map` are taken, results are decoded 
 
 import atexit
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
-from cluster.client.executor import LANES_MAX, ClusterExecutor, Lane
+from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
@@ -110,17 +110,17 @@ class BlockingClient:
     def executor(self, max_workers: int = LANES_MAX) -> ClusterExecutor:
         """This cluster as a `concurrent.futures.Executor`, with at most so many calls under way at a time. It ends with
         the client at the latest. Raises ValueError for a number that is not above 0."""
-        return ClusterExecutor(self._client, self._begin, _refuse_in_loop, max_workers)
+        return ClusterExecutor(self._client, self._connected, max_workers)
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs a coroutine of the asynchronous client in its thread, and waits for it."""
         _refuse_in_loop()
-        with _explained():
+        try:
             return self._connected.call(make)
-
-    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]]) -> Lane:
-        with _explained():
-            return self._connected.begin(make)
+        except LoopEnded:
+            raise ClusterError(
+                "this client was closed, or belongs to the process that this one was forked from: open another one"
+            ) from None
 
     @property
     def _connected(self) -> LoopThread:
@@ -212,16 +212,6 @@ class BlockingBatch(Generic[R]):
     def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """Ends every task of the batch that is not terminal, as `Batch.cancel`."""
         self._client.run(lambda: self._batch.cancel(grace))
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except LoopEnded:
-        raise ClusterError(
-            "this client was closed, or belongs to the process that this one was forked from: open another one"
-        ) from None
 
 
 def _refuse_in_loop() -> None:

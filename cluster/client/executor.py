@@ -8,10 +8,11 @@ thread that takes one call after another. Lanes are many, so that submits still 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import Client
 from cluster.errors import ClusterError, TaskFailed, TaskNotFound
 from cluster.task import Task, registered_tasks, task_of
@@ -20,10 +21,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LANES_MAX = 1_024
-CLOSED = "the client of this executor was closed before the task ended; if it was submitted, it goes on"
+ENDED = (
+    "the client of this executor was closed, or belongs to the process that this one was forked from; tasks that were "
+    "submitted go on"
+)
 
-Lane = Future[None]
-Begin = Callable[[Callable[[], Coroutine[Any, Any, None]]], Lane]
 Call = tuple[Future[Any], Task[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -35,12 +37,11 @@ class ClusterExecutor(Executor):
     remote traceback as the cause; else the TaskFailed. Calls that the cluster has cannot be cancelled here.
     """
 
-    def __init__(self, client: Client, begin: Begin, wait: Callable[[], None], max_workers: int = LANES_MAX) -> None:
+    def __init__(self, client: Client, thread: LoopThread, max_workers: int = LANES_MAX) -> None:
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         self._client = client
-        self._begin = begin                 # runs a coroutine in the client's thread
-        self._may_wait = wait               # raises where to block would be a deadlock
+        self._thread = thread               # the client's
         self._lanes_max = max_workers
         self._lanes = 0                     # that run, or are about to
         self._waiting: deque[Call] = deque()
@@ -49,44 +50,51 @@ class ClusterExecutor(Executor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Raises TaskNotFound for a function that is no task, RuntimeError after `shutdown`, ClusterError after the
-        client was closed. What else is wrong with the call is in its future."""
+        client was closed, or in a process that was forked. What else is wrong with the call is in its future."""
         task = _task_for(fn)
         future: Future[T] = Future()
+        call: Call = (future, task, args, kwargs)
+        if self._thread.is_foreign:     # before the lock, which another thread may have held in the moment of the fork
+            raise ClusterError(ENDED)
         with self._changed:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            call: Call = (future, task, args, kwargs)
             if self._lanes == self._lanes_max:
                 self._waiting.append(call)
                 return future
             self._lanes += 1
+        first = [call]
         try:
-            lane = self._begin(lambda: self._run_lane(call))
-        except BaseException:
-            self._close_lane()
-            raise
-        lane.add_done_callback(lambda lane: self._lane_ended(lane, future))
+            lane = self._thread.begin(lambda: self._run_lane(first))
+        except LoopEnded:
+            self._close_lane([])
+            raise ClusterError(ENDED) from None
+        lane.add_done_callback(lambda lane: self._lane_ended(lane, first))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more; with `wait`, returns when all that was submitted has ended. With `cancel_futures` what the
-        cluster does not have yet is cancelled."""
+        cluster does not have yet is cancelled. Raises ClusterError where to wait would be a deadlock."""
+        if self._thread.is_foreign:
+            return
         with self._changed:
             self._is_shut_down = True
             dropped = list(self._waiting) if cancel_futures else []
             if cancel_futures:
                 self._waiting.clear()
         for future, *_ in dropped:
-            if future.cancel():
-                future.set_running_or_notify_cancel()
+            future.cancel()
+            future.set_running_or_notify_cancel()
         if wait:
-            self._may_wait()
+            if runs_loop() or self._thread.runs_here:
+                raise ClusterError("to wait inside a running event loop would stop it: use shutdown(wait=False)")
             with self._changed:
                 self._changed.wait_for(lambda: self._lanes == 0)
 
     # -- in the client's thread ---------------------------------------------------------------------------------------
 
-    async def _run_lane(self, call: Call | None) -> None:
+    async def _run_lane(self, first: list[Call]) -> None:
+        call: Call | None = first.pop()
         while call is not None:
             await self._run(*call)
             call = self._next()
@@ -100,21 +108,21 @@ class ClusterExecutor(Executor):
             self._changed.notify_all()
             return None
 
-    def _lane_ended(self, lane: Lane, first: Future[Any]) -> None:
-        """`first` is that of the call with which it was opened, and which it may not have come to."""
+    def _lane_ended(self, lane: "Future[None]", first: list[Call]) -> None:
+        """If `first` is not empty, the lane has never begun."""
         if lane.cancelled() or lane.exception() is not None:
-            _fail(first)
-            self._close_lane()
+            self._close_lane(first)
 
-    def _close_lane(self) -> None:
-        """The client is closed: nobody will take what waits."""
+    def _close_lane(self, left: list[Call]) -> None:
+        """The client is closed: nobody will take what is left, nor what waits."""
         with self._changed:
             self._lanes -= 1
-            left = list(self._waiting)
+            left = [*left, *self._waiting]
             self._waiting.clear()
             self._changed.notify_all()
         for future, *_ in left:
-            _fail(future)
+            if future.set_running_or_notify_cancel():       # else it was cancelled, and who waits for it hears of it
+                future.set_exception(ClusterError(ENDED))
 
     async def _run(
         self, future: Future[Any], task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -126,18 +134,12 @@ class ClusterExecutor(Executor):
         except TaskFailed as failed:
             future.set_exception(_original(failed))
         except asyncio.CancelledError:
-            future.set_exception(ClusterError(CLOSED))
+            future.set_exception(ClusterError(ENDED))
             raise
         except Exception as error:
             future.set_exception(error)
         else:
             future.set_result(value)
-
-
-def _fail(future: Future[Any]) -> None:
-    """Nobody will run its call."""
-    if not future.done() and future.set_running_or_notify_cancel():
-        future.set_exception(ClusterError(CLOSED))
 
 
 def _original(failed: TaskFailed) -> BaseException:

@@ -53,6 +53,11 @@ class Compacting:
         return self._child is not None
 
     @property
+    def may_begin(self) -> bool:
+        """It is not at work, and not in the pause after a failure."""
+        return self._child is None and self._context.clock.now() >= self._not_before
+
+    @property
     def index(self) -> int:
         """Of the snapshot that is being made, 0 if none is."""
         return self._index if self._child is not None else 0

@@ -5,7 +5,7 @@ name, as evidence, and so is one that turns out to be damaged later, when it is 
 snapshot. The log is kept from the older of the two on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 
 from actors import Context, Files
@@ -25,6 +25,7 @@ from cluster.storage.snapshots import (
 )
 
 KEPT = 2
+PARTS_PER_STEP = 16     # read back at a time, 256 KiB each
 
 
 class Shelf:
@@ -179,15 +180,17 @@ def restored(file: SnapshotFile) -> Machine:
     return machine
 
 
-def check_copy(files: Files, directory: str, index: int) -> None:
-    """Reads back all of a snapshot that has arrived and has no name yet. Blocking. Raises SnapshotDamaged, and
-    NewerState if a start of this program could not restore it."""
+def reading_copy(files: Files, directory: str, index: int) -> Generator[bool, None, None]:
+    """Reads back all of a snapshot that has arrived and has no name yet, some parts at a time. Blocking. Raises
+    SnapshotDamaged, and NewerState if a start of this program could not restore it."""
     file = SnapshotFile.open(files, directory, index, kind="recv")
     try:
         restoration = Restoration()
         for number, part in enumerate(file.parts()):
             if number == 0:
                 restoration.add(part)       # the versions are in the first part
+            if number % PARTS_PER_STEP == 0:
+                yield True
     finally:
         file.close()
 

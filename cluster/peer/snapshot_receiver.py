@@ -6,11 +6,11 @@ broker is one like any other. What was received survives a restart of either sid
 snapshot goes on where the last one ended.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 
 from actors import SECOND, Context, Nanos
-from cluster.peer.shelf import check_copy, confirm
+from cluster.peer.shelf import confirm, reading_copy
 from cluster.raft.messages import Message
 from cluster.state.errors import ImageDamaged, NewerState
 from cluster.state.machine import Machine
@@ -38,6 +38,7 @@ class Incoming:
         self.chunk_count = 0
         self.received = self.written = 0    # set once what an earlier transfer left is verified
         self.is_checked = False
+        self.reading: Generator[bool, None, None] | None = None     # back, of a copy that is whole
 
     @property
     def is_whole(self) -> bool:
@@ -109,9 +110,9 @@ class SnapshotArrivals:
             self._drop(incoming, "the broker that offered this copy is gone")
 
     def give_up_copy(self, reason: str) -> None:
-        """This broker cannot wait for it any longer."""
+        """This broker cannot wait for it any longer, unless all of it is here already."""
         incoming = self._incoming
-        if incoming is not None and incoming.is_copy:
+        if incoming is not None and incoming.is_copy and not incoming.is_whole:
             self._refuse(incoming, reason)
 
     def look(self, committed: int) -> None:
@@ -192,12 +193,21 @@ class SnapshotArrivals:
             self._answer(incoming.node_id, incoming.want(incoming.written))
         elif incoming.is_copy:
             # Nothing of it goes through this broker's memory, so it is read back before anything relies on it.
-            files, directory, index = self._context.files, self._directory, incoming.index
-            self._submit(incoming, lambda: check_copy(files, directory, index), self._readable)
+            incoming.reading = reading_copy(self._context.files, self._directory, incoming.index)
+            self._read_on(incoming, True)
         else:
-            self._readable(incoming, None)
+            self._finish(incoming)
 
-    def _readable(self, incoming: Incoming, outcome: object) -> None:
+    def _read_on(self, incoming: Incoming, goes_on: object) -> None:
+        """A part of the file per job: others have files to read, too."""
+        reading = incoming.reading
+        assert reading is not None
+        if goes_on:
+            self._submit(incoming, lambda: next(reading, False), self._read_on)
+        else:
+            self._finish(incoming)
+
+    def _finish(self, incoming: Incoming) -> None:
         assert incoming.receiver is not None
         self._submit(incoming, incoming.receiver.finish, self._finished)
 
@@ -305,6 +315,8 @@ class SnapshotArrivals:
         has_name = incoming.is_whole and not incoming.is_copy
 
         def job() -> None:
+            if incoming.reading is not None:
+                incoming.reading.close()
             if incoming.receiver is not None:
                 incoming.receiver.discard()
                 if has_name:

@@ -159,7 +159,7 @@ class Snapshots:
         log_bytes, size = self._parts.drive.applied_bytes - self._bytes_behind, self._shelf.newest_size
         would_make_room = self._would_make_room(log_bytes)
         may_wait = sharing.has_patience(log_bytes, size) and not would_make_room
-        if not may_wait:
+        if not may_wait and self._compacting.may_begin:
             arrivals.give_up_copy("this broker needs a snapshot now")
         self._compacting.look(
             log_bytes,

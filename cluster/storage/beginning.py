@@ -63,7 +63,9 @@ def settle(scan: Scan, mark: SnapshotMark | None, *, has_others: bool = True) ->
 def start_of(scan: Scan, new_segment: int) -> LogStart:
     """What the header of the fresh last segment says of the log's beginning."""
     index = scan.index
-    if index.first_index == 1:
+    # A log that begins with entry 1 may have lost a first segment all the same, one without entries.
+    is_whole = not scan.chain or scan.chain[0].previous == 0
+    if index.first_index == 1 and is_whole:
         return LogStart()
     oldest = scan.chain[0].number if len(scan.chain) > 1 else new_segment
     return LogStart(index.first_index - 1, index.base_term, oldest)

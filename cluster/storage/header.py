@@ -135,7 +135,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
     assert header.previous < header.number
     # A program that knows version 1 only reads whatever was never compacted, and leaves the rest alone: to it the
     # segments that left the log would be damage.
-    version = HEADER_VERSION if header.meta.start.index else 1
+    version = HEADER_VERSION if header.meta.start != LogStart() else 1
     fields = _FIELDS.pack(
         _MAGIC,
         version,

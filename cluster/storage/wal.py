@@ -411,10 +411,10 @@ class Wal:
         self._finished(batch)
 
     def _make_durable(self, batch: Batch) -> Nanos:
-        """Here or in a job. Of several syncs nothing is to be learnt about one."""
+        """Here or in a job; how long its sync took. Of several nothing is to be learnt about one, nor of none."""
         start = self._now()
         self._writer.perform(batch)
-        return self._now() - start if batch.is_single else 0
+        return self._now() - start if batch.is_single and batch.syncs else 0
 
     def _job_is_over(self, batch: Batch, outcome: Nanos | BaseException) -> None:
         # An owner that has ended hears of nothing any more. The directory is given up all the same.

@@ -1,9 +1,10 @@
 """A cluster as an executor of `concurrent.futures`: what its futures raise, cancel and wait for."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, as_completed
+from concurrent.futures import CancelledError, as_completed, wait
 
 import pytest
 from cluster_tasks import add, at_night, echo, fail, fail_strangely, later
@@ -67,6 +68,39 @@ def test_what_waits_here_can_be_cancelled_and_what_the_cluster_has_cannot(client
     with pytest.raises(ClusterError, match="the client ended"):
         begun.result(TIMEOUT_S)
     pool.shutdown()
+
+
+def test_who_waits_for_a_future_that_is_cancelled_hears_of_it_when_the_client_ends(client: BlockingClient) -> None:
+    pool = client.executor(max_workers=1)
+    begun, waits = pool.submit(at_night, 1), pool.submit(at_night, 2)
+    done: list[object] = []
+    waiter = threading.Thread(target=lambda: done.append(wait([waits], TIMEOUT_S).done))
+    waiter.start()
+    assert waits.cancel()
+    client.close()
+    waiter.join(TIMEOUT_S)
+    assert done == [{waits}]
+    assert isinstance(begun.exception(TIMEOUT_S), ClusterError)
+    pool.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_in_a_forked_process_it_says_so_and_waits_for_nothing(client: BlockingClient) -> None:
+    pool = client.executor(max_workers=1)
+    begun = pool.submit(at_night, 1)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            pool.submit(add, 1)
+        except ClusterError:
+            pool.shutdown()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not begun.done()
+    pool.shutdown(wait=False)
 
 
 def test_an_executor_of_a_closed_client_says_so(cluster: LocalCluster) -> None:

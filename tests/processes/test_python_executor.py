@@ -44,10 +44,9 @@ class OfPython(ClusterExecutor):
     def __init__(self, max_workers: int) -> None:
         if max_workers > 0:
             self.client = Client.open(self.topology).start()
-            run = self.client.executor()
-            super().__init__(run._client, run._begin, run._may_wait, max_workers)
+            super().__init__(self.client._client, self.client._connected, max_workers)
         else:
-            super().__init__(None, None, None, max_workers)  # type: ignore[arg-type]
+            super().__init__(None, None, max_workers)  # type: ignore[arg-type]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         return super().submit(STAND_INS.get(fn, fn), *args, **kwargs)

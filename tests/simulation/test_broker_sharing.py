@@ -177,6 +177,18 @@ def test_a_copy_that_takes_too_long_is_given_up_for_an_own_snapshot(monkeypatch)
         rig.heal()
 
 
+def test_a_broker_that_cannot_make_its_own_now_goes_on_with_a_slow_copy(monkeypatch):
+    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 100 * 1024)
+    with shared_rig() as rig:
+        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+        fill(rig, 2)
+        rig.until(lambda: rig.events("snapshot_arriving", second.name))
+        assert second.peer is not None
+        second.peer.snapshots._compacting._not_before = 1 << 62      # after a failure
+        grow(rig, lambda: copies(rig, second), "it comes in the end")
+        assert rig.events("snapshot_refused", second.name) == []
+
+
 @pytest.mark.parametrize("happens", ["the leader goes", "the newest one of the taker is damaged"])
 def test_a_copy_comes_to_its_end_whatever_else_happens(happens, monkeypatch):
     monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 1024 * 1024)

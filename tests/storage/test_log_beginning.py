@@ -121,3 +121,35 @@ def test_one_torn_copy_of_the_header_that_says_where_the_log_begins_changes_noth
         node.rig.disk.flip_bit(node.rig.segment(), copy * HEADER_BYTES + 70)
         node.open()
         node.check()
+
+
+def test_a_segment_of_votes_alone_that_left_is_missed_by_no_start_after_it():
+    """The log still begins with entry 1, in its second segment: every fresh last segment has to say so."""
+    node = Node()
+    first = node.rig.segments()[0]
+    while len(node.rig.segments()) < 2:
+        node.write(0, term=node.term + 1)
+    node.write(30, size=200)
+    node.snapshot(1)
+    node.wal.compact(0)
+    node.settle()
+    assert first not in node.rig.segments(), "it holds no entry that anybody could need"
+    assert node.wal.first_index == 1
+    for _ in range(3):
+        assert node.reopen().damaged is None
+        node.check()
+        node.write(3)
+
+
+def test_a_log_of_one_segment_behind_one_of_votes_that_left_is_missed_by_no_start_either():
+    node = Node()
+    while len(node.rig.segments()) < 2:
+        node.write(0, term=node.term + 1)
+    node.write(2, size=20)
+    node.snapshot(1)
+    node.wal.compact(0)
+    node.settle()
+    assert len(node.rig.segments()) == 1
+    for _ in range(3):
+        assert node.reopen().damaged is None
+        node.check()
