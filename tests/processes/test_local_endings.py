@@ -92,7 +92,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_is_no_traceback(tmp_pa
         os.killpg(launch.pid, signal.SIGINT)
         output, _ = launch.communicate(timeout=QUICK_S)
         assert launch.returncode == 0
-    assert not any(process.is_alive for process in everybody)
+    # The terminal told each of them: who launch did not wait for ends a moment after it.
+    wait_until("everybody is gone", lambda: not any(process.is_alive for process in everybody))
     assert output.count("event=worker_closed") == 2, "it was a drain"
     assert "Traceback" not in output and "KeyboardInterrupt" not in output
 
