@@ -45,6 +45,7 @@ PURE = (
     "cluster/broker/rounds.py",
     "cluster/client/outbox.py",
     "cluster/client/seen.py",
+    "cluster/peer/checkpoints.py",
     "cluster/peer/formation.py",
     "cluster/raft/*",
     "cluster/state/*",

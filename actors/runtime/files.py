@@ -9,13 +9,12 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from actors.errors import Locked
-from actors.runtime.ports import Buffer, Nanos
+from actors.runtime.ports import SECOND, Buffer, Nanos
 
 T = TypeVar("T")
 
 FILE_MODE = 0o600  # a log holds what users submitted
 DIRECTORY_MODE = 0o700
-NANOSECONDS = 1_000_000_000     # of a second
 LOCK_BYTES = 32     # of a lock file: the holder's pid, and spaces
 SIZE_UNKNOWN_BYTES = 1 << 60    # a file system that says nothing of its size: writing to it will tell
 GATHER_BUFFERS_MAX = (
@@ -139,7 +138,7 @@ class _Handover(Generic[T]):
 
     def wait(self, patience: Nanos) -> T | None:
         """On the loop."""
-        self._ended.acquire(timeout=patience / NANOSECONDS)
+        self._ended.acquire(timeout=patience / SECOND)
         with self._lock:
             self._is_left = not self._outcome
         if self._is_left:

@@ -172,21 +172,20 @@ class SimFiles:
         self, job: Callable[[], T], done: Callable[[T | BaseException], None], *, background: bool = False
     ) -> None:
         self.check()
-
-        def unless_dead(outcome: T | BaseException) -> None:
-            if self._loop.alive:
-                done(outcome)
-
-        self._mount.submit(job, unless_dead, background=background)
+        self._mount.submit(job, self._unless_dead(done), background=background)
 
     def run_for(self, patience: Nanos, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> T | None:
         self.check()
+        return self._mount.run_for(patience, job, self._unless_dead(done))
 
-        def unless_dead(outcome: T | BaseException) -> None:
+    def _unless_dead(self, done: Callable[[T | BaseException], None]) -> Callable[[T | BaseException], None]:
+        """What becomes of a job is told to a process that still lives."""
+
+        def told(outcome: T | BaseException) -> None:
             if self._loop.alive:
                 done(outcome)
 
-        return self._mount.run_for(patience, job, unless_dead)
+        return told
 
     def check(self) -> None:
         if self._closed:

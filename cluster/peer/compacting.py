@@ -82,7 +82,7 @@ class Compacting:
                 self._reason = "it was silent for too long"
                 self._heard = now
                 self._child.signal(SIGKILL)
-        elif self.pressure is not Pressure.NONE and not waits and now >= self._not_before:
+        elif self.pressure is not Pressure.NONE and not waits and self.may_begin:
             self._start(now)
 
     def stop(self) -> None:

@@ -391,4 +391,3 @@ class Snapshots:
         for _ in old:
             self._context.timer("free", FREE_INTERVAL, lambda: self._free(old))
             return
-

@@ -29,7 +29,7 @@ from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
 
-KNOWN = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED)
+WITHOUT_RESULT = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED)
 
 
 def complete(tables: Tables, session: Session, command: Complete) -> None:
@@ -169,7 +169,7 @@ def _write_spec(tables: Tables, spec: Spec | None, ended: int, estimate_us: int)
 def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcome, back: list[Task]) -> bool:
     """An outcome that is not a result, for an attempt that is held; False if its status is unknown."""
     status = outcome.status
-    if status not in KNOWN:
+    if status not in WITHOUT_RESULT:
         return False
     if status == OUTCOME_CANCELLED and not task.is_cancelled:
         status = OUTCOME_RETURNED       # nobody has asked for that

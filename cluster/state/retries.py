@@ -15,7 +15,7 @@ from cluster.state.tasks import Task
 from cluster.state.timers import READY
 
 BY_DEFAULT = RetryRule()
-DOUBLINGS_MAX = 64          # of a pause: by then every cap is reached
+GROWTHS_MAX = 64            # of a pause: by then one that doubles has reached every cap
 JITTER_STEPS = 1_024
 
 
@@ -46,7 +46,7 @@ def retry(tables: Tables, task: Task) -> None:
 
 def wait_of(rule: RetryRule, task: int, failures: int) -> int:
     """The pause before the retry that follows on so many failures, in milliseconds."""
-    growth: int = rule.factor ** min(failures - 1, DOUBLINGS_MAX)
+    growth: int = rule.factor ** min(failures - 1, GROWTHS_MAX)
     wait_ms = min(rule.cap_ms, rule.first_ms * growth)
     if rule.jitter:
         lot = crc32(b"%d %d" % (task, failures)) % JITTER_STEPS

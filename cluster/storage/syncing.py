@@ -3,7 +3,8 @@
 A sync on a fast disk takes less than the hop to a thread and back, so it is made on the loop; one that takes longer
 would hold up heartbeats. Which of both a disk is, is found out when the log is opened. But a fast disk is slow while
 something else writes or frees much on it, a snapshot or another broker: after a slow sync all go to the thread, until
-none has been slow for a while. What takes several syncs, or is large, is left to it at any time (`wal`).
+none has been slow for a while. What takes several syncs, or is large, is left to it at any time, and what is no single
+task is made there while syncs are not quick, with the loop waiting for it as long as a slow one takes (`wal`).
 """
 
 from typing import Literal

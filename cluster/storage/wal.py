@@ -389,6 +389,7 @@ class Wal:
                 batch.spares.append(self._spares.take())
                 batch.new_meta = self._meta
                 self._is_unprepared = batch.spares[-1] is None
+
         def make_durable() -> Nanos:
             return self._make_durable(batch)
 

@@ -154,8 +154,8 @@ class Executor:
             codec = task.codec
             args, kwargs = codec.decode_arguments(assignment.body)
             self._in_users_code = is_users = True
-            if self._is_warned_early() and not task.is_async:
-                self.warn()
+            if assignment.soft_timeout_ms and not task.is_async:
+                self.warn()                     # the signal came before, when nobody could be told
             value = task.function(*args, **kwargs)
             if isinstance(task, AsyncTask):
                 value = self._complete(value)
@@ -196,7 +196,7 @@ class Executor:
             return
         self._in_users_code = False             # once
         if self._coroutine is None:
-            raise SoftTimeLimit(f"{running.name} has run for its soft time limit")
+            raise _soft_time_limit()
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
@@ -207,20 +207,19 @@ class Executor:
             return self._runner.run(self._watched(coroutine))
         except asyncio.CancelledError:
             if self._page.is_warned(self._number):
-                raise SoftTimeLimit(f"{running.name} has run for its soft time limit") from None
+                raise _soft_time_limit() from None
             raise
         finally:
             self._coroutine = None
 
     async def _watched(self, coroutine: Any) -> object:
         self._coroutine = asyncio.current_task()
-        if self._is_warned_early():
-            self.warn()
+        self.warn()
         return await coroutine
 
-    def _is_warned_early(self) -> bool:
-        """The signal came before the user's code began, when nobody could be told."""
-        return self._in_users_code and self._page.is_warned(self._number)
+
+def _soft_time_limit() -> SoftTimeLimit:
+    return SoftTimeLimit(f"{running.name} has run for its soft time limit")
 
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:

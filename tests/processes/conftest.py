@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from cluster_rig import make_topology, running
 
+from cluster import BlockingClient, Client
 from cluster.local import LocalCluster
 
 
@@ -12,6 +13,13 @@ from cluster.local import LocalCluster
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Three brokers, two workers of two slots; one for all tests of a module."""
     with running(make_topology(tmp_path_factory.mktemp("cluster"), slots=2)) as started:
+        yield started
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[BlockingClient]:
+    """A blocking one of that cluster."""
+    with Client.open(cluster.topology) as started:
         yield started
 
 

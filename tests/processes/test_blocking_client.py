@@ -19,12 +19,6 @@ from cluster.local import LocalCluster
 TIMEOUT_S = 60.0
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[BlockingClient]:
-    with Client.open(cluster.topology) as started:
-        yield started
-
-
 def test_submit_and_result_block(client: BlockingClient) -> None:
     handle = client.submit(add, 1, right=2)
     assert handle.result(timeout=TIMEOUT_S) == 3

@@ -164,13 +164,19 @@ def test_a_copy_that_this_program_could_not_start_from_is_refused(monkeypatch):
         assert not any(received(broker) for broker in rig.brokers.values())
 
 
+def slow_taker(rig: RecoveryRig, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """A follower to which a copy is on its way, for long."""
+    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 100 * 1024)
+    _, second = sorted(rig.followers(), key=lambda broker: broker.name)
+    fill(rig, 2)
+    rig.until(lambda: rig.events("snapshot_arriving", second.name))
+    return second
+
+
 def test_a_copy_that_takes_too_long_is_given_up_for_an_own_snapshot(monkeypatch):
     """Every chunk comes within the patience of both sides: nothing else would end it while the log grows and grows."""
-    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 100 * 1024)
     with shared_rig() as rig:
-        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
-        fill(rig, 2)
-        rig.until(lambda: rig.events("snapshot_arriving", second.name))
+        second = slow_taker(rig, monkeypatch)
         grow(rig, lambda: rig.events("snapshot_written", second.name), "it makes its own")
         assert rig.events("snapshot_refused", second.name)[0]["reason"] == "this broker needs a snapshot now"
         assert copies(rig, second) == 0
@@ -178,11 +184,8 @@ def test_a_copy_that_takes_too_long_is_given_up_for_an_own_snapshot(monkeypatch)
 
 
 def test_a_broker_that_cannot_make_its_own_now_goes_on_with_a_slow_copy(monkeypatch):
-    monkeypatch.setattr(snapshot_sender, "COPY_RATE_BYTES", 100 * 1024)
     with shared_rig() as rig:
-        _, second = sorted(rig.followers(), key=lambda broker: broker.name)
-        fill(rig, 2)
-        rig.until(lambda: rig.events("snapshot_arriving", second.name))
+        second = slow_taker(rig, monkeypatch)
         assert second.peer is not None
         second.peer.snapshots._compacting._not_before = 1 << 62      # after a failure
         grow(rig, lambda: copies(rig, second), "it comes in the end")

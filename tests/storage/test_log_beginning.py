@@ -123,17 +123,25 @@ def test_one_torn_copy_of_the_header_that_says_where_the_log_begins_changes_noth
         node.check()
 
 
-def test_a_segment_of_votes_alone_that_left_is_missed_by_no_start_after_it():
-    """The log still begins with entry 1, in its second segment: every fresh last segment has to say so."""
+def without_its_votes(entries: int, size: int) -> Node:
+    """A log with a snapshot of entry 1, whose first segment, of votes alone, has left."""
     node = Node()
     first = node.rig.segments()[0]
     while len(node.rig.segments()) < 2:
         node.write(0, term=node.term + 1)
-    node.write(30, size=200)
+    for _ in range(entries):
+        node.write(1, size=size)
     node.snapshot(1)
     node.wal.compact(0)
     node.settle()
     assert first not in node.rig.segments(), "it holds no entry that anybody could need"
+    return node
+
+
+def test_a_segment_of_votes_alone_that_left_is_missed_by_no_start_after_it():
+    """The log still begins with entry 1, in its second segment: every fresh last segment has to say so."""
+    node = without_its_votes(entries=30, size=200)
+    assert len(node.rig.segments()) > 1
     assert node.wal.first_index == 1
     for _ in range(3):
         assert node.reopen().damaged is None
@@ -142,13 +150,7 @@ def test_a_segment_of_votes_alone_that_left_is_missed_by_no_start_after_it():
 
 
 def test_a_log_of_one_segment_behind_one_of_votes_that_left_is_missed_by_no_start_either():
-    node = Node()
-    while len(node.rig.segments()) < 2:
-        node.write(0, term=node.term + 1)
-    node.write(2, size=20)
-    node.snapshot(1)
-    node.wal.compact(0)
-    node.settle()
+    node = without_its_votes(entries=2, size=20)
     assert len(node.rig.segments()) == 1
     for _ in range(3):
         assert node.reopen().damaged is None

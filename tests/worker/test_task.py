@@ -1,5 +1,6 @@
 """`@task`: options, names, and how arguments and results travel."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from cluster.durations import milliseconds
 from cluster.errors import BodyTooLarge, EncodeError, TaskNotFound
-from cluster.options import milliseconds
 from cluster.state.commands import Options
 from cluster.task import Task, current, registered_tasks, task, task_of
 
@@ -144,6 +145,14 @@ def test_an_option_out_of_range_is_refused_by_name(option: str, value: object):
 def test_an_option_of_a_wrong_type_is_refused_by_name(option: str, value: object):
     with pytest.raises(TypeError, match=option):
         task(**{option: value})  # type: ignore[call-overload]
+
+
+def test_a_function_of_c_that_does_not_say_what_it_takes_takes_anything():
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(max)
+    largest = task(name="builtin:max")(max)
+    args, kwargs = largest.codec.decode_arguments(largest.encode((3, 7), {"key": None}))
+    assert largest.function(*args, **kwargs) == 7
 
 
 def test_only_tasks_that_workers_can_import_are_submitted():
