@@ -15,48 +15,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import ROOT, Block, blocks, on_free_ports
 
 from cluster import Client
 from cluster.local import LocalCluster, free_ports
 from cluster.topology import parse
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))")
 LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
-ADDRESS = re.compile(r"127\.0\.0\.1:71\d\d")
 COMMAND_TIMEOUT_S = 60
 LONG_TASKS = "range(400)"       # of the quick start: time enough for a person to kill a leader
 LONG_TASKS_HERE = 120           # time enough for a test
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int           # of its first line
-    language: str
-    text: str
-
-    @property
-    def file_name(self) -> str:
-        """Of the file that it is; "" for a fragment."""
-        found = FILE_NAME.fullmatch(self.text.partition("\n")[0])
-        return found.group(1) if found else ""
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for match in FENCE.finditer(text):
-        yield Block(page, text.count("\n", 0, match.start(2)) + 1, match.group(1), match.group(2))
 
 
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -93,8 +66,7 @@ class Site:
         free = free_ports(8)
         for block in self.blocks:
             if block.file_name:
-                text = ADDRESS.sub(lambda found: f"127.0.0.1:{ports.setdefault(found.group(), next(free))}", block.text)
-                text = text.replace(LONG_TASKS, f"range({LONG_TASKS_HERE})")
+                text = on_free_ports(block.text, ports, free).replace(LONG_TASKS, f"range({LONG_TASKS_HERE})")
                 (folder / block.file_name).write_text(text, encoding="utf-8")
         self.cluster = LocalCluster(folder / "topology.toml", log=folder / "launch.log")
 
