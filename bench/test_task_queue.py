@@ -16,6 +16,7 @@ import pytest
 import uvloop
 import zmq
 
+from bench.cpu import Meter
 from bench.disk import file_system_of, sync_p50_ms
 from bench.nodes import whole_cluster
 from bench.tasks import noop
@@ -88,13 +89,19 @@ def describe(benchmark: Any, cluster: LocalCluster, folder: Path) -> None:
 def test_throughput(benchmark: Any, cluster: LocalCluster, bench_folder: Path, how: Any, request: Any) -> None:
     tasks = request.config.getoption("--tasks")
     rates: list[float] = []
+    rounds = request.config.getoption("--rounds")
+    meter = Meter(cluster.status())
+    meter.start()
     benchmark.pedantic(
-        lambda: rates.append(uvloop.run(how(cluster.topology, tasks))), rounds=request.config.getoption("--rounds")
+        lambda: rates.append(uvloop.run(how(cluster.topology, tasks))), rounds=rounds
     )
+    processor_us = meter.us_per_task(rounds * (tasks + WARM_UP))
+    benchmark.extra_info["processor_us_per_task"] = processor_us
     benchmark.extra_info["tasks_per_second"] = round(statistics.median(rates))
     benchmark.extra_info["tasks_per_second_all"] = [round(rate) for rate in rates]
     describe(benchmark, cluster, bench_folder)
     print(f"\n{how.__name__}: {statistics.median(rates):,.0f} tasks/s (rounds {[round(rate) for rate in rates]})")
+    print(f"processor time of a task, us: {processor_us}")
 
 
 def test_single_round_trip(benchmark: Any, cluster: LocalCluster, bench_folder: Path) -> None:
