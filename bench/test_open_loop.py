@@ -43,13 +43,16 @@ async def open_loop(topology: Path, rate: int, seconds: float) -> list[float]:
             await (await client.submit(noop, PAYLOAD))
             taken.append((time.perf_counter() - due) * 1e3)
 
-        running = []
+        running: set[asyncio.Task[None]] = set()        # no more than are under way: a collector would visit them all
         start = time.perf_counter()
         count, total = 0, int(rate * seconds)
         while count < total:
             now = time.perf_counter() - start
             until = min(int(now * rate), total)
-            running += [asyncio.ensure_future(one(start + number / rate)) for number in range(count, until)]
+            for number in range(count, until):
+                task = asyncio.ensure_future(one(start + number / rate))
+                running.add(task)
+                task.add_done_callback(running.discard)
             count = until
             await asyncio.sleep(BEAT_S)
         await asyncio.gather(*running)

@@ -105,6 +105,24 @@ def once(number: int, folder: str) -> int:
     return number
 
 
+@task(timeout="10m")
+def last(seconds: float, folder: str) -> int:
+    """Leaves a line for each time it begins. Returns its attempt."""
+    with open(Path(folder, "began"), "a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    return current().attempt
+
+
+@task(timeout="10m")
+def last_in_c(seconds: int, folder: str) -> int:
+    """Likewise, inside of C code that keeps the interpreter's lock: no other thread of its process runs."""
+    with open(Path(folder, "began"), "a") as file:
+        file.write(f"{os.getpid()}\n")
+    ctypes.PyDLL(None).sleep(seconds)
+    return current().attempt
+
+
 @task(queue="night")
 def at_night(number: int) -> int:
     return -number
