@@ -154,6 +154,34 @@ def test_what_workers_say_does_not_wait_for_the_pace():
     assert kinds.count(SUBMIT) < BULK // 2
 
 
+def test_small_commands_wait_for_the_entry_that_is_under_way_and_leave_together():
+    rig = ClientWorld(workers=0)
+    go = asyncio.Event()
+
+    async def one_by_one(cluster: Client, ports: Ports) -> list[int]:
+        while not go.is_set():
+            await pause(ports, 0.001)
+        waiting = []
+        for number in range(5):
+            waiting.append(asyncio.ensure_future(cluster.submit(parked, Parcel(number))))
+            await pause(ports, 0.02)
+        return [(await submitted).id for submitted in waiting]
+
+    name = rig.start(one_by_one)
+    rig.until(lambda: rig.leader and rig.client_sessions)
+    last = rig.actor(rig.leader).raft.core.log.last_index
+    others = pause_followers(rig)
+    go.set()
+    rig.world.run_for(300 * MILLISECOND)
+    under_way = [index for index, kind, _ in log_of(rig) if index > last and kind == SUBMIT]
+    resume(rig, others)
+    rig.finish(name)
+    entries_of_all = Counter(index for index, kind, _ in log_of(rig) if index > last and kind == SUBMIT)
+    assert len(under_way) == 1
+    assert list(entries_of_all.values()) == [1, 4]
+    assert numbers_of_tasks(rig) == dict.fromkeys(range(5), 1)
+
+
 # -- the log closes ---------------------------------------------------------------------------------------------------
 
 
