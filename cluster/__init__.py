@@ -1,7 +1,16 @@
 """A fault-tolerant task queue: brokers replicate through Raft, workers run tasks, clients submit and await."""
 
 from cluster.backoff import Backoff
-from cluster.client import Batch, BlockingBatch, BlockingClient, BlockingHandle, Client, Handle
+from cluster.client import (
+    AttemptInfo,
+    Batch,
+    BlockingBatch,
+    BlockingClient,
+    BlockingHandle,
+    Client,
+    Handle,
+    TaskInfo,
+)
 from cluster.errors import (
     BodyTooLarge,
     ClusterError,
@@ -21,6 +30,7 @@ from cluster.task import Task, current, task
 from cluster.wire import Record
 
 __all__ = [
+    "AttemptInfo",
     "Backoff",
     "Batch",
     "BlockingBatch",
@@ -40,6 +50,7 @@ __all__ = [
     "TaskDead",
     "TaskExpired",
     "TaskFailed",
+    "TaskInfo",
     "TaskNotFound",
     "TopologyError",
     "Unavailable",

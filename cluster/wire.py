@@ -7,6 +7,7 @@ from msgspec import Raw, Struct
 
 from cluster.state.commands import Cancel, Close, Complete, Drain, Register, Seen, Submit, WorkerSpec
 from cluster.state.effects import Answer, Assignment, Registered, TaskResult
+from cluster.state.task_rows import TaskDetails, TaskRow
 
 WIRE_VERSION = 1
 HELLO_ITEMS_MAX = 4_096     # of a list of ids in one message; longer ones are continued
@@ -283,8 +284,59 @@ class SnapshotWant(Message, tag=58, frozen=True):
     is_copy: bool = False
 
 
+class ListTasks(Message, tag=60, frozen=True):
+    """Client -> leader: tasks of these states, this queue and this name (() and "" take all) behind the cursor `after`,
+    0 at first. Owes: TaskRows, with at most `limit` rows and perhaps none, once the leader knows it led after this
+    arrived. `stale`: client -> any broker, which answers at once, as things are there."""
+
+    request: int
+    after: int
+    limit: int
+    states: tuple[str, ...] = ()
+    queue: str = ""
+    name: str = ""
+    stale: bool = False
+
+
+class TaskRows(Message, tag=61, frozen=True):
+    """The answer: rows, and the cursor to go on from; 0 if there is nothing behind them."""
+
+    request: int
+    rows: list[TaskRow]
+    after: int
+
+
+class ShowTask(Message, tag=62, frozen=True):
+    """Client -> leader: all about one task. Owes: TaskShown, when and from whom as of ListTasks."""
+
+    request: int
+    task: int
+    stale: bool = False
+
+
+class TaskShown(Message, tag=63, frozen=True):
+    """The answer; `found` is None if the state has no such task."""
+
+    request: int
+    found: TaskDetails | None
+
+
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
-FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
+FromClient = (
+    Hello
+    | Following
+    | Register
+    | Submit
+    | Seen
+    | Close
+    | Cancel
+    | Watch
+    | Lease
+    | StatusRequest
+    | Describe
+    | ListTasks
+    | ShowTask
+)
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
 ToClient = (
     Welcome
@@ -298,6 +350,8 @@ ToClient = (
     | LeaseAck
     | StatusReply
     | Described
+    | TaskRows
+    | TaskShown
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

@@ -55,6 +55,8 @@ from cluster.wire import (
     LeaderIs,
     Lease,
     LeaseAck,
+    ListTasks,
+    ShowTask,
     StatusRequest,
     Watch,
     Welcome,
@@ -111,6 +113,8 @@ class Broker(Actor):
             Watch: questions.on_watch,
             Describe: questions.on_describe,
             StatusRequest: questions.on_status,
+            ListTasks: questions.on_list,
+            ShowTask: questions.on_show,
             Following: self._on_following,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
@@ -161,8 +165,8 @@ class Broker(Actor):
                 self._questions.on_status(link, message)
             elif isinstance(message, Following):
                 self._on_following(link, message)
-            elif isinstance(message, Describe) and message.stale:
-                self._questions.on_describe(link, message)
+            elif isinstance(message, Describe | ListTasks | ShowTask) and message.stale:
+                self._handlers[type(message)](link, message)
             else:
                 wants_leader = True
         if wants_leader and self.leader:

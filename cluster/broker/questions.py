@@ -16,11 +16,12 @@ from collections.abc import Callable
 import msgspec
 
 from cluster.broker.delivery import Delivery
+from cluster.broker.inspection import listed, shown
 from cluster.broker.link import Link, Links
 from cluster.broker.rounds import Rounds
 from cluster.broker.status import cluster_status, replica_status
 from cluster.state.machine import Machine
-from cluster.wire import Describe, StatusReply, StatusRequest, Watch
+from cluster.wire import Describe, ListTasks, ShowTask, StatusReply, StatusRequest, Watch
 
 Answering = Callable[[Link, msgspec.Struct], None]
 
@@ -106,6 +107,28 @@ class Questions:
             self._delivery.describe(link, message)
         else:
             self.after_round(self._delivery.describe, link, message)
+
+    def on_list(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, ListTasks)
+        if message.stale:
+            self._list(link, message)
+        else:
+            self.after_round(self._list, link, message)
+
+    def _list(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, ListTasks)
+        link.peer.send(listed(self._machine, self._links, message, leading=self._leading))
+
+    def on_show(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, ShowTask)
+        if message.stale:
+            self._show(link, message)
+        else:
+            self.after_round(self._show, link, message)
+
+    def _show(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, ShowTask)
+        link.peer.send(shown(self._machine, self._links, message, leading=self._leading))
 
     # -- status -----------------------------------------------------------------------------------------------------
 

@@ -3,5 +3,15 @@
 from cluster.client.blocking import BlockingBatch, BlockingClient, BlockingHandle
 from cluster.client.client import Client
 from cluster.client.handle import Batch, Handle
+from cluster.client.inspection import AttemptInfo, TaskInfo
 
-__all__ = ["Batch", "BlockingBatch", "BlockingClient", "BlockingHandle", "Client", "Handle"]
+__all__ = [
+    "AttemptInfo",
+    "Batch",
+    "BlockingBatch",
+    "BlockingClient",
+    "BlockingHandle",
+    "Client",
+    "Handle",
+    "TaskInfo",
+]

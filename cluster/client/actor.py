@@ -26,17 +26,18 @@ from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import Close, Options, Register
 from cluster.state.effects import ANSWER_OK
 from cluster.wire import (
-    HELLO_ITEMS_MAX,
     ROLE_CLIENT,
     Answers,
     Described,
     Hello,
     Lease,
+    Message,
     Overload,
-    Record,
     RegisterAnswer,
     Results,
     StatusReply,
+    TaskRows,
+    TaskShown,
     ToClient,
     Unknown,
 )
@@ -105,7 +106,7 @@ class ClientActor(Actor):
             Unknown: self._on_unknown,
             Overload: self._on_overload,
             StatusReply: self._questions.on_status,
-            Described: self._questions.on_described,
+            **dict.fromkeys((Described, TaskRows, TaskShown), self._questions.on_answer),
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
@@ -190,13 +191,12 @@ class ClientActor(Actor):
         self._check_open()
         return self._questions.status(self._links.peer(node), stale=stale)
 
-    def describe(self, tasks: list[int], *, stale: bool = False) -> Future[list[Record]]:
-        """The leader's records of at most HELLO_ITEMS_MAX tasks, or those of the broker that answers first."""
-        assert len(tasks) <= HELLO_ITEMS_MAX
+    def ask(self, make: Callable[[int], Message], *, stale: bool = False) -> Future[Any]:
+        """The answer of the leader to the question that `make` gives a number, or of the broker that is first."""
         self._check_open()
         if stale:
-            return self._questions.describe_stale([self._links.peer(node) for node, _ in self.brokers], tasks)
-        return self._questions.describe(self._links.leader, tasks)
+            return self._questions.ask_stale([self._links.peer(node) for node, _ in self.brokers], make)
+        return self._questions.ask(self._links.leader, make)
 
     @property
     def refusal(self) -> str:

@@ -15,6 +15,7 @@ from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
+from cluster.client.inspection import Listing, TaskInfo
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
@@ -102,6 +103,28 @@ class BlockingClient:
         """What the cluster has of these tasks, as `Client.records`."""
         ids = list(tasks)
         return self.run(lambda: self._client.records(ids, stale=stale))
+
+    def tasks(
+        self,
+        state: str | Iterable[str] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        *,
+        stale: bool = False,
+    ) -> Iterator[TaskInfo]:
+        """Tasks of these states, this queue and this task name, as `Client.tasks`: `for info in cluster.tasks()`."""
+        listing = Listing(self._client, state, queue, name, limit, stale=stale)
+        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+
+    def task(self, task: int, *, stale: bool = False) -> TaskInfo:
+        """All that the cluster has of one task, as `Client.task`."""
+        return self.run(lambda: self._client.task(task, stale=stale))
+
+    def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
+        """Ends these tasks, as `Client.cancel`."""
+        ids = list(tasks)
+        self.run(lambda: self._client.cancel(ids, grace))
 
     def status(self, *, stale: bool = False) -> dict[str, Any]:
         """The cluster's state, as `Client.status`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
-from cluster.client.handle import Batch, Handle
+from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
+from cluster.client.inspection import Listing, TaskInfo, checked_id, show
 from cluster.client.succession import SessionLimits, Succession
 from cluster.durations import Duration, milliseconds
 from cluster.errors import (
@@ -21,7 +22,7 @@ from cluster.errors import (
 )
 from cluster.state.commands import GRACE_MS_MAX
 from cluster.task import Task, task_of
-from cluster.wire import HELLO_ITEMS_MAX, Record
+from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
 
 if TYPE_CHECKING:
     from cluster.client.blocking import BlockingClient
@@ -143,7 +144,7 @@ class Client:
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""
         handle: Handle[Any] = Handle(self, None)
-        handle.id = _checked_id(task)
+        handle.id = checked_id(task)
         self._actor.watch(task, handle)
         return handle
 
@@ -155,21 +156,44 @@ class Client:
         Raises Unavailable or DeadlineExceeded.
         """
         found: list[Record] = []
-        remaining = map(_checked_id, tasks)
+        remaining = map(checked_id, tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, HELLO_ITEMS_MAX)):
-            while True:
-                try:
-                    future = self._actor.describe(chunk, stale=stale)
-                    found += await self._within(
-                        future, self._left(end), lambda: DeadlineExceeded("no answer in time", outcome="refused")
-                    )
-                    break
-                except Unavailable:
-                    if self._actor.has_ended or self._ports.clock.now() >= end:
-                        raise
-                    await self._pause(RETRY_S)
+            answer = await self._ask(lambda number, chunk=chunk: Describe(number, chunk, stale), end, stale=stale)  # type: ignore[misc]
+            found += answer.records
         return found
+
+    def tasks(
+        self,
+        state: str | Iterable[str] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        *,
+        stale: bool = False,
+    ) -> AsyncIterator[TaskInfo]:
+        """Tasks of these states, this queue and this task name, at most `limit`: `async for info in cluster.tasks()`.
+
+        They come in pages, in an order of the cluster's own: what one client submitted in a row mostly stands together.
+        A task that is there all the time comes once; what is submitted, changes or is forgotten meanwhile comes or does
+        not, as it is when its page is made. `stale` as for `records`.
+        Raises ValueError and TypeError at once, while iterating Unavailable or DeadlineExceeded.
+        """
+        return Listing(self, state, queue, name, limit, stale=stale).infos()
+
+    async def task(self, task: int, *, stale: bool = False) -> TaskInfo:
+        """All that the cluster has of one task, with its last attempts. `stale` as for `records`.
+
+        Raises TaskNotFound if it is forgotten, or never was. An id says nothing of its cluster: that of another one's
+        task finds nothing here, or another task. Raises Unavailable or DeadlineExceeded.
+        """
+        return await show(self, task, stale=stale)
+
+    async def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
+        """Ends these tasks, as `Handle.cancel` does. Nothing is said of those that have ended or are not known."""
+        remaining = map(checked_id, tasks)
+        while chunk := list(islice(remaining, CANCEL_TASKS_MAX)):
+            await self._cancel(chunk, grace)
 
     async def status(self, *, stale: bool = False) -> dict[str, Any]:
         """The cluster's state, as `python -m cluster status --json` prints it.
@@ -255,6 +279,20 @@ class Client:
         finally:
             timer.cancel()
 
+    async def _ask(self, make: Callable[[int], Message], end: Nanos, *, stale: bool = False) -> Any:
+        """The answer to a question, asked again while there is nobody who could answer."""
+        while True:
+            try:
+                return await self._within(
+                    self._actor.ask(make, stale=stale),
+                    self._left(end),
+                    lambda: DeadlineExceeded("no answer in time", outcome="refused"),
+                )
+            except Unavailable:
+                if self._actor.has_ended or self._ports.clock.now() >= end:
+                    raise
+                await self._pause(RETRY_S)
+
     async def _cancel(self, tasks: list[int], grace: Duration) -> None:
         grace_ms = milliseconds("grace", grace)
         if grace_ms > GRACE_MS_MAX:
@@ -319,14 +357,6 @@ def _encoded(task: Task[..., Any], items: Iterable[Any], kwargs: dict[str, Any],
             error.add_note(f"item {first + len(bodies)} of the map; the chunks before it are submitted")
             raise
     return bodies
-
-
-def _checked_id(task: object) -> int:
-    if isinstance(task, bool) or not isinstance(task, int):
-        raise TypeError(f"a task's id is an int, not {task!r}; int(...) it if it comes as text")
-    if not 0 <= task < 1 << 64:
-        raise ValueError(f"{task} is no task's id: they have 64 bits")
-    return task
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

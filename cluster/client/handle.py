@@ -212,8 +212,7 @@ class Batch(Generic[R]):
     async def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """Ends every task of the batch that is not terminal, as `Handle.cancel`."""
         open_tasks = [task for task, position in self._index.items() if self._records[position] is None]
-        for start in range(0, len(open_tasks), CANCEL_TASKS_MAX):
-            await self._client._cancel(open_tasks[start : start + CANCEL_TASKS_MAX], grace)
+        await self._client.cancel(open_tasks, grace)
 
     # -- what the actor and `map` call ------------------------------------------------------------------------------
 

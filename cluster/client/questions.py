@@ -5,27 +5,30 @@ ends when the client hears of the next leader. `stale` questions are answered at
 """
 
 from asyncio import Future, get_running_loop
+from collections.abc import Callable
 from typing import Any
 
 from actors import Peer
 from cluster.errors import ClusterError, Unavailable
-from cluster.wire import Describe, Described, Record, StatusReply, StatusRequest
+from cluster.wire import Described, Message, StatusReply, StatusRequest, TaskRows, TaskShown
+
+Answered = Described | TaskRows | TaskShown
 
 
 class Questions:
     """Open questions by number; their futures get the answer, or Unavailable."""
 
-    __slots__ = ("_described", "_last", "_stale", "_status")
+    __slots__ = ("_asked", "_last", "_stale", "_status")
 
     def __init__(self) -> None:
         self._last = 0
         self._status: dict[int, Future[bytes]] = {}
-        self._described: dict[int, Future[list[Record]]] = {}
-        self._stale: dict[int, Future[list[Record]]] = {}
+        self._asked: dict[int, Future[Any]] = {}        # of the leader
+        self._stale: dict[int, Future[Any]] = {}
 
     @property
     def are_answered(self) -> bool:
-        return not (self._status or self._described or self._stale)
+        return not (self._status or self._asked or self._stale)
 
     def status(self, broker: Peer, *, stale: bool) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
@@ -39,24 +42,24 @@ class Questions:
             reject(future, Unavailable(f"no link to the broker at {broker.address}", outcome="refused"))
         return future
 
-    def describe(self, leader: Peer | None, tasks: list[int]) -> Future[list[Record]]:
-        """The leader's records of these tasks."""
+    def ask(self, leader: Peer | None, make: Callable[[int], Message]) -> Future[Any]:
+        """The leader's answer to the question that `make` gives a number."""
         self._last += 1
         number = self._last
-        future: Future[list[Record]] = get_running_loop().create_future()
-        if leader is not None and leader.send(Describe(number, tasks)):
-            self._described[number] = future
-            future.add_done_callback(lambda _: self._described.pop(number, None))
+        future: Future[Any] = get_running_loop().create_future()
+        if leader is not None and leader.send(make(number)):
+            self._asked[number] = future
+            future.add_done_callback(lambda _: self._asked.pop(number, None))
         else:
             reject(future, Unavailable("no leader is known", outcome="refused"))
         return future
 
-    def describe_stale(self, brokers: list[Peer], tasks: list[int]) -> Future[list[Record]]:
-        """The records of these tasks as the first broker has them that answers."""
+    def ask_stale(self, brokers: list[Peer], make: Callable[[int], Message]) -> Future[Any]:
+        """The answer of the first broker that gives one."""
         self._last += 1
         number = self._last
-        future: Future[list[Record]] = get_running_loop().create_future()
-        question = Describe(number, tasks, stale=True)
+        future: Future[Any] = get_running_loop().create_future()
+        question = make(number)
         sent = [broker.send(question) for broker in brokers]        # all of them: one may hang
         if any(sent):
             self._stale[number] = future
@@ -70,23 +73,23 @@ class Questions:
         if future is not None and not future.done():
             future.set_result(bytes(message.report))
 
-    def on_described(self, peer: Peer, message: Described) -> None:
+    def on_answer(self, peer: Peer, message: Answered) -> None:
         number = message.request
-        future = self._described.pop(number, None) or self._stale.pop(number, None)
+        future = self._asked.pop(number, None) or self._stale.pop(number, None)
         if future is not None and not future.done():
-            future.set_result(message.records)
+            future.set_result(message)
 
     def lost_leader(self) -> None:
         """What only the leader could answer has no answer any more."""
-        described, self._described = self._described, {}
-        for future in described.values():
+        asked, self._asked = self._asked, {}
+        for future in asked.values():
             reject(future, Unavailable("the leader was lost", outcome="refused"))
 
     def end(self, error: ClusterError) -> None:
         for status in self._status.values():
             reject(status, error)
-        for described in (*self._described.values(), *self._stale.values()):
-            reject(described, error)
+        for asked in (*self._asked.values(), *self._stale.values()):
+            reject(asked, error)
 
 
 def reject(future: "Future[Any]", error: ClusterError) -> None:

@@ -43,6 +43,7 @@ from cluster.state.effects import (
 from cluster.state.eviction import evict
 from cluster.state.fulldigest import full_digest
 from cluster.state.image import image
+from cluster.state.inspection import Page, details_of, page_of
 from cluster.state.intake import submit
 from cluster.state.invariants import check
 from cluster.state.lifecycle import cancel, drain, end_session, run_timers
@@ -51,6 +52,7 @@ from cluster.state.registration import register
 from cluster.state.sessions import Session
 from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
 from cluster.state.tables import Tables
+from cluster.state.task_rows import TaskDetails
 from cluster.state.tasks import Attempt
 
 
@@ -199,6 +201,14 @@ class Machine:
     def queue_of(self, task: int) -> str | None:
         found = self._tables.tasks.get(task)
         return None if found is None else found.spec.queue
+
+    def page(self, after: int, limit: int, states: tuple[str, ...] = (), queue: str = "", name: str = "") -> Page:
+        """Tasks behind the cursor `after`, a bounded number of them."""
+        return page_of(self._tables, after, limit, states, queue, name)
+
+    def details(self, task: int) -> TaskDetails | None:
+        """All that is known of one task; None if there is no such task, or it is forgotten."""
+        return details_of(self._tables, task)
 
     def status(self) -> Status:
         return status_of(self._tables)

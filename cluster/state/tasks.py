@@ -127,6 +127,12 @@ class TaskTable:
                 yield shard[task]
 
 
+def place_of(task: int) -> int:
+    """Which of the dicts has the task of this id: `TaskTable.shard`, for those who go through all of them."""
+    run = task >> RUN_BITS
+    return (run ^ run >> SESSION_SHIFT) & (SHARDS - 1)
+
+
 def end_ms(started_ms: int, run_us: int) -> int:
     """When an attempt ended, kept within what can be encoded whatever a worker says."""
     return max(-DATE_MS_MAX, min(started_ms + run_us // 1_000, DATE_MS_MAX))

@@ -1,0 +1,70 @@
+"""Single tasks as brokers tell clients of them. What they say is read from the state by `inspection`."""
+
+from msgspec import Struct
+
+from cluster.state.commands import (
+    OUTCOME_CANCELLED,
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_FAILED,
+    OUTCOME_RETURNED,
+    OUTCOME_TIMED_OUT,
+)
+from cluster.state.tasks import Attempt
+
+OUTCOME_NAMES = {
+    OUTCOME_COMPLETED: "completed",
+    OUTCOME_FAILED: "failed",
+    OUTCOME_CRASHED: "crashed",
+    OUTCOME_TIMED_OUT: "timed out",
+    OUTCOME_RETURNED: "returned",
+    OUTCOME_CANCELLED: "cancelled",
+}
+
+# Where a held task is at its slot. Only a leader hears which of them run.
+PLACE_NONE = 0          # not held
+PLACE_UNKNOWN = 1
+PLACE_WAITS = 2
+PLACE_RUNS = 3
+
+
+class TaskRow(Struct, array_like=True, gc=False, frozen=True):
+    """One task in a list. `attempt` = how often it was handed out. `worker` holds it, or had its last attempt, whose
+    times follow (0 = not known); `session` and `slot` are those of a holder, else 0 and -1. `parked`: it waits, and no
+    live worker serves its name in its queue.
+    """
+
+    task: int
+    state: str
+    name: str
+    queue: str
+    priority: int
+    attempt: int
+    crashes: int
+    failures: int
+    is_delayed: bool
+    is_parked: bool
+    is_cancelled: bool
+    worker: str
+    session: int
+    slot: int
+    place: int
+    started_ms: int
+    ended_ms: int
+    error: str
+
+
+class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
+    """All that the state has of one task. `body_bytes` are of its arguments, once it has completed of its result.
+    `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled."""
+
+    row: TaskRow
+    attempts: list[Attempt]
+    timeout_ms: int
+    soft_timeout_ms: int
+    result_ttl_ms: int
+    retries: int
+    expires_at_ms: int
+    ready_at_ms: int
+    grace_ms: int
+    body_bytes: int
