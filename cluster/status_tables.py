@@ -1,11 +1,12 @@
 """The status of a cluster as tables that fit a terminal of 80 columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Title -> the rows' key in the report, and its columns: (title, key of a row).
 TABLES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
@@ -65,14 +66,68 @@ COLUMNS_MIN = {"role": len("quarantined"), "node": len("draining"), "digest": le
 
 def print_tables(report: dict[str, Any], console: Console, *, stale: bool = False) -> None:
     """Prints the object of `status --json` for people; `stale` says that nobody has confirmed it."""
-    console.print(f"leader [bold]{report['leader'] or 'none known'}[/], term {report['term']}", highlight=False)
+    console.print(who_leads(report), highlight=False)
     if stale:
         newest = max([row["applied_index"] or 0 for row in report["brokers"]], default=0)
         console.print(f"not confirmed by a leader: workers and queues as of entry {newest}", highlight=False)
-    for title, (key, columns) in TABLES.items():
+    for title in TABLES:
         console.print()
         console.print(f"[bold]{title}[/]", highlight=False)
-        console.print(_table(columns, report[key]) if report[key] else "  none", highlight=False)
+        console.print(_part(title, report, stale=stale), highlight=False)
+
+
+def print_part(part: str, report: dict[str, Any], console: Console) -> None:
+    """One part of the same, by its key in the report."""
+    if part == "brokers":
+        console.print(who_leads(report), highlight=False)
+    titles = [title for title, (key, _) in TABLES.items() if key == part]
+    for number, title in enumerate(titles):
+        if number:
+            console.print()
+        console.print(_part(title, report, stale=True), highlight=False)
+
+
+def who_leads(report: dict[str, Any]) -> str:
+    """The first line: who leads, or why nobody does. What to do differs: start it, bring a machine back, or wait."""
+    if report["leader"]:
+        return f"leader [bold]{report['leader']}[/], term {report['term']}"
+    rows = report["brokers"]
+    away = [row["node"] for row in rows if row["role"] == "down"]
+    votes = len([row for row in rows if row["role"] != "down" and not row.get("quarantined")])
+    needed = len(rows) // 2 + 1
+    if len(away) == len(rows):
+        return "no broker answers: the cluster does not run, or cannot be reached from here"
+    if any(row["role"] == "forming" for row in rows):
+        missing = f"; {_names(away)} missing" if away else ""
+        return f"not formed yet: the first start waits for all {len(rows)} brokers{missing}"
+    if votes < needed:
+        lost = "" if not away else f"; {_names(away)} down"
+        return f"no majority: {votes} of {len(rows)} brokers can vote, {needed} are needed{lost}"
+    return f"no leader: {votes} of {len(rows)} brokers answer and are electing one, or cannot reach each other"
+
+
+def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
+    """A table of texts that come from users: nothing in them is markup."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in titles:
+        is_number = title in numbers
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _part(title: str, report: dict[str, Any], *, stale: bool) -> Table | str:
+    key, columns = TABLES[title]
+    if report[key]:
+        return _table(columns, report[key])
+    if key != "brokers" and not stale and not report["leader"]:
+        return "  not known without a leader"
+    return "  none"
+
+
+def _names(nodes: list[str]) -> str:
+    return f"{', '.join(nodes)} {'is' if len(nodes) == 1 else 'are'}"
 
 
 def _table(columns: tuple[tuple[str, str], ...], rows: Iterable[dict[str, Any]]) -> Table:

@@ -74,8 +74,8 @@ MAY_TOUCH_THE_WORLD = (
     "actors/testing/*",
     "actors/transport/zmq_link.py",
     "cluster/simulation/*",
-    "cluster/__main__.py",          # command line: a user's process, not a node of a cluster
     "cluster/client/executor.py",   # an interface of Python's for its threads: locks and futures
+    "cluster/command_line/*",       # a user's process, not a node of a cluster
     "cluster/launch.py",
     "cluster/worker/executor.py",          # runs user code in a child: its stderr, its stack, its kill
     "cluster/local.py",             # runs `launch` for demos, tests and benchmarks

@@ -128,7 +128,7 @@ async def show(client: "Client", task: int, *, stale: bool) -> TaskInfo:
     end = client._deadline_at(client._deadline)
     answer: TaskShown = await client._ask(lambda number: ShowTask(number, task, stale), end, stale=stale)
     if answer.found is None:
-        raise TaskNotFound(f"task {task}: {NO_RECORD_ADVICE}")
+        raise TaskNotFound(f"the cluster has no record of task {task}: {NO_RECORD_ADVICE}")
     return info_of(answer.found.row, answer.found)
 
 

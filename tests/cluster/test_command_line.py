@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from cluster.__main__ import _argument, submit
+from cluster.command_line.submit import _argument, submit
 from cluster.status_tables import print_tables
 
 TERMINAL_COLUMNS = 80

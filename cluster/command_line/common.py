@@ -1,0 +1,126 @@
+"""What commands share: arguments and options, one loop per call, patience that can be seen."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from cluster.client.client import Client
+from cluster.durations import milliseconds
+from cluster.errors import ClusterError, TaskNotFound
+
+EXIT_SAID = 1               # what the cluster said, or that it did not
+EXIT_WRONG_CALL = 2         # or topology
+
+LOOK_DEADLINE_S = 5.0       # for a leader to be found, by who only looks
+STALE_DEADLINE_S = 1.0      # `--stale` needs links, not a leader; a link is there within milliseconds
+SPINNER_AFTER_S = 1.0
+
+T = TypeVar("T")
+
+
+class Said(Exception):
+    """Ends the command with one line on stderr and this exit status."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_SAID) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# -- arguments and options --------------------------------------------------------------------------------------------
+
+
+class TaskId(click.ParamType):  # type: ignore[type-arg]
+    """What `submit` prints."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        if not (text.isascii() and text.isdecimal()) or not 0 < int(text) < 1 << 64:
+            self.fail(f"{value!r} is no task's id: give the number that `submit` or `tasks list` prints", param, ctx)
+        return int(text)
+
+
+class DurationText(click.ParamType):  # type: ignore[type-arg]
+    """Text such as 5m, or a number of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | float:
+        try:
+            seconds: str | float = float(value)
+        except ValueError:
+            seconds = str(value)
+        try:
+            milliseconds(str(param.name) if param is not None else "duration", seconds)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return seconds
+
+
+Command = Callable[..., None]
+
+topology_argument = click.argument("topology", type=click.Path(dir_okay=False))
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text for people.")
+_deadline = click.option(
+    "--deadline", default=LOOK_DEADLINE_S, show_default=True, help="Seconds to wait for a leader."
+)
+_stale = click.option("--stale", is_flag=True, help="Ask no leader: show what a broker has, which may be old.")
+
+
+def look_options(command: Command) -> Command:
+    """`--json`, `--deadline` and `--stale`, of a command that changes nothing."""
+    return json_option(_deadline(_stale(command)))
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def looking(topology: str, deadline: float, *, stale: bool) -> Client:
+    """A client that leaves no trace. With `stale` it is content without a leader."""
+    patience = min(deadline, STALE_DEADLINE_S) if stale else deadline
+    return Client.connect(topology, deadline=patience, require_leader=not stale, only_looks=True)
+
+
+async def known(answer: Coroutine[Any, Any, T]) -> T:
+    """The answer of the cluster. A task that it does not know is no wrong call."""
+    try:
+        return await answer
+    except TaskNotFound as error:
+        raise said(error) from None
+
+
+def said(error: ClusterError, exit_code: int = EXIT_SAID) -> Said:
+    return Said(f"{type(error).__name__}: {error}", exit_code)
+
+
+# -- patience ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def stderr() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def busy(text: str, *, quiet: bool = False) -> AsyncIterator[None]:
+    """A spinner on a terminal while something takes longer than a second."""
+    if quiet or not stderr().is_terminal:
+        yield
+        return
+    spinner = stderr().status(text)
+    timer = asyncio.get_running_loop().call_later(SPINNER_AFTER_S, spinner.start)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        spinner.stop()
