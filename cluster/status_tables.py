@@ -1,5 +1,6 @@
 """The status of a cluster as tables that fit a terminal of 80 columns."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
 }
+NUMBER = re.compile(r"[\d.]+|-")
 TEXTS = ("node", "name", "role", "sync", "children")
 MAY_WRAP = ("node", "name", "role", "digest", "children")       # other numbers are never cut or wrapped
 MARKS = (("quarantined", "role"), ("draining", "node"))         # said below the value of that column
@@ -106,12 +108,14 @@ def who_leads(report: dict[str, Any]) -> str:
     return f"no leader: {votes} of {len(rows)} brokers answer and are electing one, or cannot reach each other"
 
 
-def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """A table of texts that come from users: nothing in them is markup."""
+def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]], whole: Sequence[str] = ()) -> Table:
+    """A table of texts that come from users: nothing in them is markup. Columns that are `whole` are never folded, and
+    those of numbers among them are aligned to the right."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in titles:
-        is_number = title in numbers
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    rows = list(rows)
+    for place, title in enumerate(titles):
+        is_number = title in whole and all(NUMBER.fullmatch(row[place]) for row in rows)
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=title in whole, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -1,7 +1,7 @@
 """`tasks`: lists of tasks, and one task with its attempts."""
 
 import difflib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
+from rich.table import Table
 
 from cluster.client.inspection import STATES, AttemptInfo, TaskInfo
 from cluster.command_line.common import TaskId, busy, known, look_options, looking, run, stderr, topology_argument
@@ -17,7 +18,7 @@ from cluster.status_tables import plain_table
 
 LIMIT_DEFAULT = 100
 TABLE_ROWS = 1_000          # in one table, whose columns are as wide as its rows need
-COLUMNS = ("id", "state", "task", "queue", "worker", "tries", "")
+COLUMNS = ("id", "state", "task", "queue", "worker", "tries")
 
 
 class ListsByDefault(click.Group):
@@ -101,13 +102,25 @@ def _print_list(infos: list[TaskInfo], as_json: bool) -> None:
         for info in infos:
             click.echo(msgspec.json.encode(_listed(info)))
     elif infos:
-        rows = [
-            (str(info.id), info.state, info.name, info.queue, info.worker, str(info.attempt), note(info))
-            for info in infos
-        ]
-        Console(highlight=False).print(plain_table(COLUMNS, rows, numbers=("id", "tries")))
+        Console(highlight=False).print(listing(infos))
     else:
         click.echo("no such tasks")
+
+
+def listing(infos: Sequence[TaskInfo]) -> Table:
+    """Below the name of a task stands what there is to say of it: beside it a terminal has no room."""
+    rows = [
+        (
+            str(info.id),
+            info.state,
+            "\n".join(filter(None, (info.name, note(info)))),
+            info.queue,
+            info.worker,
+            str(info.attempt),
+        )
+        for info in infos
+    ]
+    return plain_table(COLUMNS, rows, whole=("id", "state", "tries"))
 
 
 def _listed(info: TaskInfo) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from cluster.command_line.submit import _argument, submit
-from cluster.status_tables import print_tables
+from cluster.status_tables import print_part, print_tables, who_leads
 
 TERMINAL_COLUMNS = 80
 
@@ -122,8 +122,36 @@ def test_tables_fit_80_columns_with_every_title_and_every_number_whole() -> None
 
 def test_a_cluster_without_a_leader_has_tables_too() -> None:
     text = shown({**REPORT, "leader": None, "workers": [], "queues": []})
-    assert "leader none known" in text
-    assert text.count("none") == 4
+    assert text.startswith("no majority: 1 of 3 brokers can vote, 2 are needed; b3 is down\n")
+    assert text.count("not known without a leader") == 3
+    assert shown({**REPORT, "workers": [], "queues": []}).count("  none") == 3
+
+
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [
+        ("down down down", "no broker answers: the cluster does not run, or cannot be reached from here"),
+        ("forming down forming", "not formed yet: the first start waits for all 3 brokers; b2 is missing"),
+        ("forming forming forming", "not formed yet: the first start waits for all 3 brokers"),
+        ("down candidate down", "no majority: 1 of 3 brokers can vote, 2 are needed; b1, b3 are down"),
+        ("leader down down", "no majority: 1 of 3 brokers can vote, 2 are needed; b2, b3 are down"),
+        ("follower follower down", "no leader: 2 of 3 brokers answer and are electing one, or cannot reach each other"),
+    ],
+)
+def test_the_first_line_says_why_nobody_leads(roles: str, says: str) -> None:
+    rows = [{"node": f"b{number}", "role": role} for number, role in enumerate(roles.split(), 1)]
+    assert who_leads({"leader": None, "term": 4, "brokers": rows}) == says
+
+
+def test_a_part_of_the_status_is_a_table_by_itself() -> None:
+    def part(name: str) -> str:
+        screen = io.StringIO()
+        print_part(name, {**REPORT, "workers": []}, Console(file=screen, width=TERMINAL_COLUMNS))
+        return screen.getvalue()
+
+    assert part("brokers").startswith("leader b1, term 1011\nnode")
+    assert part("workers") == "  none\n"
+    assert "ready" in part("queues") and "completed" in part("queues") and "leader" not in part("queues")
 
 
 def test_tables_that_nobody_has_confirmed_say_so_and_how_old_they_are() -> None:

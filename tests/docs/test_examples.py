@@ -10,6 +10,7 @@ work takes.
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -167,3 +168,22 @@ def test_the_script_without_an_event_loop_does_what_it_says(site):
     script, pool = site.commands
     assert site.type_in(script.text) == "7\n2000\n30\n7\n"
     assert site.type_in(pool.text) == "300\n"
+
+
+@pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)
+def test_the_examples_of_the_command_line_do_what_they_say(site):
+    submit, results, tasks, parts, top, completion = (block.text for block in site.commands)
+    assert site.type_in(submit) == "6\n1\n"
+    task = (site.folder / "id.txt").read_text().strip()
+    assert site.type_in(results) == f"exit status 3\n{task} cancelled\nexit status 5\n"
+    output = site.type_in(tasks)
+    assert "ValueError: an empty text" in output and "attempt 1 on w1: failed" in output
+    assert len((site.folder / "tasks.jsonl").read_text().splitlines()) == 4
+    shown = json.loads((site.folder / "failed.json").read_text())
+    page = (ROOT / "docs/guide/command-line.md").read_text(encoding="utf-8")
+    for field in (*shown, *shown["attempts"][0]):
+        assert f"`{field}`" in page, field
+    assert "leader b" in site.type_in(parts)
+    assert "tasks/s" in site.type_in(top)
+    site.type_in(completion)
+    assert "_quorumq_completion" in (site.folder / "quorumq.bash").read_text()

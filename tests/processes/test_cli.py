@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from cluster_rig import (
     refused,
     row,
     run,
+    stopped,
 )
-from cluster_tasks import add
+from cluster_tasks import add, exit_at_once, fail, hold
 
-from cluster import Client
+from cluster import Client, TaskInfo
 from cluster.local import LocalCluster
 
 EXIT_OPERATOR = 2
@@ -86,6 +88,9 @@ def test_status_of_a_cluster_that_is_down_says_so(tmp_path: Path) -> None:
     assert (status["leader"], status["workers"], status["queues"]) == (None, [], [])
     assert [broker["role"] for broker in status["brokers"]] == ["down"] * 3
     assert all(set(broker) == BROKER_KEYS for broker in status["brokers"])
+    found = command_line("cluster", "brokers", str(topology), "--deadline", "0.5")
+    assert found.returncode == 0
+    assert found.stdout.startswith("no broker answers: the cluster does not run, or cannot be reached from here\n")
 
 
 # -- submit ------------------------------------------------------------------------------------------------------
@@ -140,6 +145,145 @@ def test_submit_where_nobody_listens_is_unavailable_by_the_deadline(tmp_path: Pa
     found = command_line("cluster", "submit", str(topology), "cluster_tasks:add", "1", "--deadline", "0.5")
     assert found.returncode == 1
     assert found.stderr.startswith("error: Unavailable: no session in 0.5 s: no leader answered (b1 127.0.0.1:")
+
+
+def test_submit_takes_the_options_of_a_task(cluster: LocalCluster) -> None:
+    topology = str(cluster.topology)
+    options = ("--queue", "later", "--priority", "8", "--delay", "1h", "--retry", "2", "--timeout", "90")
+    found = command_line("cluster", "submit", topology, "cluster_tasks:add", "1", *options)
+    assert found.returncode == 0, found.stderr
+
+    async def look() -> TaskInfo:
+        async with Client.connect(topology) as client:
+            info = await client.task(int(found.stdout))
+            await client.cancel([info.id])
+            return info
+
+    info = run(look())
+    assert (info.queue, info.priority, info.delayed, info.retries, info.timeout_s) == ("later", 8, True, 2, 90.0)
+    for wrong, says in ((("--priority", "77"), "priority: 77 is out of range"), (("--delay", "soon"), '"soon" is no')):
+        found = command_line("cluster", "submit", topology, "cluster_tasks:add", "1", *wrong)
+        assert found.returncode == EXIT_OPERATOR and says in found.stderr
+
+
+def test_a_wait_for_a_task_that_nobody_can_run_says_so_after_two_seconds(cluster: LocalCluster) -> None:
+    command = [sys.executable, "-m", "cluster", "submit", str(cluster.topology), "cluster_tasks:add", "1"]
+    with subprocess.Popen([*command, "--queue", "nobody", "--wait"], stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        line = waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(DEADLINE_S) == 1
+    assert line.startswith("waiting: no worker that serves the queue 'nobody' has cluster_tasks:add")
+
+
+# -- single tasks ------------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_listed_and_shown_with_what_became_of_them(cluster: LocalCluster, tmp_path: Path) -> None:
+    topology = str(cluster.topology)
+    folder = str(tmp_path)
+
+    async def work() -> list[int]:
+        async with Client.connect(topology) as client:
+            handles = [
+                await client.submit(fail.options(queue="default"), "[bold] luck"),
+                await client.submit(exit_at_once, 3),
+                await client.submit(hold, folder, 1),
+            ]
+            for handle in handles[:2]:
+                await handle.wait()
+            return [handle.id for handle in handles]
+
+    failed, dead, held = run(work())
+    try:
+        cluster.wait_for(lambda status: any(worker["running"] for worker in status["workers"]))
+        found = command_line("cluster", "tasks", "list", topology, "--limit", "0", "--json")
+        assert found.returncode == 0, found.stderr
+        rows = {row["id"]: row for row in map(json.loads, found.stdout.splitlines())}
+        assert rows[failed]["error"] == "ValueError: [bold] luck"
+        assert (rows[dead]["state"], rows[dead]["crashes"], rows[dead]["attempt"]) == ("dead", 3, 3)
+        assert (rows[held]["state"], rows[held]["running"]) == ("processing", True)
+        assert rows[held]["worker"] in ("w1", "w2") and rows[held]["slot"] in (0, 1)
+        found = command_line("cluster", "tasks", topology, "--state", "failed", "--state", "processing", "--limit", "1")
+        assert found.returncode == 0
+        assert "there are more than these 1; --limit 0 shows all" in found.stderr
+        found = command_line("cluster", "tasks", topology, "--state", "processing")
+        assert str(held) in found.stdout and "running" in found.stdout and str(failed) not in found.stdout
+        found = command_line("cluster", "tasks", "show", topology, str(dead))
+        assert found.stdout.count("exit code 3") >= 3 and "last words of 3" in found.stdout
+        shown = json.loads(command_line("cluster", "tasks", "show", topology, str(failed), "--json").stdout)
+        (attempt,) = shown["attempts"]
+        assert (attempt["outcome"], attempt["error_message"]) == ("failed", "[bold] luck")
+        assert "Traceback" in attempt["traceback"]
+    finally:
+        (tmp_path / "go").touch()
+    found = command_line("cluster", "tasks", "show", topology, "5")
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: TaskNotFound: the cluster has no record of task 5: ")
+
+
+def test_result_tells_by_its_exit_status_what_became_of_a_task(cluster: LocalCluster) -> None:
+    topology = str(cluster.topology)
+
+    async def work() -> list[int]:
+        async with Client.connect(topology) as client:
+            late = add.options(delay="1h")
+            submits = [(add, 1), (fail, "luck"), (exit_at_once, 3), (late, 1), (late, 2)]
+            handles = [await client.submit(task, argument) for task, argument in submits]   # type: ignore[arg-type]
+            handles.append(await client.submit(add.options(queue="nobody", expires=0.001), 1))
+            await handles[-1].wait()
+            return [handle.id for handle in handles]
+
+    done, failed, dead, late, cancelled, expired = run(work())
+    found = command_line("cluster", "cancel", topology, str(cancelled), str(done), "5", "--grace", "1s")
+    assert found.returncode == 1 and found.stdout.splitlines()[::2] == [f"{cancelled} cancelled", "5 unknown"]
+    for task, status, says in (
+        (failed, 3, "error: TaskFailed: ValueError: luck"),
+        (dead, 4, "error: TaskDead: gave up after 3 attempts"),
+        (cancelled, 5, "error: TaskCancelled: "),
+        (expired, 6, "error: TaskExpired: "),
+        (5, 1, "error: TaskNotFound: "),
+    ):
+        found = command_line("cluster", "result", topology, str(task))
+        assert (found.returncode, found.stdout) == (status, ""), found
+        assert found.stderr.startswith(says)
+    found = command_line("cluster", "result", topology, str(late), "--timeout", "100ms")
+    assert found.returncode == 7
+    found = command_line("cluster", "result", topology, str(done))
+    assert (found.returncode, found.stdout, found.stderr) == (0, "2\n", "")
+
+
+def test_top_prints_one_picture_for_a_script(cluster: LocalCluster) -> None:
+    found = command_line("cluster", "top", str(cluster.topology), "--once")
+    assert found.returncode == 0
+    for word in ("tasks/s", "default", "w1", "w2", "b3", "follower"):
+        assert word in found.stdout
+
+
+def test_the_installed_command_completes(cluster: LocalCluster) -> None:
+    """As a shell asks it: the words so far in the environment."""
+    asked = {"_QUORUMQ_COMPLETE": "bash_complete", "COMP_WORDS": "quorumq tasks sh", "COMP_CWORD": "2"}
+    found = subprocess.run(
+        [sys.executable, "-m", "cluster"], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "plain,show\n")
+
+
+def test_no_majority_is_told_from_a_cluster_that_is_down(cluster: LocalCluster) -> None:
+    topology = str(cluster.topology)
+    status = cluster.status()
+    away = [row for row in status["brokers"] if row["node"] != status["leader"]]
+    with stopped(*[row["pid"] for row in away]):
+        found = command_line("cluster", "status", topology, "--deadline", "1")
+        assert found.returncode == 0
+        names = ", ".join(row["node"] for row in away)
+        assert found.stdout.startswith(f"no majority: 1 of 3 brokers can vote, 2 are needed; {names} are down\n")
+        assert found.stdout.count("not known without a leader") == 3
+        found = command_line("cluster", "queues", topology, "--deadline", "0.5")
+        assert found.returncode == 1 and found.stderr.startswith("error: queues are not known: no majority: ")
+        found = command_line("cluster", "tasks", topology, "--stale", "--limit", "2", "--json")
+        assert found.returncode == 0 and len(found.stdout.splitlines()) == 2
+    cluster.wait_for(lambda status: status["leader"] is not None)
 
 
 @pytest.mark.parametrize("command", [("cluster", "status"), ("cluster", "submit"), ("cluster.launch",)])

@@ -1,0 +1,216 @@
+"""How commands are found, what they refuse before they ask anybody, and what lists, tasks and `top` look like."""
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.shell_completion import BashComplete
+from click.testing import CliRunner
+from msgspec import structs
+from rich.console import Console, RenderableType
+
+from cluster import AttemptInfo, TaskInfo
+from cluster.command_line import tasks, top
+from cluster.command_line.common import DurationText, TaskId
+from cluster.command_line.main import COMPLETION_VARIABLE, PROGRAM, main
+from cluster.command_line.results import EXITS
+from cluster.command_line.waiting import waits_for
+
+DATE = datetime(2026, 1, 31, 9, 30, 5, 250_000, UTC)
+WAITS = TaskInfo(
+    id=16_777_217, state="pending", name="shop:confirm", queue="mail", priority=5, attempt=0, crashes=0, failures=0,
+    delayed=False, parked=False, cancelling=False,
+)  # fmt: skip
+FAILED = structs.replace(WAITS, state="failed", worker="w1", attempt=2, error="ValueError: [bold] 7", ended_at=DATE)
+CRASH = AttemptInfo(
+    number=1, worker="w1", outcome="crashed", started_at=DATE, ended_at=DATE.replace(second=6), exit_code=3,
+    error_type="ChildExited", error_message="its process ended", stderr="last\nwords\n",
+)  # fmt: skip
+
+
+def text_of(what: RenderableType, width: int = 80) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=width, highlight=False).print(what)
+    return screen.getvalue()
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_says_what_it_does() -> None:
+    def named(group: click.Group, path: str = "") -> list[str]:
+        names: list[str] = []
+        for name, command in group.commands.items():
+            assert command.get_short_help_str(), f"{path}{name}"
+            names.append(f"{path}{name}")
+            if isinstance(command, click.Group):
+                names += named(command, f"{name} ")
+        return names
+
+    found = named(main)
+    assert {"status", "submit", "tasks list", "tasks show", "tasks cancel", "result", "cancel", "top"} <= set(found)
+
+
+@pytest.mark.parametrize(("first", "listed"), [("here.toml", True), ("topology", True), ("show", False)])
+def test_tasks_of_a_topology_lists_them(tmp_path: Path, monkeypatch: Any, first: str, listed: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "topology").touch()
+    result = CliRunner().invoke(main, ["tasks", first, "--limit", "-1"])
+    assert result.exit_code == 2
+    assert ("--limit" in result.output and "range" in result.output) == listed
+
+
+def test_a_misspelt_command_of_tasks_is_answered_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["tasks", "shwo", "topology.toml", "1"])
+    assert result.exit_code == 2
+    assert "'shwo' is no command of `tasks`, and no such topology is there. Did you mean 'show'?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["result", "t.toml", "twelve"], "'twelve' is no task's id: give the number that `submit`"),
+        (["result", "t.toml", "0"], "'0' is no task's id"),
+        (["result", "t.toml", "1", "--timeout", "soon"], '"soon" is no duration'),
+        (["cancel", "t.toml"], "Missing argument 'ID...'"),
+        (["cancel", "t.toml", "1", "--grace", "-5"], "negative"),
+        (["tasks", "list", "t.toml", "--state", "runing"], "'pending', 'processing'"),
+        (["completion", "csh"], "'bash', 'zsh', 'fish'"),
+        (["top", "t.toml"], "use --once for a script"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_is_refused_before_anybody_is_asked(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_ids_are_taken_as_submit_prints_them() -> None:
+    assert TaskId().convert("16777217\n", None, None) == 16_777_217
+    assert TaskId().convert(16_777_217, None, None) == 16_777_217
+
+
+@pytest.mark.parametrize(("text", "value"), [("5m", "5m"), ("1.5", 1.5), ("0", 0.0), ("250ms", "250ms")])
+def test_a_duration_is_a_text_or_a_number_of_seconds(text: str, value: object) -> None:
+    assert DurationText().convert(text, None, None) == value
+
+
+def test_exit_statuses_of_result_are_all_different() -> None:
+    assert len({0, 1, 2, *EXITS.values()}) == 3 + len(EXITS)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_completion_script_is_for_the_installed_command(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert PROGRAM in result.output and f"{COMPLETION_VARIABLE}={shell}_complete" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "offers"),
+    [
+        (["ta"], ["tasks"]),
+        (["tasks", "s"], ["show"]),
+        (["tasks", "list", "--state", "fa"], ["failed"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+        (["submit", "--soft"], ["--soft-timeout"]),
+    ],
+)
+def test_commands_options_and_choices_are_completed(words: list[str], offers: list[str]) -> None:
+    shell = BashComplete(main, {}, PROGRAM, COMPLETION_VARIABLE)
+    assert [item.value for item in shell.get_completions(words[:-1], words[-1])] == offers
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"parked": True}, "parked: no worker has it"),
+        ({"delayed": True}, "delayed"),
+        ({"delayed": True, "error": "OSError: away"}, "delayed; OSError: away"),
+        ({"state": "processing", "slot": 1, "running": True}, "running"),
+        ({"state": "processing", "slot": 1, "running": False}, "waits at slot 1"),
+        ({"state": "processing", "slot": 1}, ""),
+        ({"state": "processing", "slot": 1, "running": True, "cancelling": True}, "is being cancelled"),
+        ({"state": "failed", "error": "ValueError: 7"}, "ValueError: 7"),
+    ],
+)
+def test_what_a_state_does_not_say_is_noted(changes: dict[str, Any], says: str) -> None:
+    assert tasks.note(structs.replace(WAITS, **changes)) == says
+
+
+def test_what_a_task_waits_for_besides_its_turn_is_said() -> None:
+    assert waits_for(WAITS) == waits_for(FAILED) == ""
+    assert waits_for(structs.replace(WAITS, parked=True)).startswith("no worker that serves the queue 'mail' has shop:")
+    assert waits_for(structs.replace(WAITS, delayed=True)) == ""
+    assert waits_for(structs.replace(WAITS, delayed=True, ready_at=DATE)) == "not due before 2026-01-31 09:30:05 UTC"
+
+
+def test_one_task_is_shown_with_all_that_is_known_and_nothing_else() -> None:
+    lines = list(tasks.described(structs.replace(FAILED, attempts=(CRASH,), timeout_s=90.0, crashes=1)))
+    text = "\n".join(lines)
+    assert "failed (ValueError: [bold] 7)" in text and "2, of which 1 crashed" in text
+    assert "attempt 1 on w1: crashed after 1 s, 2026-01-31 09:30:06.250 UTC" in text
+    assert "  ChildExited: its process ended" in lines and "  exit code 3" in lines
+    assert lines[-2:] == ["    last", "    words"]
+    for absent in ("expires at", "ready at", "signal", "cancel grace", "None"):
+        assert absent not in text
+
+
+def test_a_list_keeps_names_and_numbers_whole_on_80_columns() -> None:
+    long = structs.replace(
+        FAILED, id=1_677_721_600_001, state="processing", name="shop.orders:confirm", cancelling=True, worker="w-17"
+    )
+    text = text_of(tasks.listing([long, FAILED, WAITS]))
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("1677721600001", "processing", "shop.orders:confirm", "w-17", "[bold] 7", "is being cancelled"):
+        assert words in text
+    assert text.splitlines()[0].split() == list(tasks.COLUMNS)
+    assert len(text.splitlines()) == 2 + 2 + 2 + 1, "a task has a second line only for what there is to say"
+
+
+# -- top --------------------------------------------------------------------------------------------------------------
+
+QUEUE = {
+    "name": "default", "ready": 5, "waiting": 0, "running": 2, "delayed": 0, "completed": 100, "failed": 1, "dead": 0,
+    "cancelled": 0, "expired": 0, "parked": 0,
+}  # fmt: skip
+BROKER = {"node": "b1", "role": "leader", "applied_index": 1_000, "sync": "inline", "turn_ms_max": 7}
+WORKER = {"node": "w1", "pid": 77, "slots": 2, "running": 2, "waiting": 3, "draining": True}
+REPORT: dict[str, Any] = {"leader": "b1", "term": 2, "brokers": [BROKER], "workers": [WORKER], "queues": [QUEUE]}
+
+
+def test_top_shows_rates_between_two_looks() -> None:
+    later = {
+        **REPORT,
+        "queues": [{**QUEUE, "completed": 1_090, "failed": 11}, {**QUEUE, "name": "mail", "completed": 3, "failed": 0}],
+        "brokers": [{**BROKER, "applied_index": 1_005}],
+    }
+    text = text_of(top.picture(REPORT, later, 2.0), 100)
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert "leader b1, term 2   502 tasks/s" in text
+    assert lines["default"][1:4] == ["500", "5.0", "5"]
+    assert lines["mail"][1] == "1.5"
+    assert lines["b1"][2:5] == ["1005", "2.5", "7"]
+    assert lines["w1"][-1] == "draining"
+
+
+def test_top_has_no_rates_at_first_and_none_across_a_time_without_a_leader() -> None:
+    nobody = {**REPORT, "leader": None, "workers": [], "queues": [], "brokers": [{**BROKER, "role": "down"}]}
+    assert "tasks/s" not in text_of(top.picture(REPORT, REPORT, 0.0), 100)
+    assert "tasks/s" not in text_of(top.picture(nobody, REPORT, 1.0), 100)
+    text = text_of(top.picture(REPORT, nobody, 1.0), 100)
+    assert "no broker answers" in text and "worker" not in text
+
+
+def test_top_of_an_idle_new_cluster_says_that_there_is_nothing_yet() -> None:
+    empty = {**REPORT, "workers": [], "queues": []}
+    text = text_of(top.picture(empty, empty, 1.0), 100)
+    assert "0 tasks/s" in text and "no queue was used yet" in text and "no worker is registered" in text
