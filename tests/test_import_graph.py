@@ -179,7 +179,7 @@ def test_the_cluster_uses_public_names_of_actors_only(path):
 
 # Who may import whom inside `cluster`: bench, examples, launch, gateway -> client, worker, broker -> peer ->
 # cores.
-SHELLS = tuple(f"cluster.{name}" for name in ("peer", "broker", "wire", "worker", "client", "launch"))
+SHELLS = tuple(f"cluster.{name}" for name in ("peer", "broker", "wire", "worker", "client", "launch", "command_line"))
 ABOVE_CORES = ("cluster.compaction", *SHELLS)
 BROKER_ONLY = tuple(f"cluster.{name}" for name in ("raft", "storage", "compaction", "broker", "peer"))
 FORBIDDEN_ARROWS = (
@@ -190,7 +190,8 @@ FORBIDDEN_ARROWS = (
     ("cluster/peer/", ("cluster.broker", "cluster.worker", "cluster.client", "cluster.launch")),
     ("cluster/broker/", ("cluster.worker", "cluster.client", "cluster.launch")),
     ("cluster/worker/", (*BROKER_ONLY, "cluster.client")),
-    ("cluster/client/", (*BROKER_ONLY, "cluster.worker")),
+    ("cluster/client/", (*BROKER_ONLY, "cluster.worker", "cluster.command_line")),
+    ("cluster/command_line/", (*BROKER_ONLY, "cluster.worker")),
 )
 
 

@@ -7,11 +7,14 @@ a leader. A new one *reconciles*: workers say what they hold, clients what they 
 difference to what the state says.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
 from cluster.broker.admission import well_formed
 from cluster.broker.delivery import Delivery
+from cluster.broker.inspection import Inspection
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.proposals import Proposals
@@ -99,6 +102,7 @@ class Broker(Actor):
             self.context.at_turn_end,
             lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
             self._refuse,
+            Inspection(self.machine, self._links, self._next_turn),
         )
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
@@ -113,8 +117,8 @@ class Broker(Actor):
             Watch: questions.on_watch,
             Describe: questions.on_describe,
             StatusRequest: questions.on_status,
-            ListTasks: questions.on_list,
-            ShowTask: questions.on_show,
+            ListTasks: questions.on_inspect,
+            ShowTask: questions.on_inspect,
             Following: self._on_following,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
@@ -331,6 +335,9 @@ class Broker(Actor):
     def on_leadership_confirmed(self, message: LeadershipConfirmed) -> None:
         if self.leading:
             self._questions.confirmed(message.round)
+
+    def _next_turn(self, callback: Callable[[], None]) -> None:
+        self.context.clock.call_soon(self.context.callback(callback))
 
     def _own_status(self) -> dict[str, object]:
         return {

@@ -2,14 +2,60 @@
 
 That is known from the workers' heartbeats, which name the tasks that run and go to the leader only. They are up to half
 a second old: what has begun since counts as waiting.
+
+An answer takes up to a millisecond or two, and a program may ask for thousands of tasks at once. So a few are given in
+a turn of the loop, in the order in which they were asked for. A later answer is no worse: what the state has then
+includes what it had when the question was confirmed.
 """
+
+from collections import deque
+from collections.abc import Callable
 
 from msgspec import structs
 
-from cluster.broker.link import Links
+from cluster.broker.link import Link, Links
 from cluster.state.machine import Machine
 from cluster.state.task_rows import PLACE_RUNS, PLACE_UNKNOWN, PLACE_WAITS, TaskRow
 from cluster.wire import ListTasks, ShowTask, TaskRows, TaskShown
+
+ANSWERS_PER_TURN = 4
+WAITING_MAX = 65_536            # as many as may wait for a round
+
+Question = ListTasks | ShowTask
+
+
+class Inspection:
+    """Answers what may be answered. `next_turn` calls back in the next turn of the loop, once for each call."""
+
+    __slots__ = ("_links", "_machine", "_next_turn", "_waiting", "leading")
+
+    def __init__(self, machine: Machine, links: Links, next_turn: Callable[[Callable[[], None]], object]) -> None:
+        self._machine = machine
+        self._links = links
+        self._next_turn = next_turn
+        self._waiting: deque[tuple[Link, Question]] = deque()
+        self.leading = False
+
+    def answer(self, link: Link, question: Question) -> bool:
+        """False: too many wait already, and this one will not be answered."""
+        if len(self._waiting) >= WAITING_MAX:
+            return False
+        self._waiting.append((link, question))
+        if len(self._waiting) == 1:
+            self._next_turn(self._answer_some)
+        return True
+
+    def _answer_some(self) -> None:
+        for _ in range(min(ANSWERS_PER_TURN, len(self._waiting))):
+            link, question = self._waiting.popleft()
+            if self._links.of_peer(link.peer) is not link:
+                continue
+            if isinstance(question, ListTasks):
+                link.peer.send(listed(self._machine, self._links, question, leading=self.leading))
+            else:
+                link.peer.send(shown(self._machine, self._links, question, leading=self.leading))
+        if self._waiting:
+            self._next_turn(self._answer_some)
 
 
 def listed(machine: Machine, links: Links, question: ListTasks, *, leading: bool) -> TaskRows:

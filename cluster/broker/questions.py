@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from cluster.broker.delivery import Delivery
-from cluster.broker.inspection import listed, shown
+from cluster.broker.inspection import Inspection
 from cluster.broker.link import Link, Links
 from cluster.broker.rounds import Rounds
 from cluster.broker.status import cluster_status, replica_status
@@ -28,7 +28,8 @@ Answering = Callable[[Link, msgspec.Struct], None]
 
 class Questions:
     """Of one broker. `own` gives `leader` and `term` as this broker believes them, and its own row of the status;
-    `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered.
+    `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered;
+    `inspection` answers questions of single tasks.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Questions:
         at_turn_end: Callable[[Callable[[], None]], None],
         ask: Callable[[int], object],
         refuse: Callable[[Link, str], None],
+        inspection: Inspection,
     ) -> None:
         self._machine = machine
         self._links = links
@@ -48,13 +50,14 @@ class Questions:
         self._at_turn_end = at_turn_end
         self._ask = ask
         self._refuse = refuse
+        self._inspection = inspection
         self._leading = False
         self._rounds: Rounds[tuple[Answering, Link, msgspec.Struct]] = Rounds()
         self._stalled = 0               # the round that was under way at the last `look`
 
     def restart(self, *, leading: bool) -> None:
         """Another term, or none: whoever asked the leader asks the next one. Who asked this broker is answered."""
-        self._leading = leading
+        self._leading = self._inspection.leading = leading
         for _, link, question in self._rounds.end():
             if isinstance(question, StatusRequest):
                 self._tell_own(link, question)
@@ -108,27 +111,18 @@ class Questions:
         else:
             self.after_round(self._delivery.describe, link, message)
 
-    def on_list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListTasks)
+    def on_inspect(self, link: Link, message: msgspec.Struct) -> None:
+        """One task, or a list of them."""
+        assert isinstance(message, ListTasks | ShowTask)
         if message.stale:
-            self._list(link, message)
+            self._inspect(link, message)
         else:
-            self.after_round(self._list, link, message)
+            self.after_round(self._inspect, link, message)
 
-    def _list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListTasks)
-        link.peer.send(listed(self._machine, self._links, message, leading=self._leading))
-
-    def on_show(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ShowTask)
-        if message.stale:
-            self._show(link, message)
-        else:
-            self.after_round(self._show, link, message)
-
-    def _show(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ShowTask)
-        link.peer.send(shown(self._machine, self._links, message, leading=self._leading))
+    def _inspect(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, ListTasks | ShowTask)
+        if not self._inspection.answer(link, message):
+            self._refuse(link, "too many questions at once")
 
     # -- status -----------------------------------------------------------------------------------------------------
 

@@ -243,3 +243,17 @@ def test_several_lists_at_a_time_and_other_calls_do_not_wait_for_each_other() ->
 
     ids, lists = rig.run(user)
     assert [sorted(one) for one in lists] == [ids] * 3
+
+
+def test_a_program_that_asks_for_thousands_of_tasks_at_once_is_answered_a_few_in_a_turn() -> None:
+    rig = ClientWorld(workers=1)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        batch = await cluster.map(work.options(delay="1h"), [Parcel(n) for n in range(2_000)])
+        asked = [asyncio.ensure_future(cluster.task(task)) for task in batch.ids]
+        await (await cluster.submit(work, Parcel(1)))
+        early = sum(one.done() for one in asked)
+        return early, [(await one).id for one in asked] == batch.ids
+
+    early, right = rig.run(user)
+    assert right and early < 2_000, "the submit did not wait for all of them"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cluster_tasks import add, echo, fail, later
 
-from cluster import BlockingClient, Client, ClusterError, DeadlineExceeded, TaskFailed, Unavailable
+from cluster import BlockingClient, Client, ClusterError, DeadlineExceeded, TaskFailed, TaskNotFound, Unavailable
 from cluster.local import LocalCluster
 
 TIMEOUT_S = 60.0
@@ -74,6 +74,20 @@ def test_many_threads_share_one_client(client: BlockingClient) -> None:
     with ThreadPoolExecutor(16) as pool:
         sums = list(pool.map(work, range(64)))
     assert sums == [[number + place for place in range(20)] for number in range(64)]
+
+
+def test_tasks_are_listed_shown_and_cancelled_by_their_ids(client: BlockingClient) -> None:
+    batch = client.map(add.options(delay="1h", queue="listed"), range(1_200))
+    infos = client.tasks(queue="listed", state="pending")
+    assert sorted(info.id for info in infos) == batch.ids
+    assert len(list(client.tasks(queue="listed", limit=7, stale=True))) == 7
+    assert client.task(batch.ids[0]).delayed
+    client.cancel(batch.ids)
+    assert {info.state for info in client.tasks(queue="listed")} == {"cancelled"}
+    with pytest.raises(ValueError, match="there are pending, processing"):
+        client.tasks("waiting")
+    with pytest.raises(TaskNotFound):
+        client.task(5)
 
 
 def test_a_handle_by_its_id_records_and_status(client: BlockingClient, cluster: LocalCluster) -> None:

@@ -260,7 +260,7 @@ def test_top_prints_one_picture_for_a_script(cluster: LocalCluster) -> None:
         assert word in found.stdout
 
 
-def test_the_installed_command_completes(cluster: LocalCluster) -> None:
+def test_the_command_completes_what_a_shell_asks_it() -> None:
     """As a shell asks it: the words so far in the environment."""
     asked = {"_QUORUMQ_COMPLETE": "bash_complete", "COMP_WORDS": "quorumq tasks sh", "COMP_CWORD": "2"}
     found = subprocess.run(
