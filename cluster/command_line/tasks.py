@@ -99,8 +99,7 @@ async def _list(topology: str, asked: dict[str, Any], limit: int, as_json: bool,
 def _print_list(infos: list[TaskInfo], as_json: bool) -> None:
     infos = sorted(infos, key=lambda info: info.id)
     if as_json:
-        for info in infos:
-            click.echo(msgspec.json.encode(_listed(info)))
+        click.echo(b"".join(msgspec.json.encode(_listed(info)) + b"\n" for info in infos), nl=False)
     elif infos:
         Console(highlight=False).print(listing(infos))
     else:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -258,6 +260,24 @@ def test_top_prints_one_picture_for_a_script(cluster: LocalCluster) -> None:
     assert found.returncode == 0
     for word in ("tasks/s", "default", "w1", "w2", "b3", "follower"):
         assert word in found.stdout
+
+
+def test_top_draws_until_q_on_a_terminal(cluster: LocalCluster) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cluster", "top", str(cluster.topology)]
+    environment = {**os.environ, "COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        seen = b""
+        while b"tasks/s" not in seen:               # the second picture: there are rates
+            seen += os.read(ours, 65_536)
+        os.write(ours, b"q")
+        with suppress(OSError):                     # of a terminal whose other side is closed
+            while os.read(ours, 65_536):
+                pass
+        assert process.wait(DEADLINE_S) == 0
+    os.close(ours)
+    assert b"default" in seen and b"w1" in seen
 
 
 def test_the_command_completes_what_a_shell_asks_it() -> None:
