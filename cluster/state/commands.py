@@ -26,6 +26,7 @@ RETRIES_MAX = 1_000
 RETRY_FACTOR_MAX = 10
 RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
+REPLAY_TASKS_MAX = 1_024 # in one command
 
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result
@@ -217,3 +218,14 @@ class Drain(Command, tag=10, frozen=True):
     session: int
     seq: int
     low: int
+
+
+class Replay(Command, tag=11, frozen=True):
+    """Client -> leader -> log. Session command `seq`: runs these tasks (ids) again that ended without a result, each
+    under its id. Others are passed over; the answer's value is how many are run again.
+    """
+
+    session: int
+    seq: int
+    low: int
+    tasks: list[int]

@@ -22,6 +22,7 @@ from cluster.state.commands import (
     Expire,
     Formation,
     Register,
+    Replay,
     Seen,
     Stamp,
     Submit,
@@ -40,6 +41,7 @@ KINDS: dict[int, type[Command]] = {
     8: Tick,
     9: Formation,
     10: Drain,
+    11: Replay,
 }
 
 # ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError

@@ -7,6 +7,8 @@ grows for ever. What is left is due at once: the leader ticks again, and other w
 Over the limit in bytes it is not the number that counts, but the weight: an entry that ends one record of a megabyte
 may forget as many small ones as weigh the same, else the total would grow by nearly a megabyte with each such entry.
 
+The same holds for dead letters beyond their own bounds, of which the oldest go first, whatever their dates are.
+
 Ids that are passed over are cheaper than evictions, but not free: there are LOOKS_PER_EVICTION for each eviction that
 is allowed. So the work of an entry is bounded, whatever clients say and whatever is due.
 
@@ -15,6 +17,7 @@ must say so: a late outcome is refused, a cancel does nothing, items of timers a
 message as a stale entry, which is known by its state and looked up by nobody.
 """
 
+from cluster.state.effects import STATE_DEAD
 from cluster.state.ledger import EVICTED
 from cluster.state.queues import PENDING, Spec
 from cluster.state.retention import (
@@ -37,7 +40,8 @@ def evict(tables: Tables) -> None:
     """Forgets what is due, then what is too much, as far as one entry may."""
     retention = tables.retention
     second = retention.earliest()
-    if second is not None and (second * SECOND_MS <= tables.now_ms or retention.surplus_bytes > 0):
+    has_surplus = retention.surplus_bytes > 0 or retention.has_surplus_dead
+    if second is not None and (second * SECOND_MS <= tables.now_ms or has_surplus):
         _Sweep(tables).run()
     retention.ended = retention.ended_bytes = 0
     tables.counters.blanked_attempts += tables.evidence.enforce(tables.tasks)
@@ -65,6 +69,8 @@ class _Sweep:
             self._step(second, ENDLESS_BYTES)
         due = len(ids)
         self._allow(EVICTIONS_MAX + retention.ended_bytes // RECORD_OVERHEAD_BYTES)
+        while self._may_go_on and retention.has_surplus_dead:
+            self._drop_oldest_dead()
         while self._may_go_on and retention.surplus_bytes > 0:
             second = retention.earliest()
             assert second is not None, "more bytes than all records have"
@@ -99,6 +105,15 @@ class _Sweep:
                 bucket.ranges.appendleft((stopped + 1, last))
             self._retention.drop_if_empty(second)
 
+    def _drop_oldest_dead(self) -> None:
+        number = next(iter(self._retention.dead))
+        task = self._tables.tasks.shard(number >> RUN_BITS).pop(number)
+        self._retention.exhume(number)
+        self._ids.append(number)
+        self._retention.bytes -= len(task.body) + RECORD_OVERHEAD_BYTES + self._attempts(task)
+        self._looks -= 1
+        self._leave(task.lot, 1)
+
     @property
     def _numbers_max(self) -> int:
         """How many ids may be looked at in one go: each of them is one record at most."""
@@ -119,6 +134,8 @@ class _Sweep:
             if task is None:
                 continue
             forgotten.append(number)
+            if task.state == STATE_DEAD:
+                self._retention.exhume(number)
             count += 1
             size += len(task.body) + RECORD_OVERHEAD_BYTES
             if task.attempts is not None:
@@ -155,7 +172,8 @@ class _Sweep:
                 if task.spec is not spec:
                     spec = task.spec
                     skip = has_own_date(spec.result_ttl_ms)
-                if skip or task.state >= PENDING:
+                # Dead ones have a longer date, and of those that were replayed the end was seen that is no more.
+                if skip or (state := task.state) >= PENDING or state == STATE_DEAD or task.replays:
                     shard[number] = task
                     continue
                 if task.lot != lot:     # neighbours were run by several workers: it alternates

@@ -79,7 +79,7 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
 
 
 def _retention(retention: Retention) -> Iterator[object]:
-    yield (retention.lots_made, retention.bytes)
+    yield (retention.lots_made, retention.bytes, retention.dead_bytes, list(retention.dead))
     for second, bucket in sorted(retention.buckets.items()):
         yield (second, list(bucket.ranges))
         for lot in bucket.lots.values():

@@ -39,6 +39,7 @@ from cluster.state.rows import (
     IMAGE_VERSION,
     ChannelRow,
     CountersRow,
+    DeadRow,
     EndedRow,
     EndRow,
     EvidenceRow,
@@ -117,6 +118,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
     yield Section.RANGES, _ranges(tables)
+    yield Section.DEAD, map(DeadRow, _cut(list(tables.retention.dead)))
     yield Section.EVIDENCE, _evidence(tables)
 
 
@@ -206,7 +208,7 @@ def _orders(tables: Tables) -> Iterator[Row]:
 def _entries(tables: Tables, channel: Channel, lane: Iterable[Message]) -> list[int]:
     if not channel.stale:
         return [message.id for message in lane]
-    # A task may be forgotten before its stale entry comes up.
+    # A task may be forgotten before its stale entry comes up, or replayed: then it is another record.
     table = tables.tasks
     return [m.id if m.state == PENDING or table.get(m.id) is m else -m.id for m in lane]
 
@@ -328,6 +330,7 @@ def _block(tasks: list[Task], specs: Specs) -> Row:
         _unless_all(0, _column(tasks, "lot")),
         _unless_all(0, _column(tasks, "failures")),
         _unless_all(GRACE_NONE, _column(tasks, "grace_ms")),
+        _unless_all(0, _column(tasks, "replays")),
     )
 
 

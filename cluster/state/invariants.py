@@ -3,14 +3,14 @@ else."""
 
 from cluster.state.commands import RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
-from cluster.state.effects import STATE_COMPLETED
+from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import record_bytes
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
 from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
-from cluster.state.timers import EXPIRES, GIVE_UP, READY
+from cluster.state.timers import EXPIRES, GIVE_UP, LIFE_SHIFT, READY
 
 
 def check(tables: Tables) -> None:
@@ -34,7 +34,8 @@ def _check_places(tables: Tables) -> None:
             for message in lane or ():
                 if message.state != PENDING:
                     assert message.state < PENDING, f"a stale entry that is not terminal: {message.id}"
-                    assert tables.tasks.get(message.id) in (None, message), f"{message.id} came back"
+                    found = tables.tasks.get(message.id)
+                    assert found is None or found is message or found.replays, f"{message.id} came back"
                     continue
                 assert message.id not in waiting, f"{message.id} waits twice"
                 waiting[message.id] = channel.index
@@ -57,12 +58,14 @@ def _check_places(tables: Tables) -> None:
         assert task.attempt >= 1 or task.is_terminal
         assert (task.lot != 0) == task.is_terminal, f"{task.id} would be kept for ever"
         assert task.crashes <= CRASHES_MAX and len(task.attempts or ()) <= ATTEMPTS_KEPT_MAX
-        assert not task.is_cancelled or (task.id, GIVE_UP) in dates or task.is_terminal
+        life = task.replays << LIFE_SHIFT
+        assert not task.is_cancelled or (task.id, GIVE_UP | life) in dates or task.is_terminal
         assert not task.is_cancelled or task.state in (HELD, STATE_COMPLETED)
         assert 0 <= task.failures <= RETRIES_MAX
-        assert task.state != DELAYED or (task.id, READY) in dates, f"{task.id} would never be ready"
+        assert task.state != DELAYED or (task.id, READY | life) in dates, f"{task.id} would never be ready"
         waits = task.state in (PENDING, DELAYED)
-        assert not waits or not task.spec.expires_at_ms or (task.id, EXPIRES) in dates
+        assert not waits or not task.expires_at_ms or (task.id, EXPIRES) in dates
+        assert task.replays >= 0 and (not task.replays or task.state != DELAYED or task.failures)
 
 
 def _dates(tables: Tables) -> dict[tuple[int, int], int]:
@@ -71,7 +74,7 @@ def _dates(tables: Tables) -> dict[tuple[int, int], int]:
     for place, (date_ms, first, count, what) in enumerate(heap):
         assert place == 0 or heap[(place - 1) // 2] <= heap[place], "the timers are no heap"
         for number in range(first, first + count):
-            assert what == GIVE_UP or (number, what) not in dates     # a second cancel may bring an earlier date
+            assert what % (1 << LIFE_SHIFT) == GIVE_UP or (number, what) not in dates     # a second cancel may bring an earlier date
             dates[number, what] = date_ms
     return dates
 
@@ -94,7 +97,8 @@ def _check_counters(tables: Tables) -> None:
         assert queue.running == running.get(name, 0), f"running of {name}"
         assert all(queue.ended[state] >= ended.get((name, state), 0) for state in range(5)), f"ended of {name}"
     all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()])
-    assert all_ended == sum(ended.values()) + tables.counters.evicted, "ended = known + forgotten"
+    gone = tables.counters.evicted + tables.counters.replayed
+    assert all_ended == sum(ended.values()) + gone, "ended = known + forgotten + replayed"
     for channel in tables.queues.channels:
         entries = [message for lane in channel.lanes for message in lane or ()]
         live = [message for message in entries if message.state == PENDING]
@@ -175,12 +179,16 @@ def _check_retention(tables: Tables) -> None:
     retention = tables.retention
     assert retention.ended == retention.ended_bytes == 0, "an entry was not swept"
     known: dict[int, int] = {}
+    dead: dict[int, int] = {}
     total = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
             known[task.lot] = known.get(task.lot, 0) + 1
             total += record_bytes(task)
+            if task.state == STATE_DEAD:
+                dead[task.id] = record_bytes(task)
     assert total == retention.bytes
+    assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
     assert {number: lot.known for number, lot in retention.lots.items()} == known
     listed = 0
     for second, bucket in retention.buckets.items():

@@ -27,11 +27,11 @@ from cluster.state.commands import (
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
 from cluster.state.queues import DELAYED, HELD, PENDING, Message
-from cluster.state.retention import attempts_bytes
+from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -57,9 +57,13 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         task.attempt -= 1       # it was not handed out that often
     task.state = state
     task.grace_ms = GRACE_NONE
-    task.body = b""
-    task.lot = tables.retention.lot(tables.now_ms, task.spec.result_ttl_ms)
-    tables.retention.file(task.lot, [task.id], attempts_bytes(task))
+    ttl_ms = task.spec.result_ttl_ms
+    if state == STATE_DEAD:
+        ttl_ms = max(ttl_ms, DEAD_KEPT_MS)
+    task.lot = tables.retention.lot(tables.now_ms, ttl_ms)
+    tables.retention.file(task.lot, [task.id], len(task.body) + attempts_bytes(task))
+    if state == STATE_DEAD:
+        tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].queue.ended[state] += 1
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
 
@@ -86,8 +90,7 @@ def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
         if task.is_cancelled:
             finish(tables, task, STATE_CANCELLED)
             continue
-        expires_at_ms = task.spec.expires_at_ms
-        if 0 < expires_at_ms <= tables.now_ms:
+        if 0 < task.expires_at_ms <= tables.now_ms:
             finish(tables, task, STATE_EXPIRED)
             continue
         task.attempt += 1
@@ -155,7 +158,7 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
         if not task.is_cancelled or grace_ms < task.grace_ms:
             task.grace_ms = grace_ms
             tables.ledger.cancelled(task.holder >> SLOT_BITS, task.id, task.attempt, grace_ms)
-            tables.timers.add(tables.now_ms + grace_ms + SILENCE_MS, task.id, 1, GIVE_UP)
+            tables.timers.add(tables.now_ms + grace_ms + SILENCE_MS, task.id, 1, GIVE_UP, task.replays)
     elif task.state == HELD:
         session = tables.sessions.by_id[task.holder >> SLOT_BITS]
         task.worker = session.name
@@ -168,9 +171,10 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
 
 def run_timers(tables: Tables) -> None:
     """Delayed tasks whose time has come wait behind the others; waiting ones that expired end."""
-    for _, first, count, what in tables.timers.take_due(tables.now_ms):
+    for _, first, count, item in tables.timers.take_due(tables.now_ms):
+        life, what = divmod(item, 1 << LIFE_SHIFT)
         found = [tables.tasks.get(number) for number in range(first, first + count)]
-        tasks = [task for task in found if task is not None]
+        tasks = [task for task in found if task is not None and task.replays == life]
         if what == READY:
             ready = [task for task in tasks if task.state == DELAYED]
             if ready:

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from cluster.state.commands import (
+    REPLAY_TASKS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
     Cancel,
@@ -24,6 +25,7 @@ from cluster.state.commands import (
     Expire,
     Formation,
     Register,
+    Replay,
     Seen,
     Stamp,
     Submit,
@@ -49,6 +51,7 @@ from cluster.state.invariants import check
 from cluster.state.lifecycle import cancel, drain, end_session, run_timers
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
+from cluster.state.replays import replay
 from cluster.state.sessions import Session
 from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
 from cluster.state.tables import Tables
@@ -86,6 +89,7 @@ class Machine:
             8: self._on_tick,
             9: self._on_formation,
             10: self._on_drain,
+            11: self._on_replay,
         }
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
@@ -198,6 +202,11 @@ class Machine:
         found = self._tables.tasks.get(task)
         return [] if found is None else found.all_attempts()
 
+    def replays_of(self, task: int) -> int:
+        """How often a task was run again after its end; 0 if it is not known."""
+        found = self._tables.tasks.get(task)
+        return 0 if found is None else found.replays
+
     def queue_of(self, task: int) -> str | None:
         found = self._tables.tasks.get(task)
         return None if found is None else found.spec.queue
@@ -273,6 +282,15 @@ class Machine:
                     cancel(self._tables, task, command.grace_ms)
             self._answer(session, command.low, ANSWER_OK, 0)
 
+    def _on_replay(self, command: Replay) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is None:
+            return
+        if len(command.tasks) > REPLAY_TASKS_MAX:
+            self._answer(session, command.low, ANSWER_REFUSED, 0)
+        else:
+            self._answer(session, command.low, ANSWER_OK, replay(self._tables, command.tasks))
+
     def _on_register(self, command: Register) -> None:
         register(self._tables, command)
 
@@ -301,7 +319,7 @@ class Machine:
         if known is not None and known.incarnation == incarnation:
             end_session(self._tables, known, in_order=in_order)
 
-    def _admit(self, command: Submit | Complete | Drain | Cancel, role: int) -> Session | None:
+    def _admit(self, command: Submit | Complete | Drain | Cancel | Replay, role: int) -> Session | None:
         """The session if this is its next command and may come from it; else None, and it has been
         answered."""
         counters, ledger = self._tables.counters, self._tables.ledger

@@ -197,7 +197,7 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
         name = tables.queues.channels[task.spec.channel].name
         name.estimate_us += (outcome.run_us - name.estimate_us) >> ESTIMATE_SHIFT
         name.estimate_us = max(1, min(name.estimate_us, ESTIMATE_MAX_US))
-        if 0 < task.spec.expires_at_ms <= tables.now_ms or not is_retried(task, outcome.error):
+        if 0 < task.expires_at_ms <= tables.now_ms or not is_retried(task, outcome.error):
             finish(tables, task, STATE_FAILED)
         else:
             retry(tables, task)

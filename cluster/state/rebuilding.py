@@ -19,6 +19,7 @@ from cluster.state.rows import (
     ROWS,
     ChannelRow,
     CountersRow,
+    DeadRow,
     EndedRow,
     EvidenceRow,
     HeadRow,
@@ -178,6 +179,7 @@ class Rebuilding:
             column(_shared(row.lot), 0),
             column(row.failures, 0),
             column(row.grace_ms, GRACE_NONE),
+            column(row.replays, 0),
         )
         self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
 
@@ -252,6 +254,12 @@ class Rebuilding:
         pairs = iter(row.ids)
         self.tables.retention.bucket(row.second).ranges.extend(zip(pairs, pairs, strict=True))
 
+    def dead(self, row: DeadRow) -> None:
+        for task in self.tables.tasks.find(row.tasks):
+            if task is None:
+                raise LookupError("a task that is dead")
+            self.tables.retention.bury(task)
+
     def evidence(self, row: EvidenceRow) -> None:
         evidence = self.tables.evidence
         parts = iter(row.attempts)
@@ -312,6 +320,7 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,
     Section.RANGES: Rebuilding.ranges,
+    Section.DEAD: Rebuilding.dead,
     Section.EVIDENCE: Rebuilding.evidence,
 }
 assert READERS.keys() == ROWS.keys() - {Section.END}

@@ -5,13 +5,18 @@ A terminal record is kept until the first of two dates, both rounded up to a sec
 - 60 s after the log says that its client has the result, unless the task says otherwise: an explicit `result_ttl`
   wins. An option that equals the default cannot be told from none.
 
+*Dead letters* are kept for a week instead, seen or not, or for their `result_ttl_ms` if that is longer: whoever looks at
+them comes later than their client, and may replay them (`replays`). They have bounds of their own, within those of
+all records; beyond these the one that died first goes first. What was replayed and has ended again is kept to its date
+as well: what was seen was its earlier end.
+
 All records together are limited in bytes as well: when there is more, what has the earliest date goes first. When
 and how much goes in one entry is `eviction`; here is what is due at which date.
 
 What has the same date, to the second, is in one *bucket*. A bucket has *lots* of ids, in the order in which the tasks
 ended, and *ranges* of ids, in the order in which clients said that they had them; lots go first. A range costs O(1)
-when it is said. Its tasks are looked at when it is due: one that has not ended by then, is forgotten already, or has
-an explicit date of its own is passed over.
+when it is said. Its tasks are looked at when it is due: one that has not ended by then, is forgotten already, has an
+explicit date of its own, is dead, or was replayed is passed over.
 
 Nearly every task is forgotten through a range, an hour before the date of its lot. So a lot counts its tasks that are
 still known (each knows its lot by number). With the last one it is dropped, and its bucket with its last lot and
@@ -24,10 +29,11 @@ is paid for by submits, and to say one big range a thousand times is to say it o
 its own results for a shorter or a longer time, an hour at most.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from heapq import heappop, heappush
 
 from cluster.state.commands import RESULT_TTL_DEFAULT_MS, TASK_NUMBER_BITS
+from cluster.state.effects import STATE_DEAD
 from cluster.state.evidence import text_bytes
 from cluster.state.sessions import Session
 from cluster.state.tasks import Task
@@ -35,6 +41,9 @@ from cluster.state.tasks import Task
 SEEN_KEPT_MS = 60_000               # a result that its client has
 SECOND_MS = 1_000
 RESULTS_BYTES_MAX = 256 * 1024 * 1024
+DEAD_KEPT_MS = 7 * 24 * 60 * 60 * 1_000
+DEAD_BYTES_MAX = 64 * 1024 * 1024   # of RESULTS_BYTES_MAX: the rest is left to others
+DEAD_TASKS_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 256         # of one terminal record: about a million records, however small they are
 ATTEMPT_OVERHEAD_BYTES = 128        # of one attempt that is written down
 
@@ -42,7 +51,8 @@ LOT_TASKS_MAX = 256                 # a lot with so many ids gets no more; one c
 THIN_IDS_MIN = 64                   # of a lot, before it is worth thinning
 THIN_RATIO = 4
 
-assert SEEN_KEPT_MS < RESULT_TTL_DEFAULT_MS
+assert SEEN_KEPT_MS < RESULT_TTL_DEFAULT_MS < DEAD_KEPT_MS
+assert DEAD_BYTES_MAX < RESULTS_BYTES_MAX
 
 Range = tuple[int, int]             # first and last task id
 
@@ -76,15 +86,18 @@ class Bucket:
 
 
 class Retention:
-    """What has ended and is still known. Invariant: `bytes` is the sum of `record_bytes` of all terminal tasks."""
+    """What has ended and is still known. Invariants: `bytes` is the sum of `record_bytes` of all terminal tasks,
+    `dead_bytes` that of those that are dead."""
 
-    __slots__ = ("_seconds", "buckets", "bytes", "ended", "ended_bytes", "lots", "lots_made")
+    __slots__ = ("_seconds", "buckets", "bytes", "dead", "dead_bytes", "ended", "ended_bytes", "lots", "lots_made")
 
     def __init__(self) -> None:
         self.buckets: dict[int, Bucket] = {}        # by second
         self.lots: dict[int, Lot] = {}              # all of them, by number
         self.lots_made = 0                          # the last number given
         self.bytes = 0
+        self.dead: OrderedDict[int, int] = OrderedDict()    # task -> bytes; who died first comes first
+        self.dead_bytes = 0
         self.ended = 0                              # tasks, in this entry; 0 between entries
         self.ended_bytes = 0                        # what their records are counted with
         self._seconds: list[int] = []               # heap of the keys of `buckets`, and of some that are gone
@@ -112,6 +125,25 @@ class Retention:
         self.ended += len(ids)
         self.ended_bytes += size_bytes
 
+    def bury(self, task: Task) -> None:
+        """A task that was filed is dead."""
+        size = record_bytes(task)
+        self.dead[task.id] = size
+        self.dead_bytes += size
+
+    def exhume(self, number: int) -> None:
+        """A dead task is forgotten, or leaves its lot."""
+        self.dead_bytes -= self.dead.pop(number, 0)
+
+    def unfile(self, task: Task) -> None:
+        """Takes a task out of its lot: it is to be run again. Its id must not stay there, since it is known and has
+        another date one day."""
+        self.lots[task.lot].ids.remove(task.id)
+        self.bytes -= record_bytes(task)
+        if task.state == STATE_DEAD:
+            self.exhume(task.id)
+        self.leave(task.lot, 1)     # if it is thin now, that is seen to with the next that leaves it
+
     def seen(self, session: Session, flat: list[int], now_ms: int) -> int:
         """The client of `session` says that it has these results; returns how many of the ranges are ignored."""
         base = session.id << TASK_NUMBER_BITS
@@ -131,9 +163,13 @@ class Retention:
         """By how much all records together are too large; 0 or less if they are not."""
         return self.bytes - RESULTS_BYTES_MAX
 
+    @property
+    def has_surplus_dead(self) -> bool:
+        return self.dead_bytes > DEAD_BYTES_MAX or len(self.dead) > DEAD_TASKS_MAX
+
     def next_deadline_ms(self, now_ms: int) -> int | None:
         """The earliest date; now, or one in the past, if one entry could not forget all that it should have."""
-        if self.surplus_bytes > 0:
+        if self.surplus_bytes > 0 or self.has_surplus_dead:
             return now_ms
         second = self.earliest()
         return None if second is None else second * SECOND_MS

@@ -38,7 +38,7 @@ def retry(tables: Tables, task: Task) -> None:
     if wait_ms:
         task.state = DELAYED
         channel.queue.delayed += 1
-        tables.timers.add(tables.now_ms + wait_ms, task.id, 1, READY)
+        tables.timers.add(tables.now_ms + wait_ms, task.id, 1, READY, task.replays)
     else:
         task.state = PENDING
         channel.append_again(task)

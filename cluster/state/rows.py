@@ -28,6 +28,7 @@ class Section(IntEnum):
     ORDERS = 120
     LOTS = 130
     RANGES = 140
+    DEAD = 145
     EVIDENCE = 150
     END = 200
 
@@ -180,6 +181,7 @@ class TasksRow(Row, frozen=True):
     lot: list[int] | None = None
     failures: list[int] | None = None
     grace_ms: list[int] | None = None
+    replays: list[int] | None = None
 
 
 class OrderRow(Row, frozen=True):
@@ -206,6 +208,12 @@ class RangesRow(Row, frozen=True):
 
     second: int
     ids: list[int]
+
+
+class DeadRow(Row, frozen=True):
+    """Dead tasks, the oldest first. Likewise."""
+
+    tasks: list[int]
 
 
 class EvidenceRow(Row, frozen=True):
@@ -237,6 +245,7 @@ ROWS: dict[Section, type[Row]] = {
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,
     Section.RANGES: RangesRow,
+    Section.DEAD: DeadRow,
     Section.EVIDENCE: EvidenceRow,
     Section.END: EndRow,
 }

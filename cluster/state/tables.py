@@ -29,7 +29,8 @@ class Counters:
     refused_outcomes: int = 0       # late, fenced by their attempt number, or of tasks not held
     ignored_seen: int = 0           # ranges of results that a client cannot have, or has said that it has
     evicted: int = 0                # tasks that ended and are forgotten
-    evicted_early: int = 0          # of those, before their date, since all results were too large together
+    evicted_early: int = 0          # of those, before their date: all results, or all dead letters, were too large
+    replayed: int = 0               # tasks that had ended and were run again, each time counted
     blanked_attempts: int = 0       # that lost traceback and stderr, since all evidence was too large together
 
     def as_dict(self) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Task records, and the table that finds them by id.
 
 A task is one record from submit until it is forgotten (`eviction`). There is no second object for its result, its
-holder or its first attempt: they are fields. `body` holds the arguments until the task ends, then the result.
+holder or its first attempt: they are fields. `body` holds the arguments until the task is completed, then the result.
+What ended otherwise keeps its arguments, for it may be replayed (`replays`); clients are not told them.
 
 Tables that grow with load are 256 dicts, since a single dict that grows past millions of keys stalls one
 insert for hundreds of milliseconds. Neighbouring ids share a dict in runs of 1,024, so that a batch touches
@@ -59,6 +60,7 @@ class Task(Message, gc=False):
     lot: int = 0
     failures: int = 0           # attempts that raised, of which it was tried again
     grace_ms: int = GRACE_NONE  # if it is held and was cancelled: what its worker was told
+    replays: int = 0            # how often it was run again after its end; dates of earlier lives are void
 
     @property
     def is_terminal(self) -> bool:
@@ -68,6 +70,11 @@ class Task(Message, gc=False):
     def is_cancelled(self) -> bool:
         """Its worker was told to stop it: unless it is quicker, this attempt is its last."""
         return self.grace_ms != GRACE_NONE
+
+    @property
+    def expires_at_ms(self) -> int:
+        """0 = never: a task that was replayed does not expire, who replays it wants it to run."""
+        return 0 if self.replays else self.spec.expires_at_ms
 
     def record(self, attempt: Attempt) -> Attempt | None:
         """Writes an attempt down (`Evidence.record` does it); returns the one that was dropped for it."""
@@ -89,7 +96,8 @@ class Task(Message, gc=False):
         error = None
         if self.state in (STATE_FAILED, STATE_DEAD) and self.attempts:
             error = self.attempts[-1].error
-        return TaskResult(self.id, self.state, self.attempt, self.body, error)
+        body = self.body if self.state == STATE_COMPLETED else b""
+        return TaskResult(self.id, self.state, self.attempt, body, error)
 
 
 class TaskTable:

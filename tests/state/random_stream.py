@@ -30,6 +30,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    Replay,
     RetryRule,
     Seen,
     Submit,
@@ -48,8 +49,8 @@ STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED
 
 
 class Stream:
-    """Drives `machine`, which it also watches: no attempt is assigned twice, no task ends twice, nothing
-    that was confirmed is unknown."""
+    """Drives `machine`, which it also watches: no attempt is assigned twice, no task ends more often than it
+    was replayed and once, nothing that was confirmed is unknown."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -66,6 +67,9 @@ class Stream:
         self.confirmed: list[int] = []
         self.assigned: dict[tuple[int, int], int] = {}
         self.ended: dict[int, int] = {}
+        self.ends: dict[int, int] = {}              # how often a task has ended
+        self.replaying: dict[tuple[int, int], list[int]] = {}   # (session, seq) -> tasks, until answered
+        self.replays: dict[int, int] = {}           # how often it may have been replayed
         self.unsaid: dict[int, list[int]] = {}      # client session -> numbers whose results it has, not yet said
         self.late: list[Assignment] = []
         self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
@@ -114,6 +118,7 @@ class Stream:
                 # What a client does: it goes back to the number expected and repeats all from there.
                 seqs = range(answer.value, self.seqs[answer.session])
                 self.again = [self.said[answer.session, seq] for seq in seqs]
+        replayed = self._replayed(effects)
         for session, assignments in effects.assignments.items():
             for assignment in assignments:
                 key = (assignment.task, assignment.attempt)
@@ -123,14 +128,35 @@ class Stream:
             self.held.setdefault(session, []).extend(assignments)
         for results in effects.results.values():
             for result in results:
-                assert result.task not in self.ended, f"{result.task} ended twice"
+                ends = self.ends[result.task] = self.ends.get(result.task, 0) + 1
+                assert ends <= 1 + self.replays.get(result.task, 0), f"{result.task} ended {ends} times"
                 self.ended[result.task] = result.state
                 self.unsaid.setdefault(result.task >> 24, []).append(result.task & 0xFFFFFF)
+        self._are_pending(replayed)
         for session in effects.ended:
             for sessions in (self.clients, self.workers):
                 if session in sessions:
                     sessions.remove(session)
             self.late += self.held.pop(session, [])
+
+    def _replayed(self, effects: Effects) -> list[int]:
+        """Tasks that commands answered in this entry may have replayed."""
+        tasks: list[int] = []
+        for answer in effects.answers:
+            if answer.code != ANSWER_GAP:
+                named = self.replaying.pop((answer.session, answer.seq), [])
+                assert 0 <= answer.value <= len(named) or not named
+                tasks += named if answer.value else []
+        for task in tasks:
+            self.replays[task] = self.replays.get(task, 0) + 1
+        self._are_pending(tasks)
+        return tasks
+
+    def _are_pending(self, tasks: list[int]) -> None:
+        """Of these tasks some have ended and wait again."""
+        for task in tasks:
+            if self.machine.state_of(task) in ("pending", "processing"):
+                self.ended.pop(task, None)
 
     def _command(self) -> Command | None:
         if self.again:
@@ -155,6 +181,8 @@ class Stream:
             return Seen(session, self._seen(session))
         if choice < 0.48:
             return self._drain()
+        if choice < 0.52:
+            return self._replay()
         return self._complete()
 
     def _register_worker(self) -> Register:
@@ -172,7 +200,7 @@ class Stream:
         self.seqs[session] = seq + 1
         return seq
 
-    def _say(self, command: Submit | Cancel | Complete | Drain) -> Command:
+    def _say(self, command: Submit | Cancel | Replay | Complete | Drain) -> Command:
         """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
         then."""
         session, seq = command.session, command.seq
@@ -244,6 +272,18 @@ class Stream:
         tasks = [self.random.choice(self.confirmed) for _ in range(self.random.choice((1, 3, 80)))]
         return self._say(Cancel(session, seq, self._low(seq), tasks, self.random.choice((GRACE_NONE, 0, 500, 1 << 60))))
 
+    def _replay(self) -> Replay | None:
+        """Any tasks, mostly such as have ended."""
+        if not self.ended:
+            return None
+        session = self.random.choice(self.clients)
+        seq = self._seq(session)
+        tasks = self.random.choices(list(self.ended)[-300:], k=self.random.choice((1, 5, 40)))
+        tasks.append(self.random.choice((0, -1, 1 << 62, *self.confirmed[-1:])))
+        if seq == self.seqs[session] - 1:
+            self.replaying[session, seq] = tasks
+        return self._say(Replay(session, seq, self._low(seq), tasks))
+
     def _drain(self) -> Command:
         session = self.random.choice(self.workers)
         seq = self._seq(session)
@@ -268,12 +308,14 @@ class Stream:
     def _outcome(self, assignment: Assignment) -> Outcome:
         random = self.random
         run_us = random.choice((3, 40, 700, 30_000))
-        if random.random() < 0.8:
+        # What has crashed goes alone, and mostly crashes again, so that some are dead.
+        if random.random() < (0.3 if assignment.alone else 0.8):
             return Outcome(assignment.task, assignment.attempt, OUTCOME_COMPLETED, self.now_ms, run_us, b"ok")
         attempt = assignment.attempt + (random.random() < 0.1)
         started_ms = random.choice((0, self.now_ms))
         error = Failure("E", "m", "t", 1, kinds=random.choice(((), ("E", "Exception"), ("F", "Exception"))))
-        return Outcome(assignment.task, attempt, random.choice(STATUSES), started_ms, run_us, b"", error)
+        status = OUTCOME_CRASHED if assignment.alone and random.random() < 0.7 else random.choice(STATUSES)
+        return Outcome(assignment.task, attempt, status, started_ms, run_us, b"", error)
 
 
 def replay(log: list[bytes], effects_for: range | None = None) -> Machine:

@@ -22,6 +22,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    Replay,
     Stamp,
     Submit,
     TaskGroup,
@@ -135,6 +136,11 @@ class Client:
 
     def cancel(self, *tasks: int, grace_ms: int = GRACE_NONE) -> None:
         assert self.send(Cancel(self.session, self.seq, self.seq, list(tasks), grace_ms)).code == ANSWER_OK
+
+    def replay(self, *tasks: int) -> int:
+        answer = self.send(Replay(self.session, self.seq, self.seq, list(tasks)))
+        assert answer.code == ANSWER_OK
+        return answer.value
 
     def send(self, command: Command) -> Answer:
         """Applies a command with the next number; returns its answer."""

@@ -116,6 +116,7 @@ def test_all_that_a_task_has_survives(rig: Rig):
     worker.complete(worker.inbox[0])
     client.cancel(worker.inbox[1].task, worker.inbox[2].task)
     client.cancel(worker.inbox[0].task, grace_ms=77)
+    assert client.replay(client.session << 24 | 2) == 1
     rig.worker("w2", prefetch=2)
     restored = restore(rig.leader.image())
     before = [msgspec.structs.asdict(task) for task in rig.leader._tables.tasks.in_order()]
@@ -341,7 +342,7 @@ KNOWN_FIELDS = {
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
-        "grace_ms"
+        "grace_ms replays"
     ),
     queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms",
     queues.Queue: "delayed ended name ready running",
@@ -355,7 +356,7 @@ KNOWN_FIELDS = {
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid slots held ended"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
-    retention.Retention: "_seconds buckets bytes ended ended_bytes lots lots_made",
+    retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",

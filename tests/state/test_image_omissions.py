@@ -55,6 +55,14 @@ def _forget_what_was_seen(section: int, row: Row) -> Row | None:
     return None if section == Section.RANGES else row
 
 
+def _forget_who_died_first(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, tasks=row.tasks[::-1]) if section == Section.DEAD else row
+
+
+def _forget_replays(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, replays=None) if section == Section.TASKS else row
+
+
 def _forget_the_order_of_evidence(section: int, row: Row) -> Row | None:
     if section != Section.EVIDENCE:
         return row
@@ -74,6 +82,8 @@ OMISSIONS: dict[str, Change] = {
     "ended incarnations": _forget_ended_incarnations,
     "void ids of lots": _forget_void_ids,
     "what was seen": _forget_what_was_seen,
+    "who died first": _forget_who_died_first,
+    "replays": _forget_replays,
     "order of evidence": _forget_the_order_of_evidence,
 }
 

@@ -158,6 +158,8 @@ def test_whatever_way_a_task_ends_it_is_forgotten(rig: Rig):
     states = ["expired", "cancelled", "failed", "dead", "cancelled", "cancelled"]
     assert [rig.leader.state_of(task) for task in tasks] == states
     rig.pass_time(HOUR_MS + SECOND_MS)
+    assert known(rig, tasks) == [crashed], "somebody may want to look at it"
+    rig.pass_time(retention.DEAD_KEPT_MS)
     assert known(rig, tasks) == []
     row = rig.queue()
     assert [row[name] for name in ("failed", "dead", "cancelled", "expired")] == [1, 1, 3, 1]

@@ -1,0 +1,65 @@
+"""Replay: a task that ended without a result runs again, under its own id.
+
+Somebody has looked at its evidence, or put right what it failed of. It waits again at the back of its lane with the
+arguments that it came with; that is why what ends without a result keeps them. It begins anew: its crashes and retries
+count from 0, its delay is over, and it does not expire. Two things go on. Attempts are numbered on from the last one,
+so that nothing that an earlier holder still says can count, and those written down stay, as evidence. And a task that
+was dead goes alone, as one that is known to have ended its process.
+
+It is another record from then on (`Task.replays` says which): in the lane where it ended there may be a stale entry for
+the old one, which is known by its state and must not come to life. Dates that were set for the old one are void.
+
+A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import structs
+
+from cluster.state.commands import GRACE_NONE
+from cluster.state.effects import STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
+from cluster.state.ledger import REPLAYED
+from cluster.state.queues import PENDING
+from cluster.state.tables import Tables
+from cluster.state.tasks import RUN_BITS, Task
+
+REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
+
+
+def replay(tables: Tables, tasks: Iterable[int]) -> int:
+    """Runs those of these tasks again that may be; returns how many."""
+    replayed: list[int] = []
+    for number in tasks:
+        task = tables.tasks.get(number)
+        if task is not None and is_replayable(task):
+            _begin_anew(tables, task)
+            replayed.append(number)
+    if replayed:
+        tables.counters.replayed += len(replayed)
+        tables.ledger.decisions.append(REPLAYED)
+        tables.ledger.decisions += replayed
+    return len(replayed)
+
+
+def is_replayable(task: Task) -> bool:
+    """Images of an earlier version have no arguments of what has ended; those of a client of ours are never empty."""
+    return task.state in REPLAYABLE and bool(task.body)
+
+
+def _begin_anew(tables: Tables, old: Task) -> None:
+    tables.retention.unfile(old)
+    task = structs.replace(
+        old,
+        state=PENDING,
+        attempt=old.attempt + 1,
+        alone=old.state == STATE_DEAD,
+        worker="",
+        crashes=0,
+        lot=0,
+        failures=0,
+        grace_ms=GRACE_NONE,
+        replays=old.replays + 1,
+    )
+    assert task.holder == 0
+    tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
+    tables.queues.channels[task.spec.channel].append_again(task)
