@@ -5,7 +5,7 @@ Tags below 32 are commands (`cluster.state.commands`), which travel as they are 
 
 from msgspec import Raw, Struct
 
-from cluster.state.commands import Cancel, Close, Complete, Drain, Register, Seen, Submit, WorkerSpec
+from cluster.state.commands import Cancel, Close, Complete, Drain, Register, Replay, Seen, Submit, WorkerSpec
 from cluster.state.effects import Answer, Assignment, Registered, TaskResult
 from cluster.state.task_rows import TaskDetails, TaskRow
 
@@ -336,6 +336,7 @@ FromClient = (
     | Describe
     | ListTasks
     | ShowTask
+    | Replay
 )
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
 ToClient = (

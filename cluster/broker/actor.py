@@ -35,6 +35,7 @@ from cluster.state.commands import (
     Drain,
     Expire,
     Register,
+    Replay,
     Seen,
     Submit,
     Tick,
@@ -109,6 +110,7 @@ class Broker(Actor):
             Complete: self._on_session_command,
             Drain: self._on_session_command,
             Cancel: self._on_session_command,
+            Replay: self._on_session_command,
             Register: self._on_register,
             Close: self._on_close,
             Seen: self._on_seen,
@@ -192,10 +194,10 @@ class Broker(Actor):
         self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Drain | Cancel)
+        assert isinstance(message, Complete | Drain | Cancel | Replay)
         if not self._links.claim(link, message.session):
             self._refuse(link, "a command for another's session")
-        elif isinstance(message, Cancel):
+        elif isinstance(message, Cancel | Replay):
             self._proposals.cancel(link, message)
         else:
             self._proposals.admit(link, message)

@@ -15,6 +15,7 @@ from cluster.state.commands import (
     Failure,
     Options,
     Register,
+    Replay,
     Seen,
     Submit,
 )
@@ -64,7 +65,7 @@ def size_of(command: Command) -> int:
             size += len(outcome.body)
             if outcome.error is not None:
                 size += _failure(outcome.error)
-    elif isinstance(command, Cancel):
+    elif isinstance(command, Cancel | Replay):
         size += NUMBER_BYTES * len(command.tasks)
     elif isinstance(command, Seen):
         size += NUMBER_BYTES * len(command.seen)

@@ -13,7 +13,7 @@ import msgspec
 from actors import Log
 from cluster.broker.link import Link, Links
 from cluster.state.commands import OUTCOME_RETURNED, TASK_NUMBER_BITS
-from cluster.state.effects import ANSWER_OK, Answer, Assignment, Effects, Registered, TaskResult
+from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, Answer, Assignment, Effects, Registered, TaskResult
 from cluster.state.machine import Machine
 from cluster.wire import (
     HELLO_ITEMS_MAX,
@@ -150,16 +150,17 @@ class Delivery:
         self._send_assignments(link, lacking)
         self._send_stop(link, self.machine.cancelled_at(link.session))
 
-    def watch(self, link: Link, tasks: list[int]) -> list[int]:
-        """Sends the results that are there, which never change, and those to come when they come. Returns the tasks
-        that the state does not have."""
+    def watch(self, link: Link, tasks: list[int], *, is_certain: bool = False) -> list[int]:
+        """Sends the results that are there, and those to come when they come. Returns the tasks that the state does not
+        have, and those whose end may not be their last: only with `is_certain` the latter are told. That of a completed
+        task never changes; others may have been replayed under another leader."""
         found: list[TaskResult] = []
         missing: list[int] = []
         for task in tasks:
             result = self.machine.result(task)
-            if isinstance(result, TaskResult):
+            if isinstance(result, TaskResult) and (is_certain or result.state == STATE_COMPLETED):
                 found.append(result)
-            elif result is None:
+            elif result is None or isinstance(result, TaskResult):
                 missing.append(task)
             elif task >> TASK_NUMBER_BITS == link.session or task in link.watched:
                 continue            # it hears of its own without asking

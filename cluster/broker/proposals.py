@@ -22,7 +22,7 @@ from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
 from cluster.broker.link import Link, Links
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import Propose
-from cluster.state.commands import Cancel, Command, Register, Submit
+from cluster.state.commands import Cancel, Command, Register, Replay, Submit
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, Answer
 from cluster.wire import ROLE_WORKER, Answers, Overload
 
@@ -76,8 +76,8 @@ class Proposals:
         if not (closed or self._gate.has_put_off) or self._may_pass(link, command, closed):
             self.admit(link, command, size)
 
-    def cancel(self, link: Link, command: Cancel) -> None:
-        """Takes a cancel, unless it could only be written to be refused."""
+    def cancel(self, link: Link, command: Cancel | Replay) -> None:
+        """Takes a cancel or a replay, unless it could only be written to be refused."""
         if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_turned_away(command):
             self.admit(link, command)
 
@@ -146,7 +146,7 @@ class Proposals:
         if self._gate.has_put_off:
             self._entry.drop_cancels(self._is_turned_away)
 
-    def _is_turned_away(self, command: Cancel) -> bool:
+    def _is_turned_away(self, command: Cancel | Replay) -> bool:
         """True if a submit that was refused would have to come first. Then its client is told, as by the state."""
         if not self._gate.has_put_off or (known := self._machine.session(command.session)) is None:
             return False

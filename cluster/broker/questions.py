@@ -1,8 +1,9 @@
 """Questions to a broker, and who may answer them when.
 
 What the state says is the truth only at a leader that has not been replaced, so these wait for a round
-(`cluster.broker.rounds`): records, that a task is unknown, the leader's part of the status, and that a lease goes on. A
-terminal record is told at once, since it never changes. Who says `stale` is answered at once by any broker.
+(`cluster.broker.rounds`): records, that a task is unknown or ended without a result, the leader's part of the status,
+and that a lease goes on. A result is told at once, since it never changes. Who says `stale` is answered at once by any
+broker.
 
 The thesis notes the commit index when a question comes, and waits until that much is applied. Here nothing is left to
 wait for: whatever anybody was told of before the question came is applied here when the round is confirmed. Of earlier
@@ -101,7 +102,7 @@ class Questions:
 
     def _on_watch_confirmed(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Watch)
-        if missing := self._delivery.watch(link, message.tasks):     # some may have come meanwhile
+        if missing := self._delivery.watch(link, message.tasks, is_certain=True):    # some may have come meanwhile
             self._delivery.tell_unknown(link, missing)
 
     def on_describe(self, link: Link, message: msgspec.Struct) -> None:

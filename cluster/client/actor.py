@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
-from cluster.client.commands import RESEND_AFTER, Commands, Waiter
+from cluster.client.commands import RESEND_AFTER, Commands, Counter, Waiter
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
@@ -24,7 +24,7 @@ from cluster.errors import Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import Close, Options, Register
-from cluster.state.effects import ANSWER_OK
+from cluster.state.effects import ANSWER_OK, STATE_COMPLETED
 from cluster.wire import (
     ROLE_CLIENT,
     Answers,
@@ -179,6 +179,11 @@ class ClientActor(Actor):
         """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
         self._check_open()
         self._commands.cancel(tasks, grace_ms, waiter)
+
+    def replay(self, tasks: list[int], counter: Counter) -> None:
+        """Runs tasks again, of any session, that ended without a result; how many, when a majority has it."""
+        self._check_open()
+        self._commands.replay(tasks, counter)
 
     def watch(self, task: int, sink: Sink) -> None:
         """Waits for the result of a task that this client may not have submitted."""
@@ -351,7 +356,12 @@ class ClientActor(Actor):
             self.context.timer("retry", message.retry_after_ms * MILLISECOND, lambda: self._commands.retry())
 
     def _on_results(self, peer: Peer, message: Results) -> None:
-        self._waits.deliver(message.items, self.session)
+        items = message.items
+        if peer is not self._links.leader:
+            # A task that ended without a result may have been replayed under a leader that this one does not know of.
+            # Its successor is asked for all that is awaited.
+            items = [result for result in items if result.state == STATE_COMPLETED]
+        self._waits.deliver(items, self.session)
 
     def _on_unknown(self, peer: Peer, message: Unknown) -> None:
         if peer is self._links.leader:

@@ -99,6 +99,11 @@ class BlockingClient:
 
         return BlockingHandle(self, self.run(make))
 
+    def replay(self, tasks: Iterable[int]) -> int:
+        """Runs tasks again that ended without a result; returns how many. As `Client.replay`."""
+        ids = list(tasks)
+        return self.run(lambda: self._client.replay(ids))
+
     def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:
         """What the cluster has of these tasks, as `Client.records`."""
         ids = list(tasks)
@@ -185,6 +190,10 @@ class BlockingHandle(Generic[R]):
     def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """As `Handle.cancel`: what waits is cancelled for good, what runs is asked to stop and ended after `grace`."""
         self._client.run(lambda: self._handle.cancel(grace))
+
+    def replay(self) -> "BlockingHandle[R]":
+        """As `Handle.replay`: runs a task again that ended without a result; returns a handle for its new end."""
+        return BlockingHandle(self._client, self._client.run(self._handle.replay))
 
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"

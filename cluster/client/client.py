@@ -20,7 +20,7 @@ from cluster.errors import (
     DeadlineExceeded,
     Unavailable,
 )
-from cluster.state.commands import GRACE_MS_MAX
+from cluster.state.commands import GRACE_MS_MAX, REPLAY_TASKS_MAX
 from cluster.task import Task, task_of
 from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
 
@@ -143,10 +143,33 @@ class Client:
 
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""
-        handle: Handle[Any] = Handle(self, None)
+        return self._watch(Handle(self, None), task)
+
+    def _watch(self, handle: "Handle[R]", task: int) -> "Handle[R]":
         handle.id = checked_id(task)
         self._actor.watch(task, handle)
         return handle
+
+    async def replay(self, tasks: Iterable[int]) -> int:
+        """Runs tasks (ids, of any client) again that ended without a result: dead, failed, cancelled or expired ones.
+        Returns how many, once a majority of the brokers has that on disk.
+
+        Each keeps its id and its attempts, waits behind the others of its queue, and has all its retries again. Those
+        that are completed, have not ended or are not kept any more are passed over. Handles that had their end stay as
+        they are; `handle(id)` waits for the new one. Travels 1,024 ids at a time: if it raises, the first of them may
+        run again. Raises Overloaded, Unavailable and DeadlineExceeded by the deadline.
+        """
+        replayed = 0
+        remaining = map(_checked_id, tasks)
+        end = self._deadline_at(self._deadline)
+        while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
+            actor = await self._session(self._sessions.for_cancel, end)
+            counted: asyncio.Future[int] = self._loop.create_future()
+            actor.replay(chunk, counted)
+            replayed += await self._within(
+                counted, self._left(end), lambda: DeadlineExceeded("replay was not confirmed", outcome="unknown")
+            )
+        return replayed
 
     async def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:
         """What the cluster has of these tasks: state and number of attempts of each, in order.
@@ -229,7 +252,7 @@ class Client:
     async def _session(self, look: Callable[[], ClientActor | None], end: Nanos) -> ClientActor:
         """Waits, until `end`, for a session of the wanted kind: there is none yet, it was lost, or it is used up."""
         if self._only_looks:
-            raise ClusterError("this client only looks: connect without only_looks to submit or cancel")
+            raise ClusterError("this client only looks: connect without only_looks to submit, cancel or replay")
         while (actor := look()) is None:
             await self._ready(self._left(end))
         return actor

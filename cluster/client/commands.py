@@ -1,4 +1,4 @@
-"""The commands side of a session: what was submitted or cancelled, and what of it is not answered yet.
+"""The commands side of a session: what was submitted, cancelled or replayed, and what of it is not answered yet.
 
 Commands are numbered, and kept as encoded bytes until their answer came (`cluster.window`). To a new leader, over a
 new link and after a gap the same bytes are said again, in order. Deadlines are the client's own: a command that is
@@ -13,6 +13,7 @@ numbered as well, and the state takes these numbers only as they rise.
 
 from asyncio import Future, get_running_loop
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -24,7 +25,7 @@ from cluster.client.sinks import ManySink, Sink
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
-from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Submit
+from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Replay, Submit
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
 
@@ -35,7 +36,8 @@ REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 MILLISECONDS_PER_SECOND = 1_000
 
 Waiter = Future[None]
-Waiting = Draft[Waiter] | Waiter | None     # a submit, a cancel, or a submit that gave up its number
+Counter = Future[int]
+Waiting = Draft[Waiter] | Waiter | Counter | None   # a submit, a cancel, a replay, or a submit that gave up its number
 
 
 class Commands:
@@ -116,12 +118,22 @@ class Commands:
 
     def cancel(self, tasks: list[int], grace_ms: int, waiter: Waiter) -> None:
         """Ends tasks, of any session, that are not terminal yet; resolved when a majority has it."""
+        if self._makes_room(waiter):
+            low, seq = self._window.low, self._window.allot()
+            self._send(seq, Cancel(self.session, seq, low, tasks, grace_ms), waiter)
+
+    def replay(self, tasks: list[int], counter: Counter) -> None:
+        """Runs tasks again, of any session, that ended without a result; how many, when a majority has it. On its way
+        it is as a cancel."""
+        if self._makes_room(counter):
+            low, seq = self._window.low, self._window.allot()
+            self._send(seq, Replay(self.session, seq, low, tasks), counter)
+
+    def _makes_room(self, waiter: Waiter | Counter) -> bool:
         self._put_off()
         if not self._window.is_open:
             reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
-            return
-        low, seq = self._window.low, self._window.allot()
-        self._send(seq, Cancel(self.session, seq, low, tasks, grace_ms), waiter)
+        return self._window.is_open
 
     # -- on their way -------------------------------------------------------------------------------------------------
 
@@ -151,7 +163,7 @@ class Commands:
         self._send(seq, Submit(self.session, seq, low, draft.groups, draft.seen), draft, alone=alone)
         return seq
 
-    def _send(self, seq: int, command: Submit | Cancel, waiter: Waiting, *, alone: bool = False) -> None:
+    def _send(self, seq: int, command: Submit | Cancel | Replay, waiter: Waiting, *, alone: bool = False) -> None:
         encoded = self._encode(command)
         may_leave = alone or self._refusals.is_open or not self._has_drafts()
         self._window.keep(seq, encoded)
@@ -278,7 +290,7 @@ class Commands:
             elif self._window.answered(answer.seq):
                 waiter = self._sent.pop(answer.seq)
                 if answer.code == ANSWER_OK:
-                    _resolve(waiter)
+                    _resolve(waiter, answer.value)
                     if self._refusals.in_doubt(answer.seq) > 1:
                         # It may have been in the log long ago, and the results gone to a link that was down.
                         self._ask_for(waiter)
@@ -377,10 +389,11 @@ class Commands:
             yield from range(first, first + len(group.bodies))
 
 
-def _resolve(waiter: Waiting) -> None:
+def _resolve(waiter: Waiting, value: int) -> None:
+    """With the answer's value for who waits for one; others do not look at it."""
     for future in _futures(waiter):
         if not future.done():
-            future.set_result(None)
+            future.set_result(value)
 
 
 def _reject(waiter: Waiting, error: ClusterError) -> None:
@@ -390,7 +403,7 @@ def _reject(waiter: Waiting, error: ClusterError) -> None:
         waiter.waiters = []
 
 
-def _futures(waiter: Waiting) -> Sequence[Waiter]:
+def _futures(waiter: Waiting) -> Sequence[Future[Any]]:
     if waiter is None:
         return ()
     return waiter.waiters if isinstance(waiter, Draft) else (waiter,)

@@ -95,6 +95,17 @@ class Handle(Generic[R]):
         """
         await self._client._cancel([self.id], grace)
 
+    async def replay(self) -> "Handle[R]":
+        """Runs a task again that ended without a result; returns a handle for its new end, once a majority has that.
+        This one stays as it is. Raises ClusterError if there is nothing to be run again, else as `Client.replay`.
+        """
+        if await self._client.replay([self.id]) == 0:
+            raise ClusterError(
+                f"task {self.id} is not run again: it is completed, has not ended yet, or is not kept any more; "
+                "`records` says which"
+            )
+        return self._client._watch(Handle(self._client, self._task), self.id)
+
     def deliver(self, result: TaskResult) -> None:
         self._result = result
         self._wake()

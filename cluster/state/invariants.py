@@ -74,7 +74,8 @@ def _dates(tables: Tables) -> dict[tuple[int, int], int]:
     for place, (date_ms, first, count, what) in enumerate(heap):
         assert place == 0 or heap[(place - 1) // 2] <= heap[place], "the timers are no heap"
         for number in range(first, first + count):
-            assert what % (1 << LIFE_SHIFT) == GIVE_UP or (number, what) not in dates     # a second cancel may bring an earlier date
+            # A second cancel may bring an earlier date.
+            assert what % (1 << LIFE_SHIFT) == GIVE_UP or (number, what) not in dates
             dates[number, what] = date_ms
     return dates
 

@@ -5,8 +5,8 @@ A terminal record is kept until the first of two dates, both rounded up to a sec
 - 60 s after the log says that its client has the result, unless the task says otherwise: an explicit `result_ttl`
   wins. An option that equals the default cannot be told from none.
 
-*Dead letters* are kept for a week instead, seen or not, or for their `result_ttl_ms` if that is longer: whoever looks at
-them comes later than their client, and may replay them (`replays`). They have bounds of their own, within those of
+*Dead letters* are kept for a week instead, seen or not, or for their `result_ttl_ms` if that is longer: whoever looks
+at them comes later than their client, and may replay them (`replays`). They have bounds of their own, within those of
 all records; beyond these the one that died first goes first. What was replayed and has ended again is kept to its date
 as well: what was seen was its earlier end.
 

@@ -11,6 +11,7 @@ from cluster.broker.admission import COMMAND_BYTES_MAX, size_of
 from cluster.broker.entries import COMMAND_OVERHEAD_BYTES, ENTRY_BYTES_MAX, EntryBuilder
 from cluster.state.commands import (
     BODY_BYTES_MAX,
+    REPLAY_TASKS_MAX,
     ROLE_WORKER,
     Cancel,
     Close,
@@ -21,6 +22,7 @@ from cluster.state.commands import (
     Options,
     Outcome,
     Register,
+    Replay,
     RetryRule,
     Seen,
     Stamp,
@@ -57,6 +59,7 @@ commands = st.one_of(
     every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
     every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
     every(Cancel, numbers, numbers, numbers, number_lists, numbers),
+    every(Replay, numbers, numbers, numbers, number_lists),
     every(Seen, numbers, number_lists),
     every(Register, texts, numbers, numbers, st.none() | specs),
     every(Expire, numbers, numbers),
@@ -79,9 +82,10 @@ def test_no_command_is_larger_than_it_is_counted(command: Command) -> None:
         Complete(1, 1, 1, [Outcome(1, 1, 0, 1, 1, bytes(BODY_BYTES_MAX))]),
         Complete(1, 1, 1, [Outcome(1, 1, 1, 1, 1, b"", Failure("E", "\N{SNOWMAN}" * 1_300, "t" * 8_000))] * 16),
         Cancel(1, 1, 1, list(range(1_024))),
+        Replay(1, 1, 1, list(range(REPLAY_TASKS_MAX))),
         Register("w1", 1, ROLE_WORKER, WorkerSpec(8, ("default",), tuple(f"some.module:f{n}" for n in range(4_096)))),
     ],
-    ids=["large body", "many bodies", "large result", "many failures", "cancel", "many names"],
+    ids=["large body", "many bodies", "large result", "many failures", "cancel", "replay", "many names"],
 )
 def test_whatever_senders_of_ours_send_is_admitted(command: Command) -> None:
     assert size_of(command) <= COMMAND_BYTES_MAX

@@ -15,9 +15,11 @@ HEARTBEAT = 100 * MILLISECOND
 
 class Deposed:
     """A world in which client c1 reaches only a broker that still believes it leads, and `task` was submitted to its
-    successor. Both are cut off from everybody else until `mend`."""
+    successor. Both are cut off from everybody else until `mend`. With `replayed`, `task` was cancelled before all that,
+    and replayed under the successor."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, replayed: bool = False) -> None:
+        self.replayed = replayed
         self.rig = ClientWorld(seed, workers=0)
         self.ready = False
         self.task = 0
@@ -26,7 +28,10 @@ class Deposed:
         rig = self.rig
 
         async def user(cluster: Client, ports: Ports) -> Any:
-            await cluster.submit(unserved)
+            handle = await cluster.submit(unserved)
+            if self.replayed:
+                await handle.cancel()
+                self.task = handle.id
             while not self.ready:
                 await pause(ports, 0.01)
             return await program(cluster, ports, self)
@@ -42,6 +47,9 @@ class Deposed:
         rig.world.network.partition([[old, name], ["c2"]])
 
         async def successor(cluster: Client, ports: Ports) -> Any:
+            if self.replayed:
+                assert await cluster.replay([self.task]) == 1
+                return self.task
             return (await cluster.submit(unserved)).id
 
         self.task = rig.run(successor)
@@ -77,6 +85,21 @@ def test_a_leader_that_was_replaced_never_says_that_there_is_no_such_task(seed):
         return seen, found, handle.done()
 
     assert Deposed(seed).run(user) == ((False, False), "pending", False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leader_that_was_replaced_never_tells_an_end_that_is_no_more(seed):
+    async def user(cluster: Client, ports: Ports, world: Deposed) -> Any:
+        handle = cluster.handle(world.task)
+        await pause(ports, 0.3)
+        assert world.believes and world.rig.actor(world.old).machine.state_of(world.task) == "cancelled"
+        seen = handle.done()
+        await pause(ports, 3.0)
+        world.mend()
+        await pause(ports, 1.0)
+        return seen, handle.done(), (await cluster.records([world.task]))[0].state
+
+    assert Deposed(seed, replayed=True).run(user) == (False, False, "pending")
 
 
 def test_records_that_no_leader_confirms_end_at_the_deadline():
