@@ -160,7 +160,7 @@ class Client:
         run again. Raises Overloaded, Unavailable and DeadlineExceeded by the deadline.
         """
         replayed = 0
-        remaining = map(_checked_id, tasks)
+        remaining = map(checked_id, tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
             actor = await self._session(self._sessions.for_cancel, end)

@@ -67,6 +67,7 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "interrupted_transfers": sum(report.moments.interrupted_transfers for report in reports),
         "refetches": sum(report.moments.refetches for report in reports),
         "crashes_in_compaction": sum(report.moments.crashes_in_compaction for report in reports),
+        "replays": sum(report.replays for report in reports),
     }
 
 

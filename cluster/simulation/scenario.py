@@ -61,6 +61,7 @@ class Report:
     elections: int = 0
     runs: int = 0                       # attempts that a child started
     late_outcomes: int = 0              # that the state refused
+    replays: int = 0                    # tasks that were run again after their end
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -177,6 +178,7 @@ class Scenario:
             elections=oracles.raft.elections,
             runs=oracles.state.runs,
             late_outcomes=oracles.state.late_outcomes,
+            replays=oracles.state.replays,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

@@ -7,7 +7,8 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
-- a task gets one terminal record, and only from its holder or by cancellation or expiry;
+- a task gets one terminal record, and only from its holder or by cancellation or expiry; one more for each time that a
+  command has replayed it, and no end that was replayed is its last;
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
   failed;
 - a task that its worker was told to stop is handed out no more, and ends as cancelled or as what it came to before;
@@ -32,6 +33,7 @@ from cluster.state.commands import (
     Failure,
     Options,
     Register,
+    Replay,
     RetryRule,
     Submit,
 )
@@ -90,7 +92,8 @@ class StateOracle:
     def __init__(self, judge: Judge) -> None:
         self.reference = Machine()
         self.applied_entries: list[Applied] = []            # from index 1 on
-        self.terminal: dict[int, TaskResult] = {}           # first terminal record of each task
+        self.terminal: dict[int, TaskResult] = {}           # terminal record of each task that has ended for now
+        self.records: dict[int, list[TaskResult]] = {}      # all that it ever got
         self.task_of_key: dict[int, int] = {}               # simulated call -> its task
         self.duplicated_records = 0
         self.restorations = 0           # states that came from snapshots, at starts and on the way
@@ -106,6 +109,8 @@ class StateOracle:
         self._not_before: dict[int, int] = {}               # task -> end of its pause, in ms
         self._raised: dict[int, Failure] = {}               # task -> why an attempt ended, in this entry
         self._stopped: set[int] = set()                     # tasks that a worker was told to stop
+        self._said_replay: dict[Pair, list[int]] = {}       # (session, seq) of a Replay in the log -> its tasks
+        self._replays: dict[int, int] = {}                  # task -> how often it was replayed
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -185,6 +190,8 @@ class StateOracle:
                     self._read_complete(command, gone, ended)
                 elif isinstance(command, Drain):
                     self._said_drain.add((command.session, command.seq))
+                elif isinstance(command, Replay):
+                    self._said_replay.setdefault((command.session, command.seq), command.tasks)
                 elif isinstance(command, Expire | Close | Register):
                     gone.update(self._ends(command))
         return ended
@@ -229,6 +236,7 @@ class StateOracle:
         for answer in effects.answers:
             if answer.code == ANSWER_OK and (answer.session, answer.seq) in self._said_drain:
                 self._draining.add(answer.session)
+        replayed = self._count_replays(index, effects)
         lost = set(effects.ended)
         withdrawn = {task for pairs in effects.withdrawn.values() for task, _ in pairs}
         for results in effects.results.values():
@@ -237,15 +245,51 @@ class StateOracle:
         for task in ended:
             del self._held[task]
         for task, failure in self._raised.items():
-            self._judge_failure(index, task, failure)
+            if task not in replayed:
+                self._judge_failure(index, task, failure)
         if lost:
             self._held = {task: holder for task, holder in self._held.items() if holder[0] not in lost}
         for task in withdrawn:
             self._held.pop(task, None)
+        self._begin_anew(index, replayed)
         self._stopped.update(task for stopped in effects.cancelled.values() for task, _, _ in stopped)
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
+
+    @property
+    def replays(self) -> int:
+        return sum(self._replays.values())
+
+    def _count_replays(self, index: int, effects: Effects) -> list[int]:
+        """Which tasks commands of this entry have replayed; a command says how many."""
+        replayed: list[int] = []
+        said = 0
+        for answer in effects.answers:
+            named = self._said_replay.get((answer.session, answer.seq), [])
+            if answer.code == ANSWER_OK and named:
+                self._said_replay[answer.session, answer.seq] = []      # if it is said again, this is its answer
+                said += answer.value
+                for task in dict.fromkeys(named):
+                    if self.reference.replays_of(task) > self._replays.get(task, 0):
+                        self._replays[task] = self._replays.get(task, 0) + 1
+                        replayed.append(task)
+        known = sum([self.reference.replays_of(task) - self._replays[task] for task in replayed])
+        detail = f"entry {index} says that it replayed {said} tasks, the state {replayed}"
+        self._judge.require(said == len(replayed) and not known, "replay", detail)
+        return replayed
+
+    def _begin_anew(self, index: int, replayed: list[int]) -> None:
+        """These had ended, and may have ended again since. What counted for their last life does not any more."""
+        for task in replayed:
+            records, replays = self.records.get(task, []), self._replays[task]
+            has_ended = len(records) >= replays and records[replays - 1].state != STATE_COMPLETED
+            self._judge.require(has_ended, "replay", f"task {task} was replayed at entry {index}, and had not ended")
+            if len(records) == replays:
+                self.terminal.pop(task, None)
+            self._stopped.discard(task)
+            self._failures.pop(task, None)
+            self._not_before.pop(task, None)
 
     def _judge_failure(self, index: int, task: int, failure: Failure) -> None:
         """An attempt that was held has raised, or ran too long."""
@@ -268,10 +312,12 @@ class StateOracle:
     def _end(self, index: int, result: TaskResult, ended: set[int], lost: set[int]) -> None:
         """A task got a terminal record."""
         judge, task = self._judge, result.task
-        if task in self.terminal:
+        records = self.records.setdefault(task, [])
+        if len(records) > self._replays.get(task, 0):
             self.duplicated_records += 1
             judge.violated("one terminal record", f"task {task} ended again at entry {index}, as {result.state}")
             return
+        records.append(result)
         self.terminal[task] = result
         is_allowed = task not in self._stopped or result.state in (STATE_CANCELLED, STATE_COMPLETED)
         judge.require(is_allowed, "cancel", f"{task} was told to stop and ended as {result.state}")

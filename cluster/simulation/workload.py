@@ -43,6 +43,9 @@ MAP_TASKS_MAX = 60
 GATHER_TASKS_MAX = 16
 BIG_PADDING_BYTES = 90_000      # more than an append on the control channel may hold
 PADDING_BYTES_MAX = 400
+REPLAY_LOOKS = 40               # at so many tasks a user looks for some that ended without a result
+REPLAY_TASKS_MAX = 4            # ... and replays so many of them
+REPLAYABLE = frozenset(("dead", "failed", "cancelled", "expired"))
 
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
@@ -128,6 +131,7 @@ class ClientProcess(Node):
             (self._map, 20),
             (self._ask_again, 10),
             (partial(self._cancel, ports=ports), 5),
+            (self._replay, 5),
         ]
         while not self.workload.is_over and ports.clock.now() < leave_at:
             await self._choose(calls)(client)
@@ -177,6 +181,28 @@ class ClientProcess(Node):
         else:
             self.history.ok(operation)
         await self._await(handle)
+
+    async def _replay(self, client: Client) -> None:
+        """Some of what ended without a result, for any client, and one other; then it waits for the new ends."""
+        acknowledged = list(self.workload.acknowledged.values())
+        tasks = self.random.sample(acknowledged, min(REPLAY_LOOKS, len(acknowledged)))
+        try:
+            records = await client.records(tasks)
+        except ClusterError as error:
+            self.history.observe(self.name, f"no records: {_reason(error)}")
+            return
+        ended = [record.task for record in records if record.state in REPLAYABLE][:REPLAY_TASKS_MAX]
+        if not ended:
+            return
+        operation = self.history.invoke(self.name, "replay", ended)
+        try:
+            count = await client.replay([*ended, tasks[0]])
+        except ClusterError as error:
+            self._not_done(operation, error)
+        else:
+            self.history.ok(operation, count)
+        for task in ended:
+            await self._await(client.handle(task))
 
     # -- what it writes down ------------------------------------------------------------------------------------------
 

@@ -247,6 +247,15 @@ def exit_at_once(code: int) -> None:
 
 
 @task
+def exit_until(path: str) -> str:
+    """Ends its process until that file is there."""
+    if not Path(path).exists():
+        print("it is not there yet", flush=True)
+        os._exit(7)
+    return Path(path).read_text()
+
+
+@task
 def exit_politely(code: int) -> None:
     sys.stderr.write("goodbye\n")
     sys.exit(code)

@@ -11,7 +11,7 @@ from cluster.simulation import Course, Scenario
 from cluster.simulation.state_oracle import WatchedMachine
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import Drain, Failure, Options, Register
-from cluster.state.effects import STATE_FAILED, TaskResult
+from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_FAILED, TaskResult
 
 CALM = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
 
@@ -195,6 +195,34 @@ def test_a_task_that_failed_with_retries_left_is_seen(settled: Scenario):
     state._options[task] = Options(retries=1)
     state._judge_failure(1, task, failure)
     assert found(settled) == {"retry"}
+
+
+def test_a_second_end_without_a_replay_is_seen_and_one_with_a_replay_is_not(settled: Scenario):
+    state = settled.oracles.state
+    task, result = next((task, result) for task, result in state.terminal.items() if result.state == STATE_FAILED)
+    state._replays[task] = 1
+    state._begin_anew(1, [task])
+    assert task not in state.terminal
+    state._end(1, replace(result, state=STATE_CANCELLED), set(), set())
+    assert found(settled) == set()
+    state._end(1, replace(result, state=STATE_CANCELLED), set(), set())
+    assert found(settled) == {"one terminal record"}
+
+
+def test_a_replay_of_what_has_a_result_or_has_not_ended_is_seen(settled: Scenario):
+    state = settled.oracles.state
+    task = next(task for task, result in state.terminal.items() if result.state == STATE_COMPLETED)
+    state._replays[task] = state._replays[1 << 40] = 1
+    state._begin_anew(1, [task, 1 << 40])
+    assert [violation.oracle for violation in settled.oracles.judge.violations] == ["replay", "replay"]
+
+
+def test_a_replayed_task_that_does_not_end_again_is_lost(settled: Scenario):
+    state = settled.oracles.state
+    task = next(task for task in settled.workload.acknowledged.values() if state.terminal[task].state == STATE_FAILED)
+    state._replays[task] = state._replays.get(task, 0) + 1
+    state._begin_anew(1, [task])
+    assert judged(settled) >= {"acknowledged", "liveness"}
 
 
 def test_a_task_that_was_told_to_stop_and_goes_on_elsewhere_is_seen(settled: Scenario):
