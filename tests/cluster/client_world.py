@@ -67,7 +67,8 @@ def topology(cluster: str = "world") -> Topology:
 
 
 class ClientWorld:
-    """`runs` counts the attempts that began, by task. Once `is_mended`, nothing dies any more. `answers` is what programs returned, by name of their client."""
+    """`runs` counts the attempts that began, by task. `answers` is what programs returned, by name of their client.
+    Once it `is_mended`, no task dies any more."""
 
     def __init__(
         self,

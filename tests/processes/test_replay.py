@@ -1,5 +1,5 @@
-"""Dead letters on real processes: what ends its child three times is kept with evidence, and completes once the cause is
-gone and somebody has run it again.
+"""Dead letters on real processes: what ends its child three times is kept with evidence, and completes once the cause
+is gone and somebody has run it again.
 """
 
 from pathlib import Path

@@ -1,10 +1,12 @@
 """A task that ended without a result runs again under its own id, and dead ones are kept for those who look at them."""
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 from image_rig import assert_equal, restore
-from state_rig import EPOCH_MS, Client, Rig, Worker
+from state_rig import EPOCH_MS, Client, Rig, Worker, encode_entry
 
-from cluster.state import retention
+from cluster.state import image, retention
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -17,9 +19,11 @@ from cluster.state.commands import (
     Seen,
     Submit,
     TaskGroup,
+    Tick,
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED, STATE_COMPLETED, STATE_DEAD, STATE_FAILED
 from cluster.state.retention import DEAD_KEPT_MS, RECORD_OVERHEAD_BYTES, SEEN_KEPT_MS
+from cluster.state.rows import Row, Section
 from cluster.state.tasks import CRASHES_MAX
 
 HOUR_MS = 3_600_000
@@ -424,3 +428,25 @@ def test_all_ways_to_end_without_a_result_can_be_replayed(rig: Rig):
         (worker if given in worker.inbox else every).complete(given)
     states = [rig.leader.result(task).state for task in (dead, failed, expired, cancelled)]
     assert states == [OUTCOME_COMPLETED] * 4
+
+
+def test_an_image_of_an_earlier_version_does_not_list_its_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    """They have the dates that they had, and go when these come."""
+    client, _, task = dead_task(rig)
+    whole = image._sections
+
+    def without(*args: object) -> Iterator[tuple[Section, Iterable[Row]]]:
+        return ((section, rows) for section, rows in whole(*args) if section != Section.DEAD)
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(image, "_sections", without)
+        parts = list(rig.leader.image())
+    restored = restore(parts)
+    assert restored.state_of(task) == "dead" and restored._tables.retention.dead_bytes == 0
+    replaying = restore(parts)
+    client.send(Replay(client.session, client.seq, client.seq, [task]))
+    replaying.apply(len(rig.log), 1, rig.log[-1], None)
+    replaying.check()
+    restored.apply(len(rig.log), 1, encode_entry(Tick(0), now_ms=rig.now_ms + DEAD_KEPT_MS), None)
+    restored.check()
+    assert replaying.state_of(task) == "processing" and restored.state_of(task) is None
