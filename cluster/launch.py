@@ -18,6 +18,7 @@ from cluster.node_tree import Launch, NodeSpec, Stop
 from cluster.peer.config import BrokerConfig, BrokerLimits
 from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
+from cluster.worker.wear import WearLimits
 
 PRELOAD = (
     "cluster.broker.process",
@@ -62,6 +63,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         labels=worker.labels,
         path=(str(folder.resolve()), str(Path.cwd())),
         directory=_directory(plan, worker.name, folder),
+        wear=WearLimits(worker.recycle_after, worker.recycle_above, worker.memory_limit),
     )
     return msgspec.msgpack.encode(config)
 

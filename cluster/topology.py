@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from cluster.errors import TopologyError
+from cluster.sizes import size_bytes, size_text
 
 BROKER_COUNTS = (1, 3, 5, 7)
 BULK_PORT_OFFSET = 1_000
 PORT_MAX = 65_535
 SLOTS_MAX = 1_024
 WORKERS_MAX = 1_024
+RECYCLE_AFTER_MAX = 1_000_000_000       # tasks
+CHILD_BYTES_MIN = 16 * 1024 * 1024      # an interpreter with no task takes more
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 PORT = re.compile(r"[0-9]{1,5}")
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -26,7 +29,10 @@ LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|\[::1\]")
 
 CLUSTER_KEYS = ("name", "data", "insecure")
 BROKER_KEYS = ("name", "address", "bulk_address")
-WORKER_KEYS = ("name", "host", "slots", "queues", "modules", "prefetch", "labels")
+WORKER_KEYS = (
+    "name", "host", "slots", "queues", "modules", "prefetch", "labels",
+    "recycle_after", "recycle_above", "memory_limit",
+)  # fmt: skip
 TABLES = ("cluster", "broker", "worker")
 
 Value = TypeVar("Value")
@@ -47,7 +53,8 @@ class BrokerNode:
 
 @dataclass(frozen=True, slots=True)
 class WorkerNode:
-    """One worker: `slots` executor children; `prefetch` 0 = auto."""
+    """One worker: `slots` executor children; `prefetch` 0 = auto. A child is replaced after `recycle_after` tasks, or
+    when one leaves more than `recycle_above` bytes in memory, and killed above `memory_limit` bytes; 0 = never."""
 
     name: str
     host: str
@@ -56,6 +63,9 @@ class WorkerNode:
     modules: tuple[str, ...]
     prefetch: int
     labels: tuple[str, ...]
+    recycle_after: int = 0
+    recycle_above: int = 0
+    memory_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +178,23 @@ class _Reader:
         queues = self.strings(row, where, "queues", ("default",))
         if not queues:
             self.fail((*where, "queues"), "queues: name at least one queue, or leave the key out")
-        return WorkerNode(name, host, slots, queues, modules, prefetch, labels)
+        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, *self.wear(row, where))
+
+    def wear(self, row: dict[str, object], where: tuple[str, int]) -> tuple[int, int, int]:
+        """What a worker's child may be used for: tasks, bytes after a task, bytes while one runs."""
+        after = self.value(row, where, "recycle_after", int, 0)
+        if not 0 <= after <= RECYCLE_AFTER_MAX:
+            allowed = f"use 1 to {RECYCLE_AFTER_MAX} tasks, or 0 for never"
+            self.fail((*where, "recycle_after"), f"recycle_after = {after}: {allowed}")
+        above = self.size(row, where, "recycle_above")
+        limit = self.size(row, where, "memory_limit")
+        if 0 < limit <= above:
+            self.fail(
+                (*where, "recycle_above"),
+                f"recycle_above = {row['recycle_above']!r} is not below memory_limit = {row['memory_limit']!r}: "
+                "a child would be killed before it is replaced; use a smaller one",
+            )
+        return after, above, limit
 
     # -- one value --------------------------------------------------------------------------------------------
 
@@ -201,6 +227,22 @@ class _Reader:
         if not (host and colon and PORT.fullmatch(port) and 1 <= int(port) <= PORT_MAX) and key in row:
             self.fail((*where, key), f'{key} = {address!r}: write "host:port", port 1 to {PORT_MAX}')
         return address
+
+    def size(self, row: dict[str, object], where: tuple[str, int], key: str) -> int:
+        """Of a child's memory, in bytes; 0 if it is not given."""
+        if key not in row:
+            return 0
+        try:
+            size = size_bytes(key, row[key])
+        except (TypeError, ValueError) as error:
+            self.fail((*where, key), str(error))
+        if size < CHILD_BYTES_MIN:
+            self.fail(
+                (*where, key),
+                f"{key} = {row[key]!r}: use at least {size_text(CHILD_BYTES_MIN)}, or leave it out; a child that does "
+                "nothing takes more",
+            )
+        return size
 
     def strings(
         self, row: dict[str, object], where: tuple[str, int], key: str, default: tuple[str, ...] | None

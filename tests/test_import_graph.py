@@ -58,6 +58,9 @@ PURE = (
     "cluster/worker/lease.py",
     "cluster/worker/page.py",
     "cluster/worker/slots.py",
+    "cluster/sizes.py",
+    "cluster/worker/claims.py",
+    "cluster/worker/wear.py",
 )
 
 # What only these rooms may import: the operating system, time, chance, threads, sockets and loops.

@@ -232,6 +232,9 @@ class Child(Protocol):
     def close(self) -> None:
         """Closes the child's inbound pipe: a well-behaved child ends."""
 
+    def rss_bytes(self) -> int:
+        """Its resident memory now, without that of processes that it started; 0 if that cannot be told."""
+
 
 class Processes(Protocol):
     """Child processes that never are a fork of this one."""

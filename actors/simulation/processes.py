@@ -138,6 +138,7 @@ class ChildPort:
         self._files: SimFiles | None = None
         self.on_signal: Callable[[int], object] | None = None   # if set: what SIGTERM and the like do
         self.errors = b""               # the tail of stderr
+        self.rss_bytes = 0              # what its parent is told of its memory: what its body sets
         self.to_parent: FramePipe | None = None     # set before the child's first turn
         self._loop = loop
         self._frames: deque[bytes] = deque()
@@ -265,6 +266,11 @@ class SimChild:
         if self.parent.alive:
             at = self._to_child.after_all(self.parent.world_now())
             self.world.queue.push(at, lambda _: self.loop.deliver(self.port.arrived, None), None)
+
+    def rss_bytes(self) -> int:
+        if not self.parent.alive:
+            raise Cut
+        return self.port.rss_bytes if self.loop.alive else 0
 
     def take_signal(self, number: int) -> None:
         loop = self.loop

@@ -19,7 +19,7 @@ from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.state_oracle import FULL_DIGEST_INTERVAL
-from cluster.simulation.tasks import executor_body
+from cluster.simulation.tasks import WEAR, executor_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
@@ -140,7 +140,12 @@ class WorkerProcess(Node):
 
     def __init__(self, world: World, name: str, plan: Topology, on_end: OnEnd) -> None:
         self.config = WorkerConfig(
-            plan.name, name, tuple((node.name, node.address) for node in plan.brokers), ("simulated",), SLOTS
+            plan.name,
+            name,
+            tuple((node.name, node.address) for node in plan.brokers),
+            ("simulated",),
+            SLOTS,
+            wear=WEAR,
         )
         self._on_end = on_end
         self._system: ActorSystem | None = None         # while it runs

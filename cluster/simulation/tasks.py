@@ -14,11 +14,21 @@ from actors.simulation import ChildPort
 from cluster.task import current, task
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
+from cluster.worker.wear import WearLimits
 
 Fate = Literal["ok", "raise", "raise once", "crash once", "crash always"]
 
 CRASH_EXIT_CODE = 139
+MIB = 1024 * 1024
 
+# What children have in memory. By the key of the call and not by chance: so it leaves other choices as they are.
+FRESH_BYTES = 30 * MIB
+LEAK_BYTES = 25 * MIB
+LEAK_ONE_IN = 4                 # calls that leave so much
+HOG_BYTES = 900 * MIB
+HOG_ONE_IN = 60                 # calls whose first attempt has so much while it runs, and runs until it is seen
+HOG_US = 200_000
+WEAR = WearLimits(recycle_after=40, recycle_above=150 * MIB, memory_limit=600 * MIB)
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
@@ -58,6 +68,7 @@ TASKS = {work.name: work}
 async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
     """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start."""
     executor = Executor(port, TASKS)
+    port.rss_bytes = FRESH_BYTES
     port.send(encode(Ready(tuple(sorted(TASKS)))))
     while True:
         while executor.claim():
@@ -65,7 +76,7 @@ async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> 
             assert running is not None
             call = call_of(running.body)
             on_run(running.task, running.attempt)
-            await port.work(call.work_us * MICROSECOND)
+            await _work(port, call, running.attempt)
             if call.fate == "crash always" or (call.fate == "crash once" and running.attempt == 1):
                 raise SystemExit(CRASH_EXIT_CODE)
             executor.run()
@@ -76,3 +87,11 @@ async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> 
             if frame is None:
                 return
         executor.receive(frame)
+
+
+async def _work(port: ChildPort, call: Call, attempt: int) -> None:
+    is_hog = call.key % HOG_ONE_IN == 0 and attempt == 1
+    needs = HOG_BYTES if is_hog else 0
+    port.rss_bytes += needs
+    await port.work(max(call.work_us, HOG_US if is_hog else 0) * MICROSECOND)
+    port.rss_bytes += (LEAK_BYTES if call.key % LEAK_ONE_IN == 0 else 0) - needs

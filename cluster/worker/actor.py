@@ -110,8 +110,8 @@ class Worker(Actor):
         self._links = LeaderLinks(
             self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message, self._leader_lost
         )
-        setup = encode(Setup(self.config.modules))
-        self._children = [SlotChild(index, self.context, setup, self) for index in range(self.config.slots)]
+        setup, wear = encode(Setup(self.config.modules)), self.config.wear
+        self._children = [SlotChild(index, self.context, setup, self, wear) for index in range(self.config.slots)]
         for child in self._children:
             child.start()
 
@@ -409,8 +409,8 @@ class Worker(Actor):
             self._drain_until = now + DRAIN_ANSWERS
             for child in self._children:
                 child.hand_back()
-                child.kill(Why.STOPPING) if child.is_working else child.close()
                 child.is_stopped = True
+                child.kill(Why.STOPPING) if child.is_working else child.close()
         elif (completions.is_empty and not self._has_children()) or now >= self._drain_until:
             self._say_goodbye()
 

@@ -6,6 +6,7 @@ import msgspec
 
 from actors import Exit
 from cluster.worker.child_messages import StartFailed
+from cluster.worker.wear import UNLIMITED, WearLimits
 
 NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'(?:; .*)?")
 
@@ -25,6 +26,7 @@ class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
     labels: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     directory: str = ""
+    wear: WearLimits = UNLIMITED        # of each child
 
 
 def explain(failure: StartFailed | Exit) -> str:

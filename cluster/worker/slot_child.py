@@ -27,16 +27,18 @@ from cluster.worker.child_messages import (
     encode,
     from_child_decoder,
 )
-from cluster.worker.page import PAGE_BYTES, ClaimPage
-from cluster.worker.slots import Due, Ended, Held, Pair, Slot, Why
+from cluster.worker.claims import withdraw_or_stop, withdraw_waiting
+from cluster.worker.page import ClaimPage
+from cluster.worker.renewal import Renewal
+from cluster.worker.slots import TERM_GRACE_NS, Due, Ended, Held, Pair, Slot, Why
+from cluster.worker.starts import Start
+from cluster.worker.wear import UNLIMITED, WearLimits
 
 Result = TypeVar("Result")
 
 EXECUTOR_ENTRY = "cluster.worker.executor:main"
 LOCK_TIMEOUT: Nanos = 100 * MILLISECOND     # the child holds the lock for microseconds
 LOCK_MISSES_MAX = 40                        # ticks in a row that find the lock taken
-RESTART_DELAY_MIN: Nanos = 50 * MILLISECOND     # before the second restart in a row; the first is at once
-RESTART_DELAY_MAX: Nanos = 5 * SECOND
 STEADY: Nanos = 10 * SECOND                 # a child that lived so long has not failed to start
 
 
@@ -61,19 +63,18 @@ class Owner(Protocol):
 class SlotChild:
     """One slot of a worker."""
 
-    def __init__(self, index: int, context: Context, setup: bytes, owner: Owner) -> None:
+    def __init__(self, index: int, context: Context, setup: bytes, owner: Owner, wear: WearLimits = UNLIMITED) -> None:
         self.slot = Slot(index)
         self.state = State.DOWN
         self.is_stopped = False             # the child is not started again
         self._context = context
-        self._setup = setup
         self._owner = owner
+        self._start: Start | None = None    # of the child
         self._child: Child | None = None
         self._page: ClaimPage | None = None
-        self._report: StartFailed | None = None
-        self._failures = 0                  # starts in a row that did not last
         self._ready_at: Nanos = 0
         self._lock_misses = 0
+        self._renewal = Renewal(self, context, lambda: Start(context, EXECUTOR_ENTRY, setup), wear)
         self._log = PeerLog(context.log, context.clock)
 
     @property
@@ -90,32 +91,44 @@ class SlotChild:
     @property
     def is_busy(self) -> bool:
         """Whether `tick` has something to look after."""
-        return bool(self.slot.pairs) or self.slot.ending is not None
+        slot, wear = self.slot, self._renewal.wear
+        return bool(slot.pairs) or slot.ending is not None or wear.wants_look(is_working=False)
 
     @property
     def is_working(self) -> bool:
         """Whether the child has a task."""
         return bool(self.slot.sent)
 
+    @property
+    def child(self) -> Child | None:
+        """The child, if it is ready and not about to be ended."""
+        return self._child if self.state is State.READY and self.slot.ending is None else None
+
     def start(self) -> None:
-        assert self.state is State.DOWN
+        self._renewal.start()
+
+    def adopt(self, start: Start) -> Start | None:
+        """From now on this is the child of the slot; it may be ready already. Returns the one that it had, if any."""
+        assert not self.is_working and self.state is not State.STARTING
+        former = self._start
+        start.on_frame, start.on_exit = self._on_frame, self._on_exit
+        self._start, self._child, self._page, self._lock_misses = start, start.child, None, 0
         self.state = State.STARTING
-        callback = self._context.callback
-        self._child = self._context.processes.spawn(
-            EXECUTOR_ENTRY,
-            self._setup,
-            page_bytes=PAGE_BYTES,
-            on_frame=callback(self._on_frame),
-            on_exit=callback(self._on_exit),
-        )
+        self.slot.renewed()
+        self._renewal.renewed()
+        if start.ready is not None:
+            self._is_ready(start.ready)
+        return former
 
     def feed(self) -> None:
-        """Sends the child what its window takes."""
+        """Sends the child what its window takes, and as many tasks as it may still run."""
         if self.state is not State.READY:
             return
         assert self._child is not None and self._page is not None
-        while (batch := self.slot.next_batch(self._page.claimed)) is not None:
+        slot, wear = self.slot, self._renewal.wear
+        while (batch := slot.next_batch(self._page.claimed, wear.room(len(slot.sent)))) is not None:
             self._child.send(encode(Batch(*batch)))
+        self._renewal.go_on()
 
     def tick(self, now: Nanos) -> None:
         """Collects what is finished and enforces time limits."""
@@ -132,6 +145,10 @@ class SlotChild:
         claimed, claimed_at, count, encoded = words
         if count:
             self._finish(self._decode(count, encoded))
+        if self._page is page:
+            self._look(claimed)
+        if self._page is not page:
+            return                          # another child is there, with numbers of its own
         due = self.slot.check(now, claimed, claimed_at)
         if due is Due.HAND_BACK:
             self.hand_back()
@@ -144,9 +161,21 @@ class SlotChild:
         elif due is Due.KILL:
             self._signal(SIGKILL)
 
+    def _look(self, claimed: int) -> None:
+        """Looks at the child's memory; not while it has tasks of which none had begun, for one may have begun since."""
+        is_working = self.slot.running(claimed) is not None
+        if self.child is not None and is_working == self.is_working:
+            if (reason := self._renewal.look(self.child, is_working=is_working)) is not None:
+                self._end_running(Why.MEMORY_LIMIT, claimed, grace=0, reason=reason)
+            self._renewal.go_on()
+
     def hand_back(self) -> None:
         """Returns everything that does not run."""
         self._owner.outcomes(self._take_back(None) or [])
+
+    def hold(self) -> None:
+        """Takes back what waits at the child, to wait here."""
+        self.slot.keep(self._withdraw_waiting(None) or [])
 
     def withdraw(self, pair: Pair) -> None:
         """The leader wants this attempt given up; if it runs, the child is ended. Nothing is reported."""
@@ -179,15 +208,7 @@ class SlotChild:
             self._owner.outcomes([self.slot.give_up(held)])
             return
         assert page is not None
-
-        def ask() -> bool:
-            if page.withdraw(held.number):
-                return True
-            if page.claimed == held.number:     # else it has ended, and its outcome waits to be collected
-                page.stop(held.number)
-            return False
-
-        is_withdrawn = self._locked(LOCK_TIMEOUT, ask)
+        is_withdrawn = self._locked(LOCK_TIMEOUT, lambda: withdraw_or_stop(page, held.number))
         if is_withdrawn is None:
             self._give_up_on_child()
         elif is_withdrawn:
@@ -209,6 +230,8 @@ class SlotChild:
 
     def kill(self, why: Why) -> None:
         """Ends the child at once, whatever it does. What it had goes back, when it is gone."""
+        if self.is_stopped:
+            self._renewal.end()
         if self._child is not None:
             self.slot.end(why, 0, self._context.clock.now(), grace=0)
             self._signal(SIGKILL)
@@ -216,6 +239,7 @@ class SlotChild:
     def close(self) -> None:
         """Lets an idle child end by itself; it is not started again."""
         self.is_stopped = True
+        self._renewal.end()
         if self._child is not None:
             self._child.close()
 
@@ -234,18 +258,23 @@ class SlotChild:
         elif type(message) is Oversize:
             self._finish([message.outcome])
         elif type(message) is Ready:
-            assert self._child is not None
-            self.state = State.READY
-            self._ready_at = self._context.clock.now()
-            self._page = ClaimPage(self._child.page.view)
-            self._owner.child_ready(message.names)
-            self.feed()
+            self._is_ready(message)
         elif type(message) is StartFailed:
-            self._report = message
+            assert self._start is not None
+            self._start.failure = message
+
+    def _is_ready(self, message: Ready) -> None:
+        assert self._child is not None
+        self.state = State.READY
+        self._ready_at = self._context.clock.now()
+        self._page = ClaimPage(self._child.page.view)
+        self._owner.child_ready(message.names)
+        self.feed()
 
     def _on_exit(self, exit: Exit) -> None:
         now, wall_ms = self._context.clock.now(), self._context.clock.wall_ms()
-        page, was_ready = self._page, self.state is State.READY
+        page, start, was_ready = self._page, self._start, self.state is State.READY
+        assert start is not None
         self.state = State.DOWN             # so that nothing more is sent
         claimed = claimed_at = 0
         if page is not None:                # without the lock, whose holder is dead
@@ -258,16 +287,18 @@ class SlotChild:
         if was_ready and not self.is_stopped:
             self._log_loss(culprit, exit)
         outcomes = self.slot.lost(claimed, claimed_at, ended)
-        self._child, self._page, self._lock_misses = None, None, 0
+        self._start, self._child, self._page, self._lock_misses = None, None, None, 0
         self._owner.outcomes(outcomes)
         if not was_ready and not self.is_stopped:
-            report, self._report = self._report, None
-            self._owner.child_failed_to_start(report or exit)
+            self.start_failed(start.failure or exit)
         self._owner.child_exited(self)
         if not self.is_stopped:
             # A child that died of a task says nothing against the next one, which others wait for. How often a task
             # may do that is bounded by its attempts.
-            self._start_again(was_working or (was_ready and now - self._ready_at >= STEADY))
+            self._renewal.start_next(was_steady=was_working or (was_ready and now - self._ready_at >= STEADY))
+
+    def start_failed(self, failure: StartFailed | Exit) -> None:
+        self._owner.child_failed_to_start(failure)
 
     def _log_loss(self, culprit: Held | None, exit: Exit) -> None:
         """Once a minute for each name of a task: a task that ends its process mostly does it again."""
@@ -277,20 +308,6 @@ class SlotChild:
         self._log.event(
             "child_lost", name, known=True, slot=self.slot.index, task=task, code=exit.code, signal=exit.signal, why=why
         )
-
-    def _start_again(self, was_steady: bool) -> None:
-        if was_steady:
-            self._failures = 0
-        if self._failures == 0:
-            self.start()
-        else:
-            delay = min(RESTART_DELAY_MIN << min(self._failures - 1, 16), RESTART_DELAY_MAX)
-            self._context.timer(("restart", self.slot.index), delay, self._restart)
-        self._failures += 1
-
-    def _restart(self) -> None:
-        if self.state is State.DOWN and not self.is_stopped:
-            self.start()
 
     # -- outcomes and the page ------------------------------------------------------------------------------
 
@@ -316,8 +333,8 @@ class SlotChild:
         held = [outcome for outcome in outcomes if finish((outcome.task, outcome.attempt))]
         if held:
             self._owner.outcomes(held)
-        if self.slot.queued:
-            self.feed()
+        self._renewal.wear.tasks_ended(len(outcomes))
+        self.feed()
 
     def _warn(self, number: int) -> None:
         """The soft time limit of the running task: its own code is to hear of it, in between."""
@@ -332,39 +349,33 @@ class SlotChild:
             self.slot.warned(number)
             self._signal(WARNING_SIGNAL)
 
-    def _end_running(self, why: Why, number: int) -> None:
-        """SIGTERM for the running task's sake; nothing else may start before the signal arrives."""
+    def _end_running(self, why: Why, number: int, *, grace: Nanos = TERM_GRACE_NS, reason: str = "") -> None:
+        """SIGTERM for the running task's sake, or SIGKILL without a grace; nothing else may start before it arrives."""
         outcomes = self._take_back(number)
         if outcomes is None:
             return                          # it has just ended by itself
-        self.slot.end(why, number, self._context.clock.now())
-        self._signal(SIGTERM)
+        self.slot.end(why, number, self._context.clock.now(), grace, reason)
+        self._signal(SIGTERM if grace else SIGKILL)
         self._owner.outcomes(outcomes)
 
     def _take_back(self, running: int | None) -> list[Outcome] | None:
         """Withdraws all that waits, at the child and here; None if `running` is no longer the last one
         claimed.
         """
+        waiting = self._withdraw_waiting(running)
+        return None if waiting is None else [self.slot.hand_back(held) for held in [*self.slot.queued, *waiting]]
+
+    def _withdraw_waiting(self, running: int | None) -> list[Held] | None:
+        """Likewise at the child only; what is withdrawn is still held as if it were there."""
         page, slot = self._page, self.slot
-        taken = list(slot.queued)
-        if page is not None and slot.sent:
+        if page is None or not slot.sent:
+            return []
 
-            def mark() -> bool:
-                claimed = page.claimed
-                if running is not None and claimed != running:
-                    return False
-                for held in slot.waiting(claimed):
-                    withdrawn = page.withdraw(held.number)
-                    assert withdrawn, "a number above the last one claimed can be withdrawn"
-                    taken.append(held)
-                return True
-
-            done = self._locked(LOCK_TIMEOUT, mark)
-            if done is None:
-                self._give_up_on_child()
-            if not done:
-                return None
-        return [slot.hand_back(held) for held in taken]
+        done = self._locked(LOCK_TIMEOUT, lambda: (withdraw_waiting(page, slot, running),))
+        if done is None:
+            self._give_up_on_child()
+            return None
+        return done[0]
 
     def _locked(self, timeout: Nanos, action: Callable[[], Result]) -> Result | None:
         """Does something to the page under its lock; None if the lock could not be had."""

@@ -42,6 +42,7 @@ class Why(Enum):
     TIME_LIMIT = "time limit"       # of the task that runs
     CANCELLED = "cancelled"         # the task that runs, and its grace is over
     WITHDRAWN = "withdrawn"         # the task that runs was given up: it is somebody else's now, or nobody's
+    MEMORY_LIMIT = "memory limit"   # passed while the task runs
     NO_ANSWER = "no answer"         # the lock of its page stays taken
     STOPPING = "stopping"
 
@@ -72,6 +73,7 @@ class Ending(Struct):
     why: Why
     number: int                     # of the task that is meant; 0 for none
     kill_at: Nanos
+    reason: str = ""                # more about it, for whom it concerns
 
 
 class Ended(Struct, frozen=True):
@@ -107,13 +109,14 @@ class Slot:
         self.pairs[pair] = held
         self.queued.append(held)
 
-    def next_batch(self, claimed: int) -> tuple[int, list[Assignment]] | None:
+    def next_batch(self, claimed: int, tasks_max: int = BATCH_TASKS_MAX) -> tuple[int, list[Assignment]] | None:
         """What to send to the child now: its first number and the assignments. `claimed` as the page says."""
         if self.ending is not None:
             return None
         first = self._last_number + 1
         items: list[Assignment] = []
-        while self.queued and len(items) < BATCH_TASKS_MAX and self._last_number < claimed + WINDOW_TASKS:
+        tasks_max = min(tasks_max, BATCH_TASKS_MAX)
+        while self.queued and len(items) < tasks_max and self._last_number < claimed + WINDOW_TASKS:
             held = self.queued[0]
             size = len(held.assignment.body)
             if self.sent and self._sent_bytes + size > WINDOW_BYTES:
@@ -163,10 +166,10 @@ class Slot:
         """The task was told of its soft time limit."""
         self.sent[number].is_warned = True
 
-    def end(self, why: Why, number: int, now: Nanos, grace: Nanos = TERM_GRACE_NS) -> None:
+    def end(self, why: Why, number: int, now: Nanos, grace: Nanos = TERM_GRACE_NS, reason: str = "") -> None:
         """The worker ends the child because of task `number`; the first reason counts."""
         if self.ending is None:
-            self.ending = Ending(why, number, now + grace)
+            self.ending = Ending(why, number, now + grace, reason)
         else:
             self.ending.kill_at = min(self.ending.kill_at, now + grace)
 
@@ -180,6 +183,14 @@ class Slot:
         """
         self._remove(held)
         return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_RETURNED, 0, 0, b"")
+
+    def keep(self, waiting: list[Held]) -> None:
+        """What was withdrawn from the child, in order of number, waits here again, before all else."""
+        for held in reversed(waiting):
+            del self.sent[held.number]
+            self._sent_bytes -= len(held.assignment.body)
+            held.number = 0
+            self.queued.appendleft(held)
 
     def give_up(self, held: Held) -> Outcome:
         """A cancelled task that did not begin. If it is with the child, it must be withdrawn."""
@@ -207,6 +218,10 @@ class Slot:
                 failure = _time_limit(culprit.assignment, ended)
                 outcomes.append(_blame(culprit, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
                 self._remove(culprit)
+            elif ending.number == culprit.number and ending.why is Why.MEMORY_LIMIT:
+                failure = _failure("MemoryLimitExceeded", ending.reason, ended)
+                outcomes.append(_blame(culprit, OUTCOME_CRASHED, failure, claimed_at, ended))
+                self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.CANCELLED:
                 failure = _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
                 outcomes.append(_blame(culprit, OUTCOME_CANCELLED, failure, claimed_at, ended))
@@ -214,10 +229,15 @@ class Slot:
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)
         outcomes.extend(self.hand_back(held) for held in list(self.pairs.values()))
-        assert not self.pairs and not self.sent and not self.queued and self._sent_bytes == 0
+        assert not self.pairs and not self.queued
         self.ending = None
-        self._last_number = 0
+        self.renewed()
         return outcomes
+
+    def renewed(self) -> None:
+        """Another child is there: its numbers begin anew."""
+        assert not self.sent and self._sent_bytes == 0 and self.ending is None
+        self._last_number = 0
 
     def _remove(self, held: Held) -> None:
         del self.pairs[held.assignment.task, held.assignment.attempt]

@@ -67,13 +67,29 @@ def test_everything_can_be_given():
         modules = ["shop.tasks", "mail"]
         prefetch = 4
         labels = ["gpu", "big"]
+        recycle_after = 1000
+        recycle_above = "1.5 GiB"
+        memory_limit = 2000000000
     """
     assert parse(text, "t") == Topology(
         "all",
         "/srv/quorumq",
         True,
         (BrokerNode("b.1", "db1.example.org:7100", "10.0.0.1:9000"),),
-        (WorkerNode("w_1", "build1.example.org", 16, ("default", "mail"), ("shop.tasks", "mail"), 4, ("gpu", "big")),),
+        (
+            WorkerNode(
+                "w_1",
+                "build1.example.org",
+                16,
+                ("default", "mail"),
+                ("shop.tasks", "mail"),
+                4,
+                ("gpu", "big"),
+                recycle_after=1_000,
+                recycle_above=3 << 29,
+                memory_limit=2_000_000_000,
+            ),
+        ),
     )
 
 
@@ -155,6 +171,18 @@ WRONG = [
     ('name = "w1"', 'name = "w1"\nlabels = [1]', 18, ["labels: 1 is not"]),
     ('name = "w1"', 'name = "w1"\nhost = "build1"', 18, ["host = 'build1'", "not a loopback", "insecure = true"]),
     ('name = "w1"', 'name = "w1"\nhost = 1', 18, ["host = 1", "must be a string"]),
+    ('name = "w1"', 'name = "w1"\nrecycle_after = -1', 18, ["recycle_after = -1", "1 to 1000000000", "0 for never"]),
+    ('name = "w1"', 'name = "w1"\nrecycle_after = "9"', 18, ["recycle_after = '9'", "a whole number"]),
+    ('name = "w1"', 'name = "w1"\nrecycle_above = "5G"', 18, ["recycle_above", '"5G" is no size', '"500MB", "1.5GiB"']),
+    ('name = "w1"', 'name = "w1"\nrecycle_above = 0', 18, ["recycle_above = 0", "at least 16 MiB", "leave it out"]),
+    ('name = "w1"', 'name = "w1"\nmemory_limit = true', 18, ["memory_limit", "whole number of bytes, not True"]),
+    ('name = "w1"', 'name = "w1"\nmemory_limit = "2000TiB"', 18, ["memory_limit", "out of range", "1 PiB"]),
+    (
+        'name = "w1"',
+        'name = "w1"\nmemory_limit = "1GiB"\nrecycle_above = "1GiB"',
+        19,
+        ["recycle_above = '1GiB' is not below memory_limit = '1GiB'", "smaller"],
+    ),
     ('name = "w1"', 'name = "w1"\nslot = 1', 18, ["unknown key 'slot' in [worker]", "did you mean 'slots'?"]),
     ('name = "w1"', 'name = "w1"\nzzz = 1', 18, ["unknown key 'zzz'", "known: name, host, slots"]),
 ]
@@ -226,6 +254,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 HEADERS = ["[cluster]", "[[broker]]", "[[worker]]", "[x]", "[broker]"]
 KEYS = ["name", "data", "insecure", "address", "bulk_address", "host", "slots", "queues", "modules", "prefetch", "x"]
+KEYS += ["recycle_after", "recycle_above", "memory_limit"]
 VALUES = st.one_of(
     st.booleans(),
     st.integers(),

@@ -143,10 +143,16 @@ def test_the_quick_start_does_what_it_says(site):
     site.cluster.wait_for(lambda status: all(row["role"] in ("leader", "follower") for row in status["brokers"]))
 
 
-@pytest.mark.parametrize(
-    ("site", "fragments_min"), [("docs/guide/tasks.md", 10), ("docs/guide/dead-letters.md", 3)], indirect=["site"]
-)
-def test_the_examples_of_the_guide_to_tasks_do_what_they_say(site, fragments_min, monkeypatch):
+# Pages whose fragments are one program, and how many pieces it has at least.
+PROGRAMS = [
+    ("docs/guide/tasks.md", 10),
+    ("docs/guide/dead-letters.md", 3),
+    ("docs/guide/workers.md", 1),
+]
+
+
+@pytest.mark.parametrize(("site", "fragments_min"), PROGRAMS, indirect=["site"])
+def test_the_examples_of_the_guide_do_what_they_say(site, fragments_min, monkeypatch):
     monkeypatch.syspath_prepend(site.folder)
     # One program in pieces, which knows what the page imported so far: nothing is imported here, a reader has no more.
     names: dict[str, Any] = {}

@@ -365,3 +365,21 @@ def who() -> tuple[int, int, str, bool]:
     task = current()
     left = (task.deadline - datetime.now(UTC)).total_seconds()
     return task.id, task.attempt, task.name, 0 < left <= 60
+
+
+_kept: list[bytearray] = []
+
+
+@task
+def allocate_without_end() -> None:
+    """At a pace that leaves a machine some seconds."""
+    while True:
+        _kept.append(bytearray(b"x") * 10_000_000)
+        time.sleep(0.005)
+
+
+@task
+def leak(megabytes: int) -> int:
+    """Leaves so much in memory, and returns the process."""
+    _kept.append(bytearray(b"x") * (megabytes * 1_000_000))
+    return os.getpid()

@@ -15,6 +15,7 @@ from cluster.state.effects import Assignment
 from cluster.task import Task
 from cluster.worker.child_messages import Setup, StartFailed, encode
 from cluster.worker.slot_child import SlotChild
+from cluster.worker.wear import UNLIMITED, WearLimits
 
 TASKS = "executor_tasks"
 HERE = str(Path(__file__).parent)
@@ -27,8 +28,9 @@ T = TypeVar("T")
 class Rig(Actor):
     """The owner of one slot."""
 
-    def __init__(self, modules: tuple[str, ...]) -> None:
+    def __init__(self, modules: tuple[str, ...], wear: WearLimits) -> None:
         self.modules = modules
+        self.wear = wear
         self.names: tuple[str, ...] | None = None
         self.starts = 0
         self.exits = 0
@@ -38,7 +40,7 @@ class Rig(Actor):
         self._changed = asyncio.Event()
 
     def started(self) -> None:
-        self.child = SlotChild(0, self.context, encode(Setup(self.modules)), self)
+        self.child = SlotChild(0, self.context, encode(Setup(self.modules)), self, self.wear)
         self.child.start()
         self._tick()
 
@@ -102,12 +104,12 @@ class Rig(Actor):
 
 
 @contextlib.asynccontextmanager
-async def slot(*modules: str) -> AsyncIterator[Rig]:
+async def slot(*modules: str, wear: WearLimits = UNLIMITED) -> AsyncIterator[Rig]:
     """A slot whose child has started, or could not."""
     names = modules or (TASKS,)
     ports: Ports = real_ports(asyncio.get_running_loop(), preload=("cluster.worker.executor", *names), path=(HERE,))
     system = ActorSystem(ports)
-    rig = Rig(names)
+    rig = Rig(names, wear)
     ref: Ref[Any] = system.spawn(rig)
     try:
         await rig.until(lambda: rig.names is not None or rig.report is not None)

@@ -1,10 +1,12 @@
 """Tasks that behave, and tasks that do to their process whatever a task can do to it."""
 
 import asyncio
+import mmap
 import os
 import re
 import signal
 import sys
+import time
 
 from cluster.task import current, task
 
@@ -125,3 +127,37 @@ def touch(path: str) -> None:
 def wait_for_file(path: str) -> None:
     while not os.path.exists(path):
         pass
+
+
+@task
+def pid() -> int:
+    return os.getpid()
+
+
+_leaked: list[bytearray] = []
+
+
+@task
+def leak(megabytes: int) -> int:
+    """Leaves so much in memory, and returns the process."""
+    _leaked.append(bytearray(b"x") * (megabytes * 1_000_000))
+    return os.getpid()
+
+
+@task
+def need(megabytes: int, seconds: float) -> int:
+    """Has so much in memory for a while and gives it back."""
+    block = mmap.mmap(-1, megabytes * 1_000_000)
+    for offset in range(0, len(block), mmap.PAGESIZE):
+        block[offset] = 1
+    time.sleep(seconds)
+    block.close()
+    return os.getpid()
+
+
+@task
+def allocate_without_end() -> None:
+    """At a pace that leaves a machine some seconds."""
+    while True:
+        _leaked.append(bytearray(b"x") * 10_000_000)
+        time.sleep(0.005)

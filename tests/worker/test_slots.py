@@ -159,6 +159,43 @@ def test_a_cancelled_task_that_did_not_begin_leaves_the_slot():
     assert len(slot.pairs) == 1
 
 
+def test_a_child_ended_for_its_memory_blames_the_task_that_was_meant_and_no_other():
+    slot = slot_with(3)
+    sent(slot)
+    slot.end(Why.MEMORY_LIMIT, 1, 0, grace=0, reason="too large")
+    culprit, *others = slot.lost(1, 0, KILLED)
+    assert (culprit.task, culprit.status) == (1, OUTCOME_CRASHED)
+    assert culprit.error is not None
+    assert (culprit.error.type, culprit.error.message) == ("MemoryLimitExceeded", "too large")
+    assert [outcome.status for outcome in others] == [OUTCOME_RETURNED] * 2
+    slot = slot_with(3)
+    sent(slot)
+    slot.end(Why.MEMORY_LIMIT, 1, 0, grace=0, reason="too large")
+    slot.finish((1, 1))
+    assert [outcome.status for outcome in slot.lost(2, 0, KILLED)] == [OUTCOME_RETURNED] * 2
+
+
+def test_what_is_kept_back_from_the_child_goes_first_and_in_order_later():
+    slot = slot_with(4, body=bytes(WINDOW_BYTES // 4))
+    slot.assign(Assignment(9, 1, 0, 1, 1, "m:f", b""))
+    assert sent(slot) == [1, 2, 3, 4, 9]
+    slot.assign(Assignment(10, 1, 0, 1, 1, "m:f", b""))
+    slot.keep(slot.waiting(claimed=2))
+    assert [held.assignment.task for held in slot.queued] == [3, 4, 9, 10]
+    assert (list(slot.sent), len(slot.pairs)) == ([1, 2], 6)
+    batch = slot.next_batch(2)
+    assert batch is not None
+    first, items = batch
+    assert (first, [item.task for item in items]) == (6, [3, 4, 9, 10]), "numbers are not used twice"
+
+
+def test_a_batch_is_no_longer_than_the_child_may_still_run():
+    slot = slot_with(5)
+    batch = slot.next_batch(0, 2)
+    assert batch is not None and len(batch[1]) == 2
+    assert slot.next_batch(0, 0) is None
+
+
 def test_a_stopping_worker_blames_nobody():
     slot = slot_with(2)
     sent(slot)

@@ -17,14 +17,16 @@ from cluster.state.machine import Machine
 from cluster.task import task
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.actor import Worker
-from cluster.worker.child_messages import Ready, encode
+from cluster.worker.child_messages import Ready, StartFailed, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
+from cluster.worker.wear import UNLIMITED, WearLimits
 
 BROKERS = ("b1", "b2", "b3")
 LIMIT = 120 * SECOND
+FRESH_BYTES = 50_000_000        # of a child that has just started
 
 Start = Callable[[Ports], Awaitable[None]]
 
@@ -47,9 +49,13 @@ class Run:
 class WorkerWorld:
     """`runs` says for each task which children ran it when."""
 
-    def __init__(self, seed: int, *, workers: int = 1, slots: int = 1) -> None:
+    def __init__(self, seed: int, *, workers: int = 1, slots: int = 1, wear: WearLimits = UNLIMITED) -> None:
         self.world = World(seed)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
+        self.wear = wear
+        self.needs_bytes = 0                        # that a task has in memory while it runs ...
+        self.leaves_bytes = 0                       # ... and that it leaves
+        self.is_broken = False                      # children cannot start
         self.runs: dict[int, list[Run]] = {}
         self.deaths: dict[int, Nanos] = {}          # of children
         self.log: list[tuple[str, str]] = []
@@ -80,7 +86,7 @@ class WorkerWorld:
     def _worker(self, name: str, slots: int) -> Start:
         async def start(ports: Ports) -> None:
             brokers = tuple((node, f"{node}:7100") for node in BROKERS)
-            started = start_worker(ports, WorkerConfig("world", name, brokers, (), slots))
+            started = start_worker(ports, WorkerConfig("world", name, brokers, (), slots, wear=self.wear))
             self.actors[name], self.systems[name], _ = started
             await self.systems[name].wait_stopped()
 
@@ -89,7 +95,11 @@ class WorkerWorld:
     async def _executor(self, port: ChildPort, argument: bytes) -> None:
         number = port._loop.number
         port._loop.on_kill.append(lambda: self.deaths.setdefault(number, self.world.now))
+        if self.is_broken:
+            port.send(encode(StartFailed("world", "it is broken")))
+            return
         executor = Executor(port, {sleep.name: sleep})
+        port.rss_bytes = FRESH_BYTES
         port.send(encode(Ready((sleep.name,))))
         while True:
             while executor.claim():
@@ -98,7 +108,9 @@ class WorkerWorld:
                 (work_us,), _ = sleep.codec.decode_arguments(assignment.body)
                 run = Run(number, self.world.now)
                 self.runs.setdefault(assignment.task, []).append(run)
+                port.rss_bytes += self.needs_bytes
                 await port.work(work_us * MICROSECOND)
+                port.rss_bytes += self.leaves_bytes - self.needs_bytes
                 run.ended = self.world.now
                 executor.run()
             frame = port.poll()
