@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cluster.command_line import completion, parts, results, status, submit, tasks, top
+from cluster.command_line import completion, parts, replay, results, status, submit, tasks, top
 from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 
@@ -23,6 +23,7 @@ COMMANDS: tuple[click.Command, ...] = (
     submit.submit,
     results.result,
     results.cancel,
+    replay.replay,
     tasks.tasks,
     completion.completion,
 )
@@ -30,6 +31,7 @@ OF_TASKS: tuple[click.Command, ...] = (
     tasks.list_,
     tasks.show,
     results.cancel,
+    replay.replay,
 )
 
 

@@ -1,19 +1,19 @@
 """`replay`: runs tasks again that ended without a result."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 
 from cluster.client.client import Client
+from cluster.command_line.common import EXIT_SAID, TaskId, run, topology_argument
 from cluster.state.commands import REPLAY_TASKS_MAX
 
 DEADLINE_S = 30.0
-EXIT_NOT_ALL = 1        # of the tasks that were named could be run again
 REPLAYABLE = ("dead", "failed", "cancelled", "expired")
+REPLAYED_BY_DEFAULT = ("dead", "failed")        # of those that a filter finds: the others ended as somebody wished
 
 
 class Info(Protocol):
@@ -97,23 +97,42 @@ def report(done: Replayed, *, dry_run: bool) -> None:
 
 
 @click.command()
-@click.argument("topology", type=click.Path(dir_okay=False))
-@click.argument("tasks", metavar="ID...", nargs=-1, required=True, type=click.IntRange(0, (1 << 64) - 1))
+@topology_argument
+@click.argument("tasks", metavar="[ID]...", nargs=-1, type=TaskId())
+@click.option("--state", "states", multiple=True, type=click.Choice(REPLAYABLE), help="All of these; may be repeated.")
+@click.option("--queue", help="All of this queue.")
+@click.option("--name", help="All of this task name, as in MODULE:FUNCTION.")
 @click.option("--dry-run", is_flag=True, help="Only say which of them would be run again.")
 @click.option("--deadline", default=DEADLINE_S, show_default=True, help="Seconds until it must be confirmed.")
-def replay(topology: str, tasks: tuple[int, ...], dry_run: bool, deadline: float) -> None:
+def replay(
+    topology: str,
+    tasks: tuple[int, ...],
+    states: tuple[str, ...],
+    queue: str | None,
+    name: str | None,
+    dry_run: bool,
+    deadline: float,
+) -> None:
     """Run tasks again that ended without a result: dead, failed, cancelled or expired ones, each under its id.
 
-    Prints a line for each. Exit status 1 if one of them could not be run again.
+    They are named by their ids, or by what they have in common: with --queue or --name alone these are the dead and the
+    failed ones. Prints a line for each. Exit status 1 if one that was named could not be run again.
     """
-    done = asyncio.run(_replay(topology, tasks, dry_run, deadline))
+    by_filter = bool(states or queue or name)
+    if by_filter == bool(tasks):
+        raise click.UsageError("name the tasks by their ids, or by --state, --queue and --name")
+    asked = {"state": list(states or REPLAYED_BY_DEFAULT), "queue": queue, "name": name}
+    done = run(_replay(topology, tasks, asked, dry_run, deadline))
     report(done, dry_run=dry_run)
     for info in done.others:
         click.echo(f"not replayed: {info.id} is {info.state}", err=True)
     if done.others or done.count < done.fitting:
-        sys.exit(EXIT_NOT_ALL)
+        sys.exit(EXIT_SAID)
 
 
-async def _replay(topology: str, tasks: Sequence[int], dry_run: bool, deadline: float) -> Replayed:
+async def _replay(
+    topology: str, tasks: Sequence[int], asked: dict[str, Any], dry_run: bool, deadline: float
+) -> Replayed:
     async with Client.connect(topology, deadline=deadline, only_looks=dry_run) as cluster:
-        return await replay_matching(cluster, named(cluster, tasks), dry_run=dry_run, show=say)
+        infos = named(cluster, tasks) if tasks else cluster.tasks(**asked)
+        return await replay_matching(cluster, infos, dry_run=dry_run, show=say)

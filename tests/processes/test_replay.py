@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cluster_rig import command_line, run
-from cluster_tasks import echo, exit_until, fail_at_first
+from cluster_tasks import echo, exit_until, fail, fail_at_first
 
 from cluster import BlockingClient, Client, ClusterError, TaskCancelled, TaskDead, TaskFailed
 from cluster.local import LocalCluster
@@ -87,9 +87,38 @@ def test_the_command_replays_what_it_is_given_and_says_what_it_does_not(cluster:
     assert run(result()) == "now"
 
 
+def test_the_command_replays_all_that_a_filter_finds(cluster: LocalCluster) -> None:
+    topology = str(cluster.topology)
+
+    async def found() -> list[int]:
+        async with Client.connect(topology) as client:
+            return [info.id async for info in client.tasks(state="failed", name=fail.name)]
+
+    async def prepare() -> None:
+        async with Client.connect(topology) as client:
+            batch = await client.map(fail, ["one", "two", "three"])
+            await batch.wait(timeout=30)
+
+    run(prepare())
+    failed = run(found())
+    assert len(failed) == 3
+    by_filter = ("cluster", "tasks", "replay", topology, "--name", fail.name)
+    dry = command_line(*by_filter, "--dry-run")
+    assert sorted(dry.stdout.splitlines()[:-1]) == sorted(f"{task} failed {fail.name} of default" for task in failed)
+    assert dry.stdout.splitlines()[-1] == "3 tasks would be replayed"
+    assert command_line(*by_filter).stdout.splitlines()[-1] == "replayed 3 tasks"
+    assert command_line("cluster", "replay", topology, "--state", "dead", "--queue", "other").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
-    [((), 2, "Missing argument 'ID...'"), (("x",), 2, "'x' is not a valid integer"), (("-1",), 2, "-1")],
+    [
+        ((), 2, "by their ids, or by --state"),
+        (("7", "--state", "dead"), 2, "by their ids, or by --state"),
+        (("x",), 2, "'x' is no task's id"),
+        (("-1",), 2, "-1"),
+        (("--state", "completed"), 2, "'completed' is not one of"),
+    ],
 )
 def test_the_command_says_what_is_wrong_with_a_call(
     cluster: LocalCluster, arguments: tuple[str, ...], status: int, message: str
