@@ -28,7 +28,7 @@ from cluster.state.tables import Tables
 from cluster.state.task_rows import PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
 from cluster.state.tasks import SHARDS, Task, place_of
 from cluster.state.texts import head
-from cluster.state.timers import READY
+from cluster.state.timers import LIFE_SHIFT, READY
 
 PAGE_ROWS_MAX = 1_000
 VISITS_MAX = 4_096              # records of one page, found or not
@@ -115,7 +115,7 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
         spec.soft_timeout_ms,
         spec.result_ttl_ms,
         spec.retries,
-        spec.expires_at_ms,
+        task.expires_at_ms,
         _ready_at_ms(tables, task) if task.state == DELAYED else 0,
         task.grace_ms,
         len(task.body),
@@ -132,6 +132,6 @@ def first_line(error: Failure | None) -> str:
 
 def _ready_at_ms(tables: Tables, task: Task) -> int:
     for date_ms, first, count, what in islice(tables.timers.heap, DATES_VISITED_MAX):
-        if what == READY and first <= task.id < first + count:
+        if what == READY | task.replays << LIFE_SHIFT and first <= task.id < first + count:
             return date_ms
     return 0

@@ -118,11 +118,21 @@ def test_a_voter_that_crashes_keeps_its_vote(seed: int):
 # -- snapshots --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("planted", "seed"), [(Planted.OVERWRITTEN_ENTRY_PLANNED, 1), (Planted.LAST_ENTRY_NOT_PLANNED, 0)]
-)
-def test_nothing_that_a_wrong_plan_comes_to_is_ever_adopted_and_each_is_an_alarm(planted: Planted, seed: int):
+@pytest.mark.parametrize("planted", [Planted.OVERWRITTEN_ENTRY_PLANNED, Planted.LAST_ENTRY_NOT_PLANNED])
+def test_nothing_that_a_wrong_plan_comes_to_is_ever_adopted_and_each_is_an_alarm(planted: Planted):
     """The compactor itself compares what it came to with what its broker has, and reads pieces that fit only."""
+    for seed in range(8):
+        scenario = cut_off_leaders(seed, planted)
+        assert scenario.oracles.judge.violations == []
+        alarms = scenario.oracles.snapshots.moments.alarms
+        assert all("OtherState" in alarm or "UnreadablePiece" in alarm for alarm in alarms)
+        if alarms:
+            return
+    pytest.fail("no plan was wrong in eight seeds")
+
+
+def cut_off_leaders(seed: int, planted: Planted) -> Scenario:
+    """What a leader takes from clients while it is cut off from the others is overwritten."""
     scenario = Scenario(seed, SCRIPTED, planted)
     scenario.oracles.judge.muted = {"compaction"}
     with scenario.world:
@@ -130,12 +140,9 @@ def test_nothing_that_a_wrong_plan_comes_to_is_ever_adopted_and_each_is_an_alarm
         for _ in range(6):
             leader = next(node for node in scenario.brokers if node.peer.core.role is Role.LEADER)
             others = [node.name for node in scenario.brokers if node is not leader]
-            cut = scenario.world.network.cut([leader.name], others)     # what it takes from clients now is overwritten
+            cut = scenario.world.network.cut([leader.name], others)
             scenario.run_for(3 * SECOND)
             scenario.world.network.mend(cut)
             scenario.run_for(4 * SECOND)
         scenario.settle()
-    assert scenario.oracles.judge.violations == []
-    alarms = scenario.oracles.snapshots.moments.alarms
-    assert alarms
-    assert all("OtherState" in alarm or "UnreadablePiece" in alarm for alarm in alarms)
+    return scenario
