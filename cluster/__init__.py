@@ -8,6 +8,7 @@ from cluster.client import (
     BlockingClient,
     BlockingHandle,
     Client,
+    Event,
     Handle,
     TaskInfo,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ClusterError",
     "DeadlineExceeded",
     "EncodeError",
+    "Event",
     "Handle",
     "Overloaded",
     "Record",

@@ -4,6 +4,7 @@ from cluster.client.blocking import BlockingBatch, BlockingClient, BlockingHandl
 from cluster.client.client import Client
 from cluster.client.handle import Batch, Handle
 from cluster.client.inspection import AttemptInfo, TaskInfo
+from cluster.client.watching import Event
 
 __all__ = [
     "AttemptInfo",
@@ -12,6 +13,7 @@ __all__ = [
     "BlockingClient",
     "BlockingHandle",
     "Client",
+    "Event",
     "Handle",
     "TaskInfo",
 ]

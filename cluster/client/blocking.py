@@ -16,6 +16,7 @@ from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo
+from cluster.client.watching import Event
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
@@ -194,6 +195,30 @@ class BlockingHandle(Generic[R]):
     def replay(self) -> "BlockingHandle[R]":
         """As `Handle.replay`: runs a task again that ended without a result; returns a handle for its new end."""
         return BlockingHandle(self._client, self._client.run(self._handle.replay))
+    def watch(self) -> Iterator[Event]:
+        """What happens to the task, until it has ended, as `Handle.watch`: `for event in handle.watch()`."""
+        events = self._handle.watch()
+
+        async def take() -> Event | None:
+            return await anext(events, None)
+
+        async def leave() -> None:
+            await events.aclose()
+
+        try:
+            while (event := self._client.run(take)) is not None:
+                yield event
+        finally:
+            with suppress(ClusterError, RuntimeError):      # the client was closed, or the wait for it broken off
+                self._client.run(leave)
+
+    def progress(self) -> tuple[int, int | None] | None:
+        """How far the task says it is, as `Handle.progress`."""
+        return self._client.run(self._handle.progress)
+
+    def log(self) -> str:
+        """What the last attempt that has ended has logged, as `Handle.log`."""
+        return self._client.run(self._handle.log)
 
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"

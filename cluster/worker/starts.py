@@ -15,7 +15,7 @@ LEAVE_GRACE: Nanos = 2 * SECOND             # a child that was let go ends withi
 class Start:
     """A child process. Who hears of it changes in its life: who waits for it, then its slot, in the end nobody."""
 
-    def __init__(self, context: Context, entry: str, setup: bytes) -> None:
+    def __init__(self, context: Context, entry: str, setup: bytes, label: str) -> None:
         self.on_frame: Callable[[bytes], None] = _ignore
         self.on_exit: Callable[[Exit], None] = _ignore
         self.ready: Ready | None = None             # what it said when it was
@@ -28,6 +28,7 @@ class Start:
             page_bytes=PAGE_BYTES,
             on_frame=callback(lambda frame: self.on_frame(frame)),
             on_exit=callback(lambda exit: self.on_exit(exit)),
+            label=label,
         )
 
     def let_go(self) -> None:

@@ -146,6 +146,7 @@ def test_the_quick_start_does_what_it_says(site):
 # Pages whose fragments are one program, and how many pieces it has at least.
 PROGRAMS = [
     ("docs/guide/tasks.md", 10),
+    ("docs/guide/watching.md", 4),
     ("docs/guide/dead-letters.md", 3),
     ("docs/guide/workers.md", 1),
 ]
