@@ -7,8 +7,8 @@ is kept per task name, in integers, and moves by an eighth of the difference wit
 the estimate it was counted with until it leaves its slot, so that the sum of a slot is exact whatever the
 estimate does meanwhile.
 
-Slots of workers that announce the same queues and names with the same prefetch are interchangeable; they form
-a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
+Slots of workers that announce the same queues and names with the same prefetch and labels are interchangeable;
+they form a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
 rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
 slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
 tasks moves once. The slots of a worker that drains leave their pool for good.
@@ -45,7 +45,8 @@ NOWHERE = 0
 IDLE = 1
 OPEN = 2
 
-PoolKey = tuple[tuple[str, ...], tuple[str, ...], int]      # queues, names, prefetch
+Labels = tuple[str, ...]                                            # canonical: sorted, each once
+PoolKey = tuple[tuple[str, ...], tuple[str, ...], int, Labels]      # queues, names, prefetch, labels
 
 
 class Slot:
@@ -114,6 +115,7 @@ class Pool:
 
     __slots__ = (
         "_dirty",
+        "_labels",
         "_names",
         "_queues",
         "idle",
@@ -132,6 +134,7 @@ class Pool:
         self._queues = frozenset(key[0])    # asked, never iterated
         self._names = frozenset(key[1])
         self.prefetch = key[2]
+        self._labels = frozenset(key[3])
         self.sessions = 0
         self.idle: OrderedDict[int, Slot] = OrderedDict()       # slot key -> slot; longest idle first
         self.open: OrderedDict[int, Slot] = OrderedDict()       # next in turn first
@@ -139,8 +142,13 @@ class Pool:
         self.mask = 0                                           # bit p set: ready[p] is not empty
         self._dirty = dirty
 
-    def serves(self, queue: str, name: str) -> bool:
-        return queue in self._queues and name in self._names
+    def serves(self, queue: str, name: str, labels: Labels) -> bool:
+        """Whether its workers consume the queue, announce the name and have all of the labels."""
+        return queue in self._queues and name in self._names and self._labels.issuperset(labels)
+
+    def served(self, queues: "Queues") -> "list[Channel]":
+        """The existing channels that it serves."""
+        return [channel for channel in queues.among(*self.key[:2]) if self._labels.issuperset(channel.labels)]
 
     def wake(self, channel: "Channel", priority: int) -> None:
         """A lane of `channel` gets its first message."""
@@ -218,8 +226,8 @@ class Credit:
         self.touched: list[Slot] = []           # empty between entries
         self.made = 0                           # pools so far; the last index given
 
-    def serving(self, queue: str, name: str) -> list[Pool]:
-        return [pool for pool in self.pools.values() if pool.serves(queue, name)]
+    def serving(self, queue: str, name: str, labels: Labels) -> list[Pool]:
+        return [pool for pool in self.pools.values() if pool.serves(queue, name, labels)]
 
     def join(
         self, session: int, worker: WorkerSpec, queues: "Queues", held: "dict[int, Message]"
@@ -230,7 +238,7 @@ class Credit:
         if pool is None:
             self.made += 1
             pool = self.pools[key] = Pool(self.made, key, self.dirty)
-            for channel in queues.among(*key[:2]):
+            for channel in pool.served(queues):
                 channel.pools.append(pool)
                 for priority, lane in enumerate(channel.lanes):
                     if lane:
@@ -251,7 +259,7 @@ class Credit:
             pool.unlist(slot)
         pool.sessions -= 1
         if pool.sessions == 0:
-            for channel in queues.among(*pool.key[:2]):
+            for channel in pool.served(queues):
                 channel.pools.remove(pool)
             del self.pools[pool.key]
 
@@ -284,12 +292,13 @@ class Credit:
 
 def pool_key(worker: WorkerSpec) -> PoolKey:
     """Workers with the same key have interchangeable slots."""
-    return _canonical(worker.queues), _canonical(worker.names), worker.prefetch
+    return canonical(worker.queues), canonical(worker.names), worker.prefetch, canonical(worker.labels)
 
 
 def slot_key(session: int, index: int) -> int:
     return session << SLOT_BITS | index
 
 
-def _canonical(names: tuple[str, ...]) -> tuple[str, ...]:
+def canonical(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as a set: sorted, each once."""
     return tuple(sorted(dict.fromkeys(names)))

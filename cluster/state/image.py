@@ -157,7 +157,8 @@ def _names(tables: Tables) -> Iterator[Row]:
 
 def _channels(tables: Tables) -> Iterator[Row]:
     for channel in tables.queues.channels:
-        yield ChannelRow(channel.queue.name, channel.name.name, channel.waiting, channel.alone, channel.stale)
+        queue, name = channel.queue.name, channel.name.name
+        yield ChannelRow(queue, name, channel.waiting, channel.alone, channel.stale, channel.labels)
 
 
 def _memo(tables: Tables, specs: "Specs") -> Iterator[Row]:

@@ -93,10 +93,10 @@ class Rebuilding:
     def channel(self, row: ChannelRow) -> None:
         queues = self.tables.queues
         queue, name = queues.queues[row.queue], queues.names[row.name]
-        channel = Channel(len(queues.channels), queue, name, [])
+        labels = tuple(map(self._text, row.labels))
+        channel = Channel(len(queues.channels), queue, name, labels, [])
         channel.waiting, channel.alone, channel.stale = row.waiting, row.alone, row.stale
-        queues.channels.append(channel)
-        queues.by_key[queue.name, name.name] = channel
+        queues.add(channel)
 
     def memo(self, row: MemoRow) -> None:
         self._spec(row.spec)
@@ -112,7 +112,7 @@ class Rebuilding:
         credit = self.tables.credit
         _, key = self._offers[row.offer]
         pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
-        for channel in self.tables.queues.among(*key[:2]):
+        for channel in pool.served(self.tables.queues):
             channel.pools.append(pool)
 
     def session(self, row: SessionRow) -> None:

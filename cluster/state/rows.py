@@ -96,6 +96,7 @@ class ChannelRow(Row, frozen=True):
     waiting: int
     alone: int
     stale: int
+    labels: tuple[str, ...] = ()
 
 
 class SpecRow(Row, frozen=True):

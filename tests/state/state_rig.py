@@ -84,8 +84,9 @@ class Rig:
         names: tuple[str, ...] = ("f",),
         queues: tuple[str, ...] = (QUEUE_DEFAULT,),
         prefetch: int = 1,
+        labels: tuple[str, ...] = (),
     ) -> "Worker":
-        spec = WorkerSpec(slots, queues, names, prefetch)
+        spec = WorkerSpec(slots, queues, names, prefetch, labels)
         session = self.leader._tables.sessions.last_id + 1
         worker = self.workers[session] = Worker(self, name, incarnation)
         worker.session = self.register(Register(name, incarnation, ROLE_WORKER, spec)).session
