@@ -56,5 +56,7 @@ def _is_valid_worker(worker: WorkerSpec) -> bool:
         and len(worker.queues) <= WORKER_QUEUES_MAX
         and len(worker.names) <= WORKER_NAMES_MAX
         and len(worker.labels) <= LABELS_MAX
-        and all(is_name(name) for name in worker.queues + worker.names + worker.labels)
+        and len(worker.loop_names) <= WORKER_NAMES_MAX
+        and 0 <= worker.loop_tasks <= PREFETCH_MAX
+        and all(is_name(name) for name in worker.queues + worker.names + worker.labels + worker.loop_names)
     )

@@ -127,10 +127,11 @@ class OfferRow(Row, frozen=True):
 
 
 class PoolRow(Row, frozen=True):
-    """In order of their making. `offer` is that of one of its sessions."""
+    """In order of their making. `offer` is that of one of its sessions, of which it has the loop or the other slots."""
 
     index: int
     offer: int
+    is_loop: bool = False
 
 
 class SessionRow(Row, frozen=True):
