@@ -76,7 +76,8 @@ def size_of(command: Command) -> int:
 
 
 def _options(options: Options) -> int:
-    size = OPTIONS_OVERHEAD_BYTES + _text(options.queue) + sum(map(_text, options.labels))
+    size = OPTIONS_OVERHEAD_BYTES
+    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor)))
     if options.retry is not None:
         size += RULE_OVERHEAD_BYTES + sum(map(_text, options.retry.on))
     return size

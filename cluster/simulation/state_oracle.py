@@ -8,6 +8,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
 - a task with labels goes only to workers that have them all;
+- tasks of one key are held by one slot at a time, in each epoch by that of its owner, and epochs of a key rise;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry;
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
   failed;
@@ -43,6 +44,7 @@ from cluster.state.effects import (
     STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
+    Assignment,
     Effects,
     TaskResult,
 )
@@ -53,6 +55,7 @@ FULL_DIGEST_INTERVAL = 16       # entries between comparisons of everything; sna
 CHECK_INTERVAL = 128            # entries between checks of all invariants of the state
 
 Pair = tuple[int, int]          # task id, attempt
+Place = tuple[str, str, str, tuple[str, ...]]       # queue, actor, key, labels
 
 
 class WatchedMachine(Machine):
@@ -107,6 +110,9 @@ class StateOracle:
         self._not_before: dict[int, int] = {}               # task -> end of its pause, in ms
         self._raised: dict[int, Failure] = {}               # task -> why an attempt ended, in this entry
         self._stopped: set[int] = set()                     # tasks that a worker was told to stop
+        self._owners: dict[int, tuple[Place, Pair]] = {}    # epoch -> whose it is, and the session and slot that own it
+        self._epochs: dict[Place, int] = {}                 # the last one
+        self._keyed: dict[Place, dict[int, Pair]] = {}      # tasks that slots hold, maybe; session and slot of each
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -247,6 +253,8 @@ class StateOracle:
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
+                if assignment.key or assignment.task in self._options:
+                    self._own(index, session_id, assignment)
 
     def _judge_failure(self, index: int, task: int, failure: Failure) -> None:
         """An attempt that was held has raised, or ran too long."""
@@ -303,6 +311,30 @@ class StateOracle:
         require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
+
+    def _own(self, index: int, session: int, assignment: Assignment) -> None:
+        """A slot was given a task that may have a key."""
+        options = self._options.get(assignment.task, Options())
+        asked = (options.actor, options.key) if options.key else ("", "")
+        require, task = self._judge.require, assignment.task
+        require((assignment.actor, assignment.key) == asked, "keys", f"{task} was given without its key {asked}")
+        if not options.key:
+            return
+        where = (session, assignment.slot)
+        place = (options.queue, *asked, tuple(sorted(set(options.labels))))
+        owner = self._owners.setdefault(assignment.epoch, (place, where))
+        detail = f"{task} of {place} was given at entry {index} to {where}"
+        require(owner == (place, where), "keys", f"{detail} in epoch {assignment.epoch}, which is {owner}'s")
+        require(self._epochs.get(place, 0) <= assignment.epoch, "keys", f"{detail} in an epoch that is over")
+        self._epochs[place] = assignment.epoch
+        there = self._keyed.setdefault(place, {})
+        there.pop(task, None)
+        for other, other_where in list(there.items()):
+            if self._held.get(other, (0, 0))[0] != other_where[0]:
+                del there[other]
+            else:
+                require(other_where == where, "keys", f"{detail} while {other_where} holds {other}")
+        there[task] = where
 
     # -- what became of it: records vanish from the state, not from here ----------------------------------------------
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
 from cluster.backoff import Backoff
@@ -28,7 +30,7 @@ from cluster.errors import (
 )
 from cluster.simulation.nodes import Node
 from cluster.simulation.tasks import Call, Fate, Simulated, work
-from cluster.task import TaskOptions
+from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
 CLIENTS = ("c1", "c2")
@@ -43,6 +45,8 @@ MAP_TASKS_MAX = 60
 GATHER_TASKS_MAX = 16
 BIG_PADDING_BYTES = 90_000      # more than an append on the control channel may hold
 PADDING_BYTES_MAX = 400
+KEYED_ONE_IN = 6                # calls that are not of a batch
+KEYS = 5
 
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
@@ -183,7 +187,7 @@ class ClientProcess(Node):
     async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
         operation = self.history.invoke(self.name, "submit", call.key)
         try:
-            handle = await client.submit(work.options(**options), call)
+            handle = await client.submit(_keyed(work.options(**options), call), call)
         except ClusterError as error:
             self._not_done(operation, error)
             if _is_refusal(error):
@@ -246,6 +250,14 @@ class ClientProcess(Node):
             pause = self.random.random()
             return {"retry": Backoff(self.random.randrange(4), pause, pause + 2, on=self.random.choice(RETRIED))}
         return {}
+
+
+def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
+    """Some calls are for an instance with a key; which ones follows from their numbers."""
+    number, rest = divmod(call.key, KEYED_ONE_IN)
+    if not rest:
+        task.settings = structs.replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
+    return task
 
 
 async def ports_pause(ports: Ports, span: Nanos) -> None:

@@ -64,7 +64,8 @@ class RetryRule(Struct, array_like=True, gc=False, frozen=True):
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
     """How tasks of a group are to be run; 0 for `delay_ms`, `expires_ms` and `soft_timeout_ms` means none. With `retry`
-    None retries wait as RetryRule() says.
+    None retries wait as RetryRule() says. Tasks with a `key` all go to the one slot that owns this key of this `actor`;
+    without a key the actor means nothing.
     """
 
     queue: str = QUEUE_DEFAULT
@@ -77,6 +78,8 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     labels: tuple[str, ...] = ()
     retry: RetryRule | None = None
     soft_timeout_ms: int = 0
+    key: str = ""
+    actor: str = ""
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):

@@ -26,9 +26,11 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cluster.state.commands import PREFETCH_AUTO, PRIORITY_MAX, WorkerSpec
+from cluster.state.commands import PREFETCH_AUTO, WorkerSpec
+from cluster.state.turns import Turns
 
 if TYPE_CHECKING:
+    from cluster.state.keys import Home
     from cluster.state.queues import Channel, Message, Queues
 
 ESTIMATE_UNKNOWN_US = 20_000        # of a name that has not run yet: fills a slot
@@ -66,6 +68,7 @@ class Slot:
         "count",
         "draining",
         "held",
+        "home",
         "index",
         "key",
         "load_us",
@@ -87,6 +90,7 @@ class Slot:
         self.draining = False   # as its session
         self.touched = False
         self.place = NOWHERE
+        self.home: Home | None = None   # what it owns, if it ever owned something
 
     def room(self, estimate_us: int) -> int:
         """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at
@@ -114,7 +118,7 @@ class Slot:
         return OPEN if self.count < prefetch else NOWHERE
 
 
-class Pool:
+class Pool(Turns):
     """Interchangeable slots, and the lanes that they serve."""
 
     __slots__ = (
@@ -123,18 +127,15 @@ class Pool:
         "_names",
         "_queues",
         "idle",
-        "index",
         "is_loop",
         "key",
-        "mask",
         "open",
         "prefetch",
-        "ready",
         "sessions",
     )
 
     def __init__(self, index: int, key: PoolKey, dirty: "dict[int, Pool]") -> None:
-        self.index = index
+        super().__init__(index)
         self.key = key
         self._queues = frozenset(key[0])    # asked, never iterated
         self._names = frozenset(key[1])
@@ -144,49 +145,27 @@ class Pool:
         self.sessions = 0
         self.idle: OrderedDict[int, Slot] = OrderedDict()       # slot key -> slot; longest idle first
         self.open: OrderedDict[int, Slot] = OrderedDict()       # next in turn first
-        self.ready: list[OrderedDict[int, Channel]] = [OrderedDict() for _ in range(PRIORITY_MAX + 1)]
-        self.mask = 0                                           # bit p set: ready[p] is not empty
         self._dirty = dirty
 
     def serves(self, queue: str, name: str, labels: Labels) -> bool:
         """Whether its workers consume the queue, announce the name and have all of the labels."""
         return queue in self._queues and name in self._names and self._labels.issuperset(labels)
 
+    def announces(self, name: str) -> bool:
+        return name in self._names
+
     def served(self, queues: "Queues") -> "list[Channel]":
         """The existing channels that it serves."""
         return [channel for channel in queues.among(*self.key[:2]) if self._labels.issuperset(channel.labels)]
 
     def wake(self, channel: "Channel", priority: int) -> None:
-        """A lane of `channel` gets its first message."""
-        self.ready[priority][channel.index] = channel
-        self.mask |= 1 << priority
+        super().wake(channel, priority)
         if self.idle or self.open:
             self._dirty[self.index] = self
 
     def retry(self) -> None:
         """Has room, but the message next in order needs an idle slot: look again after the next entry."""
         self._dirty[self.index] = self
-
-    def next_lane(self) -> "tuple[Channel, int] | None":
-        """The channel and priority to be served next: highest priority first, channels of one priority in
-        turn."""
-        while self.mask:
-            priority = self.mask.bit_length() - 1
-            ring = self.ready[priority]
-            while ring:
-                index = next(iter(ring))
-                channel = ring[index]
-                if channel.lanes[priority]:
-                    return channel, priority
-                del ring[index]
-            self.mask ^= 1 << priority
-        return None
-
-    def next_turn(self, channel: "Channel", priority: int) -> None:
-        """`channel` was served: the others of this priority come first now."""
-        ring = self.ready[priority]
-        if len(ring) > 1:
-            ring.move_to_end(channel.index)
 
     def take_slots(self, ring: OrderedDict[int, Slot], count: int) -> list[Slot]:
         """Removes the first `count` slots of a ring; `list_slot` must follow for each."""
@@ -224,11 +203,12 @@ class Pool:
 class Credit:
     """All pools, and what changed in this entry."""
 
-    __slots__ = ("dirty", "made", "pools", "touched")
+    __slots__ = ("dirty", "dirty_homes", "made", "pools", "touched")
 
     def __init__(self) -> None:
         self.pools: dict[PoolKey, Pool] = {}
         self.dirty: dict[int, Pool] = {}        # by index: have room and something that they may place
+        self.dirty_homes: dict[int, Home] = {}  # by slot key: likewise; empty between entries
         self.touched: list[Slot] = []           # empty between entries
         self.made = 0                           # pools so far; the last index given
 
@@ -267,6 +247,7 @@ class Credit:
             assert not slot.draining
             slot.draining = True
             slot.pool.unlist(slot)
+            self.dirty_homes.pop(slot.key, None)
         for pool in pools_of(slots):
             pool.sessions -= 1
             if pool.sessions == 0:
@@ -296,8 +277,11 @@ class Credit:
                 slot.closed = False
             pool = slot.pool
             pool.list_slot(slot)
-            if slot.place and pool.mask:
-                self.dirty[pool.index] = pool
+            if slot.place:
+                if pool.mask:
+                    self.dirty[pool.index] = pool
+                if slot.home is not None and slot.home.mask:
+                    self.dirty_homes[slot.key] = slot.home
         self.touched.clear()
 
 

@@ -35,6 +35,7 @@ from msgspec import Raw
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
 from cluster.state.credit import pools_of
+from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
@@ -138,6 +139,8 @@ def _head(tables: Tables, applied_index: int) -> HeadRow:
         tables.credit.made,
         tables.retention.lots_made,
         tables.retention.bytes,
+        tables.queues.made,
+        tables.keys.epochs,
     )
 
 
@@ -157,9 +160,15 @@ def _names(tables: Tables) -> Iterator[Row]:
 
 
 def _channels(tables: Tables) -> Iterator[Row]:
-    for channel in tables.queues.channels:
+    for index, channel in tables.queues.channels.items():
         queue, name = channel.queue.name, channel.name.name
-        yield ChannelRow(queue, name, channel.waiting, channel.alone, channel.stale, channel.labels)
+        counts = (channel.waiting, channel.alone, channel.stale)
+        if isinstance(channel, KeyedChannel):
+            home = 0 if channel.home is None else channel.home.index
+            owned = (home, channel.epoch, channel.held, channel.unfinished)
+            yield ChannelRow(queue, name, *counts, channel.labels, index, channel.key, *owned)
+        else:
+            yield ChannelRow(queue, name, *counts, channel.labels, index)
 
 
 def _pools(tables: Tables, offers: "_Offers") -> Iterator[Row]:
@@ -203,7 +212,11 @@ def _orders(tables: Tables) -> Iterator[Row]:
         yield from _order(Order.IDLE_RING, pool.index, 0, list(pool.idle))
         yield from _order(Order.OPEN_RING, pool.index, 0, list(pool.open))
     yield from _order(Order.DIRTY, 0, 0, list(tables.credit.dirty))
-    for channel in tables.queues.channels:
+    for home in homes_of(tables.sessions):
+        for priority, ring in enumerate(home.ready):
+            yield from _order(Order.HOME_RING, home.index, priority, list(ring))
+    yield from _order(Order.IDLE_HOMES, 0, 0, list(tables.keys.idle))
+    for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             yield from _order(Order.LANE, channel.index, priority, _entries(tables, channel, lane or ()))
     for session in tables.sessions:
@@ -281,6 +294,7 @@ class Specs:
                         spec.retries,
                         spec.retry,
                         spec.soft_timeout_ms,
+                        *((spec.queue, spec.name, spec.actor, spec.key) if spec.key else ()),
                     )
                 )
         return rows

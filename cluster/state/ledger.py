@@ -15,6 +15,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     EVICTED, task...                forgotten
     RETRIED, task, date             raised, and is ready again at this date
     CANCELLED, task, grace          its worker is told to stop it
+    HOUSED, slot key, epoch         a slot owns another key
 """
 
 from zlib import crc32
@@ -33,6 +34,7 @@ DRAINING = -5
 EVICTED = -6
 RETRIED = -7
 CANCELLED = -8
+HOUSED = -9
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode

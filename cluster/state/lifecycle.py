@@ -47,7 +47,7 @@ def release(tables: Tables, session: Session, task: Message) -> None:
     slot.load_us -= task.estimate_us
     assert slot.count >= 0 and slot.load_us >= 0
     task.holder = 0
-    tables.queues.channels[task.spec.channel].queue.running -= 1
+    tables.queues.channels[task.spec.channel].freed(1)
     tables.credit.touch(slot)
 
 
@@ -61,7 +61,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     task.body = b""
     task.lot = tables.retention.lot(tables.now_ms, task.spec.result_ttl_ms)
     tables.retention.file(task.lot, [task.id], attempts_bytes(task))
-    tables.queues.channels[task.spec.channel].queue.ended[state] += 1
+    tables.queues.channels[task.spec.channel].ended(state, 1)
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
 
 
@@ -107,7 +107,9 @@ def drain(tables: Tables, session: Session) -> None:
     only it knows which that is."""
     if not session.draining:
         session.draining = True
+        pools = len(tables.credit.pools)
         tables.credit.drain(session.slots, tables.queues)
+        _vacate(tables, session, pools)
         tables.ledger.draining(session.id)
 
 
@@ -118,9 +120,18 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
             _hand_back(tables, session)
         else:
             _lose(tables, session)
+        pools = len(tables.credit.pools)
         tables.credit.leave(session.slots, tables.queues)
+        _vacate(tables, session, pools)
     tables.sessions.close(session)
     tables.ledger.session_ended(session.id)
+
+
+def _vacate(tables: Tables, session: Session, pools: int) -> None:
+    """Its slots are in no pool any more; there were so many pools before."""
+    if len(tables.credit.pools) != pools:
+        tables.keys.pools_changed()
+    tables.keys.vacate(session.slots)
 
 
 def _lose(tables: Tables, session: Session) -> None:

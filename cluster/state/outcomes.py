@@ -169,8 +169,8 @@ def _write_slot(tables: Tables, slot: Slot, freed: int, freed_us: int) -> None:
 def _write_spec(tables: Tables, spec: Spec | None, ended: int, estimate_us: int) -> None:
     if spec is not None and ended:
         channel = tables.queues.channels[spec.channel]
-        channel.queue.running -= ended
-        channel.queue.ended[STATE_COMPLETED] += ended
+        channel.freed(ended)
+        channel.ended(STATE_COMPLETED, ended)
         channel.name.estimate_us = max(1, min(estimate_us, ESTIMATE_MAX_US))
 
 

@@ -27,6 +27,7 @@ from cluster.state.credit import ESTIMATE_UNKNOWN_US, Labels, canonical
 
 if TYPE_CHECKING:
     from cluster.state.credit import Pool
+    from cluster.state.turns import Turns
 
 # States of a message beside the terminal ones, `effects.STATE_*`, which are 0 to 4.
 PENDING = 5         # in a lane
@@ -53,6 +54,8 @@ class Spec(Struct, gc=False, frozen=True):
     retries: int = 0
     retry: RetryRule | None = None
     soft_timeout_ms: int = 0
+    actor: str = ""         # of a task with a key
+    key: str = ""
 
 
 class Message(Struct, gc=False):
@@ -103,18 +106,26 @@ class Channel:
     lazily).
     """
 
-    __slots__ = ("alone", "index", "labels", "lanes", "name", "pools", "queue", "stale", "waiting")
+    __slots__ = ("alone", "index", "key", "labels", "lanes", "name", "pools", "queue", "stale", "waiting")
 
-    def __init__(self, index: int, queue: Queue, name: Name, labels: Labels, pools: "list[Pool]") -> None:
+    def __init__(
+        self, index: int, queue: Queue, name: Name, labels: Labels, pools: "Sequence[Turns]", key: str = ""
+    ) -> None:
         self.index = index
         self.queue = queue
         self.name = name
         self.labels = labels
-        self.pools = pools              # that serve it; empty = parked
+        self.key = key                  # "" unless it is a `keys.KeyedChannel`
+        self.pools = list(pools)        # that serve it
         self.lanes: list[deque[Message] | None] = [None] * LANES
         self.waiting = 0
         self.alone = 0
         self.stale = 0
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether something waits that nobody serves."""
+        return self.waiting > 0 and not self.pools
 
     def append(self, priority: int, messages: Sequence[Message]) -> None:
         """Puts PENDING messages behind the others; none of them goes alone."""
@@ -182,6 +193,14 @@ class Channel:
         if self.stale >= STALE_MIN and self.stale > self.waiting:
             self._rebuild()
 
+    def freed(self, count: int) -> None:
+        """So many messages were taken from their slots."""
+        self.queue.running -= count
+
+    def ended(self, state: int, count: int) -> None:
+        """So many tasks have ended."""
+        self.queue.ended[state] += count
+
     def _handed_out(self, count: int) -> None:
         self.waiting -= count
         self.queue.ready -= count
@@ -222,13 +241,14 @@ class Channel:
 class Queues:
     """All queues, names and channels; they are made when first used."""
 
-    __slots__ = ("_pools_serving", "by_key", "channels", "names", "queues", "specs")
+    __slots__ = ("_pools_serving", "by_key", "channels", "made", "names", "queues", "specs")
 
     def __init__(self, pools_serving: "Callable[[str, str, Labels], Iterable[Pool]]") -> None:
         self._pools_serving = pools_serving
         self.queues: dict[str, Queue] = {}
         self.names: dict[str, Name] = {}
-        self.channels: list[Channel] = []                       # by index
+        self.channels: dict[int, Channel] = {}                  # by index
+        self.made = 0                                           # channels so far; the next index
         self.by_key: dict[tuple[str, str], dict[Labels, Channel]] = {}      # (queue, name) -> by labels
         self.specs: dict[tuple[str, Options | None], Spec] = {}    # remembered
 
@@ -248,19 +268,34 @@ class Queues:
         """The channel, made if there is none. `labels` are canonical."""
         channel = self.by_key.get((queue, name), {}).get(labels)
         if channel is None:
-            if queue not in self.queues:
-                self.queues[queue] = Queue(queue)
-            if name not in self.names:
-                self.names[name] = Name(name)
             pools = list(self._pools_serving(queue, name, labels))
-            channel = Channel(len(self.channels), self.queues[queue], self.names[name], labels, pools)
+            channel = Channel(self.made, self.queue(queue), self.name(name), labels, pools)
             self.add(channel)
         return channel
 
+    def queue(self, name: str) -> Queue:
+        """The queue, made if there is none."""
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(name)
+        return queue
+
+    def name(self, name: str) -> Name:
+        """The name, made if there is none."""
+        known = self.names.get(name)
+        if known is None:
+            known = self.names[name] = Name(name)
+        return known
+
+    def number(self, channel: Channel) -> None:
+        """A new channel, of any kind; no index is used twice."""
+        assert channel.index >= self.made
+        self.channels[channel.index] = channel
+        self.made = channel.index + 1
+
     def add(self, channel: Channel) -> None:
-        """A new channel, with the next index."""
-        assert channel.index == len(self.channels)
-        self.channels.append(channel)
+        """A new channel without a key."""
+        self.number(channel)
         self.by_key.setdefault((channel.queue.name, channel.name.name), {})[channel.labels] = channel
 
     def among(self, queues: tuple[str, ...], names: tuple[str, ...]) -> list[Channel]:
@@ -270,15 +305,22 @@ class Queues:
 
     def _make_spec(self, name: str, options: Options, expires_at_ms: int) -> Spec:
         channel = self.channel(options.queue, name, canonical(options.labels))
-        return Spec(
-            channel.queue.name,
-            channel.name.name,
-            channel.index,
-            options.priority,
-            options.timeout_ms,
-            options.result_ttl_ms,
-            expires_at_ms,
-            options.retries,
-            options.retry,
-            options.soft_timeout_ms,
-        )
+        return spec_of(channel, channel.name.name, options, expires_at_ms)
+
+
+def spec_of(channel: Channel, name: str, options: Options, expires_at_ms: int) -> Spec:
+    """The spec of tasks of this name that wait in this channel."""
+    return Spec(
+        channel.queue.name,
+        name,
+        channel.index,
+        options.priority,
+        options.timeout_ms,
+        options.result_ttl_ms,
+        expires_at_ms,
+        options.retries,
+        options.retry,
+        options.soft_timeout_ms,
+        channel.name.name if channel.key else "",
+        channel.key,
+    )

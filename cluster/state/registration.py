@@ -37,7 +37,10 @@ def _session(tables: Tables, command: Register) -> Session | None:
     worker = command.worker if command.role == ROLE_WORKER else None
     session = sessions.open(owner, command.incarnation, worker)
     if worker is not None:
+        pools = tables.credit.made
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
+        if tables.credit.made != pools:
+            tables.keys.pools_changed()
     return session
 
 

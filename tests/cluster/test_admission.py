@@ -48,7 +48,9 @@ def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy
 failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples)
 rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
 options = every(
-    Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers
+    Options,
+    *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
+    *(texts, texts),
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)

@@ -45,6 +45,8 @@ from cluster.state.machine import Machine
 NAMES = ("f", "g", "häßlich", "nobody")
 QUEUES = ("default", "other", "bulk")
 LABELS = ("gpu", "eu")
+KEYS = ("", "", "", "k1", "k2", "k3", "k4")
+ACTORS = ("A", "A", "f")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
 STATUSES = (
@@ -78,6 +80,7 @@ class Stream:
         self.assigned: dict[tuple[int, int], int] = {}
         self.ended: dict[int, int] = {}
         self.unsaid: dict[int, list[int]] = {}      # client session -> numbers whose results it has, not yet said
+        self.owners: dict[int, tuple[int, int, str, str]] = {}      # epoch -> session, slot, actor, key
         self.late: list[Assignment] = []
         self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
         self.again: list[Command] = []
@@ -127,6 +130,9 @@ class Stream:
                 self.again = [self.said[answer.session, seq] for seq in seqs]
         for session, assignments in effects.assignments.items():
             for assignment in assignments:
+                if assignment.key:
+                    owner = (session, assignment.slot, assignment.actor, assignment.key)
+                    assert self.owners.setdefault(assignment.epoch, owner) == owner, "an epoch has two owners"
                 key = (assignment.task, assignment.attempt)
                 assert key not in self.assigned, f"{key} was assigned twice"
                 assert assignment.task not in self.ended, f"{assignment.task} was assigned after its end"
@@ -240,7 +246,10 @@ class Stream:
         random = self.random
         if random.random() < 0.5:
             return None
+        key = random.choice(KEYS)
         return Options(
+            key=key,
+            actor=random.choice(ACTORS) if key else random.choice(("", "A")),
             queue=random.choice(QUEUES),
             priority=random.choice((0, 5, 5, 9, 9, 9 + (random.random() < 0.05))),
             delay_ms=random.choice((0, 0, 0, 100, 1_000)),

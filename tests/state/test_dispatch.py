@@ -382,6 +382,6 @@ def test_lanes_forget_what_was_cancelled_in_them(rig):
     client.submit(count=1)
     for _ in range(5):
         client.cancel(*client.submit(count=500))
-    (channel,) = rig.leader._tables.queues.channels
+    (channel,) = rig.leader._tables.queues.channels.values()
     assert channel.waiting == 1
     assert channel.stale < 100

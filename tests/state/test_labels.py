@@ -29,7 +29,7 @@ def test_the_order_and_the_number_of_labels_do_not_matter(rig: Rig) -> None:
     client = rig.client()
     client.submit(labels=("b", "a", "b"))
     client.submit(labels=("a", "b"))
-    (channel,) = rig.leader._tables.queues.channels
+    (channel,) = rig.leader._tables.queues.channels.values()
     assert channel.labels == ("a", "b") and channel.waiting == 2
     rig.worker("one", labels=("a", "b"))
     rig.worker("other", labels=("b", "a", "a"))
