@@ -76,6 +76,7 @@ class Slot:
         "pool",
         "session",
         "touched",
+        "yields",
     )
 
     def __init__(self, session: int, index: int, pool: "Pool", held: "dict[int, Message]") -> None:
@@ -91,6 +92,7 @@ class Slot:
         self.touched = False
         self.place = NOWHERE
         self.home: Home | None = None   # what it owns, if it ever owned something
+        self.yields = False     # was filled from its home: it is its pool's turn
 
     def room(self, estimate_us: int) -> int:
         """How many more messages of this estimate it may get; 0 or less: none. An idle one gets one at

@@ -17,8 +17,8 @@ A message that must go alone needs an idle slot. When it is next in order and no
 it: busy slots get no more until one of them has run empty, which takes them about the time of what they hold.
 Otherwise slots that are refilled before they are idle would leave it waiting for ever.
 
-Keys. A slot is filled from what it owns first (`keys`), and only then takes part in the rounds of its pool. A keyed
-channel that has no home gets one when it is its turn in a pool.
+Keys. What a slot owns (`keys`) and what its pool has for it take turns: by priority, and those of one priority one
+filling each. A keyed channel that has no home gets one when it is its turn in a pool.
 
 Cost: O(messages handed out), plus the slots and pools that changed in this entry.
 """
@@ -39,13 +39,22 @@ def dispatch(tables: Tables) -> None:
     credit, keys = tables.credit, tables.keys
     if credit.touched:
         credit.settle()
+    later: list[Home] = []
     if credit.dirty_homes:
         homes = list(credit.dirty_homes.values())
         credit.dirty_homes.clear()
         for home in homes:
-            _fill_home(tables, home)
+            if _yields(home):
+                later.append(home)
+            else:
+                _fill_home(tables, home)
     if credit.dirty:
         _fill_pools(tables)
+    if later:
+        for home in later:
+            _fill_home(tables, home)
+        if credit.dirty:        # a channel that has moved out
+            _fill_pools(tables)
     assert not credit.dirty_homes, "a home was woken while slots were filled"
     if keys.emptied or keys.homes > HOMES_MAX:
         keys.tidy()
@@ -136,6 +145,20 @@ def _house(tables: Tables, pool: Pool, channel: Channel) -> None:
     _fill_home(tables, home)
 
 
+def _yields(home: Home) -> bool:
+    """Whether the pool of a home's slot comes first: its priority is higher, or they take turns. Otherwise keys that are
+    never done would keep all others from the slot, and keys without a home from getting one."""
+    slot = home.slot
+    ours, theirs = home.next_lane(), slot.pool.next_lane()
+    turn, slot.yields = slot.yields, False
+    if ours is None or theirs is None:
+        return False
+    if theirs[1] == ours[1]:
+        channel, priority = ours
+        return turn and not channel.head_is_alone(priority)     # that one waits for an idle slot: no more until then
+    return theirs[1] > ours[1]
+
+
 def _fill_home(tables: Tables, home: Home) -> None:
     """Gives a slot what waits for the keys that it owns, until it has no room or nothing waits."""
     slot = home.slot
@@ -155,6 +178,7 @@ def _fill_home(tables: Tables, home: Home) -> None:
             else:
                 channel.move_out()
             continue
+        slot.yields = not head.alone or not slot.count
         if head.alone:
             # As in a pool: it needs an idle slot, and nothing overtakes it, whoever else this slot serves.
             slot.closed = True

@@ -88,7 +88,7 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
         yield (session.unsaid, list(session.ended), list(session.held))
         for key, slot in session.slots.items():
-            yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place)
+            yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place, slot.yields)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

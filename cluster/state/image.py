@@ -197,6 +197,7 @@ def _session(session: Session, offers: "_Offers") -> Row:
         session.unsaid,
         [slot.index for slot in session.slots.values() if slot.closed],
         list(session.ended),
+        [slot.index for slot in session.slots.values() if slot.yields],
     )
 
 

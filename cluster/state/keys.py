@@ -7,8 +7,8 @@ a *keyed channel* of their own, first in first out within a priority, whatever m
 A keyed channel without a home stands in the rings of the pools that serve its head, as any channel does. The pool whose
 turn it is gives it not one slot for one message, but a home (`house`), with the next *epoch*: a child that is told
 another epoch builds a fresh instance. From then on its only "pool" is the home of that slot, which has turns of its
-own; a slot is filled from its home first (`dispatch`). What a slot owns does not depend on what it holds: homes are
-for long.
+own; home and pool take turns in filling a slot (`dispatch`). What a slot owns does not depend on what it holds: homes
+are for long.
 
 The home is kept until
 - its worker drains or its session ends;

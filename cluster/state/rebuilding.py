@@ -151,6 +151,8 @@ class Rebuilding:
         session.slots = slots_of(session.id, session.worker, pools, session.held)
         for index in row.closed:
             session.slots[slot_key(session.id, index)].closed = True
+        for index in row.yielding:
+            session.slots[slot_key(session.id, index)].yields = True
         for slot in session.slots.values():
             slot.draining = session.draining
         for pool in pools:

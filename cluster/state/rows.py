@@ -150,7 +150,7 @@ class PoolRow(Row, frozen=True):
 
 
 class SessionRow(Row, frozen=True):
-    """`offer` = -1: a client. `closed` are slots by index, `refusals` are (seq, code, value)."""
+    """`offer` = -1: a client. `closed` and `yielding` are slots by index, `refusals` are (seq, code, value)."""
 
     id: int
     name: str
@@ -165,6 +165,7 @@ class SessionRow(Row, frozen=True):
     unsaid: int
     closed: list[int]
     ended: list[int]
+    yielding: list[int] = []
 
 
 class EndedRow(Row, frozen=True):

@@ -352,7 +352,7 @@ KNOWN_FIELDS = {
     queues.Queues: "_pools_serving by_key channels made names queues specs",
     credit.Credit: "dirty dirty_homes made pools touched",
     credit.Pool: "_dirty _labels _names _queues idle is_loop key open prefetch sessions",
-    credit.Slot: "closed count draining held home index key load_us place pool session touched",
+    credit.Slot: "closed count draining held home index key load_us place pool session touched yields",
     turns.Turns: "index mask ready",
     keys.Home: "_dirty channels slot",
     keys.KeyedChannel: "_keys epoch held home unfinished",
