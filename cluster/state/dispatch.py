@@ -52,7 +52,7 @@ def dispatch(tables: Tables) -> None:
         _fill_pools(tables)
     if later:
         for home in later:
-            _fill_home(tables, home)
+            _fill_later(tables, home)
         if credit.dirty:        # a channel that has moved out
             _fill_pools(tables)
     assert not credit.dirty_homes, "a home was woken while slots were filled"
@@ -146,8 +146,8 @@ def _house(tables: Tables, pool: Pool, channel: Channel) -> None:
 
 
 def _yields(home: Home) -> bool:
-    """Whether the pool of a home's slot comes first: its priority is higher, or they take turns. Otherwise keys that are
-    never done would keep all others from the slot, and keys without a home from getting one."""
+    """Whether the pool of a home's slot comes first: its priority is higher, or they take turns. Otherwise keys that
+    are never done would keep all others from the slot, and keys without a home from getting one."""
     slot = home.slot
     ours, theirs = home.next_lane(), slot.pool.next_lane()
     turn, slot.yields = slot.yields, False
@@ -157,6 +157,17 @@ def _yields(home: Home) -> bool:
         channel, priority = ours
         return turn and not channel.head_is_alone(priority)     # that one waits for an idle slot: no more until then
     return theirs[1] > ours[1]
+
+
+def _fill_later(tables: Tables, home: Home) -> None:
+    """The pool has had its turn. If what is next there waits for an idle slot, nothing overtakes it here either."""
+    slot = home.slot
+    top = slot.pool.next_lane()
+    if slot.place and slot.count and top is not None and top[0].head_is_alone(top[1]):
+        slot.closed = slot.yields = True
+        slot.pool.list_slot(slot)
+    else:
+        _fill_home(tables, home)
 
 
 def _fill_home(tables: Tables, home: Home) -> None:

@@ -182,6 +182,21 @@ def test_a_keyed_task_that_goes_alone_waits_until_its_home_is_idle(rig: Rig) -> 
     assert set(worker.tasks()) <= set(others)
 
 
+def test_a_task_that_goes_alone_is_not_overtaken_by_a_key_that_is_never_done(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(names=("f", PREDICT), prefetch=2)
+    client.submit(PREDICT, 60, **of("busy"))
+    (task,) = client.submit("f")
+    for _ in range(10):
+        found = [a for a in worker.inbox if a.task == task]
+        if found and found[0].attempt == 1:
+            worker.end(found[0], OUTCOME_CRASHED)
+        elif found:
+            break
+        else:
+            worker.complete(worker.inbox[0])
+    assert found[0].alone and worker.tasks() == [task]
+
+
 def test_a_task_of_a_key_that_is_tried_again_comes_back_to_its_home(rig: Rig) -> None:
     client, worker = rig.client(), rig.worker(slots=2, names=BOTH)
     client.submit(PREDICT, **of("a"))
