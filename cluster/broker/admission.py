@@ -72,12 +72,13 @@ def size_of(command: Command) -> int:
     elif isinstance(command, Register):
         size += _text(command.name)
         if (worker := command.worker) is not None:
-            size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels)))
+            size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels, *worker.loop_names)))
     return size
 
 
 def _options(options: Options) -> int:
-    size = OPTIONS_OVERHEAD_BYTES + _text(options.queue) + sum(map(_text, options.labels))
+    size = OPTIONS_OVERHEAD_BYTES
+    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor)))
     if options.retry is not None:
         size += RULE_OVERHEAD_BYTES + sum(map(_text, options.retry.on))
     return size

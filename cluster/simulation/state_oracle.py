@@ -7,6 +7,8 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
+- a task with labels goes only to workers that have them all;
+- tasks of one key are held by one slot at a time, in each epoch by that of its owner, and epochs of a key rise;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry; one more for each time that a
   command has replayed it, and no end that was replayed is its last;
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
@@ -44,6 +46,7 @@ from cluster.state.effects import (
     STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
+    Assignment,
     Effects,
     TaskResult,
 )
@@ -54,6 +57,7 @@ FULL_DIGEST_INTERVAL = 16       # entries between comparisons of everything; sna
 CHECK_INTERVAL = 128            # entries between checks of all invariants of the state
 
 Pair = tuple[int, int]          # task id, attempt
+Place = tuple[str, str, str, tuple[str, ...]]       # queue, actor, key, labels
 
 
 class WatchedMachine(Machine):
@@ -111,6 +115,9 @@ class StateOracle:
         self._stopped: set[int] = set()                     # tasks that a worker was told to stop
         self._said_replay: dict[Pair, list[int]] = {}       # (session, seq) of a Replay in the log -> its tasks
         self._replays: dict[int, int] = {}                  # task -> how often it was replayed
+        self._owners: dict[int, tuple[Place, Pair]] = {}    # epoch -> whose it is, and the session and slot that own it
+        self._epochs: dict[Place, int] = {}                 # the last one
+        self._keyed: dict[Place, dict[int, Pair]] = {}      # tasks that slots hold, maybe; session and slot of each
 
     # -- what brokers apply -----------------------------------------------------------------------------------------
 
@@ -256,6 +263,8 @@ class StateOracle:
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
+                if assignment.key or assignment.task in self._options:
+                    self._own(index, session_id, assignment)
 
     @property
     def replays(self) -> int:
@@ -340,10 +349,38 @@ class StateOracle:
         require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
         require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
         require(pair[0] not in self._stopped, "cancel", f"{pair} was handed out at entry {index}, after its cancel")
+        worker = self.reference.session(session)
+        has = worker.worker.labels if worker is not None and worker.worker is not None else ()
+        asked = self._options[pair[0]].labels if pair[0] in self._options else ()
+        require(set(asked) <= set(has), "labels", f"{pair} was given at entry {index} to {session}: it lacks {asked}")
         early = self._not_before.get(pair[0], 0) - self.reference.now_ms
         require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
+
+    def _own(self, index: int, session: int, assignment: Assignment) -> None:
+        """A slot was given a task that may have a key."""
+        options = self._options.get(assignment.task, Options())
+        asked = (options.actor, options.key) if options.key else ("", "")
+        require, task = self._judge.require, assignment.task
+        require((assignment.actor, assignment.key) == asked, "keys", f"{task} was given without its key {asked}")
+        if not options.key:
+            return
+        where = (session, assignment.slot)
+        place = (options.queue, *asked, tuple(sorted(set(options.labels))))
+        owner = self._owners.setdefault(assignment.epoch, (place, where))
+        detail = f"{task} of {place} was given at entry {index} to {where}"
+        require(owner == (place, where), "keys", f"{detail} in epoch {assignment.epoch}, which is {owner}'s")
+        require(self._epochs.get(place, 0) <= assignment.epoch, "keys", f"{detail} in an epoch that is over")
+        self._epochs[place] = assignment.epoch
+        there = self._keyed.setdefault(place, {})
+        there.pop(task, None)
+        for other, other_where in list(there.items()):
+            if self._held.get(other, (0, 0))[0] != other_where[0]:
+                del there[other]
+            else:
+                require(other_where == where, "keys", f"{detail} while {other_where} holds {other}")
+        there[task] = where
 
     # -- what became of it: records vanish from the state, not from here ----------------------------------------------
 

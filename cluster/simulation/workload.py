@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
 from cluster.backoff import Backoff
@@ -28,7 +30,7 @@ from cluster.errors import (
 )
 from cluster.simulation.nodes import Node
 from cluster.simulation.tasks import Call, Fate, Simulated, work
-from cluster.task import TaskOptions
+from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
 CLIENTS = ("c1", "c2")
@@ -46,6 +48,8 @@ PADDING_BYTES_MAX = 400
 REPLAY_LOOKS = 40               # at so many tasks a user looks for some that ended without a result
 REPLAY_TASKS_MAX = 4            # ... and replays so many of them
 REPLAYABLE = frozenset(("dead", "failed", "cancelled", "expired"))
+KEYED_ONE_IN = 6                # calls that are not of a batch
+KEYS = 5
 
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
@@ -209,7 +213,7 @@ class ClientProcess(Node):
     async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
         operation = self.history.invoke(self.name, "submit", call.key)
         try:
-            handle = await client.submit(work.options(**options), call)
+            handle = await client.submit(_keyed(work.options(**options), call), call)
         except ClusterError as error:
             self._not_done(operation, error)
             if _is_refusal(error):
@@ -266,10 +270,20 @@ class ClientProcess(Node):
             return {"timeout": 0.1}
         if roll == 3:
             return {"expires": 0.05 + self.random.random()}
+        if roll == 8:
+            return {"labels": ["gpu"]}
         if roll < 8:
             pause = self.random.random()
             return {"retry": Backoff(self.random.randrange(4), pause, pause + 2, on=self.random.choice(RETRIED))}
         return {}
+
+
+def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
+    """Some calls are for an instance with a key; which ones follows from their numbers."""
+    number, rest = divmod(call.key, KEYED_ONE_IN)
+    if not rest:
+        task.settings = structs.replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
+    return task
 
 
 async def ports_pause(ports: Ports, span: Nanos) -> None:

@@ -35,6 +35,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
+OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
 ROLE_CLIENT = 2
@@ -64,7 +65,8 @@ class RetryRule(Struct, array_like=True, gc=False, frozen=True):
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
     """How tasks of a group are to be run; 0 for `delay_ms`, `expires_ms` and `soft_timeout_ms` means none. With `retry`
-    None retries wait as RetryRule() says.
+    None retries wait as RetryRule() says. Tasks with a `key` all go to the one slot that owns this key of this `actor`;
+    without a key the actor means nothing.
     """
 
     queue: str = QUEUE_DEFAULT
@@ -77,6 +79,8 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     labels: tuple[str, ...] = ()
     retry: RetryRule | None = None
     soft_timeout_ms: int = 0
+    key: str = ""
+    actor: str = ""
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):
@@ -143,13 +147,19 @@ class Complete(Command, tag=2, frozen=True):
 
 
 class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
-    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot."""
+    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot.
+
+    With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
+    others then do not, and runs up to `loop_tasks` of them at a time.
+    """
 
     slots: int
     queues: tuple[str, ...]
     names: tuple[str, ...]
     prefetch: int = PREFETCH_AUTO
     labels: tuple[str, ...] = ()
+    loop_names: tuple[str, ...] = ()
+    loop_tasks: int = 0
 
 
 class Register(Command, tag=3, frozen=True):

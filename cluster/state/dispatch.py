@@ -17,13 +17,18 @@ A message that must go alone needs an idle slot. When it is next in order and no
 it: busy slots get no more until one of them has run empty, which takes them about the time of what they hold.
 Otherwise slots that are refilled before they are idle would leave it waiting for ever.
 
+Keys. What a slot owns (`keys`) and what its pool has for it take turns: by priority, and those of one priority one
+filling each. A keyed channel that has no home gets one when it is its turn in a pool.
+
 Cost: O(messages handed out), plus the slots and pools that changed in this entry.
 """
 
 from cluster.state.credit import Pool, Slot
 from cluster.state.effects import Assignment
-from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK
+from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
+from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK, HOUSED
 from cluster.state.queues import HELD, Channel, Message
+from cluster.state.status import assignment_of
 from cluster.state.tables import Tables
 
 ROUNDS_MAX = 4_096      # in one go: more than any slot has room for
@@ -31,11 +36,32 @@ ROUNDS_MAX = 4_096      # in one go: more than any slot has room for
 
 def dispatch(tables: Tables) -> None:
     """Hands out all that can be handed out."""
-    credit = tables.credit
+    credit, keys = tables.credit, tables.keys
     if credit.touched:
         credit.settle()
-    if not credit.dirty:
-        return
+    later: list[Home] = []
+    if credit.dirty_homes:
+        homes = list(credit.dirty_homes.values())
+        credit.dirty_homes.clear()
+        for home in homes:
+            if _yields(home):
+                later.append(home)
+            else:
+                _fill_home(tables, home)
+    if credit.dirty:
+        _fill_pools(tables)
+    if later:
+        for home in later:
+            _fill_later(tables, home)
+        if credit.dirty:        # a channel that has moved out
+            _fill_pools(tables)
+    assert not credit.dirty_homes, "a home was woken while slots were filled"
+    if keys.emptied or keys.homes > HOMES_MAX:
+        keys.tidy()
+
+
+def _fill_pools(tables: Tables) -> None:
+    credit = tables.credit
     pools = list(credit.dirty.values())
     credit.dirty.clear()
     for pool in pools:
@@ -52,6 +78,9 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
     if top is None:
         return False
     channel, priority = top
+    if channel.key:
+        _house(tables, pool, channel)
+        return True
     if channel.head_is_alone(priority):
         (slot,) = pool.take_slots(pool.idle, 1)
         _assign(tables, channel, slot, [channel.take_alone(priority)])
@@ -75,6 +104,9 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     if top is None:
         return False
     channel, priority = top
+    if channel.key:
+        _house(tables, pool, channel)
+        return True
     if channel.head_is_alone(priority):
         pool.retry()
         return False
@@ -103,8 +135,76 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     return True
 
 
+def _house(tables: Tables, pool: Pool, channel: Channel) -> None:
+    """A keyed channel without a home gets one, and the slot is given what waits there."""
+    assert isinstance(channel, KeyedChannel) and pool in channel.pools
+    dirty = tables.credit.dirty_homes
+    home = tables.keys.house(channel, pool, dirty)
+    dirty.pop(home.index, None)
+    tables.ledger.decisions += (HOUSED, home.index, channel.epoch)
+    _fill_home(tables, home)
+
+
+def _yields(home: Home) -> bool:
+    """Whether the pool of a home's slot comes first: its priority is higher, or they take turns. Otherwise keys that
+    are never done would keep all others from the slot, and keys without a home from getting one."""
+    slot = home.slot
+    ours, theirs = home.next_lane(), slot.pool.next_lane()
+    turn, slot.yields = slot.yields, False
+    if ours is None or theirs is None:
+        return False
+    if theirs[1] == ours[1]:
+        channel, priority = ours
+        return turn and not channel.head_is_alone(priority)     # that one waits for an idle slot: no more until then
+    return theirs[1] > ours[1]
+
+
+def _fill_later(tables: Tables, home: Home) -> None:
+    """The pool has had its turn. If what is next there waits for an idle slot, nothing overtakes it here either."""
+    slot = home.slot
+    top = slot.pool.next_lane()
+    if slot.place and slot.count and top is not None and top[0].head_is_alone(top[1]):
+        slot.closed = slot.yields = True
+        slot.pool.list_slot(slot)
+    else:
+        _fill_home(tables, home)
+
+
+def _fill_home(tables: Tables, home: Home) -> None:
+    """Gives a slot what waits for the keys that it owns, until it has no room or nothing waits."""
+    slot = home.slot
+    pool = slot.pool
+    while slot.place:
+        top = home.next_lane()
+        if top is None:
+            return
+        channel, priority = top
+        assert isinstance(channel, KeyedChannel) and channel.home is home
+        head = channel.head_of(priority)
+        if head is None:
+            continue        # the lane is empty now
+        if not pool.announces(head.spec.name):
+            if channel.held:
+                home.forget(channel)        # until nothing of it is held; nothing overtakes its head
+            else:
+                channel.move_out()
+            continue
+        slot.yields = not head.alone or not slot.count
+        if head.alone:
+            # As in a pool: it needs an idle slot, and nothing overtakes it, whoever else this slot serves.
+            slot.closed = True
+            if not slot.count:
+                _assign(tables, channel, slot, [channel.take_alone(priority)])
+            pool.list_slot(slot)
+            return
+        messages = channel.take_announced(priority, slot.room(channel.name.estimate_us), pool)
+        home.next_turn(channel, priority)
+        _assign(tables, channel, slot, messages)
+        pool.list_slot(slot)
+
+
 def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message]) -> None:
-    """Gives `messages`, which have just left their lane, to a slot that is in no ring."""
+    """Gives `messages`, which have just left their lane, to a slot, which is to be listed anew."""
     ledger = tables.ledger
     decide = ledger.decisions.append
     estimate_us = channel.name.estimate_us
@@ -128,12 +228,15 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
         return
     index = slot.index
     name = channel.name.name
-    assignments = [
-        Assignment(
-            m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone, m.spec.soft_timeout_ms
-        )
-        for m in messages
-    ]
+    if channel.key:
+        assignments = [assignment_of(channel, index, message) for message in messages]
+    else:
+        assignments = [
+            Assignment(
+                m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone, m.spec.soft_timeout_ms
+            )
+            for m in messages
+        ]
     per_session = ledger.effects.assignments
     if slot.session in per_session:
         per_session[slot.session] += assignments

@@ -39,7 +39,11 @@ class Registered(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Assignment(Struct, array_like=True, gc=False, frozen=True):
-    """One attempt for one slot of a worker. `alone` = nothing else may wait beside it in its slot."""
+    """One attempt for one slot of a worker. `alone` = nothing else may wait beside it in its slot.
+
+    `actor`, `key` and `epoch` are those of a task with a key, which this slot owns: an instance that was built in
+    another epoch is of no use any more.
+    """
 
     task: int
     attempt: int
@@ -50,6 +54,9 @@ class Assignment(Struct, array_like=True, gc=False, frozen=True):
     body: bytes
     alone: bool = False
     soft_timeout_ms: int = 0
+    actor: str = ""
+    key: str = ""
+    epoch: int = 0
 
 
 class TaskResult(Struct, array_like=True, gc=False, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 
 from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
+from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.sessions import Sessions
@@ -34,6 +35,7 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield sorted(tables.timers.heap)
     yield from _queues(tables.queues)
     yield from _credit(tables.credit)
+    yield from _keys(tables)
     yield from _sessions(tables.sessions)
     yield from _tasks(tables)
     yield from _retention(tables.retention)
@@ -54,11 +56,22 @@ def _queues(queues: Queues) -> Iterator[object]:
         yield (name, queue.ready, queue.delayed, queue.running, queue.ended)
     for name, known in sorted(queues.names.items()):
         yield (name, known.estimate_us)
-    for channel in queues.channels:
-        yield (channel.queue.name, channel.name.name, [pool.index for pool in channel.pools])
+    yield queues.made
+    for index, channel in queues.channels.items():
+        whose = (channel.queue.name, channel.name.name, channel.labels, channel.key)
+        yield (index, whose, [pool.index for pool in channel.pools])
+        if isinstance(channel, KeyedChannel):
+            yield (channel.epoch, channel.held, channel.unfinished)
         yield (channel.waiting, channel.alone, channel.stale)
         for lane in channel.lanes:
             yield [message.id for message in lane or ()]
+
+
+def _keys(tables: Tables) -> Iterator[object]:
+    keys = tables.keys
+    yield (keys.epochs, keys.homes, list(keys.idle), sorted(keys.homeless))
+    for home in homes_of(tables.sessions):
+        yield (home.index, home.mask, sorted(home.channels), [list(ring) for ring in home.ready])
 
 
 def _credit(credit: Credit) -> Iterator[object]:
@@ -75,7 +88,7 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
         yield (session.unsaid, list(session.ended), list(session.held))
         for key, slot in session.slots.items():
-            yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place)
+            yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place, slot.yields)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

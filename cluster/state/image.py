@@ -34,6 +34,8 @@ import msgspec
 from msgspec import Raw
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
+from cluster.state.credit import pools_of
+from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
@@ -111,7 +113,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.CHANNELS, _channels(tables)
     yield Section.MEMO, _memo(tables, specs)
     yield Section.OFFERS, [OfferRow(worker) for worker in offers.numbers]
-    yield Section.POOLS, [PoolRow(pool.index, offers.of_pool[pool.index]) for pool in tables.credit.pools.values()]
+    yield Section.POOLS, _pools(tables, offers)
     yield Section.SESSIONS, (_session(session, offers) for session in tables.sessions)
     yield Section.ENDED, _ended(tables)
     yield Section.TASKS, _tasks(tables, specs)
@@ -139,6 +141,8 @@ def _head(tables: Tables, applied_index: int) -> HeadRow:
         tables.credit.made,
         tables.retention.lots_made,
         tables.retention.bytes,
+        tables.queues.made,
+        tables.keys.epochs,
     )
 
 
@@ -158,8 +162,20 @@ def _names(tables: Tables) -> Iterator[Row]:
 
 
 def _channels(tables: Tables) -> Iterator[Row]:
-    for channel in tables.queues.channels:
-        yield ChannelRow(channel.queue.name, channel.name.name, channel.waiting, channel.alone, channel.stale)
+    for index, channel in tables.queues.channels.items():
+        queue, name = channel.queue.name, channel.name.name
+        counts = (channel.waiting, channel.alone, channel.stale)
+        if isinstance(channel, KeyedChannel):
+            home = 0 if channel.home is None else channel.home.index
+            owned = (home, channel.epoch, channel.held, channel.unfinished)
+            yield ChannelRow(queue, name, *counts, channel.labels, index, channel.key, *owned)
+        else:
+            yield ChannelRow(queue, name, *counts, channel.labels, index)
+
+
+def _pools(tables: Tables, offers: "_Offers") -> Iterator[Row]:
+    for pool in tables.credit.pools.values():
+        yield PoolRow(pool.index, offers.of_pool[pool.index], pool.is_loop)
 
 
 def _memo(tables: Tables, specs: "Specs") -> Iterator[Row]:
@@ -183,6 +199,7 @@ def _session(session: Session, offers: "_Offers") -> Row:
         session.unsaid,
         [slot.index for slot in session.slots.values() if slot.closed],
         list(session.ended),
+        [slot.index for slot in session.slots.values() if slot.yields],
     )
 
 
@@ -198,7 +215,11 @@ def _orders(tables: Tables) -> Iterator[Row]:
         yield from _order(Order.IDLE_RING, pool.index, 0, list(pool.idle))
         yield from _order(Order.OPEN_RING, pool.index, 0, list(pool.open))
     yield from _order(Order.DIRTY, 0, 0, list(tables.credit.dirty))
-    for channel in tables.queues.channels:
+    for home in homes_of(tables.sessions):
+        for priority, ring in enumerate(home.ready):
+            yield from _order(Order.HOME_RING, home.index, priority, list(ring))
+    yield from _order(Order.IDLE_HOMES, 0, 0, list(tables.keys.idle))
+    for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             yield from _order(Order.LANE, channel.index, priority, _entries(tables, channel, lane or ()))
     for session in tables.sessions:
@@ -246,8 +267,8 @@ class _Offers:
         for session in tables.sessions:
             if session.worker is not None:
                 number = self.numbers.setdefault(session.worker, len(self.numbers))
-                if not session.draining:
-                    self.of_pool.setdefault(next(iter(session.slots.values())).pool.index, number)
+                for pool in pools_of(session.slots) if not session.draining else ():
+                    self.of_pool.setdefault(pool.index, number)
 
 
 # -- tasks, the bulk of it -----------------------------------------------------------------------------------
@@ -276,6 +297,7 @@ class Specs:
                         spec.retries,
                         spec.retry,
                         spec.soft_timeout_ms,
+                        *((spec.queue, spec.name, spec.actor, spec.key, spec.labels) if spec.key else ()),
                     )
                 )
         return rows

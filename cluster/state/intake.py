@@ -21,16 +21,16 @@ from cluster.state.commands import (
     Submit,
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
+from cluster.state.keys import KeyedChannel
 from cluster.state.queues import DELAYED, PENDING
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
-from cluster.state.texts import is_name
+from cluster.state.texts import LABELS_MAX, is_name
 from cluster.state.timers import EXPIRES, READY
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 DURATION_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000       # ten years: a longer delay is a mistake in units
-LABELS_MAX = 64
 
 
 def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]:
@@ -50,7 +50,10 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
         session.unsaid += len(group.bodies)
         options = group.options
         delay_ms = options.delay_ms if options is not None else 0
-        spec = tables.queues.spec(group.name, options, now_ms)
+        if options is not None and options.key:
+            spec = tables.keys.spec(group.name, options, now_ms)
+        else:
+            spec = tables.queues.spec(group.name, options, now_ms)
         state = DELAYED if delay_ms else PENDING
         first = base | group.first
         end = first + len(group.bodies)
@@ -62,6 +65,9 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
             start = cut
         channel = tables.queues.channels[spec.channel]
+        if channel.key:
+            assert isinstance(channel, KeyedChannel)
+            channel.begin(len(tasks))
         if delay_ms:
             channel.queue.delayed += len(tasks)
             tables.timers.add(now_ms + delay_ms, first, len(tasks), READY)
@@ -97,6 +103,9 @@ def _is_valid(options: Options) -> bool:
         and 0 <= options.expires_ms <= DURATION_MS_MAX
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX
+        and all(map(is_name, options.labels))
+        and (not options.actor or is_name(options.actor))
+        and (not options.key or (is_name(options.key) and bool(options.actor)))
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
     )

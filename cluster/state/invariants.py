@@ -2,9 +2,10 @@
 else."""
 
 from cluster.state.commands import RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
+from cluster.state.key_invariants import check_keys
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import record_bytes
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
@@ -21,6 +22,7 @@ def check(tables: Tables) -> None:
     _check_counters(tables)
     _check_slots(tables)
     _check_rings(tables)
+    check_keys(tables)
     _check_sessions(tables)
     _check_retention(tables)
     _check_evidence(tables)
@@ -29,7 +31,7 @@ def check(tables: Tables) -> None:
 def _check_places(tables: Tables) -> None:
     """Every task is in exactly one place: a lane, a slot, the timers, or ended, and then in a lot."""
     waiting: dict[int, int] = {}
-    for channel in tables.queues.channels:
+    for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             for message in lane or ():
                 if message.state != PENDING:
@@ -100,7 +102,7 @@ def _check_counters(tables: Tables) -> None:
     all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()])
     gone = tables.counters.evicted + tables.counters.replayed
     assert all_ended == sum(ended.values()) + gone, "ended = known + forgotten + replayed"
-    for channel in tables.queues.channels:
+    for channel in tables.queues.channels.values():
         entries = [message for lane in channel.lanes for message in lane or ()]
         live = [message for message in entries if message.state == PENDING]
         assert channel.waiting == len(live)
@@ -145,9 +147,12 @@ def _check_rings(tables: Tables) -> None:
     assert all(pool in pools for pool in tables.credit.dirty.values()), "a pool that is gone is dirty"
     assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
     assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
-    for channel in tables.queues.channels:
-        queue, name = channel.queue.name, channel.name.name
-        serving = [pool for pool in pools if pool.serves(queue, name)]
+    for channel in tables.queues.channels.values():
+        if channel.key:
+            continue
+        queue, name, labels = channel.queue.name, channel.name.name, channel.labels
+        assert tables.queues.by_key[queue, name][labels] is channel and labels == canonical(labels)
+        serving = [pool for pool in pools if pool.serves(queue, name, labels)]
         assert sorted([pool.index for pool in serving]) == sorted([pool.index for pool in channel.pools])
         for pool in serving:
             for priority, lane in enumerate(channel.lanes):

@@ -16,6 +16,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     RETRIED, task, date             raised, and is ready again at this date
     CANCELLED, task, grace          its worker is told to stop it
     REPLAYED, task...               ended once, and are pending again
+    HOUSED, slot key, epoch         a slot owns another key
 """
 
 from zlib import crc32
@@ -35,6 +36,7 @@ EVICTED = -6
 RETRIED = -7
 CANCELLED = -8
 REPLAYED = -9
+HOUSED = -10
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode

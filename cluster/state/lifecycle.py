@@ -4,7 +4,8 @@ A task that raised has failed, or waits for its next attempt (`retries`). Three 
 result:
 - *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted;
   up to CRASHES_MAX it is tried again, then it is dead, with the evidence.
-- *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
+- *lost*: it was at a lost worker, but with others, so nobody knows which of them ran; or it ran in a lost child, with
+  others that ran there as well (*suspected*). Not counted.
 - *returned*: handed back unrun, lost with a child through another's fault, or held by a worker that closed its
   session in order. Not counted.
 
@@ -46,7 +47,7 @@ def release(tables: Tables, session: Session, task: Message) -> None:
     slot.load_us -= task.estimate_us
     assert slot.count >= 0 and slot.load_us >= 0
     task.holder = 0
-    tables.queues.channels[task.spec.channel].queue.running -= 1
+    tables.queues.channels[task.spec.channel].freed(1)
     tables.credit.touch(slot)
 
 
@@ -64,7 +65,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     tables.retention.file(task.lot, [task.id], len(task.body) + attempts_bytes(task))
     if state == STATE_DEAD:
         tables.retention.bury(task)
-    tables.queues.channels[task.spec.channel].queue.ended[state] += 1
+    tables.queues.channels[task.spec.channel].ended(state, 1)
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
 
 
@@ -81,6 +82,12 @@ def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
         return False
     task.alone = True
     return True
+
+
+def suspect(tables: Tables, task: Task, attempt: Attempt) -> None:
+    """A released task may be the culprit of a loss, or another one that was there: uncounted, but to run alone."""
+    tables.evidence.record(task, attempt)
+    task.alone = True
 
 
 def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
@@ -104,7 +111,9 @@ def drain(tables: Tables, session: Session) -> None:
     only it knows which that is."""
     if not session.draining:
         session.draining = True
+        pools = len(tables.credit.pools)
         tables.credit.drain(session.slots, tables.queues)
+        _vacate(tables, session, pools)
         tables.ledger.draining(session.id)
 
 
@@ -115,9 +124,18 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
             _hand_back(tables, session)
         else:
             _lose(tables, session)
+        pools = len(tables.credit.pools)
         tables.credit.leave(session.slots, tables.queues)
+        _vacate(tables, session, pools)
     tables.sessions.close(session)
     tables.ledger.session_ended(session.id)
+
+
+def _vacate(tables: Tables, session: Session, pools: int) -> None:
+    """Its slots are in no pool any more; there were so many pools before."""
+    if len(tables.credit.pools) != pools:
+        tables.keys.pools_changed()
+    tables.keys.vacate(session.slots)
 
 
 def _lose(tables: Tables, session: Session) -> None:
@@ -134,8 +152,7 @@ def _lose(tables: Tables, session: Session) -> None:
             if crash(tables, task, attempt):
                 back.append(task)
         else:
-            tables.evidence.record(task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
-            task.alone = True
+            suspect(tables, task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
             back.append(task)
     requeue(tables, back)
 

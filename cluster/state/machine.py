@@ -176,7 +176,13 @@ class Machine:
         """What a worker's session holds, slot by slot in the order in which it was given; [] if there is
         none."""
         known = self._tables.sessions.by_id.get(session)
-        return [] if known is None else [assignment_of(known, message) for message in known.held.values()]
+        if known is None:
+            return []
+        channels = self._tables.queues.channels
+        return [
+            assignment_of(channels[message.spec.channel], known.slots[message.holder].index, message)
+            for message in known.held.values()
+        ]
 
     def cancelled_at(self, session: int) -> list[tuple[int, int, int]]:
         """(task, attempt, grace in ms) of what a worker's session holds and was told to stop."""

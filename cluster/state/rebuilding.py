@@ -6,13 +6,14 @@ What follows from other rows is made anew here, see `image`.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
-from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_key
+from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
 from cluster.state.effects import STATE_CANCELLED
+from cluster.state.keys import Home, KeyedChannel
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
 from cluster.state.rows import (
@@ -41,20 +42,23 @@ from cluster.state.rows import (
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Attempt, Task
+from cluster.state.turns import Turns
 
 
 class Rebuilding:
     """The tables of an image of which some rows were read."""
 
-    __slots__ = ("_offers", "_pools", "_specs", "_texts", "applied_index", "tables")
+    __slots__ = ("_channels_made", "_offers", "_owned", "_pools", "_specs", "_texts", "applied_index", "tables")
 
     def __init__(self) -> None:
         self.tables = Tables()
         self.applied_index = 0
+        self._channels_made = 0
         self._texts: dict[str, str] = {}                        # each text once
         self._specs: list[Spec] = []                            # by number
-        self._offers: list[tuple[WorkerSpec, PoolKey]] = []     # by number
+        self._offers: list[tuple[WorkerSpec, list[PoolKey]]] = []       # by number
         self._pools: dict[int, Pool] = {}                       # by index
+        self._owned: dict[int, list[KeyedChannel]] = {}         # by key of a slot that was not read yet
 
     def head(self, row: HeadRow) -> None:
         tables = self.tables
@@ -69,6 +73,8 @@ class Rebuilding:
         tables.credit.made = row.pools_made
         tables.retention.lots_made = row.lots_made
         tables.retention.bytes = row.results_bytes
+        self._channels_made = row.channels_made
+        tables.keys.epochs = row.epochs
 
     def counters(self, row: CountersRow) -> None:
         counters = self.tables.counters
@@ -92,12 +98,22 @@ class Rebuilding:
         name.estimate_us = row.estimate_us
 
     def channel(self, row: ChannelRow) -> None:
-        queues = self.tables.queues
+        queues, keys = self.tables.queues, self.tables.keys
         queue, name = queues.queues[row.queue], queues.names[row.name]
-        channel = Channel(len(queues.channels), queue, name, [])
+        labels = tuple(map(self._text, row.labels))
+        index = row.index if row.index >= 0 else queues.made
+        if index < queues.made:
+            raise LookupError(f"channel {index} after {queues.made - 1}")
+        if row.key:
+            keyed = KeyedChannel(index, queue, name, self._text(row.key), labels, keys)
+            keyed.epoch, keyed.held, keyed.unfinished = row.epoch, row.held, row.unfinished
+            keys.add(keyed)
+            if row.home:
+                self._owned.setdefault(row.home, []).append(keyed)
+        else:
+            queues.add(Channel(index, queue, name, labels, []))
+        channel = queues.channels[index]
         channel.waiting, channel.alone, channel.stale = row.waiting, row.alone, row.stale
-        queues.channels.append(channel)
-        queues.by_key[queue.name, name.name] = channel
 
     def memo(self, row: MemoRow) -> None:
         self._spec(row.spec)
@@ -106,14 +122,14 @@ class Rebuilding:
     def offer(self, row: OfferRow) -> None:
         if not 1 <= row.worker.slots <= SLOTS_MAX:
             raise LookupError(f"a worker of {row.worker.slots} slots")
-        self._offers.append((row.worker, pool_key(row.worker)))
+        self._offers.append((row.worker, pool_keys(row.worker)))
 
     def pool(self, row: PoolRow) -> None:
         """Its channels are those of its names; each has its pools in the order in which they were made."""
         credit = self.tables.credit
-        _, key = self._offers[row.offer]
+        key = self._offers[row.offer][1][row.is_loop]
         pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
-        for channel in self.tables.queues.among(*key[:2]):
+        for channel in pool.served(self.tables.queues):
             channel.pools.append(pool)
 
     def session(self, row: SessionRow) -> None:
@@ -129,17 +145,31 @@ class Rebuilding:
         sessions.by_owner[session.role, session.name] = session
 
     def _slots(self, session: Session, row: SessionRow) -> None:
-        session.worker, key = self._offers[row.offer]
-        pools = self.tables.credit.pools
+        session.worker, keys = self._offers[row.offer]
+        known = self.tables.credit.pools
         # The pool of a worker that drains does not know its slots and may be gone; they are never listed again.
-        pool = pools[key] if not session.draining else pools.get(key) or Pool(0, key, {})
-        slots = [Slot(session.id, index, pool, session.held) for index in range(session.worker.slots)]
+        pools = [known[key] if not session.draining else known.get(key) or Pool(0, key, {}) for key in keys]
+        session.slots = slots_of(session.id, session.worker, pools, session.held)
         for index in row.closed:
-            slots[index].closed = True
-        for slot in slots:
+            session.slots[slot_key(session.id, index)].closed = True
+        for index in row.yielding:
+            session.slots[slot_key(session.id, index)].yields = True
+        for slot in session.slots.values():
             slot.draining = session.draining
-        session.slots = {slot.key: slot for slot in slots}
-        pool.sessions += not session.draining
+        for pool in pools:
+            pool.sessions += not session.draining
+        if self._owned:
+            for slot in session.slots.values():
+                self._own(slot, self._owned.pop(slot.key, ()))
+
+    def _own(self, slot: Slot, channels: Iterable[KeyedChannel]) -> None:
+        for channel in channels:
+            if slot.home is None:
+                slot.home = Home(slot, self.tables.credit.dirty_homes)
+            channel.home = slot.home
+            channel.pools = [slot.home]
+            slot.home.channels[channel.index] = channel
+            self.tables.keys.homes += 1
 
     def ended(self, row: EndedRow) -> None:
         owner = (row.role, self._text(row.name))
@@ -204,6 +234,17 @@ class Rebuilding:
         elif row.what is Order.DIRTY:
             for index in row.items:
                 credit.dirty[index] = self._pools[index]
+        elif row.what is Order.HOME_RING:
+            slot = self.tables.sessions.by_id[row.of >> SLOT_BITS].slots[row.of]
+            for index in row.items:
+                if slot.home is None:
+                    raise LookupError(f"a home of slot {row.of}")
+                Turns.wake(slot.home, slot.home.channels[index], row.at)
+        elif row.what is Order.IDLE_HOMES:
+            for index in row.items:
+                channel = self.tables.queues.channels[index]
+                assert isinstance(channel, KeyedChannel)
+                self.tables.keys.idle[index] = channel
         elif row.what is Order.LANE:
             self._lane(row)
         else:
@@ -267,18 +308,33 @@ class Rebuilding:
             evidence.attempts[task, number] = size
             evidence.bytes += size
 
+    def finish(self) -> None:
+        """After all rows: which pools may house what waits for a home follows from the heads of lanes."""
+        if self._owned:
+            raise LookupError(f"homes of slots {sorted(self._owned)}")
+        keys, queues = self.tables.keys, self.tables.queues
+        queues.made = max(queues.made, self._channels_made)
+        for channel in keys.by_key.values():
+            if channel.home is None and channel.waiting:
+                keys.homeless[channel.index] = channel
+                channel.pools = keys.serving(channel, channel.peek())
+
     # -- what is shared --------------------------------------------------------------------------------------
 
     def _text(self, text: str) -> str:
         return self._texts.setdefault(text, text)
 
     def _spec(self, row: SpecRow) -> None:
-        channel = self.tables.queues.channels[row.channel]
+        if row.key:
+            queue, name = self._text(row.queue), self._text(row.name)
+        else:
+            channel = self.tables.queues.channels[row.channel]
+            queue, name = channel.queue.name, channel.name.name
         self._specs.append(
             Spec(
-                channel.queue.name,
-                channel.name.name,
-                channel.index,
+                queue,
+                name,
+                row.channel,
                 row.priority,
                 row.timeout_ms,
                 row.result_ttl_ms,
@@ -286,6 +342,9 @@ class Rebuilding:
                 row.retries,
                 row.retry,
                 row.soft_timeout_ms,
+                self._text(row.actor),
+                self._text(row.key),
+                tuple(map(self._text, row.labels)),
             )
         )
 

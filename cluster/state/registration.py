@@ -6,7 +6,7 @@ from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
 from cluster.state.lifecycle import end_session
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
-from cluster.state.texts import is_name
+from cluster.state.texts import LABELS_MAX, is_name
 
 WORKER_NAMES_MAX = 4_096        # task names that a worker announces
 WORKER_QUEUES_MAX = 64
@@ -37,7 +37,10 @@ def _session(tables: Tables, command: Register) -> Session | None:
     worker = command.worker if command.role == ROLE_WORKER else None
     session = sessions.open(owner, command.incarnation, worker)
     if worker is not None:
+        pools = tables.credit.made
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
+        if tables.credit.made != pools:
+            tables.keys.pools_changed()
     return session
 
 
@@ -55,5 +58,8 @@ def _is_valid_worker(worker: WorkerSpec) -> bool:
         and (worker.prefetch == PREFETCH_AUTO or 1 <= worker.prefetch <= PREFETCH_MAX)
         and len(worker.queues) <= WORKER_QUEUES_MAX
         and len(worker.names) <= WORKER_NAMES_MAX
-        and all(is_name(name) for name in worker.queues + worker.names)
+        and len(worker.labels) <= LABELS_MAX
+        and len(worker.loop_names) <= WORKER_NAMES_MAX
+        and 0 <= worker.loop_tasks <= PREFETCH_MAX
+        and all(is_name(name) for name in worker.queues + worker.names + worker.labels + worker.loop_names)
     )

@@ -48,8 +48,10 @@ def is_replayable(task: Task) -> bool:
 
 def _begin_anew(tables: Tables, old: Task) -> None:
     tables.retention.unfile(old)
+    spec = tables.keys.resubmitted(old.spec) if old.spec.key else old.spec
     task = structs.replace(
         old,
+        spec=spec,
         state=PENDING,
         attempt=old.attempt + 1,
         alone=old.state == STATE_DEAD,
@@ -62,4 +64,4 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     )
     assert task.holder == 0
     tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
-    tables.queues.channels[task.spec.channel].append_again(task)
+    tables.queues.channels[spec.channel].append_again(task)

@@ -93,6 +93,7 @@ class Restoration:
     def _check_end(self, row: EndRow) -> None:
         if row.parts != self._number or row.crc != self._crc:
             raise ImageDamaged(f"part {self._number}", "the checksum of all parts before it does not match")
+        self._rebuilding.finish()
 
 
 def _check_versions(versions: _Versions) -> None:

@@ -42,6 +42,8 @@ class Order(IntEnum):
     DIRTY = 3           # pools
     LANE = 4            # tasks; of a channel, at a priority. Negative: a stale entry whose task is forgotten
     HELD_TASKS = 5      # tasks; of a session
+    HOME_RING = 6       # channels that may hold something; of a slot that owns them, at a priority
+    IDLE_HOMES = 7      # channels that have a home and no tasks
 
 
 class Row(Struct, array_like=True, gc=False, frozen=True):
@@ -63,6 +65,8 @@ class HeadRow(Row, frozen=True):
     pools_made: int
     lots_made: int
     results_bytes: int
+    channels_made: int = 0
+    epochs: int = 0
 
 
 class CountersRow(Row, frozen=True):
@@ -90,17 +94,25 @@ class NameRow(Row, frozen=True):
 
 
 class ChannelRow(Row, frozen=True):
-    """In order of their indexes."""
+    """In order of their indexes; -1 = one more than the last. With a key, `name` is the actor's; `home` is the slot
+    that owns it, 0 = none."""
 
     queue: str
     name: str
     waiting: int
     alone: int
     stale: int
+    labels: tuple[str, ...] = ()
+    index: int = -1
+    key: str = ""
+    home: int = 0
+    epoch: int = 0
+    held: int = 0
+    unfinished: int = 0
 
 
 class SpecRow(Row, frozen=True):
-    """Its queue and its name are those of the channel."""
+    """Its queue and its name are those of the channel. With a key they are written here: the channel may be gone."""
 
     channel: int
     priority: int
@@ -110,6 +122,11 @@ class SpecRow(Row, frozen=True):
     retries: int = 0
     retry: RetryRule | None = None
     soft_timeout_ms: int = 0
+    queue: str = ""
+    name: str = ""
+    actor: str = ""
+    key: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class MemoRow(Row, frozen=True):
@@ -127,14 +144,15 @@ class OfferRow(Row, frozen=True):
 
 
 class PoolRow(Row, frozen=True):
-    """In order of their making. `offer` is that of one of its sessions."""
+    """In order of their making. `offer` is that of one of its sessions, of which it has the loop or the other slots."""
 
     index: int
     offer: int
+    is_loop: bool = False
 
 
 class SessionRow(Row, frozen=True):
-    """`offer` = -1: a client. `closed` are slots by index, `refusals` are (seq, code, value)."""
+    """`offer` = -1: a client. `closed` and `yielding` are slots by index, `refusals` are (seq, code, value)."""
 
     id: int
     name: str
@@ -149,6 +167,7 @@ class SessionRow(Row, frozen=True):
     unsaid: int
     closed: list[int]
     ended: list[int]
+    yielding: list[int] = []
 
 
 class EndedRow(Row, frozen=True):

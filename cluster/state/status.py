@@ -12,7 +12,8 @@ from cluster.state.effects import (
     STATE_FAILED,
     Assignment,
 )
-from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.keys import KeyedChannel
+from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 
@@ -56,9 +57,13 @@ class WorkerStatus(TypedDict):
 
 
 class ParkedStatus(TypedDict):
+    """Tasks that no live worker serves. `why` says what such a worker would need."""
+
     queue: str
     name: str
+    labels: list[str]
     ready: int
+    why: str
 
 
 class Status(TypedDict):
@@ -72,7 +77,7 @@ class Status(TypedDict):
 
 def status_of(tables: Tables) -> Status:
     """A summary; costs O(queues, channels and sessions)."""
-    parked = [channel for channel in tables.queues.channels if channel.waiting and not channel.pools]
+    parked = [channel for channel in tables.queues.channels.values() if channel.is_parked]
     per_queue: dict[str, int] = {}
     for channel in parked:
         per_queue[channel.queue.name] = per_queue.get(channel.queue.name, 0) + channel.waiting
@@ -96,12 +101,29 @@ def status_of(tables: Tables) -> Status:
         workers=[_worker(session) for session in tables.sessions if session.worker is not None],
         clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
         parked=[
-            ParkedStatus(queue=channel.queue.name, name=channel.name.name, ready=channel.waiting)
-            for channel in parked[:PARKED_NAMES_SHOWN_MAX]
+            _parked(tables, channel) for channel in parked[:PARKED_NAMES_SHOWN_MAX]
         ],
         counters=tables.counters.as_dict(),
         now_ms=tables.now_ms,
     )
+
+
+def _parked(tables: Tables, channel: Channel) -> ParkedStatus:
+    queue, name, labels = channel.queue.name, _next_name(channel), list(channel.labels)
+    who = f"no worker with {'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}" if labels else "no worker"
+    why = f"{who} announces {name} for queue {queue}"
+    if labels and tables.credit.serving(queue, name, ()):
+        why += "; workers without do"
+    if channel.key:
+        why += f", which is next for key {channel.key} of {channel.name.name}"
+    return ParkedStatus(queue=queue, name=name, labels=labels, ready=channel.waiting, why=why)
+
+
+def _next_name(channel: Channel) -> str:
+    """The task name of what waits there; with a key, of the first one."""
+    if isinstance(channel, KeyedChannel) and (message := channel.peek()) is not None:
+        return message.spec.name
+    return channel.name.name
 
 
 def _worker(session: Session) -> WorkerStatus:
@@ -115,16 +137,19 @@ def _worker(session: Session) -> WorkerStatus:
     )
 
 
-def assignment_of(session: Session, message: Message) -> Assignment:
-    """The assignment by which `session` holds `message`, as it was sent or should have been."""
+def assignment_of(channel: Channel, slot: int, message: Message) -> Assignment:
+    """The assignment by which the slot of this index holds `message`, as it was sent or should have been."""
     return Assignment(
         message.id,
         message.attempt,
-        session.slots[message.holder].index,
+        slot,
         message.estimate_us,
         message.spec.timeout_ms,
         message.spec.name,
         message.body,
         message.alone,
         message.spec.soft_timeout_ms,
+        message.spec.actor,
+        message.spec.key,
+        channel.epoch if isinstance(channel, KeyedChannel) else 0,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from cluster.state.commands import MACHINE_VERSION
 from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
+from cluster.state.keys import Keys
 from cluster.state.ledger import Ledger
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
@@ -45,6 +46,7 @@ class Tables:
         "counters",
         "credit",
         "evidence",
+        "keys",
         "ledger",
         "machine_version",
         "now_ms",
@@ -60,6 +62,7 @@ class Tables:
         self.ledger = Ledger()
         self.credit = Credit()
         self.queues = Queues(self.credit.serving)
+        self.keys = Keys(self.queues, self.credit.serving)
         self.sessions = Sessions()
         self.tasks = TaskTable()
         self.timers = Timers()

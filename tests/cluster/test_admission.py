@@ -50,11 +50,13 @@ def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy
 failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples, texts)
 rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
 options = every(
-    Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers
+    Options,
+    *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
+    *(texts, texts),
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
-specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples)
+specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers)
 commands = st.one_of(
     every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
     every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),

@@ -169,6 +169,7 @@ WRONG = [
     ('name = "w1"', 'name = "w1"\nqueues = []', 18, ["queues", "at least one queue"]),
     ('name = "w1"', 'name = "w1"\nqueues = [""]', 18, ["queues: '' is not"]),
     ('name = "w1"', 'name = "w1"\nlabels = [1]', 18, ["labels: 1 is not"]),
+    ('name = "w1"', f'name = "w1"\nlabels = ["{"x" * 513}"]', 18, ["labels: at most 64", "512 bytes"]),
     ('name = "w1"', 'name = "w1"\nhost = "build1"', 18, ["host = 'build1'", "not a loopback", "insecure = true"]),
     ('name = "w1"', 'name = "w1"\nhost = 1', 18, ["host = 1", "must be a string"]),
     ('name = "w1"', 'name = "w1"\nrecycle_after = -1', 18, ["recycle_after = -1", "1 to 1000000000", "0 for never"]),

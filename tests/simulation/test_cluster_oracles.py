@@ -11,7 +11,7 @@ from cluster.simulation import Course, Scenario
 from cluster.simulation.state_oracle import WatchedMachine
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import Drain, Failure, Options, Register
-from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_FAILED, TaskResult
+from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_FAILED, Assignment, TaskResult
 
 CALM = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
 
@@ -288,3 +288,32 @@ def test_a_damaged_snapshot_is_seen_if_nothing_damaged_it_and_if_nobody_notices(
     settled.oracles.judge.violations.clear()
     watch.on_log(settled.brokers[1], "snapshot_damaged", {"index": 7, "reason": "a bit"})
     assert found(settled) == {"snapshot"}
+
+
+def test_a_task_at_a_worker_that_lacks_its_label_is_seen(settled: Scenario):
+    state, task = settled.oracles.state, 1 << 40
+    plain, labelled = sorted(state.reference.worker_sessions(), key=lambda session: session.name)
+    state._options[task] = Options(labels=("gpu",))
+    state._give(1, labelled.id, (task, 1))
+    assert found(settled) == set()
+    state._held.clear()
+    state._give(1, plain.id, (task, 2))
+    assert found(settled) == {"labels"}
+
+
+@pytest.mark.parametrize(
+    ("slot", "epoch", "key", "seen"),
+    [(0, 10**9, "k", False), (1, 10**9, "k", True), (0, 10**9 - 1, "k", True), (1, 10**9 + 1, "k", True),
+     (0, 10**9, "", True)],
+    ids=["same slot", "same epoch", "old epoch", "two slots", "no key"],
+)  # fmt: skip
+def test_a_key_at_two_slots_or_in_an_epoch_that_is_over_is_seen(
+    settled: Scenario, slot: int, epoch: int, key: str, seen: bool
+):
+    state = settled.oracles.state
+    session = state.reference.worker_sessions()[0].id
+    for task, given in ((1 << 40, (0, 10**9, "k")), (1 << 41, (slot, epoch, key))):
+        state._options[task] = Options(key="k", actor="A")
+        state._held[task] = (session, 1)
+        state._own(1, session, Assignment(task, 1, given[0], 1, 1, "f", b"", actor="A", key=given[2], epoch=given[1]))
+    assert found(settled) == ({"keys"} if seen else set())

@@ -6,6 +6,7 @@
 import sys
 from random import Random
 
+import msgspec
 from state_rig import EPOCH_MS, encode_entry
 
 from cluster.state.commands import (
@@ -15,6 +16,7 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
+    OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
     PREFETCH_AUTO,
     RESULT_TTL_DEFAULT_MS,
@@ -43,9 +45,20 @@ from cluster.state.machine import Machine
 
 NAMES = ("f", "g", "häßlich", "nobody")
 QUEUES = ("default", "other", "bulk")
+LABELS = ("gpu", "eu")
+KEYS = ("", "", "", "k1", "k2", "k3", "k4")
+ACTORS = ("A", "A", "f")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
-STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED, 42)
+STATUSES = (
+    OUTCOME_FAILED,
+    OUTCOME_CRASHED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_RETURNED,
+    OUTCOME_CANCELLED,
+    OUTCOME_SUSPECTED,
+    42,
+)
 
 
 class Stream:
@@ -71,6 +84,7 @@ class Stream:
         self.replaying: dict[tuple[int, int], list[int]] = {}   # (session, seq) -> tasks, until answered
         self.replays: dict[int, int] = {}           # how often it may have been replayed
         self.unsaid: dict[int, list[int]] = {}      # client session -> numbers whose results it has, not yet said
+        self.owners: dict[int, tuple[int, int, str, str]] = {}      # epoch -> session, slot, actor, key
         self.late: list[Assignment] = []
         self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
         self.again: list[Command] = []
@@ -121,6 +135,9 @@ class Stream:
         replayed = self._replayed(effects)
         for session, assignments in effects.assignments.items():
             for assignment in assignments:
+                if assignment.key:
+                    owner = (session, assignment.slot, assignment.actor, assignment.key)
+                    assert self.owners.setdefault(assignment.epoch, owner) == owner, "an epoch has two owners"
                 key = (assignment.task, assignment.attempt)
                 assert key not in self.assigned, f"{key} was assigned twice"
                 assert assignment.task not in self.ended, f"{assignment.task} was assigned after its end"
@@ -189,7 +206,11 @@ class Stream:
         random = self.random
         names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
         queues = tuple(random.sample(QUEUES, random.randint(1, 3)))
-        spec = WorkerSpec(random.randint(1, 4), queues, names, random.choice((PREFETCH_AUTO, 1, 3, 20)))
+        labels = tuple(random.choices(LABELS, k=random.choice((0, 0, 1, 3))))
+        spec = WorkerSpec(random.randint(1, 4), queues, names, random.choice((PREFETCH_AUTO, 1, 3, 20)), labels)
+        if random.random() < 0.4:
+            loop_names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
+            spec = msgspec.structs.replace(spec, loop_names=loop_names, loop_tasks=random.choice((0, 1, 4, 30)))
         return Register(f"w{random.randrange(5)}", random.randrange(40), ROLE_WORKER, spec)
 
     def _seq(self, session: int) -> int:
@@ -253,13 +274,17 @@ class Stream:
         random = self.random
         if random.random() < 0.5:
             return None
+        key = random.choice(KEYS)
         return Options(
+            key=key,
+            actor=random.choice(ACTORS) if key else random.choice(("", "A")),
             queue=random.choice(QUEUES),
             priority=random.choice((0, 5, 5, 9, 9, 9 + (random.random() < 0.05))),
             delay_ms=random.choice((0, 0, 0, 100, 1_000)),
             expires_ms=random.choice((0, 0, 0, 50, 2_000)),
             result_ttl_ms=random.choice((RESULT_TTL_DEFAULT_MS, RESULT_TTL_DEFAULT_MS, 0, 700, 120_000)),
             retries=random.choice((0, 0, 1, 4)),
+            labels=random.choice(((), (), (), ("gpu",), ("eu", "gpu", "eu"))),
             soft_timeout_ms=random.choice((0, 0, 700)),
             retry=random.choice((None, RetryRule(0, 0), RetryRule(50, 1_000), RetryRule(10, 100, on=("E",)))),
         )

@@ -20,7 +20,7 @@ from image_rig import (
 from random_stream import Stream
 from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
-from cluster.state import credit, evidence, queues, retention, sessions, tables, tasks
+from cluster.state import credit, evidence, keys, queues, retention, sessions, tables, tasks, turns
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -57,7 +57,7 @@ def test_a_machine_that_is_restored_before_every_entry_decides_as_one_that_never
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_due_to_be_forgotten_is_forgotten_at_the_same_entry(monkeypatch, seed):
-    monkeypatch.setattr(evidence, "EVIDENCE_BYTES_MAX", 1_500)
+    monkeypatch.setattr(evidence, "EVIDENCE_BYTES_MAX", 700)
     monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 40_000)
     machine = assert_restored_before_every_entry(log_of(seed, 130, ForgetfulStream))
     counters = machine.status()["counters"]
@@ -178,7 +178,7 @@ def test_a_lane_keeps_its_stale_entries_and_what_they_count(rig: Rig):
     waiting = client.submit(count=100)
     client.cancel(*waiting[10:50])
     restored = restore(rig.leader.image())
-    (channel,) = restored._tables.queues.channels
+    (channel,) = restored._tables.queues.channels.values()
     assert (channel.waiting, channel.stale) == (60, 40)
     assert [message.id for message in channel.lanes[5] or ()] == waiting
     rig.worker(slots=64)
@@ -267,7 +267,7 @@ def test_tasks_share_specs_and_names_after_a_restore_as_before():
     kept = list(restored._tables.tasks.in_order())
     (specs,) = {id(task.spec): task.spec for task in kept}.values()
     assert specs is restored._tables.queues.specs["f", None]
-    (channel,) = restored._tables.queues.channels
+    (channel,) = restored._tables.queues.channels.values()
     assert specs.name is channel.name.name and specs.queue is channel.queue.name
     name = restored.worker_sessions()[0].name
     assert {id(task.worker) for task in kept if task.worker} == {id(name)}
@@ -337,21 +337,28 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence ledger machine_version now_ms queues retention sessions tasks timers "
+        "cluster_id counters credit evidence keys ledger machine_version now_ms queues retention sessions tasks timers "
         "voters"
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
         "grace_ms replays"
     ),
-    queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms",
+    queues.Spec: (
+        "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms actor key "
+        "labels"
+    ),
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
-    queues.Channel: "alone index lanes name pools queue stale waiting",
-    queues.Queues: "_pools_serving by_key channels names queues specs",
-    credit.Credit: "dirty made pools touched",
-    credit.Pool: "_dirty _names _queues idle index key mask open prefetch ready sessions",
-    credit.Slot: "closed count draining held index key load_us place pool session touched",
+    queues.Channel: "alone index key labels lanes name pools queue stale waiting",
+    queues.Queues: "_pools_serving by_key channels made names queues specs",
+    credit.Credit: "dirty dirty_homes made pools touched",
+    credit.Pool: "_dirty _labels _names _queues idle is_loop key open prefetch sessions",
+    credit.Slot: "closed count draining held home index key load_us place pool session touched yields",
+    turns.Turns: "index mask ready",
+    keys.Home: "_dirty channels slot",
+    keys.KeyedChannel: "_keys epoch held home unfinished",
+    keys.Keys: "_pools_serving _queues by_key emptied epochs homeless homes idle",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid slots held ended"
     ),
@@ -375,6 +382,10 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         credit.Credit: set(credit.Credit.__slots__),
         credit.Pool: set(credit.Pool.__slots__),
         credit.Slot: set(credit.Slot.__slots__),
+        turns.Turns: set(turns.Turns.__slots__),
+        keys.Home: set(keys.Home.__slots__),
+        keys.KeyedChannel: set(keys.KeyedChannel.__slots__),
+        keys.Keys: set(keys.Keys.__slots__),
         sessions.Session: {field.name for field in fields(sessions.Session)},
         sessions.Sessions: set(sessions.Sessions.__slots__),
         retention.Retention: set(retention.Retention.__slots__),

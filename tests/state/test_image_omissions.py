@@ -47,6 +47,10 @@ def _forget_the_dirty(section: int, row: Row) -> Row | None:
     return None if section == Section.ORDERS and row.what is Order.DIRTY else row
 
 
+def _forget_epochs(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, epochs=0) if section == Section.HEAD else row
+
+
 def _forget_void_ids(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, ids=row.ids[-row.known :]) if section == Section.LOTS else row
 
@@ -78,6 +82,7 @@ OMISSIONS: dict[str, Change] = {
     "turn of channels": _forget_the_order_of(Order.READY_RING),
     "order of what is held": _forget_the_order_of(Order.HELD_TASKS),
     "dirty pools": _forget_the_dirty,
+    "epochs": _forget_epochs,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
     "void ids of lots": _forget_void_ids,
