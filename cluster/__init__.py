@@ -18,6 +18,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.task import Task, current, task
+from cluster.task_actor import TaskActor, method
 from cluster.wire import Record
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Record",
     "SoftTimeLimit",
     "Task",
+    "TaskActor",
     "TaskCancelled",
     "TaskDead",
     "TaskExpired",
@@ -44,5 +46,6 @@ __all__ = [
     "TopologyError",
     "Unavailable",
     "current",
+    "method",
     "task",
 ]

@@ -13,6 +13,7 @@ from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.handle import Batch, Handle
 from cluster.client.succession import SessionLimits, Succession
+from cluster.client.task_actors import ActorProxy
 from cluster.durations import Duration, milliseconds
 from cluster.errors import (
     ClusterError,
@@ -21,6 +22,7 @@ from cluster.errors import (
 )
 from cluster.state.commands import GRACE_MS_MAX
 from cluster.task import Task, task_of
+from cluster.task_actor import TaskActor
 from cluster.wire import HELLO_ITEMS_MAX, Record
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 Part = TypeVar("Part")
+A = TypeVar("A", bound=TaskActor)
 
 DEADLINE_S = 30.0
 RETRY_S = 0.05                              # between two looks for a leader that can answer a question
@@ -139,6 +142,11 @@ class Client:
         while chunk := list(islice(remaining, MAP_CHUNK_TASKS)):
             await mapping.add(chunk)
         return await mapping.end()
+
+    def actor(self, actor: type[A], /, *, key: str | None = None) -> ActorProxy[A]:
+        """The methods of a TaskActor as calls: `await cluster.actor(Model).predict(row)` is run by any instance of the
+        pool, with a key by the one that owns it. A key is a str of 1 to 256 bytes. Raises TypeError and ValueError."""
+        return ActorProxy(self, actor, key)
 
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""

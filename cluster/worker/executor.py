@@ -26,7 +26,8 @@ from actors import SECOND, Nanos, Page
 from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
-from cluster.task import AsyncTask, Task, registered_tasks, running
+from cluster.task import Task, registered_tasks, running
+from cluster.task_actor import MethodTask
 from cluster.worker.child_messages import (
     FINISHED,
     FLUSH_ESTIMATE_US,
@@ -40,6 +41,7 @@ from cluster.worker.child_messages import (
     encode_oversize,
     setup_decoder,
 )
+from cluster.worker.instances import Instances
 from cluster.worker.page import ClaimPage
 
 LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds, unless it is stopped
@@ -47,6 +49,7 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
+OWN_MODULES = (__name__, Instances.__module__)      # whose frames above the user's code are of no use to the user
 
 
 class Host(Protocol):
@@ -80,6 +83,7 @@ class Executor:
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner: asyncio.Runner | None = None
+        self._instances = Instances(self._complete, traceback.print_exc)
         self._in_users_code = False             # where a warning may be raised
         self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
 
@@ -156,8 +160,10 @@ class Executor:
             self._in_users_code = is_users = True
             if assignment.soft_timeout_ms and not task.is_async:
                 self.warn()                     # the signal came before, when nobody could be told
+            if isinstance(task, MethodTask):
+                args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
             value = task.function(*args, **kwargs)
-            if isinstance(task, AsyncTask):
+            if task.is_async:
                 value = self._complete(value)
             self._in_users_code = is_users = False
             body = codec.encode_result(value)
@@ -200,6 +206,10 @@ class Executor:
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
+    def close(self) -> None:
+        """The process is about to end in order."""
+        self._instances.close()
+
     def _complete(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -231,8 +241,8 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     except Exception as broken:
         message = f"<its __str__ raised {type(broken).__name__}>"
     tb = exception.__traceback__
-    if tb is not None:
-        tb = tb.tb_next                         # drops the executor's own frame
+    while tb is not None and tb.tb_frame.f_globals.get("__name__") in OWN_MODULES:
+        tb = tb.tb_next
     try:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:
@@ -286,6 +296,7 @@ def main(host: BlockingHost, argument: bytes) -> None:
             executor.flush()
             frame = host.receive()
             if frame is None:
+                executor.close()
                 return
         executor.receive(frame)
 
