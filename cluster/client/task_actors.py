@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 Item = TypeVar("Item")
 A = TypeVar("A", bound=TaskActor)
 
@@ -39,10 +40,12 @@ class ActorMethod(Generic[P, R]):
         """As `Client.submit`: the handle, once a majority of the brokers has the call on disk."""
         return await self._client.submit(self._task, *args, **kwargs)
 
+    # To type checkers, `self` is what it can be called with: from its own parameters they would not infer the item's.
     async def map(
-        self: "ActorMethod[Concatenate[Item, ...], R]", items: Iterable[Item], /, **kwargs: Any
-    ) -> "Batch[R]":
+        self: Callable[Concatenate[Item, ...], Coroutine[Any, Any, S]], items: Iterable[Item], /, **kwargs: Any
+    ) -> Batch[S]:
         """As `Client.map`: a call for each item."""
+        assert isinstance(self, ActorMethod)
         return await self._client.map(self._task, items, **kwargs)
 
     def options(self, **options: Unpack[TaskOptions]) -> "ActorMethod[P, R]":
@@ -70,9 +73,10 @@ class BlockingActorMethod(Generic[P, R]):
         return self._client.submit(self._task, *args, **kwargs)
 
     def map(
-        self: "BlockingActorMethod[Concatenate[Item, ...], R]", items: Iterable[Item], /, **kwargs: Any
-    ) -> "BlockingBatch[R]":
+        self: Callable[Concatenate[Item, ...], S], items: Iterable[Item], /, **kwargs: Any
+    ) -> "BlockingBatch[S]":
         """As `BlockingClient.map`."""
+        assert isinstance(self, BlockingActorMethod)
         return self._client.map(self._task, items, **kwargs)
 
     def options(self, **options: Unpack[TaskOptions]) -> "BlockingActorMethod[P, R]":

@@ -49,7 +49,8 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
-OWN_MODULES = (__name__, Instances.__module__)      # whose frames above the user's code are of no use to the user
+# Their frames, above the user's code in a traceback, are of no use to the user.
+OWN_MODULES = (__name__, Instances.__module__, "asyncio.runners", "asyncio.base_events")
 
 
 class Host(Protocol):

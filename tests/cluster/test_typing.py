@@ -68,7 +68,7 @@ async def actors(cluster: Client) -> None:
     await model[Model.predict]([1.0], scal=2)  # E: call-arg
     await model[Model.train].map(["3"])  # E: list-item
     await cluster.actor(Model)[Big.weigh](1.0)
-    await cluster.actor(Model)[str.upper]()  # E: arg-type
+    await cluster.actor(Model)[str.upper]()  # E: index
     await model.predict.options(prio=9)([1.0])  # E: call-arg
     cluster.actor(int)  # E: type-var
     cluster.actor(Model, key=7)  # E: arg-type
