@@ -18,6 +18,7 @@ from cluster.client.client import Client
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 from cluster.status_tables import print_tables
 from cluster.task import Task
+from cluster.task_actor import MethodTask, checked_key, task_named
 
 NEGATIVE_NUMBER = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 STALE_DEADLINE_S = 1.0      # `--stale` needs links, not a leader; a link is there within milliseconds
@@ -64,13 +65,18 @@ def status(topology: str, as_json: bool, deadline: float, stale: bool) -> None:
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds until the submit must be confirmed.")
-def submit(topology: str, function: str, arguments: tuple[str, ...], wait: bool, deadline: float) -> None:
+@click.option("--key", help="For the instance of a TaskActor that owns this key; FUNCTION is then CLASS.METHOD.")
+def submit(
+    topology: str, function: str, arguments: tuple[str, ...], wait: bool, deadline: float, key: str | None
+) -> None:
     """Submit one task; arguments are JSON (a bare word is taken as a string).
 
     Put JSON into single quotes for the shell: '{"a": 1}'. A string that begins with { [ or " needs both kinds of
     quotes: '"{text}"'. What follows a -- is an argument, whatever it looks like.
     """
     task = _find_task(topology, function)
+    if key is not None:
+        task = _at_key(task, function, key)
     values = [_argument(text) for text in arguments]
     try:
         task.encode(tuple(values), {})
@@ -103,10 +109,19 @@ def _find_task(topology: str, function: str) -> Task[..., Any]:
     except ImportError as error:
         raise TaskNotFound(f"module {module_name!r} cannot be imported: {error}") from None
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = task_named(found, part) or getattr(found, part, None)
     if not isinstance(found, Task):
         raise TaskNotFound(f"{function} is not a @task")
     return found
+
+
+def _at_key(task: Task[..., Any], function: str, key: str) -> Task[..., Any]:
+    if not isinstance(task, MethodTask):
+        raise click.UsageError(f"--key is for methods of a TaskActor; {function} is a function")
+    try:
+        return task.at(checked_key(key))
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
 
 
 def _argument(text: str) -> Any:

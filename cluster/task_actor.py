@@ -9,7 +9,7 @@ just called. Instances that run tasks live in executor children (`cluster.worker
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import FunctionType, MethodType
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, ParamSpec, TypeGuard, TypeVar, Unpack
 
 from msgspec import Struct, structs
 
@@ -121,6 +121,19 @@ def method(**options: Unpack[TaskOptions]) -> _Method:
     return _Method(options)
 
 
+def checked_key(key: object) -> str:
+    """Raises TypeError and ValueError for what is no key."""
+    if not isinstance(key, str):
+        raise TypeError(f"key: expected a str, not {key!r}; write str(...) around it, and mean the same one everywhere")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"key: {key!r} is no valid Unicode") from None
+    if not 0 < size <= KEY_BYTES_MAX:
+        raise ValueError(f"key: 1 to {KEY_BYTES_MAX} bytes of UTF-8 are allowed, not {size}")
+    return key
+
+
 class Definition(Struct, frozen=True):
     """What there is to know of a subclass of TaskActor."""
 
@@ -131,6 +144,16 @@ class Definition(Struct, frozen=True):
 
 def definition_of(actor: type[TaskActor]) -> Definition:
     return _definitions[actor]
+
+
+def is_actor(found: object) -> TypeGuard[type[TaskActor]]:
+    """Whether it is a class with tasks."""
+    return isinstance(found, type) and issubclass(found, TaskActor) and found is not TaskActor
+
+
+def task_named(found: object, method: str) -> MethodTask[..., Any] | None:
+    """The task of this method, if `found` is a class that has one."""
+    return definition_of(found).tasks.get(method) if is_actor(found) else None
 
 
 _definitions: dict[type, Definition] = {}

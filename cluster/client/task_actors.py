@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from cluster.client.handle import Batch, Handle
 from cluster.task import TaskOptions
-from cluster.task_actor import KEY_BYTES_MAX, MethodTask, TaskActor, definition_of
+from cluster.task_actor import MethodTask, TaskActor, checked_key, definition_of, is_actor
 
 if TYPE_CHECKING:
     from cluster.client.blocking import BlockingBatch, BlockingClient, BlockingHandle
@@ -139,7 +139,7 @@ class Calls:
     """The tasks of one actor, for one key or for none."""
 
     def __init__(self, actor: type[TaskActor], key: str | None) -> None:
-        if not (isinstance(actor, type) and issubclass(actor, TaskActor) and actor is not TaskActor):
+        if not is_actor(actor):
             raise TypeError(f"expected a subclass of TaskActor, not {actor!r}")
         self._actor = actor
         self._key = None if key is None else checked_key(key)
@@ -168,16 +168,3 @@ class Calls:
 
     def __str__(self) -> str:
         return f"actor {definition_of(self._actor).name}" + ("" if self._key is None else f" {self._key!r}")
-
-
-def checked_key(key: object) -> str:
-    """Raises TypeError and ValueError for what is no key."""
-    if not isinstance(key, str):
-        raise TypeError(f"key: expected a str, not {key!r}; write str(...) around it, and mean the same one everywhere")
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"key: {key!r} is no valid Unicode") from None
-    if not 0 < size <= KEY_BYTES_MAX:
-        raise ValueError(f"key: 1 to {KEY_BYTES_MAX} bytes of UTF-8 are allowed, not {size}")
-    return key

@@ -1,24 +1,24 @@
-"""The one task of the simulated users, and the body of the executor children that run it.
+"""The tasks of the simulated users, and the body of the executor children that run them.
 
 The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
 simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from actors import MICROSECOND
 from actors.simulation import ChildPort
-from cluster.task import current, task
+from cluster.task import Task, current, task
+from cluster.task_actor import TaskActor, definition_of
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
 
 Fate = Literal["ok", "raise", "raise once", "crash once", "crash always"]
 
 CRASH_EXIT_CODE = 139
-
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
@@ -51,12 +51,41 @@ def work(call: Call) -> int:
     return call.key
 
 
+class Count(NamedTuple):
+    """One call of a tally: the `number`-th that its instance ran."""
+
+    key: str
+    epoch: int
+    number: int
+
+
+_counts: list[Count] = []       # of the task that has just run
+
+
+class Tally(TaskActor, name="simulated:Tally"):
+    """Counts the calls of its key, those that it lets fail too."""
+
+    def started(self) -> None:
+        self.number = 0
+
+    def count(self, call: Call) -> int:
+        """Does as `work` does."""
+        self.number += 1
+        _counts.append(Count(self.context.key, self.context.epoch, self.number))
+        return work(call)
+
+
+count = definition_of(Tally).tasks["count"]
+
 # Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
-TASKS = {work.name: work}
+TASKS: dict[str, Task[..., Any]] = {work.name: work, count.name: count}
 
 
-async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
-    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start."""
+async def executor_body(
+    port: ChildPort, on_run: Callable[[int, int], None], on_count: Callable[[Count], None] = lambda count: None
+) -> None:
+    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start,
+    `on_count` what a tally counts."""
     executor = Executor(port, TASKS)
     port.send(encode(Ready(tuple(sorted(TASKS)))))
     while True:
@@ -69,6 +98,8 @@ async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> 
             if call.fate == "crash always" or (call.fate == "crash once" and running.attempt == 1):
                 raise SystemExit(CRASH_EXIT_CODE)
             executor.run()
+            while _counts:
+                on_count(_counts.pop())
         frame = port.poll()
         if frame is None:
             executor.flush()

@@ -1,4 +1,4 @@
-"""`TaskActor`: which methods are tasks, with which options and names, and what is refused where the class is defined."""
+"""`TaskActor`: which methods are tasks, with which options and names, and what is refused in the class's definition."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +135,7 @@ def test_a_class_may_have_a_stable_name():
 
     assert tasks(Stable)["work"].name == "shop.Stable.work"
     assert task_behind(proxy(Stable, "a").work).settings.actor == "shop.Stable"
-    with pytest.raises(ValueError, match=r"two actors are named 'shop.Stable', .*Other and .*Stable: give one .* name="):
+    with pytest.raises(ValueError, match=r"two actors are named 'shop.Stable', .*Other and .*Stable: .* name="):
 
         class Other(TaskActor, name="shop.Stable"): ...
 
@@ -188,16 +188,16 @@ def test_a_task_inside_of_an_actor_is_refused():
 
 
 def test_what_is_no_task_of_an_actor_is_said_with_a_hint():
-    with pytest.raises(AttributeError, match="Model has no method 'predct': did you mean 'predict'"):
-        proxy(Model).predct
-    with pytest.raises(AttributeError, match="Model has no method 'zzz': there are predict, train"):
-        proxy(Model).zzz
-    for name in ("started", "stopped", "count", "helper", "context"):
-        with pytest.raises(AttributeError, match=f"Model.{name} is no task"):
+    hints = [
+        ("predct", "Model has no method 'predct': did you mean 'predict'"),
+        ("zzz", "Model has no method 'zzz': there are predict, train"),
+        ("_count", "_count is no task"),
+        *((name, f"Model.{name} is no task") for name in ("started", "stopped", "count", "helper", "context")),
+    ]
+    for name, text in hints:
+        with pytest.raises(AttributeError, match=text):
             getattr(proxy(Model), name)
-    with pytest.raises(AttributeError, match="_count is no task"):
-        proxy(Model)._count
-    with pytest.raises(TaskNotFound, match=r"Model.predict is a method of a TaskActor: .* cluster.actor\(Model\).predict"):
+    with pytest.raises(TaskNotFound, match=r"predict is a method of a TaskActor: .* cluster.actor\(Model\).predict"):
         task_of(Model.predict)
     with pytest.raises(TypeError, match=r"needs an instance"):
         tasks(Model)["predict"](Row([]))
