@@ -24,6 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 KEY_BYTES_MAX = 256                 # of an actor's key, in UTF-8
 NO_TASKS = ("started", "stopped")
+OF_THE_CLASS = ("queue", "labels")  # options that say where instances live: methods of one class share them
 MARK = "__quorumq_options__"        # on a function: what `@method` was given
 
 
@@ -83,6 +84,7 @@ class MethodTask(Task[P, R]):
         raise TypeError(f"{self.name} needs an instance: cluster.actor({self.actor.__name__}) has some")
 
     def options(self, **options: Unpack[TaskOptions]) -> "MethodTask[P, R]":
+        _refuse_of_the_class(options, self.name)
         return self._with(merge_options(self.settings, options))
 
     def at(self, key: str) -> "MethodTask[P, R]":
@@ -117,7 +119,7 @@ class _Method:
 
 def method(**options: Unpack[TaskOptions]) -> _Method:
     """Options of one method of a TaskActor, over those of its class: `@method(timeout="5m")`. Methods without it are
-    tasks as well. Wrong options are refused when the class is defined."""
+    tasks as well. Wrong options are refused when the class is defined; `queue` and `labels` are for the class only."""
     return _Method(options)
 
 
@@ -185,6 +187,7 @@ def _task(
     if len(name) > NAME_CHARACTERS_MAX:
         raise ValueError(f"{name!r}: tasks' names have up to {NAME_CHARACTERS_MAX} characters; give the class a name=")
     own: Mapping[str, object] = getattr(function, MARK, {})
+    _refuse_of_the_class(own, f"{cls.__qualname__}.{method}")
     return MethodTask(function, name, _merge({**options, **own}, f"{cls.__qualname__}.{method}"), cls)
 
 
@@ -201,6 +204,13 @@ def _public(cls: type[TaskActor]) -> Iterable[tuple[str, Callable[..., object]]]
             )
         if isinstance(found, FunctionType):
             yield name, found
+
+
+def _refuse_of_the_class(options: Mapping[str, object], where: str) -> None:
+    """In another queue the same key would have another owner, and so a second instance."""
+    for name in OF_THE_CLASS:
+        if name in options:
+            raise TypeError(f"{where}: {name} is an option of the class and of no method: class ...(TaskActor, {name}=...)")
 
 
 def _merge(given: Mapping[str, object], where: str) -> Options:

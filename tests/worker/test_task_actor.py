@@ -179,6 +179,20 @@ def test_wrong_options_are_refused_with_the_place_where_they_are():
     assert not any("Late.work" in name for name in registered_tasks())
 
 
+@pytest.mark.parametrize("option", [{"queue": "other"}, {"labels": ["gpu"]}])
+def test_where_instances_live_is_for_the_class_to_say(option: Any):
+    """A key has one owner in each queue and for each set of labels."""
+    (name,) = option
+    with pytest.raises(TypeError, match=f"Split.work: {name} is an option of the class"):
+
+        class Split(TaskActor):
+            @method(**option)
+            def work(self) -> None: ...
+
+    with pytest.raises(TypeError, match=f"Model.predict: {name} is an option of the class"):
+        proxy(Model, "a").predict.options(**option)
+
+
 def test_a_task_inside_of_an_actor_is_refused():
     with pytest.raises(TypeError, match=r"Double.work has @task above it: public methods .* put @method"):
 
