@@ -8,6 +8,7 @@ just called. Instances that run tasks live in executor children (`cluster.worker
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from copy import copy
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, TypeGuard, TypeVar, Unpack
 
@@ -74,10 +75,12 @@ class MethodTask(Task[P, R]):
     """One method of a TaskActor as a task; its arguments are those behind `self`. `Client.actor` makes calls of it."""
 
     def __init__(
-        self, function: Callable[..., object], name: str, settings: Options, actor: type[TaskActor] = TaskActor
+        self, function: Callable[..., object], name: str, settings: Options, actor: type[TaskActor]
     ) -> None:
         super().__init__(function, name, settings)
         self.actor = actor
+        self.is_coroutine = self.is_async
+        self.is_async = False       # for who would run it beside others: an instance runs one task at a time
         self.__module__ = actor.__module__      # where workers find the class, whoever it has the method from
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -99,9 +102,10 @@ class MethodTask(Task[P, R]):
         return codec
 
     def _with(self, settings: Options) -> "MethodTask[P, R]":
-        copy: MethodTask[P, R] = MethodTask(self.function, self.name, settings, self.actor)
-        copy._codec = self.codec
-        return copy
+        made = copy(self)
+        made.settings = settings
+        made._codec = self.codec            # one for all copies
+        return made
 
 
 class _Method:
@@ -210,7 +214,7 @@ def _refuse_of_the_class(options: Mapping[str, object], where: str) -> None:
     """In another queue the same key would have another owner, and so a second instance."""
     for name in OF_THE_CLASS:
         if name in options:
-            raise TypeError(f"{where}: {name} is an option of the class and of no method: class ...(TaskActor, {name}=...)")
+            raise TypeError(f"{where}: {name} is an option of the class, and of no method: (TaskActor, {name}=...)")
 
 
 def _merge(given: Mapping[str, object], where: str) -> Options:

@@ -26,7 +26,7 @@ from actors import SECOND, Nanos, Page
 from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
-from cluster.task import Task, registered_tasks, running
+from cluster.task import AsyncTask, Task, registered_tasks, running
 from cluster.task_actor import MethodTask
 from cluster.worker.child_messages import (
     FINISHED,
@@ -49,8 +49,7 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
-# Their frames, above the user's code in a traceback, are of no use to the user.
-OWN_MODULES = (__name__, Instances.__module__, "asyncio.runners", "asyncio.base_events")
+OWN_MODULES = ("cluster.worker.", "asyncio.")   # whose frames above the user's code say nothing to the user
 
 
 class Host(Protocol):
@@ -161,10 +160,12 @@ class Executor:
             self._in_users_code = is_users = True
             if assignment.soft_timeout_ms and not task.is_async:
                 self.warn()                     # the signal came before, when nobody could be told
+            is_coroutine = isinstance(task, AsyncTask)
             if isinstance(task, MethodTask):
                 args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
+                is_coroutine = task.is_coroutine
             value = task.function(*args, **kwargs)
-            if task.is_async:
+            if is_coroutine:
                 value = self._complete(value)
             self._in_users_code = is_users = False
             body = codec.encode_result(value)
@@ -242,7 +243,7 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     except Exception as broken:
         message = f"<its __str__ raised {type(broken).__name__}>"
     tb = exception.__traceback__
-    while tb is not None and tb.tb_frame.f_globals.get("__name__") in OWN_MODULES:
+    while tb is not None and str(tb.tb_frame.f_globals.get("__name__")).startswith(OWN_MODULES):
         tb = tb.tb_next
     try:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))

@@ -127,6 +127,7 @@ def test_a_key_travels_with_the_name_of_the_actor():
     assert (call.wire_options.actor, call.wire_options.key) == (f"{__name__}:Model", "eu")
     assert call.wire_options.priority == 9
     assert task_behind(proxy(Model).predict).wire_options.actor == ""
+    assert call.codec is tasks(Model)["predict"].codec, "which costs much to make"
 
 
 def test_a_class_may_have_a_stable_name():
