@@ -1,7 +1,8 @@
 """What keys of task actors promise, judged by what their instances count in the children that run them.
 
 A tally counts its calls, so each count says how many calls this instance has run before. If a key had two owners at a
-time, or if a child used an instance beyond its epoch, some call would be counted by the wrong one.
+time, or if a child used an instance beyond its epoch, some call would be counted by the wrong one. Who the state says
+the owner is, is for the state oracle to judge.
 """
 
 from cluster.simulation.tasks import Count
@@ -31,6 +32,6 @@ class KeyOracle:
             past.add(last)
             number = 0
         what = f"key {count.key} in epoch {count.epoch}"
-        self._judge.require(child not in past, "key", f"{what} is counted by child {child} again, after child {last}")
-        self._judge.require(count.number == number + 1, "key", f"{what} comes to {count.number} after {number}")
+        self._judge.require(child not in past, "counts", f"{what} is counted by child {child} again, after child {last}")
+        self._judge.require(count.number == number + 1, "counts", f"{what} comes to {count.number} after {number}")
         self._last[place] = (child, count.number)
