@@ -32,6 +32,6 @@ class KeyOracle:
             past.add(last)
             number = 0
         what = f"key {count.key} in epoch {count.epoch}"
-        self._judge.require(child not in past, "counts", f"{what} is counted by child {child} again, after child {last}")
+        self._judge.require(child not in past, "counts", f"{what} is counted by child {child} again, after {last}")
         self._judge.require(count.number == number + 1, "counts", f"{what} comes to {count.number} after {number}")
         self._last[place] = (child, count.number)
