@@ -28,6 +28,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.task import Task, current, task
+from cluster.task_actor import TaskActor, method
 from cluster.wire import Record
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Record",
     "SoftTimeLimit",
     "Task",
+    "TaskActor",
     "TaskCancelled",
     "TaskDead",
     "TaskExpired",
@@ -57,5 +59,6 @@ __all__ = [
     "TopologyError",
     "Unavailable",
     "current",
+    "method",
     "task",
 ]

@@ -162,6 +162,9 @@ def task_of(function: object) -> Task[..., Any]:
     """The task to submit for what a caller gave. Raises TaskNotFound, saying what to change."""
     if not isinstance(function, Task):
         name = getattr(function, "__qualname__", repr(function))
+        if any(known.function is function for known in _registry.values()):
+            owner, _, method = name.rpartition(".")
+            raise TaskNotFound(f"{name} is a method of a TaskActor: call it as cluster.actor({owner}).{method}(...)")
         raise TaskNotFound(f"{name} is not a task: put @task above it")
     if function.__module__ == "__main__":
         raise TaskNotFound(
@@ -176,11 +179,16 @@ def _register(function: Callable[..., object], name: str | None, settings: Optio
         raise TypeError(f"@task takes a plain function, not {function!r}")
     if name is None:
         name = f"{function.__module__}:{function.__qualname__}"
-    _check_unique(name, function)
     kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
     made: Task[..., Any] = kind(function, name, settings)
-    _registry[name] = made
+    add_task(made)
     return made
+
+
+def add_task(task: Task[..., Any]) -> None:
+    """Registers a task. Raises ValueError if there is another one of its name."""
+    _check_unique(task.name, task.function)
+    _registry[task.name] = task
 
 
 def _check_unique(name: str, function: Callable[..., object]) -> None:

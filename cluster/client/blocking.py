@@ -16,16 +16,19 @@ from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo
+from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
+from cluster.task_actor import TaskActor
 from cluster.wire import Record
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 T = TypeVar("T")
+A = TypeVar("A", bound=TaskActor)
 
 
 class BlockingClient:
@@ -91,6 +94,10 @@ class BlockingClient:
         while chunk := list(islice(remaining, MAP_CHUNK_TASKS)):
             self.run(lambda chunk=chunk: mapping.add(chunk))    # type: ignore[misc]
         return BlockingBatch(self, self.run(mapping.end))
+
+    def actor(self, actor: type[A], /, *, key: str | None = None) -> BlockingActorProxy[A]:
+        """The methods of a TaskActor as calls that wait for their results, as `Client.actor`."""
+        return BlockingActorProxy(self, actor, key)
 
     def handle(self, task: int) -> "BlockingHandle[Any]":
         """A handle for a task by its id, for example after a restart of the program. Results are plain types."""

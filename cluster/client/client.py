@@ -14,6 +14,7 @@ from cluster.client.actor import ClientActor
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, show
 from cluster.client.succession import SessionLimits, Succession
+from cluster.client.task_actors import ActorProxy
 from cluster.durations import Duration, milliseconds
 from cluster.errors import (
     ClusterError,
@@ -22,6 +23,7 @@ from cluster.errors import (
 )
 from cluster.state.commands import GRACE_MS_MAX, REPLAY_TASKS_MAX
 from cluster.task import Task, task_of
+from cluster.task_actor import TaskActor
 from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 Part = TypeVar("Part")
+A = TypeVar("A", bound=TaskActor)
 
 DEADLINE_S = 30.0
 RETRY_S = 0.05                              # between two looks for a leader that can answer a question
@@ -140,6 +143,11 @@ class Client:
         while chunk := list(islice(remaining, MAP_CHUNK_TASKS)):
             await mapping.add(chunk)
         return await mapping.end()
+
+    def actor(self, actor: type[A], /, *, key: str | None = None) -> ActorProxy[A]:
+        """The methods of a TaskActor as calls: `await cluster.actor(Model).predict(row)` is run by any instance of the
+        pool, with a key by the one that owns it. A key is a str of 1 to 256 bytes. Raises TypeError and ValueError."""
+        return ActorProxy(self, actor, key)
 
     def handle(self, task: int) -> "Handle[Any]":
         """A handle for a task by its id, for example after a restart of the client. Results are plain types."""

@@ -16,6 +16,7 @@ from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import Client
 from cluster.errors import ClusterError, TaskFailed, TaskNotFound
 from cluster.task import Task, registered_tasks, task_of
+from cluster.task_actor import MethodTask
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -155,7 +156,7 @@ def _task_for(fn: object) -> Task[..., Any]:
     if isinstance(fn, Task):
         return task_of(fn)
     for task in registered_tasks().values():
-        if task.function is fn:
+        if task.function is fn and not isinstance(task, MethodTask):
             return task_of(task)
     name = getattr(fn, "__qualname__", repr(fn))
     raise TaskNotFound(

@@ -17,6 +17,7 @@ from cluster.command_line.common import DurationText, busy, run, topology_argume
 from cluster.command_line.waiting import as_json_text, awaited
 from cluster.errors import TaskNotFound
 from cluster.task import Task
+from cluster.task_actor import MethodTask, checked_key, task_named
 
 NEGATIVE_NUMBER = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 LOOKS_LIKE_JSON = ("{", "[", '"')
@@ -43,6 +44,7 @@ class TakesNegativeNumbers(click.Command):
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds until the submit must be confirmed.")
+@click.option("--key", help="For the instance of a TaskActor that owns this key; FUNCTION is then CLASS.METHOD.")
 @click.option("--queue", help="Only workers that serve this queue take it.")
 @click.option("--priority", type=int, help="0 to 9, 9 comes first.")
 @click.option("--delay", type=DurationText(), help="Not before.")
@@ -53,7 +55,13 @@ class TakesNegativeNumbers(click.Command):
 @click.option("--result-ttl", type=DurationText(), help="How long its result is kept.")
 @click.option("--label", "labels", multiple=True, help="Only workers with this label take it; may be repeated.")
 def submit(
-    topology: str, function: str, arguments: tuple[str, ...], wait: bool, deadline: float, **options: Any
+    topology: str,
+    function: str,
+    arguments: tuple[str, ...],
+    wait: bool,
+    deadline: float,
+    key: str | None,
+    **options: Any,
 ) -> None:
     """Submit one task; arguments are JSON (a bare word is taken as a string).
 
@@ -64,6 +72,8 @@ def submit(
     decorator says. Durations are text such as 5m, or seconds.
     """
     task = _with_options(_find_task(topology, function), options)
+    if key is not None:
+        task = _at_key(task, function, key)
     values = [_argument(text) for text in arguments]
     try:
         task.encode(tuple(values), {})
@@ -88,6 +98,15 @@ def _with_options(task: Task[..., Any], options: dict[str, Any]) -> Task[..., An
         raise click.UsageError(str(error)) from None
 
 
+def _at_key(task: Task[..., Any], function: str, key: str) -> Task[..., Any]:
+    if not isinstance(task, MethodTask):
+        raise click.UsageError(f"--key is for methods of a TaskActor; {function} is a function")
+    try:
+        return task.at(checked_key(key))
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
+
+
 def _find_task(topology: str, function: str) -> Task[..., Any]:
     module_name, colon, name = function.partition(":")
     if not colon or not name:
@@ -99,7 +118,7 @@ def _find_task(topology: str, function: str) -> Task[..., Any]:
     except ImportError as error:
         raise TaskNotFound(f"module {module_name!r} cannot be imported: {error}") from None
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = task_named(found, part) or getattr(found, part, None)
     if not isinstance(found, Task):
         raise TaskNotFound(f"{function} is not a @task")
     return found

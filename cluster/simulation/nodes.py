@@ -4,9 +4,11 @@ A broker or worker that ends by itself is started again after a while, as its su
 told to `on_end`: a crash that no fault accounts for is a bug.
 """
 
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +21,7 @@ from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.state_oracle import FULL_DIGEST_INTERVAL
-from cluster.simulation.tasks import WEAR, executor_body
+from cluster.simulation.tasks import WEAR, Count, executor_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
@@ -168,11 +170,15 @@ class WorkerProcess(Node):
         raise SystemExit(EXIT_FAULT if ended else 0)
 
 
-def register_executor(world: World, on_run: Callable[[int, int], None]) -> None:
-    """What workers' children run; `on_run(task, attempt)` is told of every start."""
+def register_executor(
+    world: World, on_run: Callable[[int, int], None], on_count: Callable[[int, Count], None]
+) -> None:
+    """What workers' children run; `on_run(task, attempt)` is told of every start, and `on_count` of what tallies count
+    in which child."""
+    children = itertools.count(1)
 
     def body(port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
-        return executor_body(port, on_run)
+        return executor_body(port, on_run, partial(on_count, next(children)))
 
     world.register_entry(EXECUTOR_ENTRY, body)
 

@@ -12,6 +12,7 @@ import msgspec
 from actors import ExitReason, Failed
 from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
+from cluster.simulation.key_oracle import KeyOracle
 from cluster.simulation.nodes import BrokerProcess, StandIns
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.snapshot_oracle import SnapshotOracle
@@ -36,6 +37,7 @@ class Oracles:
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
         self.state = StateOracle(self.judge)
+        self.keys = KeyOracle(self.judge)
         self.snapshots = SnapshotOracle(world, self.judge, self.raft.damaged)
         self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end

@@ -62,6 +62,7 @@ class Report:
     runs: int = 0                       # attempts that a child started
     late_outcomes: int = 0              # that the state refused
     replays: int = 0                    # tasks that were run again after their end
+    counts: int = 0                     # calls that instances of keys ran
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -83,7 +84,7 @@ class Scenario:
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
         sync_mode = "inline" if seed // 2 % 2 else "thread"
-        register_executor(world, oracles.state.ran)
+        register_executor(world, oracles.state.ran, oracles.keys.counted)
         self.snapshots = 0                  # that compactors have finished
         register_compactor(world, self._count_snapshot, compactor_of(planted))
 
@@ -179,6 +180,7 @@ class Scenario:
             runs=oracles.state.runs,
             late_outcomes=oracles.state.late_outcomes,
             replays=oracles.state.replays,
+            counts=oracles.keys.counts,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

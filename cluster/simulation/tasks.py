@@ -1,17 +1,18 @@
-"""The one task of the simulated users, and the body of the executor children that run it.
+"""The tasks of the simulated users, and the body of the executor children that run them.
 
 The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
 simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from actors import MICROSECOND
 from actors.simulation import ChildPort
-from cluster.task import current, task
+from cluster.task import Task, current, task
+from cluster.task_actor import TaskActor, definition_of
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
 from cluster.worker.wear import WearLimits
@@ -29,7 +30,6 @@ HOG_BYTES = 900 * MIB
 HOG_ONE_IN = 60                 # calls whose first attempt has so much while it runs, and runs until it is seen
 HOG_US = 200_000
 WEAR = WearLimits(recycle_after=40, recycle_above=150 * MIB, memory_limit=600 * MIB)
-
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
     """What a simulated user asks for: `work_us` of work that ends as `fate` says. Keys are unique in a world."""
@@ -61,12 +61,41 @@ def work(call: Call) -> int:
     return call.key
 
 
+class Count(NamedTuple):
+    """One call of a tally: the `number`-th that its instance ran."""
+
+    key: str
+    epoch: int
+    number: int
+
+
+_counts: list[Count] = []       # of the task that has just run
+
+
+class Tally(TaskActor, name="simulated:Tally"):
+    """Counts the calls of its key, those that it lets fail too."""
+
+    def started(self) -> None:
+        self.number = 0
+
+    def count(self, call: Call) -> int:
+        """Does as `work` does."""
+        self.number += 1
+        _counts.append(Count(self.context.key, self.context.epoch, self.number))
+        return work(call)
+
+
+count = definition_of(Tally).tasks["count"]
+
 # Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
-TASKS = {work.name: work}
+TASKS: dict[str, Task[..., Any]] = {work.name: work, count.name: count}
 
 
-async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
-    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start."""
+async def executor_body(
+    port: ChildPort, on_run: Callable[[int, int], None], on_count: Callable[[Count], None] = lambda count: None
+) -> None:
+    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start,
+    `on_count` what a tally counts."""
     executor = Executor(port, TASKS)
     port.rss_bytes = FRESH_BYTES
     port.send(encode(Ready(tuple(sorted(TASKS)))))
@@ -80,6 +109,8 @@ async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> 
             if call.fate == "crash always" or (call.fate == "crash once" and running.attempt == 1):
                 raise SystemExit(CRASH_EXIT_CODE)
             executor.run()
+            while _counts:
+                on_count(_counts.pop())
         frame = port.poll()
         if frame is None:
             executor.flush()

@@ -29,7 +29,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.simulation.nodes import Node
-from cluster.simulation.tasks import Call, Fate, Simulated, work
+from cluster.simulation.tasks import Call, Fate, Simulated, count, work
 from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
@@ -50,6 +50,8 @@ REPLAY_TASKS_MAX = 4            # ... and replays so many of them
 REPLAYABLE = frozenset(("dead", "failed", "cancelled", "expired"))
 KEYED_ONE_IN = 6                # calls that are not of a batch
 KEYS = 5
+COUNTED_PART = 0.3              # of the calls in every other seed: those of task actors, whose instances count them
+COUNTED_KEYS = ("k1", "k2", "k3")
 
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
@@ -105,6 +107,7 @@ class ClientProcess(Node):
         self.workload = workload
         self.history = workload.history
         self.random = workload.world.stream(f"client {name}")
+        self._keys = workload.world.stream(f"keys {name}")      # of its own: other seeds keep their course
         self.is_busy = False
         self.limits = SessionLimits()
         super().__init__(workload.world, name)
@@ -157,7 +160,7 @@ class ClientProcess(Node):
         calls = [self._call() for _ in range(self.random.randint(2, MAP_TASKS_MAX))]
         operation = self.history.invoke(self.name, "map", [call.key for call in calls])
         try:
-            batch = await client.map(work, calls)
+            batch = await client.map(self._task({}), calls)
         except ClusterError as error:
             self.history.unknown(operation, _reason(error))     # a part of it may have been taken
             return
@@ -213,7 +216,8 @@ class ClientProcess(Node):
     async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
         operation = self.history.invoke(self.name, "submit", call.key)
         try:
-            handle = await client.submit(_keyed(work.options(**options), call), call)
+            task = self._task(options)
+            handle = await client.submit(_keyed(task, call) if task.name == work.name else task, call)
         except ClusterError as error:
             self._not_done(operation, error)
             if _is_refusal(error):
@@ -259,6 +263,10 @@ class ClientProcess(Node):
         big = self.random.randrange(200) == 0
         padding = self.random.randbytes(BIG_PADDING_BYTES if big else self.random.randrange(PADDING_BYTES_MAX))
         return Call(self.workload.new_key(), self.random.randint(low, high), self._choose(FATES), padding)
+
+    def _task(self, options: TaskOptions) -> Task[[Call], int]:
+        is_work = self.workload.world.seed % 2 == 0 or self._keys.random() >= COUNTED_PART or "labels" in options
+        return (work if is_work else count.at(self._keys.choice(COUNTED_KEYS))).options(**options)
 
     def _options(self) -> TaskOptions:
         roll = self.random.randrange(20)

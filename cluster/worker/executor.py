@@ -29,6 +29,7 @@ from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
+from cluster.task_actor import MethodTask
 from cluster.task_log import Lines
 from cluster.worker.child_messages import (
     FINISHED,
@@ -43,6 +44,7 @@ from cluster.worker.child_messages import (
     encode_oversize,
     setup_decoder,
 )
+from cluster.worker.instances import Instances
 from cluster.worker.page import ClaimPage
 
 LOCK_TIMEOUT: Nanos = 60 * SECOND  # the worker holds the lock for microseconds, unless it is stopped
@@ -50,6 +52,7 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
+OWN_MODULES = ("cluster.worker.", "asyncio.")   # whose frames above the user's code say nothing to the user
 
 
 class Host(Protocol):
@@ -84,6 +87,7 @@ class Executor:
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner: asyncio.Runner | None = None
+        self._instances = Instances(self._complete, traceback.print_exc)
         self._in_users_code = False             # where a warning may be raised
         self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
 
@@ -160,8 +164,12 @@ class Executor:
             self._in_users_code = is_users = True
             if assignment.soft_timeout_ms and not task.is_async:
                 self.warn()                     # the signal came before, when nobody could be told
+            is_coroutine = isinstance(task, AsyncTask)
+            if isinstance(task, MethodTask):
+                args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
+                is_coroutine = task.is_coroutine
             value = task.function(*args, **kwargs)
-            if isinstance(task, AsyncTask):
+            if is_coroutine:
                 value = self._complete(value)
             self._in_users_code = is_users = False
             body = codec.encode_result(value)
@@ -206,6 +214,10 @@ class Executor:
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
+    def close(self) -> None:
+        """The process is about to end in order."""
+        self._instances.close()
+
     def _complete(self, coroutine: Any) -> object:
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -237,8 +249,8 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     except Exception as broken:
         message = f"<its __str__ raised {type(broken).__name__}>"
     tb = exception.__traceback__
-    if tb is not None:
-        tb = tb.tb_next                         # drops the executor's own frame
+    while tb is not None and str(tb.tb_frame.f_globals.get("__name__")).startswith(OWN_MODULES):
+        tb = tb.tb_next
     try:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:
@@ -297,6 +309,7 @@ def main(host: BlockingHost, argument: bytes) -> None:
             executor.flush()
             frame = host.receive()
             if frame is None:
+                executor.close()
                 return
         executor.receive(frame)
 

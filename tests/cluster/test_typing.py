@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 # `# E: code` = an error with this code is expected in this line; `# T: type` = what reveal_type says.
 PROGRAM = """
-from cluster import Batch, Client, Handle, Record, current, task
+from cluster import Batch, Client, Handle, Record, TaskActor, current, method, task
 
 @task
 def resize(path: str, width: int, *, quality: int = 85) -> tuple[int, int]:
@@ -27,6 +27,51 @@ def square(number: int) -> float:
 
 def plain(number: int) -> int:
     return number
+
+class Model(TaskActor, timeout="30s", queue="models"):
+    async def started(self) -> None:
+        self.weights = [1.0]
+
+    def stopped(self) -> None:
+        self.weights.clear()
+
+    def predict(self, row: list[float], *, scale: float = 1.0) -> float:
+        return self.weigh(row[0]) * scale
+
+    @method(timeout="5m")
+    async def train(self, rows: int) -> str:
+        return str(rows)
+
+    def weigh(self, number: float) -> float:
+        return number * self.weights[0]
+
+class Big(Model, priority=9):
+    pass
+
+class Wrong(TaskActor, prio=1):  # E: call-arg
+    @method(retry="often")  # E: arg-type
+    def work(self) -> None: ...
+
+async def actors(cluster: Client) -> None:
+    model = cluster.actor(Model, key="eu")
+    reveal_type(await model.predict([1.0]))  # T: Any
+    reveal_type(await model.predict.submit([1.0]))  # T: cluster.client.handle.Handle[Any]
+    reveal_type(await model[Model.predict]([1.0], scale=2))  # T: float
+    reveal_type(await model[Model.train](3))  # T: str
+    reveal_type(await model[Model.predict].submit([1.0]))  # T: cluster.client.handle.Handle[float]
+    reveal_type(await model[Model.train].options(priority=9).submit(3))  # T: cluster.client.handle.Handle[str]
+    reveal_type(await model[Model.train].map([3]))  # T: cluster.client.handle.Batch[str]
+    reveal_type(await cluster.actor(Big)[Model.predict]([1.0]))  # T: float
+    reveal_type(await cluster.actor(Big)[Big.predict]([1.0]))  # T: float
+    reveal_type(Model().weigh(1.0))  # T: float
+    await model[Model.predict](["1"])  # E: list-item
+    await model[Model.predict]([1.0], scal=2)  # E: call-arg
+    await model[Model.train].map(["3"])  # E: list-item
+    await cluster.actor(Model)[Big.weigh](1.0)
+    await cluster.actor(Model)[str.upper]()  # E: index
+    await model.predict.options(prio=9)([1.0])  # E: call-arg
+    cluster.actor(int)  # E: type-var
+    cluster.actor(Model, key=7)  # E: arg-type
 
 async def right(cluster: Client) -> None:
     handle = await cluster.submit(resize, "a.jpg", 640, quality=90)
@@ -80,6 +125,13 @@ def blocking() -> None:
             reveal_type(finished.result())  # T: float
         cluster.submit(resize, "a.jpg", "640")  # E: arg-type
         cluster.map(square, ["1", "2"])  # E: arg-type
+        model = cluster.actor(Model, key="eu")
+        reveal_type(model.predict([1.0]))  # T: Any
+        reveal_type(model[Model.predict]([1.0]))  # T: float
+        reveal_type(model[Model.train](3))  # T: str
+        reveal_type(model[Model.train].submit(3).result())  # T: str
+        reveal_type(model[Model.predict].map([[1.0]]).results())  # T: list[float]
+        model[Model.train]("3")  # E: arg-type
 """
 LINES = PROGRAM.splitlines()
 

@@ -143,10 +143,11 @@ def test_the_quick_start_does_what_it_says(site):
     site.cluster.wait_for(lambda status: all(row["role"] in ("leader", "follower") for row in status["brokers"]))
 
 
-# Pages whose fragments are one program, and how many pieces it has at least.
+# Pages whose fragments are one program, and how many pieces it has at least; commands are typed behind them.
 PROGRAMS = [
     ("docs/guide/tasks.md", 10),
     ("docs/guide/watching.md", 4),
+    ("docs/guide/task-actors.md", 5),
     ("docs/guide/dead-letters.md", 3),
     ("docs/guide/workers.md", 1),
 ]
@@ -170,6 +171,8 @@ def test_the_examples_of_the_guide_do_what_they_say(site, fragments_min, monkeyp
         return len(site.fragments)
 
     assert asyncio.run(run()) >= fragments_min
+    for command in site.commands:
+        site.type_in(command.text)
 
 
 @pytest.mark.parametrize("site", ["docs/guide/blocking.md"], indirect=True)

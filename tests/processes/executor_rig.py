@@ -69,12 +69,30 @@ class Rig(Actor):
         self._changed.set()
 
     def give(
-        self, task: Task[..., Any], *args: object, timeout_ms: int = 60_000, estimate_us: int = 20_000
+        self,
+        task: Task[..., Any],
+        *args: object,
+        timeout_ms: int = 60_000,
+        estimate_us: int = 20_000,
+        soft_timeout_ms: int = 0,
+        key: str = "",
+        epoch: int = 0,
     ) -> int:
         """Assigns one call; returns the id of the task."""
         self.last_task += 1
-        body = task.encode(args, {})
-        self.child.slot.assign(Assignment(self.last_task, 1, 0, estimate_us, timeout_ms, task.name, body))
+        given = Assignment(
+            self.last_task,
+            1,
+            0,
+            estimate_us,
+            timeout_ms,
+            task.name,
+            task.encode(args, {}),
+            soft_timeout_ms=soft_timeout_ms,
+            key=key,
+            epoch=epoch,
+        )
+        self.child.slot.assign(given)
         self.child.feed()
         return self.last_task
 

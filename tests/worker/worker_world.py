@@ -14,7 +14,8 @@ from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.state.effects import TaskResult
 from cluster.state.machine import Machine
-from cluster.task import task
+from cluster.task import Task, task
+from cluster.task_actor import TaskActor, definition_of
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.actor import Worker
 from cluster.worker.child_messages import Ready, StartFailed, encode
@@ -35,6 +36,22 @@ Start = Callable[[Ports], Awaitable[None]]
 def sleep(work_us: int) -> int:
     """Takes that long in virtual time, and returns it."""
     return work_us
+
+
+class Sleeper(TaskActor, name="world:Sleeper"):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def sleep(self, work_us: int) -> tuple[int, int]:
+        """Returns its epoch, and how many calls this instance has had in it."""
+        self.calls += 1
+        return self.context.epoch, self.calls
+
+
+sleeper = definition_of(Sleeper).tasks["sleep"]
+TASKS: dict[str, Task[..., Any]] = {sleep.name: sleep, sleeper.name: sleeper}
 
 
 class Run:
@@ -98,14 +115,14 @@ class WorkerWorld:
         if self.is_broken:
             port.send(encode(StartFailed("world", "it is broken")))
             return
-        executor = Executor(port, {sleep.name: sleep})
+        executor = Executor(port, TASKS)
         port.rss_bytes = FRESH_BYTES
-        port.send(encode(Ready((sleep.name,))))
+        port.send(encode(Ready(tuple(TASKS))))
         while True:
             while executor.claim():
                 assignment = executor.running
                 assert assignment is not None
-                (work_us,), _ = sleep.codec.decode_arguments(assignment.body)
+                (work_us,), _ = TASKS[assignment.name].codec.decode_arguments(assignment.body)
                 run = Run(number, self.world.now)
                 self.runs.setdefault(assignment.task, []).append(run)
                 port.rss_bytes += self.needs_bytes
@@ -121,15 +138,16 @@ class WorkerWorld:
                     return
             executor.receive(frame)
 
-    def submit(self, *works_us: int) -> None:
-        """A client submits one task for each and keeps the results by position."""
+    def submit(self, *works_us: int, key: str = "") -> None:
+        """A client submits one task for each and keeps the results by position. With a key they are the Sleeper's."""
+        called = sleeper.at(key) if key else sleep
         self.clients += 1
         brokers = tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
         plan = Topology("world", "data", True, brokers, ())
 
         async def start(ports: Ports) -> None:
             async with Client(plan, lambda: ports, 60.0) as cluster:
-                handles = [await cluster.submit(sleep, work_us) for work_us in works_us]
+                handles = [await cluster.submit(called, work_us) for work_us in works_us]
                 for handle in handles:
                     self.results[handle.id] = await handle
 
