@@ -56,7 +56,9 @@ PURE = (
     "cluster/worker/child_messages.py",
     "cluster/worker/completions.py",
     "cluster/worker/lease.py",
+    "cluster/worker/log_tail.py",
     "cluster/worker/page.py",
+    "cluster/worker/reports.py",
     "cluster/worker/slots.py",
 )
 
