@@ -117,6 +117,7 @@ class SlotChild:
             page_bytes=PAGE_BYTES,
             on_frame=callback(self._on_frame),
             on_exit=callback(self._on_exit),
+            label=f"{self._context.system.node}/{self.slot.index}",
         )
 
     def feed(self) -> None:
