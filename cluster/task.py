@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -206,8 +207,9 @@ class CurrentTask(Struct, frozen=True):
     def cancelled(self) -> bool:
         """Whether somebody cancelled it. Clean up and return, or raise: the process is ended when the grace of the
         cancel is over. Cheap enough for an inner loop."""
-        is_mine = (running.id, running.attempt) == (self.id, self.attempt)
-        return is_mine and running.page is not None and running.page.is_stopped(running.number)
+        now = running_here.get()
+        is_mine = (now.id, now.attempt) == (self.id, self.attempt)
+        return is_mine and now.page is not None and now.page.is_stopped(now.number)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Says how far it is, of how much if that is known; whoever watches the task hears of it, at most twice a
@@ -224,7 +226,7 @@ class CurrentTask(Struct, frozen=True):
     @property
     def log(self) -> "logging.LoggerAdapter[logging.Logger]":
         """A logger whose lines are kept with this attempt, the last 4 KiB of them: `current().log.info("...")`."""
-        return task_logger(self)
+        return task_logger(self, running_as(self))
 
 
 class StopSign(Protocol):
@@ -236,7 +238,7 @@ class StopSign(Protocol):
 
 
 class Running(Struct):
-    """Set by the executor before each attempt, as cheap as can be; `current` makes it readable."""
+    """Set by an executor before each attempt, as cheap as can be; `current` makes it readable."""
 
     id: int = 0                     # 0: nothing runs here
     attempt: int = 0
@@ -247,17 +249,22 @@ class Running(Struct):
     lines: LineSink | None = None   # where it logs
 
 
+# Of a child that runs one task at a time; its threads see it too, whatever context they were started in.
 running = Running()
+# Of whoever asks: where many tasks run at once each has its own in its context, which subtasks and to_thread inherit.
+running_here: ContextVar[Running] = ContextVar("running_here", default=running)
 
 
 def running_as(task: CurrentTask) -> Running | None:
     """What runs here, if it is still this attempt."""
-    return running if (running.id, running.attempt) == (task.id, task.attempt) else None
+    now = running_here.get()
+    return now if (now.id, now.attempt) == (task.id, task.attempt) else None
 
 
 def current() -> CurrentTask:
     """The task that is running, for its own use. Raises RuntimeError outside of an executor child."""
-    if running.id == 0:
+    now = running_here.get()
+    if now.id == 0:
         raise RuntimeError("current() is for use inside a running task")
-    deadline = datetime.fromtimestamp(running.deadline_ms / 1_000, UTC)
-    return CurrentTask(running.id, running.attempt, running.name, deadline)
+    deadline = datetime.fromtimestamp(now.deadline_ms / 1_000, UTC)
+    return CurrentTask(now.id, now.attempt, now.name, deadline)

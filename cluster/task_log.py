@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from cluster.task import CurrentTask
+    from cluster.task import CurrentTask, Running
 
 LOGGER = "cluster.task"
-TASK = "cluster_task"               # the attribute of a record that says whose line it is
+SAID_BY = "cluster_task"            # the attribute of a record that says whose line it is, and where that runs
 LINE_CHARACTERS_MAX = 16 * 1024     # of one line; only its end could be kept
 
 
@@ -50,11 +50,11 @@ class TaskHandler(logging.Handler):
     """Hands each line to the attempt that said it, if that still runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from cluster.task import running_as
-
-        task = getattr(record, TASK, None)
-        now = running_as(task) if task is not None else None
-        if now is not None and now.lines is not None:
+        said = getattr(record, SAID_BY, None)
+        if said is None:
+            return
+        task, now = said
+        if now is not None and now.lines is not None and (now.id, now.attempt) == (task.id, task.attempt):
             try:
                 now.lines.add(now.number, self.format(record))
             except Exception:
@@ -82,6 +82,6 @@ class _Adapter(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-def task_logger(task: "CurrentTask") -> "logging.LoggerAdapter[logging.Logger]":
-    """The logger of one attempt."""
-    return _Adapter(_logger, {TASK: task})
+def task_logger(task: "CurrentTask", now: "Running | None") -> "logging.LoggerAdapter[logging.Logger]":
+    """The logger of one attempt; `now` is what runs where it was asked for, None if that is another one by now."""
+    return _Adapter(_logger, {SAID_BY: (task, now)})

@@ -58,6 +58,7 @@ PURE = (
     "cluster/worker/lease.py",
     "cluster/worker/log_tail.py",
     "cluster/worker/page.py",
+    "cluster/worker/progress_rows.py",
     "cluster/worker/reports.py",
     "cluster/worker/slots.py",
 )

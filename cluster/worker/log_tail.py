@@ -5,8 +5,8 @@ before and one after a line is copied, so a reader knows at every instant which 
 half overwritten: after a kill too, and without any lock. A task may log as much as it likes: it costs its own time, and
 never more memory.
 
-One task at a time: the first line of the next one starts over. Layout, little endian: words `number, begun, written`,
-then the ring.
+One task at a time, or one for each (`OwnTail`): the first line of the next one starts over. Layout, little endian: words
+`number, begun, written`, then the ring.
 """
 
 from typing import Final
@@ -57,7 +57,7 @@ class LogTail:
     def text(self, number: int) -> str:
         """What is left of a task's log: whole lines, at most LOG_BYTES_MAX; "" if it wrote none."""
         words = self._words
-        if words[_NUMBER] != number or not number:
+        if words[_NUMBER] != number:
             return ""
         written = words[_WRITTEN]
         start = max(0, words[_BEGUN] - RING_BYTES)      # what is before it is overwritten, or is about to be
@@ -71,3 +71,21 @@ class LogTail:
             newline = kept.find(b"\n", 0, -1)
             kept = CUT + kept[newline + 1 :]
         return kept.decode("utf-8", "ignore")
+
+
+class OwnTail:
+    """The same in the memory of the child, made with the first line: for one of many tasks that run at once. What it
+    holds when the child is killed is lost."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail: LogTail | None = None
+
+    def write(self, number: int, line: bytes) -> None:
+        if self._tail is None:
+            self._tail = LogTail(memoryview(bytearray(TAIL_BYTES)))
+        self._tail.write(number, line)
+
+    def text(self, number: int) -> str:
+        return "" if self._tail is None else self._tail.text(number)

@@ -16,27 +16,24 @@ bytes, aligned) and last, so what it says is true at every instant: an outcome i
 The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business. Another
 word has the number of the task that was warned of its soft time limit, by a signal: one that comes late means nobody.
 
-How far a task is lies in a row of its own, at its number modulo WINDOW_TASKS, so that a child may run several at once.
-The child writes it without the lock, as often as its task likes; the worker looks now and then. A row that was read
-while it was written is told by its checksum, and read the next time. What a task logs lies in a `LogTail`.
+How far a task is lies in one of `ProgressRows`, at its number modulo WINDOW_TASKS; what it logs lies in a `LogTail`.
+Neither needs the lock.
 
 Layout, little endian: words `magic, claimed, claimed_at, ring, stop, warned`, then one mark per number modulo
 WINDOW_TASKS; from LOG_OFFSET the tail of the log, from PROGRESS_OFFSET the rows `number, done, total, check`, then the
 ring from RING_OFFSET to the end of the page.
 """
 
-from struct import Struct
 from typing import Final
 
 from cluster.worker.log_tail import TAIL_BYTES, LogTail
+from cluster.worker.progress_rows import ROW, ProgressRows
 
 MAGIC: Final = 0x51_52_4D_51_50_47_45_01
 WINDOW_TASKS: Final = 1_024         # numbers that may be with a child and unfinished at once
 MARKS_OFFSET: Final = 64
 LOG_OFFSET: Final = 2_048
 PROGRESS_OFFSET: Final = 8_192
-ROW: Final = Struct("<4Q")
-NO_TOTAL: Final = (1 << 64) - 1         # of a row whose task did not say how much there is
 RING_OFFSET: Final = PROGRESS_OFFSET + WINDOW_TASKS * ROW.size
 RING_BYTES: Final = 256 * 1024
 PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
@@ -60,7 +57,7 @@ class ClaimPage:
         self._words = view[:MARKS_OFFSET].cast("Q")
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + WINDOW_TASKS]
         self.log = LogTail(view[LOG_OFFSET : LOG_OFFSET + TAIL_BYTES])
-        self._rows = view[PROGRESS_OFFSET:RING_OFFSET]
+        self._rows = ProgressRows(view[PROGRESS_OFFSET:RING_OFFSET])
         self._ring = view[RING_OFFSET:]
         self._ring_bytes = view.nbytes - RING_OFFSET
         if create:
@@ -92,9 +89,8 @@ class ClaimPage:
         return self._words[_WARNED] == number
 
     def report(self, number: int, done: int, total: int | None) -> None:
-        """How far a task is, without the lock; in one call of C, so that threads of a task do not mix their words."""
-        total = NO_TOTAL if total is None else total
-        ROW.pack_into(self._rows, number % WINDOW_TASKS * ROW.size, number, done, total, _check(number, done, total))
+        """How far a task is; without the lock."""
+        self._rows.write(number % WINDOW_TASKS, number, done, total)
 
     def append(self, outcome: bytes) -> bool:
         """Adds one encoded outcome; False if the ring has no room for it."""
@@ -141,10 +137,7 @@ class ClaimPage:
     def progress(self, number: int) -> tuple[int, int | None] | None:
         """What this task has reported: done, and the total if it said one. None if it has not, or is about to. Good
         without the lock."""
-        row = ROW.unpack_from(self._rows, number % WINDOW_TASKS * ROW.size)
-        if row[0] != number or row[3] != _check(*row[:3]):
-            return None
-        return row[1], None if row[2] == NO_TOTAL else row[2]
+        return self._rows.read(number % WINDOW_TASKS, number)
 
     @property
     def has_outcomes(self) -> bool:
@@ -156,9 +149,3 @@ class ClaimPage:
         state = self._words[_RING]
         self._words[_RING] = 0
         return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])
-
-
-def _check(number: int, done: int, total: int) -> int:
-    """Differs if some of the words are of another row. The factors are random odd numbers: no small differences between
-    two rows cancel out."""
-    return (number * 0xD6E8FEB86659FD93 + done * 0xA0761D6478BD642F + total * 0xE7037ED1A0B428DB) & NO_TOTAL
