@@ -217,11 +217,12 @@ class CurrentTask(Struct, frozen=True):
         Raises TypeError and ValueError."""
         if type(done) is not int or (total is not None and type(total) is not int):
             raise TypeError(f"progress() takes integers, not {done!r} of {total!r}; count steps, items or bytes")
-        if not (0 <= done <= PROGRESS_MAX and (total is None or 0 <= total <= PROGRESS_MAX)):
+        if not 0 <= done <= PROGRESS_MAX or (total is not None and not 0 <= total <= PROGRESS_MAX):
             raise ValueError(f"progress() takes numbers from 0 to 2**63 - 1, not {done} of {total}")
-        now = running_as(self)
-        if now is not None and now.page is not None:
-            now.page.report(now.number, done, total)
+        now = running_here.get()
+        page = now.page
+        if page is not None and now.id == self.id and now.attempt == self.attempt:
+            page.report(now.number, done, total)
 
     @property
     def log(self) -> "logging.LoggerAdapter[logging.Logger]":

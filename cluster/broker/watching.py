@@ -76,6 +76,7 @@ class Watching:
         self._runs: dict[int, int] = {}                             # followed task -> attempt that was told to run
         self._progress: dict[int, tuple[int, int, int]] = {}        # held task -> attempt, done, total
         self._unsent: dict[Link, dict[int, list[TaskEvent]]] = {}
+        self._will_go_on = False                                    # at the end of this turn
 
     def restart(self) -> None:
         """Another term: everyone says again what it follows, and how far it is."""
@@ -92,8 +93,8 @@ class Watching:
 
     def on_follow(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Follow)
-        if len(message.tasks) > HELLO_ITEMS_MAX:
-            self._refuse(link, "follows too many tasks in one message")
+        if len(message.tasks) > HELLO_ITEMS_MAX or len(self._unsent.get(link, ())) >= WATCHED_TASKS_MAX:
+            self._refuse(link, "follows too many tasks at once")
         elif message.stop:
             for task in message.tasks:
                 self._unfollow(link, task)
@@ -254,7 +255,8 @@ class Watching:
             self._add(link, event)
 
     def _add(self, link: Link, event: TaskEvent) -> None:
-        if not self._unsent:
+        if not self._will_go_on:
+            self._will_go_on = True
             self._at_turn_end(self.go_on)
         events = self._unsent.setdefault(link, {}).setdefault(event.task, [])
         if events and events[-1].kind == EVENT_PROGRESS == event.kind:
@@ -266,6 +268,7 @@ class Watching:
     def go_on(self) -> None:
         """Sends what waits, as far as links take it. Called at the end of a turn that added something, and twice a
         second."""
+        self._will_go_on = False
         for link in list(self._unsent):
             tasks = self._unsent.pop(link)
             while tasks:

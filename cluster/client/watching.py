@@ -76,6 +76,7 @@ class Watcher:
         self._events: deque[TaskEvent] = deque()
         self._last: tuple[int, ...] = ()        # of what came last, without its time
         self._last_worker = ""
+        self._begun = 0                         # the last attempt that ran
         self._waiting: Future[None] | None = None
         self._error: ClusterError | None = None
         self.is_released = False
@@ -84,6 +85,13 @@ class Watcher:
         said = (event.kind, event.attempt, event.done, event.total)
         if said == self._last and event.worker == self._last_worker:
             return
+        # A new leader hears from workers a moment after it hears from clients: until then it takes what runs for
+        # something that waits.
+        waits_from = event.attempt + (event.kind != EVENT_QUEUED)
+        if event.kind in (EVENT_QUEUED, EVENT_RETRYING, EVENT_REQUEUED) and waits_from <= self._begun:
+            return
+        if event.kind in (EVENT_STARTED, EVENT_PROGRESS):
+            self._begun = event.attempt
         self._last, self._last_worker = said, event.worker
         events = self._events
         if events and events[-1].kind == EVENT_PROGRESS == event.kind:

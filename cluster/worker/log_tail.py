@@ -5,8 +5,8 @@ before and one after a line is copied, so a reader knows at every instant which 
 half overwritten: after a kill too, and without any lock. A task may log as much as it likes: it costs its own time, and
 never more memory.
 
-One task at a time, or one for each (`OwnTail`): the first line of the next one starts over. Layout, little endian: words
-`number, begun, written`, then the ring.
+One task at a time, or one for each (`OwnTail`): the first line of the next one starts over. Layout, little endian:
+words `number, begun, written`, then the ring.
 """
 
 from typing import Final

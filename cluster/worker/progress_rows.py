@@ -10,8 +10,11 @@ from struct import Struct
 from typing import Final
 
 ROW: Final = Struct("<4Q")
+ROW_BYTES: Final = ROW.size
 MASK: Final = (1 << 64) - 1
 NO_TOTAL: Final = MASK                  # of a task that did not say how much there is
+
+_pack = ROW.pack_into
 
 
 class ProgressRows:
@@ -20,17 +23,17 @@ class ProgressRows:
     __slots__ = ("_view",)
 
     def __init__(self, view: memoryview) -> None:
-        assert view.nbytes % ROW.size == 0
+        assert view.nbytes % ROW_BYTES == 0
         self._view = view
 
     def write(self, row: int, key: int, done: int, total: int | None) -> None:
         """In one call of C, so that threads of a task do not mix their words."""
         all_of_it = NO_TOTAL if total is None else total
-        ROW.pack_into(self._view, row * ROW.size, key, done, all_of_it, _check(key, done, all_of_it))
+        _pack(self._view, row * ROW_BYTES, key, done, all_of_it, _check(key, done, all_of_it))
 
     def read(self, row: int, key: int) -> tuple[int, int | None] | None:
         """Done, and the total if one was said; None if this task has said nothing, or is about to."""
-        key_there, done, total, check = ROW.unpack_from(self._view, row * ROW.size)
+        key_there, done, total, check = ROW.unpack_from(self._view, row * ROW_BYTES)
         if key_there != key or check != _check(key, done, total):
             return None
         return done, None if total == NO_TOTAL else total

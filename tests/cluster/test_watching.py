@@ -3,15 +3,37 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from client_world import MS, ClientWorld, Parcel, pause, unserved, work
 
 from actors import SECOND, Ports
 from cluster import Backoff, Client, Event, Handle, TaskNotFound, Unavailable
+from cluster.broker.link import Link, Links
+from cluster.broker.watching import Watching
 from cluster.client import watching
 from cluster.client.succession import SessionLimits
+from cluster.state.commands import (
+    MACHINE_VERSION,
+    ROLE_CLIENT,
+    ROLE_WORKER,
+    TASK_NUMBER_BITS,
+    Command,
+    Register,
+    Submit,
+    TaskGroup,
+    WorkerSpec,
+)
+from cluster.state.effects import Effects
+from cluster.state.machine import Machine
+from cluster.wire import Events, Follow, Progress
 
 LONG = 4_000 * MS
+WORKER = WorkerSpec(2, ("default",), ("f",))
+
+
+def encode_entry(command: Command) -> bytes:
+    return msgspec.msgpack.encode([[command.__struct_config__.tag, MACHINE_VERSION, [command]]])
 
 
 def kinds(events: list[Event]) -> list[str]:
@@ -108,6 +130,7 @@ def test_a_watcher_outlives_its_leader_and_hears_the_end_once(seed):
     events = rig.finish(name)
     assert kinds(events).count("finished") == 1 and kinds(events)[-1] == "finished"
     assert kinds(events).count("progress") > 3
+    assert "queued" not in kinds(events)[1:], "what runs does not wait"
     steps = [event.done for event in events if event.done is not None]
     assert steps == sorted(steps), "a new leader is told again, and tells nothing older"
 
@@ -235,3 +258,62 @@ def test_what_is_said_again_in_the_same_words_is_heard_once():
     for at in range(5):
         watcher.push(watching.TaskEvent(1, watching.EVENT_STARTED, at, 1, "w1"))
     assert watcher.take() is not None and watcher.take() is None
+
+
+def test_what_has_begun_does_not_wait_again_for_the_same_attempt():
+    watcher = watching.Watcher()
+    said = [(watching.EVENT_STARTED, 2), (watching.EVENT_QUEUED, 2), (watching.EVENT_REQUEUED, 1)]
+    said += [(watching.EVENT_REQUEUED, 2), (watching.EVENT_STARTED, 3), (watching.EVENT_RETRYING, 2)]
+    for kind, attempt in said:
+        watcher.push(watching.TaskEvent(1, kind, 0, attempt))
+    heard = []
+    while (event := watcher.take()) is not None:
+        heard.append((event.kind, event.attempt))
+    assert heard == [said[0], said[3], said[4]]
+
+
+class Line:
+    """The link of a follower that takes messages, or not."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.said: list[watching.TaskEvent] = []
+
+    def send(self, message: Events) -> bool:
+        if not self.is_full:
+            self.said += message.items
+        return not self.is_full
+
+
+def test_a_full_link_gets_the_last_of_each_task_later_and_holds_up_no_other():
+    leader = Machine()
+    for index, command in enumerate([Register("c", 1, ROLE_CLIENT), Register("w", 1, ROLE_WORKER, WORKER)], 1):
+        leader.apply(index, 1, encode_entry(command), Effects())
+    tasks = [1 << TASK_NUMBER_BITS | number for number in (1, 2)]
+    leader.apply(3, 1, encode_entry(Submit(1, 1, 1, [TaskGroup("f", 1, [b"", b""])])), Effects())
+    links, turn = Links(leader), []
+    worker = Link(Line(), "w", 1, 1)  # type: ignore[arg-type]
+    slow, quick = (Link(Line(), name, 1, 2) for name in ("slow", "quick"))  # type: ignore[arg-type]
+    broker = Watching(leader, links, lambda: 0, turn.append, lambda *question: None, lambda *reason: None)
+    links.add(worker)
+    slow.peer.is_full = True  # type: ignore[attr-defined]
+    for link in (slow, quick):
+        broker.on_follow(link, Follow(tasks))
+    for done in range(100):
+        broker.on_progress(worker, Progress(2, [tasks[0], 1, done, 100, tasks[1], 9, done, 100]))
+        while turn:
+            turn.pop()()
+    heard = quick.peer.said  # type: ignore[attr-defined]
+    assert [event.done for event in heard if event.kind == watching.EVENT_PROGRESS] == list(range(100))
+    assert slow.peer.said == []  # type: ignore[attr-defined]
+    slow.peer.is_full = False  # type: ignore[attr-defined]
+    broker.go_on()
+    heard = slow.peer.said  # type: ignore[attr-defined]
+    kinds_heard = [(event.task, event.kind, event.done) for event in heard]
+    queued, started, progress = watching.EVENT_QUEUED, watching.EVENT_STARTED, watching.EVENT_PROGRESS
+    assert kinds_heard == [
+        (tasks[0], queued, 0), (tasks[0], started, 0), (tasks[0], progress, 99), (tasks[1], queued, 0),
+    ]  # fmt: skip
+    for link in (slow, quick):
+        broker.forget(link)
+    assert (broker._followers, broker._followed, broker._unsent, broker._runs) == ({}, {}, {}, {})
