@@ -1,12 +1,14 @@
 """What running tasks say of themselves: progress, log, prints; and who hears it. On real processes."""
 
+import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_rig import running
+from cluster_rig import broker_pid, running
 from speaking_tasks import (
     cost_of_progress,
     count,
@@ -129,6 +131,18 @@ def test_threads_and_coroutines_of_a_task_log_to_it(client):
     lines = threads.log().splitlines()
     assert sorted(line[-1] for line in lines) == list("01234567") and all(map(LINE.fullmatch, lines))
     assert coroutine.log().endswith("INFO from a coroutine\n")
+
+
+def test_a_watcher_outlives_the_leader(client, cluster):
+    handle = client.submit(count, 60, 0.1)
+    kinds: list[str] = []
+    for event in handle.watch():
+        kinds.append(event.kind)
+        if kinds.count("progress") == 2:
+            os.kill(broker_pid(cluster.status(), leading=True), signal.SIGKILL)
+    assert kinds[-1] == "finished" and kinds.count("finished") == 1
+    assert kinds.count("progress") > 4 and "queued" not in kinds[1:]
+    cluster.wait_for(lambda status: all(row["role"] in ("leader", "follower") for row in status["brokers"]))
 
 
 def test_what_a_task_prints_is_what_launch_prints(client, cluster):
