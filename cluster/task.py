@@ -8,6 +8,7 @@ registered when the modules listed in the topology were imported.
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -203,8 +204,9 @@ class CurrentTask(Struct, frozen=True):
     def cancelled(self) -> bool:
         """Whether somebody cancelled it. Clean up and return, or raise: the process is ended when the grace of the
         cancel is over. Cheap enough for an inner loop."""
-        is_mine = (running.id, running.attempt) == (self.id, self.attempt)
-        return is_mine and running.page is not None and running.page.is_stopped(running.number)
+        now = running_here.get()
+        is_mine = (now.id, now.attempt) == (self.id, self.attempt)
+        return is_mine and now.page is not None and now.page.is_stopped(now.number)
 
 
 class StopSign(Protocol):
@@ -214,7 +216,7 @@ class StopSign(Protocol):
 
 
 class Running(Struct):
-    """Set by the executor before each attempt, as cheap as can be; `current` makes it readable."""
+    """Set by an executor before each attempt, as cheap as can be; `current` makes it readable."""
 
     id: int = 0                     # 0: nothing runs here
     attempt: int = 0
@@ -224,12 +226,16 @@ class Running(Struct):
     number: int = 0                 # by which the page knows it
 
 
+# Of a child that runs one task at a time; its threads see it too, whatever context they were started in.
 running = Running()
+# Of what asks: where many tasks run at once, each has its own in its context, which its subtasks and `to_thread` inherit.
+running_here: ContextVar[Running] = ContextVar("running_here", default=running)
 
 
 def current() -> CurrentTask:
     """The task that is running, for its own use. Raises RuntimeError outside of an executor child."""
-    if running.id == 0:
+    now = running_here.get()
+    if now.id == 0:
         raise RuntimeError("current() is for use inside a running task")
-    deadline = datetime.fromtimestamp(running.deadline_ms / 1_000, UTC)
-    return CurrentTask(running.id, running.attempt, running.name, deadline)
+    deadline = datetime.fromtimestamp(now.deadline_ms / 1_000, UTC)
+    return CurrentTask(now.id, now.attempt, now.name, deadline)
