@@ -71,7 +71,7 @@ def size_of(command: Command) -> int:
     elif isinstance(command, Register):
         size += _text(command.name)
         if (worker := command.worker) is not None:
-            size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels)))
+            size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels, *worker.loop_names)))
     return size
 
 

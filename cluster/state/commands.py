@@ -34,6 +34,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
+OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others that ran: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
 ROLE_CLIENT = 2
@@ -139,13 +140,19 @@ class Complete(Command, tag=2, frozen=True):
 
 
 class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
-    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot."""
+    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot.
+
+    With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
+    others then do not, and runs up to `loop_tasks` of them at a time.
+    """
 
     slots: int
     queues: tuple[str, ...]
     names: tuple[str, ...]
     prefetch: int = PREFETCH_AUTO
     labels: tuple[str, ...] = ()
+    loop_names: tuple[str, ...] = ()
+    loop_tasks: int = 0
 
 
 class Register(Command, tag=3, frozen=True):

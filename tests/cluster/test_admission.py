@@ -52,7 +52,7 @@ options = every(
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
-specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples)
+specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers)
 commands = st.one_of(
     every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
     every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
