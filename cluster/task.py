@@ -228,7 +228,7 @@ class Running(Struct):
 
 # Of a child that runs one task at a time; its threads see it too, whatever context they were started in.
 running = Running()
-# Of what asks: where many tasks run at once, each has its own in its context, which its subtasks and `to_thread` inherit.
+# Of whoever asks: where many tasks run at once each has its own in its context, which subtasks and to_thread inherit.
 running_here: ContextVar[Running] = ContextVar("running_here", default=running)
 
 

@@ -56,6 +56,8 @@ PURE = (
     "cluster/worker/child_messages.py",
     "cluster/worker/completions.py",
     "cluster/worker/lease.py",
+    "cluster/worker/loop_page.py",
+    "cluster/worker/loop_slots.py",
     "cluster/worker/page.py",
     "cluster/worker/slots.py",
 )
@@ -78,6 +80,7 @@ MAY_TOUCH_THE_WORLD = (
     "cluster/client/executor.py",   # an interface of Python's for its threads: locks and futures
     "cluster/launch.py",
     "cluster/worker/executor.py",          # runs user code in a child: its stderr, its stack, its kill
+    "cluster/worker/loop_executor.py",     # runs user code on a loop of its own
     "cluster/local.py",             # runs `launch` for demos, tests and benchmarks
 )
 

@@ -126,6 +126,7 @@ class Channel:
         self._frames = Frames()
         self._pid = os.getpid()
         self._files: OsFiles | None = None
+        self.is_closed = False                  # by the parent, as far as `poll` has seen
 
     @property
     def files(self) -> OsFiles:
@@ -149,6 +150,10 @@ class Channel:
         """Hands one frame to the parent; blocks while the parent does not read."""
         self._connection.sendall(FRAME_LENGTH.pack(len(frame)) + frame)
 
+    def fileno(self) -> int:
+        """Of the connection, for an event loop to say when there is something to `poll`."""
+        return self._connection.fileno()
+
     def poll(self) -> bytes | None:
         """A frame that is there already, else None."""
         frame = self._frames.take()
@@ -157,6 +162,7 @@ class Channel:
                 data = self._connection.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
+            self.is_closed = not data
             self._frames.feed(data)
             frame = self._frames.take()
         return frame

@@ -25,6 +25,7 @@ class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
     labels: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     directory: str = ""
+    async_tasks: int = 0
 
 
 def explain(failure: StartFailed | Exit) -> str:

@@ -196,7 +196,7 @@ class Executor:
             return
         self._in_users_code = False             # once
         if self._coroutine is None:
-            raise _soft_time_limit()
+            raise soft_time_limit(running.name)
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
@@ -207,7 +207,7 @@ class Executor:
             return self._runner.run(self._watched(coroutine))
         except asyncio.CancelledError:
             if self._page.is_warned(self._number):
-                raise _soft_time_limit() from None
+                raise soft_time_limit(running.name) from None
             raise
         finally:
             self._coroutine = None
@@ -218,21 +218,21 @@ class Executor:
         return await coroutine
 
 
-def _soft_time_limit() -> SoftTimeLimit:
-    return SoftTimeLimit(f"{running.name} has run for its soft time limit")
+def soft_time_limit(name: str) -> SoftTimeLimit:
+    return SoftTimeLimit(f"{name} has run for its soft time limit")
 
 
-def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
-    """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
-    `may_retry` also the types that a retry may be for."""
+def failure_of(exception: BaseException, *, may_retry: bool = False, own_frames: int = 1) -> Failure:
+    """An exception as it is recorded: its type, its message, and its traceback from the user's code on, which is behind
+    the first `own_frames`. With `may_retry` also the types that a retry may be for."""
     kind = type(exception)
     try:
         message = str(exception)
     except Exception as broken:
         message = f"<its __str__ raised {type(broken).__name__}>"
     tb = exception.__traceback__
-    if tb is not None:
-        tb = tb.tb_next                         # drops the executor's own frame
+    for _ in range(own_frames):
+        tb = tb and tb.tb_next
     try:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:
@@ -298,4 +298,6 @@ def load(modules: tuple[str, ...]) -> Ready | StartFailed:
         except BaseException as exception:      # SystemExit too: a module that ends the process must be named
             text = "".join(traceback.format_exception(exception))
             return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
-    return Ready(tuple(sorted(registered_tasks())))
+    tasks = registered_tasks()
+    names = tuple(sorted(tasks))
+    return Ready(names, tuple(name for name in names if tasks[name].is_async))
