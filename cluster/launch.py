@@ -62,6 +62,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         labels=worker.labels,
         path=(str(folder.resolve()), str(Path.cwd())),
         directory=_directory(plan, worker.name, folder),
+        async_tasks=worker.async_tasks,
     )
     return msgspec.msgpack.encode(config)
 

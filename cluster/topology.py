@@ -18,6 +18,8 @@ BROKER_COUNTS = (1, 3, 5, 7)
 BULK_PORT_OFFSET = 1_000
 PORT_MAX = 65_535
 SLOTS_MAX = 1_024
+ASYNC_TASKS_DEFAULT = 200
+ASYNC_TASKS_MAX = 4_096
 WORKERS_MAX = 1_024
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 PORT = re.compile(r"[0-9]{1,5}")
@@ -26,7 +28,7 @@ LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|\[::1\]")
 
 CLUSTER_KEYS = ("name", "data", "insecure")
 BROKER_KEYS = ("name", "address", "bulk_address")
-WORKER_KEYS = ("name", "host", "slots", "queues", "modules", "prefetch", "labels")
+WORKER_KEYS = ("name", "host", "slots", "queues", "modules", "prefetch", "labels", "async_tasks")
 TABLES = ("cluster", "broker", "worker")
 
 Value = TypeVar("Value")
@@ -47,7 +49,7 @@ class BrokerNode:
 
 @dataclass(frozen=True, slots=True)
 class WorkerNode:
-    """One worker: `slots` executor children; `prefetch` 0 = auto."""
+    """One worker: `slots` executor children; `prefetch` 0 = auto; so many `async_tasks` run at once, 0 = in slots."""
 
     name: str
     host: str
@@ -56,6 +58,7 @@ class WorkerNode:
     modules: tuple[str, ...]
     prefetch: int
     labels: tuple[str, ...]
+    async_tasks: int = ASYNC_TASKS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,13 @@ class _Reader:
         queues = self.strings(row, where, "queues", ("default",))
         if not queues:
             self.fail((*where, "queues"), "queues: name at least one queue, or leave the key out")
-        return WorkerNode(name, host, slots, queues, modules, prefetch, labels)
+        async_tasks = self.value(row, where, "async_tasks", int, ASYNC_TASKS_DEFAULT)
+        if not 0 <= async_tasks <= ASYNC_TASKS_MAX:
+            self.fail(
+                (*where, "async_tasks"),
+                f"async_tasks = {async_tasks}: use 1 to {ASYNC_TASKS_MAX}, or 0 to run async tasks in slots as the others",
+            )
+        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, async_tasks)
 
     # -- one value --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import faulthandler
 import importlib
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -148,7 +149,12 @@ class Channel:
 
     def send(self, frame: bytes) -> None:
         """Hands one frame to the parent; blocks while the parent does not read."""
-        self._connection.sendall(FRAME_LENGTH.pack(len(frame)) + frame)
+        left = memoryview(FRAME_LENGTH.pack(len(frame)) + frame)
+        while left:
+            try:
+                left = left[self._connection.send(left) :]
+            except BlockingIOError:             # an event loop that was given the descriptor has made it such a one
+                select.select((), (self._connection,), ())
 
     def fileno(self) -> int:
         """Of the connection, for an event loop to say when there is something to `poll`."""
