@@ -60,6 +60,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 TEXTS = ("node", "name", "role", "sync", "children")
 MAY_WRAP = ("node", "name", "role", "digest", "children")       # other numbers are never cut or wrapped
 MARKS = (("quarantined", "role"), ("draining", "node"))         # said below the value of that column
+PARKED_LINES_MAX = 20
 COLUMNS_MIN = {"role": len("quarantined"), "node": len("draining"), "digest": len("ffffffff")}
 
 
@@ -73,6 +74,14 @@ def print_tables(report: dict[str, Any], console: Console, *, stale: bool = Fals
         console.print()
         console.print(f"[bold]{title}[/]", highlight=False)
         console.print(_table(columns, report[key]) if report[key] else "  none", highlight=False)
+    parked = report.get("parked") or []
+    if parked:
+        console.print()
+        console.print("[bold]parked[/]", highlight=False)
+        for row in parked[:PARKED_LINES_MAX]:
+            console.print(f"  {row['ready']}: {row['why']}", highlight=False, markup=False)
+        if len(parked) > PARKED_LINES_MAX:
+            console.print(f"  and {len(parked) - PARKED_LINES_MAX} more, see --json", highlight=False)
 
 
 def _table(columns: tuple[tuple[str, str], ...], rows: Iterable[dict[str, Any]]) -> Table:

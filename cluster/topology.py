@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from cluster.errors import TopologyError
+from cluster.state.texts import LABELS_MAX, NAME_BYTES_MAX, is_name
 
 BROKER_COUNTS = (1, 3, 5, 7)
 BULK_PORT_OFFSET = 1_000
@@ -168,6 +169,8 @@ class _Reader:
         elif isinstance(prefetch, bool) or not isinstance(prefetch, int) or not 1 <= prefetch <= 512:
             self.fail((*where, "prefetch"), f'prefetch = {prefetch!r}: use "auto" or a number from 1 to 512')
         labels = self.strings(row, where, "labels", ())
+        if len(labels) > LABELS_MAX or not all(map(is_name, labels)):
+            self.fail((*where, "labels"), f"labels: at most {LABELS_MAX} are allowed, of {NAME_BYTES_MAX} bytes each")
         queues = self.strings(row, where, "queues", ("default",))
         if not queues:
             self.fail((*where, "queues"), "queues: name at least one queue, or leave the key out")

@@ -3,6 +3,7 @@
 from cluster.broker.link import Links
 from cluster.state.effects import Assignment
 from cluster.state.machine import Machine
+from cluster.state.status import Status
 
 
 def replica_status(machine: Machine) -> dict[str, object]:
@@ -20,7 +21,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
         }
         for row in status["workers"]
     ]
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"]}
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"], **_parked(status)}
 
 
 def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
@@ -53,7 +54,11 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues}
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_parked(status)}
+
+
+def _parked(status: Status) -> dict[str, object]:
+    return {"parked": [dict(row) for row in status["parked"]]}
 
 
 def _running(held: list[Assignment], heard: tuple[int, ...]) -> set[int]:

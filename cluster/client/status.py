@@ -21,9 +21,9 @@ Pause = Callable[[float], Awaitable[None]]      # for so many seconds
 async def gather_status(
     actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, pause: Pause, *, stale: bool = False
 ) -> dict[str, Any]:
-    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`.
+    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`.
 
-    Brokers that do not answer have role "down" and nulls; `workers` and `queues` are empty while no leader knows that
+    Brokers that do not answer have role "down" and nulls; the last three are empty while no leader knows that
     it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
     one that it follows. Raises Unavailable if the client has ended.
     """
@@ -59,6 +59,7 @@ async def gather_status(
         ],
         "workers": source["workers"] if source else [],
         "queues": source["queues"] if source else [],
+        "parked": source.get("parked", []) if source else [],
     }
 
 

@@ -28,6 +28,7 @@ from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
 WORKERS = ("w1", "w2")
+LABELS = {"w1": (), "w2": ("gpu",)}
 SLOTS = 2
 DIRECTORY = "data"              # of a broker, on its own disk
 RESTART_NS_MIN: Nanos = 100 * MILLISECOND
@@ -61,7 +62,7 @@ def topology() -> Topology:
         data=DIRECTORY,
         insecure=True,
         brokers=tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS),
-        workers=tuple(WorkerNode(name, name, SLOTS, ("default",), ("simulated",), 0, ()) for name in WORKERS),
+        workers=tuple(WorkerNode(name, name, SLOTS, ("default",), ("simulated",), 0, LABELS[name]) for name in WORKERS),
     )
 
 
@@ -139,9 +140,8 @@ class WorkerProcess(Node):
     """A worker, whose children run `executor_body`."""
 
     def __init__(self, world: World, name: str, plan: Topology, on_end: OnEnd) -> None:
-        self.config = WorkerConfig(
-            plan.name, name, tuple((node.name, node.address) for node in plan.brokers), ("simulated",), SLOTS
-        )
+        brokers = tuple((node.name, node.address) for node in plan.brokers)
+        self.config = WorkerConfig(plan.name, name, brokers, ("simulated",), SLOTS, labels=LABELS[name])
         self._on_end = on_end
         self._system: ActorSystem | None = None         # while it runs
         super().__init__(world, name)

@@ -7,6 +7,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
+- a task with labels goes only to workers that have them all;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry;
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
   failed;
@@ -294,6 +295,10 @@ class StateOracle:
         require(pair[0] not in self.terminal, oracle, f"{pair} was handed out at entry {index}, after its end")
         require(session not in self._draining, "drain", f"{pair} was given at entry {index} to {session}, which drains")
         require(pair[0] not in self._stopped, "cancel", f"{pair} was handed out at entry {index}, after its cancel")
+        worker = self.reference.session(session)
+        has = worker.worker.labels if worker is not None and worker.worker is not None else ()
+        asked = self._options[pair[0]].labels if pair[0] in self._options else ()
+        require(set(asked) <= set(has), "labels", f"{pair} was given at entry {index} to {session}: it lacks {asked}")
         early = self._not_before.get(pair[0], 0) - self.reference.now_ms
         require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session

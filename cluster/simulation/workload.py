@@ -240,6 +240,8 @@ class ClientProcess(Node):
             return {"timeout": 0.1}
         if roll == 3:
             return {"expires": 0.05 + self.random.random()}
+        if roll == 8:
+            return {"labels": ["gpu"]}
         if roll < 8:
             pause = self.random.random()
             return {"retry": Backoff(self.random.randrange(4), pause, pause + 2, on=self.random.choice(RETRIED))}

@@ -34,7 +34,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
-OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others that ran: any of them may be the culprit; uncounted
+OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
 ROLE_CLIENT = 2

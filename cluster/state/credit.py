@@ -7,11 +7,14 @@ is kept per task name, in integers, and moves by an eighth of the difference wit
 the estimate it was counted with until it leaves its slot, so that the sum of a slot is exact whatever the
 estimate does meanwhile.
 
-Slots of workers that announce the same queues and names with the same prefetch are interchangeable; they form
-a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
+Slots of workers that announce the same queues and names with the same prefetch and labels are interchangeable;
+they form a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
 rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
 slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
 tasks moves once. The slots of a worker that drains leave their pool for good.
+
+A worker may have one slot more, its *loop*: an event loop that runs all that it holds at once. It is in a pool of
+its own kind, with a fixed number of tasks as prefetch, and nothing waits in it behind another.
 
 A pool also knows which lanes of its channels may hold something (`ready`, per priority). After each entry no
 pool has both a slot with room and a live message it could place there, with one exception: a message that
@@ -37,7 +40,7 @@ SLOTS_MAX = 1_024                   # of one worker
 PREFETCH_MAX = 4_096                # fixed, of one slot
 SLOT_BITS = 12
 
-assert SLOTS_MAX <= 1 << SLOT_BITS
+assert SLOTS_MAX < 1 << SLOT_BITS, "and a loop"
 assert ESTIMATE_UNKNOWN_US >= SLOT_WORK_US_MAX, "an unknown task must not be prefetched behind another"
 
 # Where a slot is listed.
@@ -45,15 +48,17 @@ NOWHERE = 0
 IDLE = 1
 OPEN = 2
 
-PoolKey = tuple[tuple[str, ...], tuple[str, ...], int]      # queues, names, prefetch
+Labels = tuple[str, ...]                                            # canonical: sorted, each once
+PoolKey = tuple[tuple[str, ...], tuple[str, ...], int, Labels, bool]        # queues, names, prefetch, labels, is a loop
 
 
 class Slot:
-    """One place of a worker where one task runs and others may wait.
+    """One place of a worker where one task runs and others may wait, or its loop.
 
     Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is
     `key`; all of them are in `held`, which the slots of a session share. A `closed` slot holds something and
     gets nothing; a `draining` one gets nothing either, for ever, and its pool does not know it any more.
+    In a pool of loops all that it holds runs at once.
     """
 
     __slots__ = (
@@ -114,10 +119,12 @@ class Pool:
 
     __slots__ = (
         "_dirty",
+        "_labels",
         "_names",
         "_queues",
         "idle",
         "index",
+        "is_loop",
         "key",
         "mask",
         "open",
@@ -132,6 +139,8 @@ class Pool:
         self._queues = frozenset(key[0])    # asked, never iterated
         self._names = frozenset(key[1])
         self.prefetch = key[2]
+        self._labels = frozenset(key[3])
+        self.is_loop = key[4]
         self.sessions = 0
         self.idle: OrderedDict[int, Slot] = OrderedDict()       # slot key -> slot; longest idle first
         self.open: OrderedDict[int, Slot] = OrderedDict()       # next in turn first
@@ -139,8 +148,13 @@ class Pool:
         self.mask = 0                                           # bit p set: ready[p] is not empty
         self._dirty = dirty
 
-    def serves(self, queue: str, name: str) -> bool:
-        return queue in self._queues and name in self._names
+    def serves(self, queue: str, name: str, labels: Labels) -> bool:
+        """Whether its workers consume the queue, announce the name and have all of the labels."""
+        return queue in self._queues and name in self._names and self._labels.issuperset(labels)
+
+    def served(self, queues: "Queues") -> "list[Channel]":
+        """The existing channels that it serves."""
+        return [channel for channel in queues.among(*self.key[:2]) if self._labels.issuperset(channel.labels)]
 
     def wake(self, channel: "Channel", priority: int) -> None:
         """A lane of `channel` gets its first message."""
@@ -218,42 +232,47 @@ class Credit:
         self.touched: list[Slot] = []           # empty between entries
         self.made = 0                           # pools so far; the last index given
 
-    def serving(self, queue: str, name: str) -> list[Pool]:
-        return [pool for pool in self.pools.values() if pool.serves(queue, name)]
+    def serving(self, queue: str, name: str, labels: Labels) -> list[Pool]:
+        return [pool for pool in self.pools.values() if pool.serves(queue, name, labels)]
 
     def join(
         self, session: int, worker: WorkerSpec, queues: "Queues", held: "dict[int, Message]"
     ) -> dict[int, Slot]:
         """Adds a worker's slots, idle; returns them by key."""
-        key = pool_key(worker)
+        pools = [self._pool(key, queues) for key in pool_keys(worker)]
+        for pool in pools:
+            pool.sessions += 1
+        slots = slots_of(session, worker, pools, held)
+        for slot in slots.values():
+            self.touch(slot)
+        return slots
+
+    def _pool(self, key: PoolKey, queues: "Queues") -> Pool:
+        """The pool, made if there is none."""
         pool = self.pools.get(key)
         if pool is None:
             self.made += 1
             pool = self.pools[key] = Pool(self.made, key, self.dirty)
-            for channel in queues.among(*key[:2]):
+            for channel in pool.served(queues):
                 channel.pools.append(pool)
                 for priority, lane in enumerate(channel.lanes):
                     if lane:
                         pool.wake(channel, priority)
-        pool.sessions += 1
-        slots = [Slot(session, index, pool, held) for index in range(worker.slots)]
-        for slot in slots:
-            self.touch(slot)
-        return {slot.key: slot for slot in slots}
+        return pool
 
     def drain(self, slots: dict[int, Slot], queues: "Queues") -> None:
-        """Takes a worker's slots out of their pool, whatever they hold: they get nothing more. A pool that has no
+        """Takes a worker's slots out of their pools, whatever they hold: they get nothing more. A pool that has no
         others ends, so that its names are parked if nobody else serves them."""
-        pool = next(iter(slots.values())).pool
         for slot in slots.values():
             assert not slot.draining
             slot.draining = True
-            pool.unlist(slot)
-        pool.sessions -= 1
-        if pool.sessions == 0:
-            for channel in queues.among(*pool.key[:2]):
-                channel.pools.remove(pool)
-            del self.pools[pool.key]
+            slot.pool.unlist(slot)
+        for pool in pools_of(slots):
+            pool.sessions -= 1
+            if pool.sessions == 0:
+                for channel in pool.served(queues):
+                    channel.pools.remove(pool)
+                del self.pools[pool.key]
 
     def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:
         """Removes a worker's slots, which hold nothing any more."""
@@ -282,14 +301,37 @@ class Credit:
         self.touched.clear()
 
 
-def pool_key(worker: WorkerSpec) -> PoolKey:
-    """Workers with the same key have interchangeable slots."""
-    return _canonical(worker.queues), _canonical(worker.names), worker.prefetch
+def pool_keys(worker: WorkerSpec) -> list[PoolKey]:
+    """Of its slots, and of its loop if it has one. Workers with the same key have interchangeable slots."""
+    queues, labels = canonical(worker.queues), canonical(worker.labels)
+    loop_names = canonical(worker.loop_names) if worker.loop_tasks > 0 else ()
+    in_loop = frozenset(loop_names)
+    names = canonical(tuple(name for name in worker.names if name not in in_loop))
+    keys: list[PoolKey] = [(queues, names, worker.prefetch, labels, False)]
+    if loop_names:
+        keys.append((queues, loop_names, worker.loop_tasks, labels, True))
+    return keys
+
+
+def slots_of(
+    session: int, worker: WorkerSpec, pools: list[Pool], held: "dict[int, Message]"
+) -> dict[int, Slot]:
+    """A worker's slots by their keys, in the pools of its `pool_keys`."""
+    ordinary, *loops = pools
+    slots = [Slot(session, index, ordinary, held) for index in range(worker.slots)]
+    slots += [Slot(session, worker.slots, loop, held) for loop in loops]
+    return {slot.key: slot for slot in slots}
+
+
+def pools_of(slots: dict[int, Slot]) -> list[Pool]:
+    """The pools of a worker's slots."""
+    return list(dict.fromkeys([slot.pool for slot in slots.values()]))
 
 
 def slot_key(session: int, index: int) -> int:
     return session << SLOT_BITS | index
 
 
-def _canonical(names: tuple[str, ...]) -> tuple[str, ...]:
+def canonical(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as a set: sorted, each once."""
     return tuple(sorted(dict.fromkeys(names)))

@@ -55,7 +55,7 @@ def _queues(queues: Queues) -> Iterator[object]:
     for name, known in sorted(queues.names.items()):
         yield (name, known.estimate_us)
     for channel in queues.channels:
-        yield (channel.queue.name, channel.name.name, [pool.index for pool in channel.pools])
+        yield (channel.queue.name, channel.name.name, channel.labels, [pool.index for pool in channel.pools])
         yield (channel.waiting, channel.alone, channel.stale)
         for lane in channel.lanes:
             yield [message.id for message in lane or ()]

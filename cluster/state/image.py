@@ -34,6 +34,7 @@ import msgspec
 from msgspec import Raw
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
+from cluster.state.credit import pools_of
 from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
@@ -110,7 +111,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.CHANNELS, _channels(tables)
     yield Section.MEMO, _memo(tables, specs)
     yield Section.OFFERS, [OfferRow(worker) for worker in offers.numbers]
-    yield Section.POOLS, [PoolRow(pool.index, offers.of_pool[pool.index]) for pool in tables.credit.pools.values()]
+    yield Section.POOLS, _pools(tables, offers)
     yield Section.SESSIONS, (_session(session, offers) for session in tables.sessions)
     yield Section.ENDED, _ended(tables)
     yield Section.TASKS, _tasks(tables, specs)
@@ -157,7 +158,13 @@ def _names(tables: Tables) -> Iterator[Row]:
 
 def _channels(tables: Tables) -> Iterator[Row]:
     for channel in tables.queues.channels:
-        yield ChannelRow(channel.queue.name, channel.name.name, channel.waiting, channel.alone, channel.stale)
+        queue, name = channel.queue.name, channel.name.name
+        yield ChannelRow(queue, name, channel.waiting, channel.alone, channel.stale, channel.labels)
+
+
+def _pools(tables: Tables, offers: "_Offers") -> Iterator[Row]:
+    for pool in tables.credit.pools.values():
+        yield PoolRow(pool.index, offers.of_pool[pool.index], pool.is_loop)
 
 
 def _memo(tables: Tables, specs: "Specs") -> Iterator[Row]:
@@ -244,8 +251,8 @@ class _Offers:
         for session in tables.sessions:
             if session.worker is not None:
                 number = self.numbers.setdefault(session.worker, len(self.numbers))
-                if not session.draining:
-                    self.of_pool.setdefault(next(iter(session.slots.values())).pool.index, number)
+                for pool in pools_of(session.slots) if not session.draining else ():
+                    self.of_pool.setdefault(pool.index, number)
 
 
 # -- tasks, the bulk of it -----------------------------------------------------------------------------------

@@ -25,12 +25,11 @@ from cluster.state.queues import DELAYED, PENDING
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
-from cluster.state.texts import is_name
+from cluster.state.texts import LABELS_MAX, is_name
 from cluster.state.timers import EXPIRES, READY
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 DURATION_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000       # ten years: a longer delay is a mistake in units
-LABELS_MAX = 64
 
 
 def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]:
@@ -97,6 +96,7 @@ def _is_valid(options: Options) -> bool:
         and 0 <= options.expires_ms <= DURATION_MS_MAX
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX
+        and all(map(is_name, options.labels))
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
     )

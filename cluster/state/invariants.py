@@ -2,7 +2,7 @@
 else."""
 
 from cluster.state.commands import RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.queues import DELAYED, HELD, PENDING
@@ -141,8 +141,9 @@ def _check_rings(tables: Tables) -> None:
     assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
     assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
     for channel in tables.queues.channels:
-        queue, name = channel.queue.name, channel.name.name
-        serving = [pool for pool in pools if pool.serves(queue, name)]
+        queue, name, labels = channel.queue.name, channel.name.name, channel.labels
+        assert tables.queues.by_key[queue, name][labels] is channel and labels == canonical(labels)
+        serving = [pool for pool in pools if pool.serves(queue, name, labels)]
         assert sorted([pool.index for pool in serving]) == sorted([pool.index for pool in channel.pools])
         for pool in serving:
             for priority, lane in enumerate(channel.lanes):

@@ -4,7 +4,8 @@ A task that raised has failed, or waits for its next attempt (`retries`). Three 
 result:
 - *crashed*: the task was the culprit of a lost child, or alone at its slot when its worker was lost. Counted;
   up to CRASHES_MAX it is tried again, then it is dead, with the evidence.
-- *lost*: it was at a lost worker, but with others, so nobody knows which of them ran. Not counted.
+- *lost*: it was at a lost worker, but with others, so nobody knows which of them ran; or it ran in a lost child, with
+  others that ran there as well (*suspected*). Not counted.
 - *returned*: handed back unrun, lost with a child through another's fault, or held by a worker that closed its
   session in order. Not counted.
 
@@ -79,6 +80,12 @@ def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
     return True
 
 
+def suspect(tables: Tables, task: Task, attempt: Attempt) -> None:
+    """A released task may be the culprit of a loss, or another one that was there: uncounted, but to run alone."""
+    tables.evidence.record(task, attempt)
+    task.alone = True
+
+
 def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
     """Puts released tasks back at the front of their lanes, in order, with their attempt numbers raised."""
     for task in sorted(tasks, key=_by_id, reverse=True):
@@ -130,8 +137,7 @@ def _lose(tables: Tables, session: Session) -> None:
             if crash(tables, task, attempt):
                 back.append(task)
         else:
-            tables.evidence.record(task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
-            task.alone = True
+            suspect(tables, task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
             back.append(task)
     requeue(tables, back)
 

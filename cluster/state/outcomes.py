@@ -14,6 +14,7 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
+    OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
     Complete,
     Outcome,
@@ -21,7 +22,7 @@ from cluster.state.commands import (
 from cluster.state.credit import ESTIMATE_MAX_US, ESTIMATE_SHIFT, Slot
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_FAILED, TaskResult
 from cluster.state.ledger import ENDED
-from cluster.state.lifecycle import crash, finish, release, requeue
+from cluster.state.lifecycle import crash, finish, release, requeue, suspect
 from cluster.state.queues import Spec
 from cluster.state.retention import attempts_bytes
 from cluster.state.retries import is_retried, retry
@@ -29,7 +30,14 @@ from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, SESSION_SHIFT, Attempt, Task, bounded, end_ms
 
-WITHOUT_RESULT = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED)
+WITHOUT_RESULT = (
+    OUTCOME_FAILED,
+    OUTCOME_CRASHED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_RETURNED,
+    OUTCOME_CANCELLED,
+    OUTCOME_SUSPECTED,
+)
 
 
 def complete(tables: Tables, session: Session, command: Complete) -> None:
@@ -178,8 +186,8 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
     attempt = _attempt(session.name, outcome)
     # A slot hands back what waits when the task that runs is much slower than was thought. It gets nothing
     # more until that task ends, or the same would come back again.
-    # What was given up without having begun says nothing of the task that runs.
-    if not (status == OUTCOME_CANCELLED and slot.count and not outcome.started_ms):
+    # What was given up without having begun says nothing of the task that runs. In a loop nothing waits behind another.
+    if not slot.pool.is_loop and not (status == OUTCOME_CANCELLED and slot.count and not outcome.started_ms):
         slot.closed = status == OUTCOME_RETURNED and slot.count > 0
     if status == OUTCOME_RETURNED:
         if outcome.started_ms:
@@ -192,6 +200,9 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
     elif status == OUTCOME_CRASHED:
         if crash(tables, task, attempt):
             back.append(task)
+    elif status == OUTCOME_SUSPECTED:
+        suspect(tables, task, attempt)
+        back.append(task)
     else:
         tables.evidence.record(task, attempt)
         name = tables.queues.channels[task.spec.channel].name

@@ -1,9 +1,10 @@
 """Where messages wait: queues, their channels, and the ten lanes of each channel.
 
 A queue is what users name. Inside it, messages are kept apart by task name, because a worker serves only the
-names it announced: a (queue, name) pair is a *channel*, and a message of a channel can go to exactly the
-pools of slots that serve the channel (`credit.Pool`). So a name that nobody announces never stands in the way
-of another, and dispatch never looks at a message that it cannot place. In a channel there is one
+names it announced, and by the labels that their worker must have: queue, name and labels make a *channel*, and
+a message of a channel can go to exactly the pools of slots that serve the channel (`credit.Pool`). So a name
+that nobody announces never stands in the way of another, and dispatch never looks at a message that it cannot
+place. In a channel there is one
 first-in-first-out lane per priority, made when first used.
 
 This module knows messages only by (id, priority, state, attempt, holder); what a task is hangs on them
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cluster.state.commands import PRIORITY_MAX, Options, RetryRule
-from cluster.state.credit import ESTIMATE_UNKNOWN_US
+from cluster.state.credit import ESTIMATE_UNKNOWN_US, Labels, canonical
 
 if TYPE_CHECKING:
     from cluster.state.credit import Pool
@@ -95,19 +96,20 @@ class Name:
 
 
 class Channel:
-    """Messages of one name in one queue.
+    """Messages of one name in one queue, for workers with the same labels.
 
     Invariants: `waiting` = live messages in all lanes, `alone` of them are marked alone; `stale` = entries
     that are not PENDING. A lane that is not empty is registered in every pool of `pools` (they unregister
     lazily).
     """
 
-    __slots__ = ("alone", "index", "lanes", "name", "pools", "queue", "stale", "waiting")
+    __slots__ = ("alone", "index", "labels", "lanes", "name", "pools", "queue", "stale", "waiting")
 
-    def __init__(self, index: int, queue: Queue, name: Name, pools: "list[Pool]") -> None:
+    def __init__(self, index: int, queue: Queue, name: Name, labels: Labels, pools: "list[Pool]") -> None:
         self.index = index
         self.queue = queue
         self.name = name
+        self.labels = labels
         self.pools = pools              # that serve it; empty = parked
         self.lanes: list[deque[Message] | None] = [None] * LANES
         self.waiting = 0
@@ -222,12 +224,12 @@ class Queues:
 
     __slots__ = ("_pools_serving", "by_key", "channels", "names", "queues", "specs")
 
-    def __init__(self, pools_serving: "Callable[[str, str], Iterable[Pool]]") -> None:
+    def __init__(self, pools_serving: "Callable[[str, str, Labels], Iterable[Pool]]") -> None:
         self._pools_serving = pools_serving
         self.queues: dict[str, Queue] = {}
         self.names: dict[str, Name] = {}
         self.channels: list[Channel] = []                       # by index
-        self.by_key: dict[tuple[str, str], Channel] = {}        # (queue, name)
+        self.by_key: dict[tuple[str, str], dict[Labels, Channel]] = {}      # (queue, name) -> by labels
         self.specs: dict[tuple[str, Options | None], Spec] = {}    # remembered
 
     def spec(self, name: str, options: Options | None, now_ms: int) -> Spec:
@@ -242,27 +244,32 @@ class Queues:
             spec = self.specs[key] = self._make_spec(name, options or Options(), 0)
         return spec
 
-    def channel(self, queue: str, name: str) -> Channel:
-        """The channel, made if there is none."""
-        channel = self.by_key.get((queue, name))
+    def channel(self, queue: str, name: str, labels: Labels) -> Channel:
+        """The channel, made if there is none. `labels` are canonical."""
+        channel = self.by_key.get((queue, name), {}).get(labels)
         if channel is None:
             if queue not in self.queues:
                 self.queues[queue] = Queue(queue)
             if name not in self.names:
                 self.names[name] = Name(name)
-            pools = list(self._pools_serving(queue, name))
-            channel = Channel(len(self.channels), self.queues[queue], self.names[name], pools)
-            self.by_key[queue, name] = channel
-            self.channels.append(channel)
+            pools = list(self._pools_serving(queue, name, labels))
+            channel = Channel(len(self.channels), self.queues[queue], self.names[name], labels, pools)
+            self.add(channel)
         return channel
 
+    def add(self, channel: Channel) -> None:
+        """A new channel, with the next index."""
+        assert channel.index == len(self.channels)
+        self.channels.append(channel)
+        self.by_key.setdefault((channel.queue.name, channel.name.name), {})[channel.labels] = channel
+
     def among(self, queues: tuple[str, ...], names: tuple[str, ...]) -> list[Channel]:
-        """The existing channels of these queues and names."""
-        keys = ((queue, name) for queue in queues for name in names)
-        return [channel for key in keys if (channel := self.by_key.get(key)) is not None]
+        """The existing channels of these queues and names, whatever labels they ask for."""
+        found = (self.by_key.get((queue, name)) for queue in queues for name in names)
+        return [channel for variants in found if variants is not None for channel in variants.values()]
 
     def _make_spec(self, name: str, options: Options, expires_at_ms: int) -> Spec:
-        channel = self.channel(options.queue, name)
+        channel = self.channel(options.queue, name, canonical(options.labels))
         return Spec(
             channel.queue.name,
             channel.name.name,

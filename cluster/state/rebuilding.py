@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import Any
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
-from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_key
+from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
 from cluster.state.effects import STATE_CANCELLED
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
@@ -52,7 +52,7 @@ class Rebuilding:
         self.applied_index = 0
         self._texts: dict[str, str] = {}                        # each text once
         self._specs: list[Spec] = []                            # by number
-        self._offers: list[tuple[WorkerSpec, PoolKey]] = []     # by number
+        self._offers: list[tuple[WorkerSpec, list[PoolKey]]] = []       # by number
         self._pools: dict[int, Pool] = {}                       # by index
 
     def head(self, row: HeadRow) -> None:
@@ -93,10 +93,10 @@ class Rebuilding:
     def channel(self, row: ChannelRow) -> None:
         queues = self.tables.queues
         queue, name = queues.queues[row.queue], queues.names[row.name]
-        channel = Channel(len(queues.channels), queue, name, [])
+        labels = tuple(map(self._text, row.labels))
+        channel = Channel(len(queues.channels), queue, name, labels, [])
         channel.waiting, channel.alone, channel.stale = row.waiting, row.alone, row.stale
-        queues.channels.append(channel)
-        queues.by_key[queue.name, name.name] = channel
+        queues.add(channel)
 
     def memo(self, row: MemoRow) -> None:
         self._spec(row.spec)
@@ -105,14 +105,14 @@ class Rebuilding:
     def offer(self, row: OfferRow) -> None:
         if not 1 <= row.worker.slots <= SLOTS_MAX:
             raise LookupError(f"a worker of {row.worker.slots} slots")
-        self._offers.append((row.worker, pool_key(row.worker)))
+        self._offers.append((row.worker, pool_keys(row.worker)))
 
     def pool(self, row: PoolRow) -> None:
         """Its channels are those of its names; each has its pools in the order in which they were made."""
         credit = self.tables.credit
-        _, key = self._offers[row.offer]
+        key = self._offers[row.offer][1][row.is_loop]
         pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
-        for channel in self.tables.queues.among(*key[:2]):
+        for channel in pool.served(self.tables.queues):
             channel.pools.append(pool)
 
     def session(self, row: SessionRow) -> None:
@@ -128,17 +128,17 @@ class Rebuilding:
         sessions.by_owner[session.role, session.name] = session
 
     def _slots(self, session: Session, row: SessionRow) -> None:
-        session.worker, key = self._offers[row.offer]
-        pools = self.tables.credit.pools
+        session.worker, keys = self._offers[row.offer]
+        known = self.tables.credit.pools
         # The pool of a worker that drains does not know its slots and may be gone; they are never listed again.
-        pool = pools[key] if not session.draining else pools.get(key) or Pool(0, key, {})
-        slots = [Slot(session.id, index, pool, session.held) for index in range(session.worker.slots)]
+        pools = [known[key] if not session.draining else known.get(key) or Pool(0, key, {}) for key in keys]
+        session.slots = slots_of(session.id, session.worker, pools, session.held)
         for index in row.closed:
-            slots[index].closed = True
-        for slot in slots:
+            session.slots[slot_key(session.id, index)].closed = True
+        for slot in session.slots.values():
             slot.draining = session.draining
-        session.slots = {slot.key: slot for slot in slots}
-        pool.sessions += not session.draining
+        for pool in pools:
+            pool.sessions += not session.draining
 
     def ended(self, row: EndedRow) -> None:
         owner = (row.role, self._text(row.name))

@@ -6,7 +6,7 @@ from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
 from cluster.state.lifecycle import end_session
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
-from cluster.state.texts import is_name
+from cluster.state.texts import LABELS_MAX, is_name
 
 WORKER_NAMES_MAX = 4_096        # task names that a worker announces
 WORKER_QUEUES_MAX = 64
@@ -55,5 +55,8 @@ def _is_valid_worker(worker: WorkerSpec) -> bool:
         and (worker.prefetch == PREFETCH_AUTO or 1 <= worker.prefetch <= PREFETCH_MAX)
         and len(worker.queues) <= WORKER_QUEUES_MAX
         and len(worker.names) <= WORKER_NAMES_MAX
-        and all(is_name(name) for name in worker.queues + worker.names)
+        and len(worker.labels) <= LABELS_MAX
+        and len(worker.loop_names) <= WORKER_NAMES_MAX
+        and 0 <= worker.loop_tasks <= PREFETCH_MAX
+        and all(is_name(name) for name in worker.queues + worker.names + worker.labels + worker.loop_names)
     )

@@ -96,6 +96,7 @@ class ChannelRow(Row, frozen=True):
     waiting: int
     alone: int
     stale: int
+    labels: tuple[str, ...] = ()
 
 
 class SpecRow(Row, frozen=True):
@@ -126,10 +127,11 @@ class OfferRow(Row, frozen=True):
 
 
 class PoolRow(Row, frozen=True):
-    """In order of their making. `offer` is that of one of its sessions."""
+    """In order of their making. `offer` is that of one of its sessions, of which it has the loop or the other slots."""
 
     index: int
     offer: int
+    is_loop: bool = False
 
 
 class SessionRow(Row, frozen=True):

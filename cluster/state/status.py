@@ -12,7 +12,7 @@ from cluster.state.effects import (
     STATE_FAILED,
     Assignment,
 )
-from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 
@@ -56,9 +56,13 @@ class WorkerStatus(TypedDict):
 
 
 class ParkedStatus(TypedDict):
+    """Tasks that no live worker serves. `why` says what such a worker would need."""
+
     queue: str
     name: str
+    labels: list[str]
     ready: int
+    why: str
 
 
 class Status(TypedDict):
@@ -96,12 +100,20 @@ def status_of(tables: Tables) -> Status:
         workers=[_worker(session) for session in tables.sessions if session.worker is not None],
         clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
         parked=[
-            ParkedStatus(queue=channel.queue.name, name=channel.name.name, ready=channel.waiting)
-            for channel in parked[:PARKED_NAMES_SHOWN_MAX]
+            _parked(tables, channel) for channel in parked[:PARKED_NAMES_SHOWN_MAX]
         ],
         counters=tables.counters.as_dict(),
         now_ms=tables.now_ms,
     )
+
+
+def _parked(tables: Tables, channel: Channel) -> ParkedStatus:
+    queue, name, labels = channel.queue.name, channel.name.name, list(channel.labels)
+    who = f"no worker with {'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}" if labels else "no worker"
+    why = f"{who} announces {name} for queue {queue}"
+    if labels and tables.credit.serving(queue, name, ()):
+        why += "; workers without do"
+    return ParkedStatus(queue=queue, name=name, labels=labels, ready=channel.waiting, why=why)
 
 
 def _worker(session: Session) -> WorkerStatus:

@@ -1,6 +1,7 @@
 """Limits on texts that come from outside and stay in the state."""
 
-NAME_BYTES_MAX = 512        # of a queue, a task name, a node or client
+NAME_BYTES_MAX = 512        # of a queue, a task name, a node or client, a label
+LABELS_MAX = 64             # of a task, of a worker
 
 
 def is_name(text: str) -> bool:

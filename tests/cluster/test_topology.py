@@ -155,6 +155,7 @@ WRONG = [
     ('name = "w1"', 'name = "w1"\nqueues = []', 18, ["queues", "at least one queue"]),
     ('name = "w1"', 'name = "w1"\nqueues = [""]', 18, ["queues: '' is not"]),
     ('name = "w1"', 'name = "w1"\nlabels = [1]', 18, ["labels: 1 is not"]),
+    ('name = "w1"', f'name = "w1"\nlabels = ["{"x" * 513}"]', 18, ["labels: at most 64", "512 bytes"]),
     ('name = "w1"', 'name = "w1"\nhost = "build1"', 18, ["host = 'build1'", "not a loopback", "insecure = true"]),
     ('name = "w1"', 'name = "w1"\nhost = 1', 18, ["host = 1", "must be a string"]),
     ('name = "w1"', 'name = "w1"\nslot = 1', 18, ["unknown key 'slot' in [worker]", "did you mean 'slots'?"]),

@@ -6,6 +6,7 @@
 import sys
 from random import Random
 
+import msgspec
 from state_rig import EPOCH_MS, encode_entry
 
 from cluster.state.commands import (
@@ -15,6 +16,7 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
+    OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
     PREFETCH_AUTO,
     RESULT_TTL_DEFAULT_MS,
@@ -42,9 +44,18 @@ from cluster.state.machine import Machine
 
 NAMES = ("f", "g", "häßlich", "nobody")
 QUEUES = ("default", "other", "bulk")
+LABELS = ("gpu", "eu")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
-STATUSES = (OUTCOME_FAILED, OUTCOME_CRASHED, OUTCOME_TIMED_OUT, OUTCOME_RETURNED, OUTCOME_CANCELLED, 42)
+STATUSES = (
+    OUTCOME_FAILED,
+    OUTCOME_CRASHED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_RETURNED,
+    OUTCOME_CANCELLED,
+    OUTCOME_SUSPECTED,
+    42,
+)
 
 
 class Stream:
@@ -161,7 +172,11 @@ class Stream:
         random = self.random
         names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
         queues = tuple(random.sample(QUEUES, random.randint(1, 3)))
-        spec = WorkerSpec(random.randint(1, 4), queues, names, random.choice((PREFETCH_AUTO, 1, 3, 20)))
+        labels = tuple(random.choices(LABELS, k=random.choice((0, 0, 1, 3))))
+        spec = WorkerSpec(random.randint(1, 4), queues, names, random.choice((PREFETCH_AUTO, 1, 3, 20)), labels)
+        if random.random() < 0.4:
+            loop_names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
+            spec = msgspec.structs.replace(spec, loop_names=loop_names, loop_tasks=random.choice((0, 1, 4, 30)))
         return Register(f"w{random.randrange(5)}", random.randrange(40), ROLE_WORKER, spec)
 
     def _seq(self, session: int) -> int:
@@ -232,6 +247,7 @@ class Stream:
             expires_ms=random.choice((0, 0, 0, 50, 2_000)),
             result_ttl_ms=random.choice((RESULT_TTL_DEFAULT_MS, RESULT_TTL_DEFAULT_MS, 0, 700, 120_000)),
             retries=random.choice((0, 0, 1, 4)),
+            labels=random.choice(((), (), (), ("gpu",), ("eu", "gpu", "eu"))),
             soft_timeout_ms=random.choice((0, 0, 700)),
             retry=random.choice((None, RetryRule(0, 0), RetryRule(50, 1_000), RetryRule(10, 100, on=("E",)))),
         )

@@ -84,8 +84,11 @@ class Rig:
         names: tuple[str, ...] = ("f",),
         queues: tuple[str, ...] = (QUEUE_DEFAULT,),
         prefetch: int = 1,
+        labels: tuple[str, ...] = (),
+        loop_names: tuple[str, ...] = (),
+        loop_tasks: int = 0,
     ) -> "Worker":
-        spec = WorkerSpec(slots, queues, names, prefetch)
+        spec = WorkerSpec(slots, queues, names, prefetch, labels, loop_names, loop_tasks)
         session = self.leader._tables.sessions.last_id + 1
         worker = self.workers[session] = Worker(self, name, incarnation)
         worker.session = self.register(Register(name, incarnation, ROLE_WORKER, spec)).session

@@ -110,7 +110,8 @@ def test_a_name_that_no_live_worker_announces_is_parked_until_one_does(rig):
     client, other = rig.client(), rig.worker("other", names=("g",))
     tasks = client.submit("f", count=2)
     assert rig.queue()["parked"] == rig.queue()["ready"] == 2
-    assert rig.leader.status()["parked"] == [{"queue": "default", "name": "f", "ready": 2}]
+    why = "no worker announces f for queue default"
+    assert rig.leader.status()["parked"] == [{"queue": "default", "name": "f", "labels": [], "ready": 2, "why": why}]
     worker = rig.worker("late")
     assert rig.queue()["parked"] == 0
     assert drain(worker) == tasks

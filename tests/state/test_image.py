@@ -57,7 +57,7 @@ def test_a_machine_that_is_restored_before_every_entry_decides_as_one_that_never
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_due_to_be_forgotten_is_forgotten_at_the_same_entry(monkeypatch, seed):
-    monkeypatch.setattr(evidence, "EVIDENCE_BYTES_MAX", 1_500)
+    monkeypatch.setattr(evidence, "EVIDENCE_BYTES_MAX", 700)
     monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 40_000)
     machine = assert_restored_before_every_entry(log_of(seed, 130, ForgetfulStream))
     counters = machine.status()["counters"]
@@ -346,10 +346,10 @@ KNOWN_FIELDS = {
     queues.Spec: "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms",
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
-    queues.Channel: "alone index lanes name pools queue stale waiting",
+    queues.Channel: "alone index labels lanes name pools queue stale waiting",
     queues.Queues: "_pools_serving by_key channels names queues specs",
     credit.Credit: "dirty made pools touched",
-    credit.Pool: "_dirty _names _queues idle index key mask open prefetch ready sessions",
+    credit.Pool: "_dirty _labels _names _queues idle index is_loop key mask open prefetch ready sessions",
     credit.Slot: "closed count draining held index key load_us place pool session touched",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid slots held ended"
