@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--plot", default="", help="file for the chart of the endurance benchmark")
     group.addoption("--pending", type=int, default=1_000_000, help="tasks of the benchmark of pending ones")
     group.addoption("--compact-mib", type=int, default=0, help="log that becomes a snapshot, in MiB (0: the default)")
+    group.addoption("--async-tasks", type=int, default=2_000, help="tasks of a round of the async benchmark")
     group.addoption("--slots", type=int, default=1, help="slots of each of the two workers")
 
 

@@ -178,7 +178,7 @@ class _Reader:
         if not 0 <= async_tasks <= ASYNC_TASKS_MAX:
             self.fail(
                 (*where, "async_tasks"),
-                f"async_tasks = {async_tasks}: use 1 to {ASYNC_TASKS_MAX}, or 0 to run async tasks in slots as the others",
+                f"async_tasks = {async_tasks}: use 1 to {ASYNC_TASKS_MAX}, or 0 to run async tasks in slots",
             )
         return WorkerNode(name, host, slots, queues, modules, prefetch, labels, async_tasks)
 

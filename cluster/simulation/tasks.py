@@ -1,24 +1,31 @@
-"""The one task of the simulated users, and the body of the executor children that run it.
+"""The two tasks of the simulated users, and the bodies of the children that run them.
 
-The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
-simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
+A slot's child drives the real `Executor` over the real claim page, a loop's child the real `LoopExecutor` on its
+simulated loop. Only what a user's function would do with its time is simulated: the call says how long it takes and how
+it ends, and the child waits in virtual time instead of working.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Literal
+from contextvars import ContextVar
+from typing import Literal, Never
 
 import msgspec
 
-from actors import MICROSECOND
+from actors import MICROSECOND, SECOND
 from actors.simulation import ChildPort
 from cluster.task import current, task
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
+from cluster.worker.loop_executor import LoopExecutor
 
 Fate = Literal["ok", "raise", "raise once", "crash once", "crash always"]
 
 CRASH_EXIT_CODE = 139
+BLOCKS_ONE_IN = 16              # of what waits: it does not let go of its loop meanwhile
+STAYS_ONE_IN = 24               # it does not end when it is thrown out
 
+OnRun = Callable[[int, int], None]      # task, attempt
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
@@ -51,14 +58,56 @@ def work(call: Call) -> int:
     return call.key
 
 
+_loop_child: ContextVar[tuple[ChildPort, OnRun]] = ContextVar("_loop_child")
+
+
+@task(name="simulated:wait")
+async def wait(call: Call) -> int:
+    """As `work`, beside others in the event loop of a worker."""
+    port, on_run = _loop_child.get()
+    attempt = current().attempt
+    on_run(current().id, attempt)
+    if call.key % BLOCKS_ONE_IN == 0:
+        port.charge(call.work_us * MICROSECOND)
+        await asyncio.sleep(0)
+    else:
+        ends_at = port.now() + call.work_us * MICROSECOND
+        while (left := ends_at - port.now()) > 0:
+            try:
+                await asyncio.sleep(left / SECOND)
+            except asyncio.CancelledError:
+                if call.key % STAYS_ONE_IN:
+                    raise
+    if call.fate == "crash always" or (call.fate == "crash once" and attempt == 1):
+        asyncio.get_running_loop().call_soon(_crash)
+        await asyncio.Event().wait()
+    return work(call)
+
+
+def _crash() -> Never:
+    raise SystemExit(CRASH_EXIT_CODE)
+
+
 # Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
-TASKS = {work.name: work}
+TASKS = {work.name: work, wait.name: wait}
+READY = Ready((wait.name, work.name), (wait.name,))
 
 
-async def executor_body(port: ChildPort, on_run: Callable[[int, int], None]) -> None:
-    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start."""
+async def loop_body(port: ChildPort, on_run: OnRun) -> None:
+    """What the `main` of a loop's executor does. `on_run` sees each start."""
+    _loop_child.set((port, on_run))
+    executor = LoopExecutor(port, TASKS, asyncio.get_running_loop())
+    port.send(encode(READY))
+    while (frame := await port.receive()) is not None:
+        executor.receive(frame)
+    executor.close()
+    await executor.ended
+
+
+async def executor_body(port: ChildPort, on_run: OnRun) -> None:
+    """What the executor's `main` does, with work that takes virtual time. `on_run` sees each start."""
     executor = Executor(port, TASKS)
-    port.send(encode(Ready(tuple(sorted(TASKS)))))
+    port.send(encode(READY))
     while True:
         while executor.claim():
             running = executor.running

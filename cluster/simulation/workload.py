@@ -27,8 +27,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.simulation.nodes import Node
-from cluster.simulation.tasks import Call, Fate, Simulated, work
-from cluster.task import TaskOptions
+from cluster.simulation.tasks import Call, Fate, Simulated, wait, work
+from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
 CLIENTS = ("c1", "c2")
@@ -43,6 +43,8 @@ MAP_TASKS_MAX = 60
 GATHER_TASKS_MAX = 16
 BIG_PADDING_BYTES = 90_000      # more than an append on the control channel may hold
 PADDING_BYTES_MAX = 400
+
+ASYNC_ONE_IN = 3                # of submits, and of maps
 
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
@@ -149,7 +151,7 @@ class ClientProcess(Node):
         calls = [self._call() for _ in range(self.random.randint(2, MAP_TASKS_MAX))]
         operation = self.history.invoke(self.name, "map", [call.key for call in calls])
         try:
-            batch = await client.map(work, calls)
+            batch = await client.map(self._task(), calls)
         except ClusterError as error:
             self.history.unknown(operation, _reason(error))     # a part of it may have been taken
             return
@@ -183,7 +185,7 @@ class ClientProcess(Node):
     async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
         operation = self.history.invoke(self.name, "submit", call.key)
         try:
-            handle = await client.submit(work.options(**options), call)
+            handle = await client.submit(self._task().options(**options), call)
         except ClusterError as error:
             self._not_done(operation, error)
             if _is_refusal(error):
@@ -219,6 +221,9 @@ class ClientProcess(Node):
             self.history.unknown(operation, _reason(error))
 
     # -- chance -------------------------------------------------------------------------------------------------------
+
+    def _task(self) -> Task[[Call], int]:
+        return wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
 
     def _choose(self, weighted: "list[tuple[Any, int]] | tuple[tuple[Any, int], ...]") -> Any:
         choices, weights = zip(*weighted, strict=True)
