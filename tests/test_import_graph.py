@@ -59,6 +59,7 @@ PURE = (
     "cluster/worker/loop_page.py",
     "cluster/worker/loop_slots.py",
     "cluster/worker/page.py",
+    "cluster/worker/ring.py",
     "cluster/worker/slots.py",
 )
 

@@ -23,7 +23,7 @@ from cluster.simulation.tasks import OnRun, executor_body, loop_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
-from cluster.worker.loop_child import LOOP_ENTRY
+from cluster.worker.loop_process import LOOP_ENTRY
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 

@@ -16,7 +16,6 @@ is there if the modules have such tasks, which the first child that has imported
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -43,10 +42,10 @@ from cluster.wire import Lease as LeaseMessage
 from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
 from cluster.worker.completions import Completions
 from cluster.worker.config import WorkerConfig, explain
-from cluster.worker.executor_child import ExecutorChild, State
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
 from cluster.worker.loop_child import LoopChild
-from cluster.worker.slot_child import SlotChild
+from cluster.worker.loop_process import LoopProcess
+from cluster.worker.slot_child import SlotChild, State
 from cluster.worker.slots import Pair, Why
 
 TICK_INTERVAL: Nanos = 50 * MILLISECOND         # while a slot holds something
@@ -101,7 +100,7 @@ class Worker(Actor):
         self._rewound_at: Nanos = 0
         self._drain_until: Nanos = 0
         self._ticking = False
-        self._dying: set[ExecutorChild[Any, Any]] = set()   # children of a lost session that have not ended yet
+        self._dying: set[SlotChild | LoopProcess] = set()   # children of a lost session that have not ended yet
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -166,7 +165,7 @@ class Worker(Actor):
             self.start_failure = report             # said by who reads it
             self.context.stop(Failed("StartFailed", explain(report)))
 
-    def child_exited(self, child: ExecutorChild[Any, Any]) -> None:
+    def child_exited(self, child: SlotChild | LoopProcess) -> None:
         if child in self._dying:
             self._dying.discard(child)
             if not self._dying:

@@ -1,27 +1,23 @@
 """The process of a worker's event loop: fed, watched and ended. `cluster.worker.loop_slots` decides, this carries out.
 
-How a child is started, listened to and started again: `cluster.worker.executor_child`.
+How it is started, listened to and started again: `cluster.worker.loop_process`.
 """
 
 from signal import SIGKILL, SIGTERM
 
-from actors import MILLISECOND, Context, Nanos
+from actors import MILLISECOND, Nanos
 from cluster.state.commands import Outcome
 from cluster.worker.child_messages import Asks, Places, encode
-from cluster.worker.executor_child import LOCK_TIMEOUT, ExecutorChild, Owner, State
-from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
-from cluster.worker.loop_slots import NOWHERE, Held, LoopSlot
+from cluster.worker.loop_process import LoopProcess
+from cluster.worker.loop_slots import NOWHERE, Held
+from cluster.worker.slot_child import LOCK_TIMEOUT, State
 from cluster.worker.slots import Ended, Pair
 
-LOOP_ENTRY = "cluster.worker.loop_executor:main"
 LOGGED_TASKS_MAX = 20           # of those that a stuck loop runs
 
 
-class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
+class LoopChild(LoopProcess):
     """The event loop of a worker."""
-
-    def __init__(self, index: int, places: int, context: Context, setup: bytes, owner: Owner) -> None:
-        super().__init__(LoopSlot(index, places), context, setup, owner)
 
     @property
     def running_tasks(self) -> list[int]:
@@ -47,7 +43,7 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
         page = self._page
         if page is None or not self.is_busy:
             return
-        taken = self._locked(0, page.take)
+        taken = self._locked(0, page.ring.take)
         if taken is None:
             self._missed_lock()
             return
@@ -91,12 +87,6 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
             held.stop_at = min(held.stop_at or stop_at, stop_at)
 
     # -- the child ------------------------------------------------------------------------------------------
-
-    def _program(self) -> tuple[str, int]:
-        return LOOP_ENTRY, LOOP_PAGE_BYTES
-
-    def _open_page(self, view: memoryview) -> LoopPage:
-        return LoopPage(view)
 
     def _withdraw(self, held: Held) -> bool:
         """Takes back what is with the child, if it has not begun: it waits here then."""

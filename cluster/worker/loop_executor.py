@@ -53,8 +53,13 @@ from cluster.worker.child_messages import (
 )
 from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, load, soft_time_limit
 from cluster.worker.loop_page import LoopPage
-from cluster.worker.slots import NOT_STOPPED, TIME_LIMIT_KINDS, time_limit_message
+from cluster.worker.loop_slots import thrown_out
+from cluster.worker.slots import Why
 
+THROWN_OUT = {
+    ASK_LIMIT: (Why.TIME_LIMIT, OUTCOME_TIMED_OUT),
+    ASK_CANCEL: (Why.CANCELLED, OUTCOME_CANCELLED),
+}
 OWN_FRAMES = 2                      # of a traceback: `_run` and `_steps`
 BEAT_INTERVAL_S = BEAT_INTERVAL_NS / SECOND
 
@@ -196,7 +201,7 @@ class LoopExecutor:
         if not page.acquire(LOCK_TIMEOUT):
             raise TimeoutError("the lock of the page is held")
         try:
-            is_in_ring = len(outcome) <= RING_OUTCOME_BYTES_MAX and self._page.append(outcome)
+            is_in_ring = len(outcome) <= RING_OUTCOME_BYTES_MAX and self._page.ring.append(outcome)
         finally:
             page.release()
         if not is_in_ring:
@@ -237,11 +242,9 @@ class LoopExecutor:
 def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Failure]:
     """What becomes of a task that raised."""
     assignment, asked = run.assignment, run.asked
-    if asked == ASK_LIMIT:
-        message = time_limit_message(assignment)
-        return OUTCOME_TIMED_OUT, _instead(exception, "TimeLimitExceeded", message, TIME_LIMIT_KINDS)
-    if asked == ASK_CANCEL:
-        return OUTCOME_CANCELLED, _instead(exception, "TaskCancelled", NOT_STOPPED, ())
+    if asked in THROWN_OUT:
+        why, status = THROWN_OUT[asked]
+        return status, thrown_out(why, assignment, failure_of(exception, own_frames=OWN_FRAMES).traceback)
     if isinstance(exception, SystemExit | KeyboardInterrupt):
         code = exception.code if isinstance(exception, SystemExit) else 1
         exit_code = code if isinstance(code, int) else int(code is not None)
@@ -250,12 +253,6 @@ def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Fail
         late = soft_time_limit(assignment.name).with_traceback(exception.__traceback__)
         return OUTCOME_FAILED, failure_of(late, may_retry=True, own_frames=OWN_FRAMES)
     return OUTCOME_FAILED, failure_of(exception, may_retry=is_users, own_frames=OWN_FRAMES if is_users else 1)
-
-
-def _instead(exception: BaseException, kind: str, message: str, kinds: tuple[str, ...]) -> Failure:
-    """Why a task was thrown out, with where it was."""
-    where = failure_of(exception, own_frames=OWN_FRAMES)
-    return Failure(kind, message, where.traceback, kinds=kinds)
 
 
 class LoopChannel(LoopHost, Protocol):

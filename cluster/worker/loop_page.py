@@ -14,7 +14,8 @@ for each place a mark, then the ring from RING_OFFSET to the end of the page.
 
 from typing import Final
 
-from cluster.worker.page import RING_BYTES, OutcomeRing
+from cluster.worker.page import RING_BYTES
+from cluster.worker.ring import OutcomeRing
 
 MAGIC: Final = 0x51_52_4D_51_4C_4F_4F_01
 LOOP_TASKS_MAX: Final = 4_096
@@ -26,18 +27,19 @@ LOOP_PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
 
 assert MARKS_OFFSET + LOOP_TASKS_MAX <= RING_OFFSET
 
-_MAGIC, _BEAT, _STEP = range(3)         # the fourth is the ring's
+_MAGIC, _BEAT, _STEP, _RING = range(4)
 _FREE, _STOPPED, _WITHDRAWN = range(3)  # marks
 
 
-class LoopPage(OutcomeRing):
+class LoopPage:
     """One side's view of the page. Who may call what, and under which lock, is said at each method."""
 
-    __slots__ = ("_marks", "_starts")
+    __slots__ = ("_marks", "_starts", "_words", "ring")
 
     def __init__(self, view: memoryview, *, create: bool = False) -> None:
         assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
-        super().__init__(view[:WORDS_BYTES].cast("Q"), view[RING_OFFSET:])
+        self._words = view[:WORDS_BYTES].cast("Q")
+        self.ring = OutcomeRing(self._words, _RING, view[RING_OFFSET:])
         self._starts = view[STARTS_OFFSET:MARKS_OFFSET].cast("Q")
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + LOOP_TASKS_MAX]
         if create:

@@ -42,15 +42,18 @@ from cluster.worker.slots import (
     Nanos,
     Pair,
     Why,
-    blame,
-    crash,
-    not_stopped,
-    time_limit,
+    _blame,
+    _crash,
+    _failure,
+    _time_limit,
 )
+from cluster.worker.slots import Held as SlotHeld
 
 THROWN_GRACE_NS: Nanos = 2_000_000_000  # for a task to end that is thrown out of its `await`
 STUCK_NS: Nanos = 2_000_000_000         # a loop that has not turned for so long is stuck
 NOWHERE = -1
+HELD_UP = "it held up its event loop until that had to be ended"
+ALIVE = Ended(None, None, b"", 0, 0)    # the child, which lives on
 
 ASKS = {Why.TIME_LIMIT: ASK_LIMIT, Why.CANCELLED: ASK_CANCEL, Why.WITHDRAWN: ASK_WITHDRAW}
 
@@ -274,7 +277,7 @@ class LoopSlot:
     def _fate_of_the_suspects(self, ended: Ended) -> Fate:
         """The child died by itself."""
         count = len(self.running)
-        status, failure = OUTCOME_CRASHED, crash(ended)
+        status, failure = OUTCOME_CRASHED, _crash(ended)
         if count > 1:
             status = OUTCOME_SUSPECTED
             failure = _among_others(failure, count)
@@ -284,7 +287,7 @@ class LoopSlot:
                 return None
             if not held.started:
                 return _returned(held)
-            return blame(held.assignment, status, failure, held.started, ended)
+            return _outcome(held, status, failure, ended)
 
         return fate
 
@@ -293,17 +296,16 @@ class LoopSlot:
         stuck_in = self.sent.get(ending.number - 1)
 
         def fate(held: Held) -> Outcome | None:
-            assignment, started = held.assignment, held.started
             if held.is_given_up:
                 return None
-            if ending.why is Why.STOPPING or not started:
+            if ending.why is Why.STOPPING or not held.started:
                 return _returned(held)
             if held.thrown is Why.TIME_LIMIT:
-                return blame(assignment, OUTCOME_TIMED_OUT, time_limit(assignment, ended), started, ended)
+                return _outcome(held, OUTCOME_TIMED_OUT, _time_limit(held.assignment, ended), ended)
             if held.thrown is Why.CANCELLED:
-                return blame(assignment, OUTCOME_CANCELLED, not_stopped(ended), started, ended)
+                return _outcome(held, OUTCOME_CANCELLED, not_stopped(ended), ended)
             if held is stuck_in:
-                return blame(assignment, OUTCOME_SUSPECTED, _held_up(ended), started, ended)
+                return _outcome(held, OUTCOME_SUSPECTED, _failure("LoopHeldUp", HELD_UP, ended), ended)
             return _returned(held)
 
         return fate
@@ -322,14 +324,24 @@ class LoopSlot:
             self._fresh_bytes -= len(held.assignment.body)
 
 
+def thrown_out(why: Why, assignment: Assignment, traceback: str) -> Failure:
+    """Of a task that ended by itself when it was thrown out for its time limit, or because it was cancelled."""
+    failure = _time_limit(assignment, ALIVE) if why is Why.TIME_LIMIT else not_stopped(ALIVE)
+    return replace(failure, traceback=traceback)
+
+
+def not_stopped(ended: Ended) -> Failure:
+    return _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
+
+
 def _returned(held: Held) -> Outcome:
     return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_RETURNED, 0, 0, b"")
+
+
+def _outcome(held: Held, status: int, failure: Failure, ended: Ended) -> Outcome:
+    return _blame(SlotHeld(held.assignment), status, failure, held.started, ended)
 
 
 def _among_others(failure: Failure, count: int) -> Failure:
     message = f"{failure.message}, which ran {count} tasks in its event loop: any of them may have done it"
     return replace(failure, message=message)
-
-
-def _held_up(ended: Ended) -> Failure:
-    return replace(crash(ended), type="LoopHeldUp", message="it held up its event loop until that had to be ended")

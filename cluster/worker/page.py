@@ -36,49 +36,17 @@ assert MARKS_OFFSET + WINDOW_TASKS <= RING_OFFSET
 _MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP, _WARNED = range(6)
 
 
-class OutcomeRing:
-    """The ring of a page; the word `_RING` is the same in every kind of page."""
-
-    __slots__ = ("_ring", "_ring_bytes", "_words")
-
-    def __init__(self, words: memoryview, ring: memoryview) -> None:
-        self._words = words
-        self._ring = ring
-        self._ring_bytes = ring.nbytes
-
-    def append(self, outcome: bytes) -> bool:
-        """Adds one encoded outcome, under the lock; False if the ring has no room for it."""
-        words = self._words
-        state = words[_RING]
-        start = state & LENGTH_MASK
-        end = start + len(outcome)
-        if end > self._ring_bytes:
-            return False
-        self._ring[start:end] = outcome
-        words[_RING] = state + (1 << COUNT_SHIFT) + len(outcome)
-        return True
-
-    @property
-    def has_outcomes(self) -> bool:
-        """Whether `take` would return something; a hint, good without the lock."""
-        return self._words[_RING] != 0
-
-    def take(self) -> tuple[int, bytes]:
-        """Empties the ring, under the lock or once the child is dead: how many outcomes, and all of them."""
-        state = self._words[_RING]
-        self._words[_RING] = 0
-        return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])
-
-
-class ClaimPage(OutcomeRing):
+class ClaimPage:
     """One side's view of the page. Who may call what, and under which lock, is said at each method."""
 
-    __slots__ = ("_marks",)
+    __slots__ = ("_marks", "_ring", "_ring_bytes", "_words")
 
     def __init__(self, view: memoryview, *, create: bool = False) -> None:
         assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
-        super().__init__(view[:MARKS_OFFSET].cast("Q"), view[RING_OFFSET:])
+        self._words = view[:MARKS_OFFSET].cast("Q")
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + WINDOW_TASKS]
+        self._ring = view[RING_OFFSET:]
+        self._ring_bytes = view.nbytes - RING_OFFSET
         if create:
             self._words[_MAGIC] = MAGIC
         assert self._words[_MAGIC] == MAGIC, "not a claim page"
@@ -106,6 +74,18 @@ class ClaimPage(OutcomeRing):
     def is_warned(self, number: int) -> bool:
         """Whether the worker's signal is for this task; good without the lock."""
         return self._words[_WARNED] == number
+
+    def append(self, outcome: bytes) -> bool:
+        """Adds one encoded outcome; False if the ring has no room for it."""
+        words = self._words
+        state = words[_RING]
+        start = state & LENGTH_MASK
+        end = start + len(outcome)
+        if end > self._ring_bytes:
+            return False
+        self._ring[start:end] = outcome
+        words[_RING] = state + (1 << COUNT_SHIFT) + len(outcome)
+        return True
 
     # -- the worker's side
     # ---------------------------------------------------------------------------------------
@@ -136,3 +116,14 @@ class ClaimPage(OutcomeRing):
     def warn(self, number: int) -> None:
         """A signal for this task follows, under the lock."""
         self._words[_WARNED] = number
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether `take` would return something; a hint, good without the lock."""
+        return self._words[_RING] != 0
+
+    def take(self) -> tuple[int, bytes]:
+        """Empties the ring, under the lock or once the child is dead: how many outcomes, and all of them."""
+        state = self._words[_RING]
+        self._words[_RING] = 0
+        return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])

@@ -34,8 +34,6 @@ WINDOW_BYTES = 4 * 1024 * 1024      # bodies that are with a child; one larger b
 OVERRUN_NS: Nanos = 100_000_000     # beyond its estimate a task holds up what waits behind it
 TERM_GRACE_NS: Nanos = 2_000_000_000    # between SIGTERM and SIGKILL
 STDERR_BYTES_MAX = 4 * 1024
-TIME_LIMIT_KINDS = ("TimeLimitExceeded", "TimeoutError", "Exception")   # what a retry may be for
-NOT_STOPPED = "it was cancelled and did not stop by itself"
 
 
 class Why(Enum):
@@ -203,15 +201,15 @@ class Slot:
         ending = self.ending
         if culprit is not None:
             if ending is None:
-                outcomes.append(blame(culprit.assignment, OUTCOME_CRASHED, crash(ended), claimed_at, ended))
+                outcomes.append(_blame(culprit, OUTCOME_CRASHED, _crash(ended), claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.TIME_LIMIT:
-                failure = time_limit(culprit.assignment, ended)
-                outcomes.append(blame(culprit.assignment, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
+                failure = _time_limit(culprit.assignment, ended)
+                outcomes.append(_blame(culprit, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.CANCELLED:
-                failure = not_stopped(ended)
-                outcomes.append(blame(culprit.assignment, OUTCOME_CANCELLED, failure, claimed_at, ended))
+                failure = _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
+                outcomes.append(_blame(culprit, OUTCOME_CANCELLED, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)
@@ -230,12 +228,11 @@ class Slot:
             self.queued.remove(held)
 
 
-def blame(assignment: Assignment, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
-    """The outcome of an attempt that ran since `started` when its child ended."""
+def _blame(held: Held, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
     ran = max(0, ended.now - started)
     return Outcome(
-        assignment.task,
-        assignment.attempt,
+        held.assignment.task,
+        held.assignment.attempt,
         status,
         ended.wall_ms - ran // 1_000_000,
         ran // 1_000,
@@ -244,25 +241,16 @@ def blame(assignment: Assignment, status: int, failure: Failure, started: Nanos,
     )
 
 
-def crash(ended: Ended) -> Failure:
-    """The child ended by itself."""
+def _crash(ended: Ended) -> Failure:
     if ended.signal is not None:
         return _failure("ChildKilled", f"its process was ended by signal {ended.signal}", ended)
     return _failure("ChildExited", f"its process ended with exit code {ended.code}", ended)
 
 
-def time_limit(assignment: Assignment, ended: Ended) -> Failure:
-    """The child was ended because of a task that ran for too long."""
-    return _failure("TimeLimitExceeded", time_limit_message(assignment), ended, kinds=TIME_LIMIT_KINDS)
-
-
-def time_limit_message(assignment: Assignment) -> str:
-    return f"it ran longer than its time limit of {assignment.timeout_ms / 1_000:g} s"
-
-
-def not_stopped(ended: Ended) -> Failure:
-    """The child was ended because of a cancelled task that ran on."""
-    return _failure("TaskCancelled", NOT_STOPPED, ended)
+def _time_limit(assignment: Assignment, ended: Ended) -> Failure:
+    seconds = f"{assignment.timeout_ms / 1_000:g}"
+    message = f"it ran longer than its time limit of {seconds} s"
+    return _failure("TimeLimitExceeded", message, ended, kinds=("TimeLimitExceeded", "TimeoutError", "Exception"))
 
 
 def _failure(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ()) -> Failure:

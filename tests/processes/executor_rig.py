@@ -22,13 +22,10 @@ DEADLINE_S = 30.0       # of any wait in these tests; what is waited for takes m
 TICK_S = 0.02
 
 T = TypeVar("T")
-R = TypeVar("R", bound="Rig")
 
 
 class Rig(Actor):
     """The owner of one slot."""
-
-    child: Any
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         self.modules = modules
@@ -41,12 +38,9 @@ class Rig(Actor):
         self._changed = asyncio.Event()
 
     def started(self) -> None:
-        self.child = self.keeper(encode(Setup(self.modules)))
+        self.child = SlotChild(0, self.context, encode(Setup(self.modules)), self)
         self.child.start()
         self._tick()
-
-    def keeper(self, setup: bytes) -> Any:
-        return SlotChild(0, self.context, setup, self)
 
     def _tick(self) -> None:
         self.child.tick(self.context.clock.now())
@@ -62,7 +56,7 @@ class Rig(Actor):
         self.child.is_stopped = True
         self._changed.set()
 
-    def child_exited(self, child: object) -> None:
+    def child_exited(self, child: SlotChild) -> None:
         self.exits += 1
         self._changed.set()
 
@@ -73,18 +67,12 @@ class Rig(Actor):
         self._changed.set()
 
     def give(
-        self,
-        task: Task[..., Any],
-        *args: object,
-        timeout_ms: int = 60_000,
-        estimate_us: int = 20_000,
-        soft_ms: int = 0,
+        self, task: Task[..., Any], *args: object, timeout_ms: int = 60_000, estimate_us: int = 20_000
     ) -> int:
         """Assigns one call; returns the id of the task."""
         self.last_task += 1
         body = task.encode(args, {})
-        name = task.name
-        self.child.slot.assign(Assignment(self.last_task, 1, 0, estimate_us, timeout_ms, name, body, False, soft_ms))
+        self.child.slot.assign(Assignment(self.last_task, 1, 0, estimate_us, timeout_ms, task.name, body))
         self.child.feed()
         return self.last_task
 
@@ -113,16 +101,13 @@ class Rig(Actor):
                 await asyncio.sleep(0.001)
 
 
-def slot(*modules: str) -> contextlib.AbstractAsyncContextManager[Rig]:
-    """A slot whose child has started, or could not."""
-    return started(Rig(modules or (TASKS,)))
-
-
 @contextlib.asynccontextmanager
-async def started(rig: R) -> AsyncIterator[R]:
-    preload = ("cluster.worker.executor", *rig.modules)
-    ports: Ports = real_ports(asyncio.get_running_loop(), preload=preload, path=(HERE,))
+async def slot(*modules: str) -> AsyncIterator[Rig]:
+    """A slot whose child has started, or could not."""
+    names = modules or (TASKS,)
+    ports: Ports = real_ports(asyncio.get_running_loop(), preload=("cluster.worker.executor", *names), path=(HERE,))
     system = ActorSystem(ports)
+    rig = Rig(names)
     ref: Ref[Any] = system.spawn(rig)
     try:
         await rig.until(lambda: rig.names is not None or rig.report is not None)

@@ -35,7 +35,7 @@ def statuses(outcomes: list[Outcome]) -> list[int]:
 def test_hundreds_run_at_once_and_their_results_come_back(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.meet, str(tmp_path), 200) for _ in range(200)]
+            given = [rig.submit(tasks.meet, str(tmp_path), 200) for _ in range(200)]
             outcomes = await rig.outcomes_of(*given)
             assert [tasks.meet.decode_result(outcome.body) for outcome in outcomes] == given
             assert all(abs(outcome.started_ms - time.time() * 1_000) < 60_000 for outcome in outcomes)
@@ -46,7 +46,7 @@ def test_hundreds_run_at_once_and_their_results_come_back(tmp_path: Path) -> Non
 def test_more_than_there_are_places_for_wait_for_one() -> None:
     async def main() -> None:
         async with loop(places=3) as rig:
-            given = [rig.give(tasks.nap, 0.001) for _ in range(50)]
+            given = [rig.submit(tasks.nap, 0.001) for _ in range(50)]
             assert statuses(await rig.outcomes_of(*given)) == [OUTCOME_COMPLETED] * 50
 
     run(main)
@@ -55,7 +55,7 @@ def test_more_than_there_are_places_for_wait_for_one() -> None:
 def test_each_knows_who_it_is_also_in_its_threads_and_subtasks() -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.who, 0.001 * (number % 7)) for number in range(40)]
+            given = [rig.submit(tasks.who, 0.001 * (number % 7)) for number in range(40)]
             for task, outcome in zip(given, await rig.outcomes_of(*given), strict=True):
                 assert tasks.who.decode_result(outcome.body) == (task, task, task)
 
@@ -65,15 +65,15 @@ def test_each_knows_who_it_is_also_in_its_threads_and_subtasks() -> None:
 def test_one_that_raises_or_exits_has_ended_alone() -> None:
     async def main() -> None:
         async with loop() as rig:
-            stays = rig.give(tasks.look)
-            failed = await rig.outcome(rig.give(tasks.fail, "wrong"))
+            stays = rig.submit(tasks.look)
+            failed = await rig.outcome(rig.submit(tasks.fail, "wrong"))
             assert (failed.status, failure(failed).type) == (OUTCOME_FAILED, "ValueError")
             assert "raise ValueError(message)" in failure(failed).traceback
             assert "loop_executor.py" not in failure(failed).traceback
             assert "ValueError" in failure(failed).kinds
-            left = await rig.outcome(rig.give(tasks.leave, 3))
+            left = await rig.outcome(rig.submit(tasks.leave, 3))
             assert (left.status, failure(left).type, failure(left).exit_code) == (OUTCOME_CRASHED, "SystemExit", 3)
-            odd = failure(await rig.outcome(rig.give(tasks.nap, "one")))
+            odd = failure(await rig.outcome(rig.submit(tasks.nap, "one")))
             assert "argument 1" in odd.message
             rig.child.stop((stays, 1), 60_000_000_000)
             assert (await rig.outcome(stays)).status == OUTCOME_COMPLETED
@@ -85,7 +85,7 @@ def test_one_that_raises_or_exits_has_ended_alone() -> None:
 def test_large_bodies_go_both_ways_whatever_the_window() -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.large, 300_000) for _ in range(20)]
+            given = [rig.submit(tasks.large, 300_000) for _ in range(20)]
             outcomes = await rig.outcomes_of(*given)
             assert all(len(tasks.large.decode_result(outcome.body)) == 300_000 for outcome in outcomes)
 
@@ -95,10 +95,10 @@ def test_large_bodies_go_both_ways_whatever_the_window() -> None:
 def test_limits_are_thrown_into_the_task_that_they_are_for(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            stays = rig.give(tasks.look)
-            hard = rig.give(tasks.clean_up, str(tmp_path / "hard"), timeout_ms=100)
-            soft = rig.give(tasks.clean_up, str(tmp_path / "soft"), soft_ms=100)
-            kept = rig.give(tasks.swallow, str(tmp_path / "kept"), soft_ms=100)
+            stays = rig.submit(tasks.look)
+            hard = rig.submit(tasks.clean_up, str(tmp_path / "hard"), timeout_ms=100)
+            soft = rig.submit(tasks.clean_up, str(tmp_path / "soft"), soft_ms=100)
+            kept = rig.submit(tasks.swallow, str(tmp_path / "kept"), soft_ms=100)
             outcomes = await rig.outcomes_of(hard, soft, kept)
             assert statuses(outcomes) == [OUTCOME_TIMED_OUT, OUTCOME_FAILED, OUTCOME_COMPLETED]
             assert [failure(outcome).type for outcome in outcomes[:2]] == ["TimeLimitExceeded", "SoftTimeLimit"]
@@ -113,12 +113,12 @@ def test_limits_are_thrown_into_the_task_that_they_are_for(tmp_path: Path) -> No
 def test_one_that_does_not_end_at_its_limit_is_ended_with_the_child_and_the_others_go_back() -> None:
     async def main() -> None:
         async with loop() as rig:
-            stays = rig.give(tasks.look)
-            stubborn = rig.give(tasks.stubborn, timeout_ms=100)
+            stays = rig.submit(tasks.look)
+            stubborn = rig.submit(tasks.stubborn, timeout_ms=100)
             outcomes = await rig.outcomes_of(stubborn, stays)
             assert statuses(outcomes) == [OUTCOME_TIMED_OUT, OUTCOME_RETURNED]
             assert failure(outcomes[0]).type == "TimeLimitExceeded"
-            assert (await rig.outcome(rig.give(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+            assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
 
     run(main)
 
@@ -128,9 +128,9 @@ def test_one_that_blocks_past_its_limit_is_ended_with_the_child_and_holds_no_fin
 ) -> None:
     async def main() -> None:
         async with loop() as rig:
-            waits = rig.give(tasks.look)
-            naps = rig.give(tasks.nap, 0.02)
-            blocks = rig.give(tasks.block, 60.0, timeout_ms=300)
+            waits = rig.submit(tasks.look)
+            naps = rig.submit(tasks.nap, 0.02)
+            blocks = rig.submit(tasks.block, 60.0, timeout_ms=300)
             outcomes = await rig.outcomes_of(blocks, waits, naps)
             # Blocked before it could end, or just after.
             assert statuses(outcomes)[:2] == [OUTCOME_TIMED_OUT, OUTCOME_RETURNED]
@@ -142,9 +142,9 @@ def test_one_that_blocks_past_its_limit_is_ended_with_the_child_and_holds_no_fin
 def test_who_blocks_the_loop_is_suspected_when_another_comes_to_its_limit(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            waits = rig.give(tasks.look, timeout_ms=300)
-            other = rig.give(tasks.look)
-            blocks = rig.give(tasks.block_after, str(tmp_path / "go"), 60.0)
+            waits = rig.submit(tasks.look, timeout_ms=300)
+            other = rig.submit(tasks.look)
+            blocks = rig.submit(tasks.block_after, str(tmp_path / "go"), 60.0)
             await rig.running(waits, other, blocks)
             (tmp_path / "go").touch()
             outcomes = await rig.outcomes_of(waits, other, blocks)
@@ -157,8 +157,8 @@ def test_who_blocks_the_loop_is_suspected_when_another_comes_to_its_limit(tmp_pa
 def test_one_that_has_just_ended_is_heard_of_although_the_next_blocks(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.nap, 0.0) for _ in range(20)]
-            given.append(rig.give(tasks.block, 60.0))
+            given = [rig.submit(tasks.nap, 0.0) for _ in range(20)]
+            given.append(rig.submit(tasks.block, 60.0))
             await rig.outcomes_of(*given[:-1])
             assert given[-1] not in rig.done
 
@@ -168,7 +168,7 @@ def test_one_that_has_just_ended_is_heard_of_although_the_next_blocks(tmp_path: 
 def test_a_cancelled_one_may_stop_by_itself_and_is_thrown_out_after_its_grace(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            looks, naps = rig.give(tasks.look), rig.give(tasks.clean_up, str(tmp_path / "note"))
+            looks, naps = rig.submit(tasks.look), rig.submit(tasks.clean_up, str(tmp_path / "note"))
             await rig.running(looks, naps)
             rig.child.stop((looks, 1), 60_000_000_000)
             rig.child.stop((naps, 1), 50_000_000)
@@ -183,12 +183,12 @@ def test_a_cancelled_one_may_stop_by_itself_and_is_thrown_out_after_its_grace(tm
 def test_what_is_withdrawn_ends_in_silence(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop(places=2) as rig:
-            stays, naps = rig.give(tasks.look), rig.give(tasks.clean_up, str(tmp_path / "note"))
-            waits = rig.give(tasks.nap, 60.0)
+            stays, naps = rig.submit(tasks.look), rig.submit(tasks.clean_up, str(tmp_path / "note"))
+            waits = rig.submit(tasks.nap, 60.0)
             await rig.running(stays, naps)
             rig.child.withdraw((waits, 1))
             rig.child.withdraw((naps, 1))
-            assert (await rig.outcome(rig.give(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+            assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
             assert set(rig.done) & {stays, naps, waits} == set()
             assert (tmp_path / "note").exists() and rig.exits == 0
 
@@ -201,7 +201,7 @@ def test_one_that_ends_the_process_is_the_culprit_if_it_ran_alone_else_all_are_s
 ) -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.die, str(tmp_path / "go"), 7), *(rig.give(tasks.look) for _ in range(others))]
+            given = [rig.submit(tasks.die, str(tmp_path / "go"), 7), *(rig.submit(tasks.look) for _ in range(others))]
             await rig.running(*given)
             (tmp_path / "go").touch()
             outcomes = await rig.outcomes_of(*given)
@@ -209,7 +209,7 @@ def test_one_that_ends_the_process_is_the_culprit_if_it_ran_alone_else_all_are_s
             assert {failure(outcome).exit_code for outcome in outcomes} == {7}
             assert "last words" in failure(outcomes[0]).stderr
             assert ("any of them" in failure(outcomes[0]).message) is bool(others)
-            assert (await rig.outcome(rig.give(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+            assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
 
     run(main)
 
@@ -217,7 +217,7 @@ def test_one_that_ends_the_process_is_the_culprit_if_it_ran_alone_else_all_are_s
 def test_a_child_killed_by_the_worker_blames_nobody() -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.give(tasks.look) for _ in range(3)]
+            given = [rig.submit(tasks.look) for _ in range(3)]
             await rig.running(*given)
             rig.child.kill(Why.STOPPING)
             assert statuses(await rig.outcomes_of(*given)) == [OUTCOME_RETURNED] * 3
@@ -228,7 +228,7 @@ def test_a_child_killed_by_the_worker_blames_nobody() -> None:
 def test_a_child_that_is_let_go_ends_what_runs_first() -> None:
     async def main() -> None:
         async with loop() as rig:
-            naps = rig.give(tasks.nap, 0.1)
+            naps = rig.submit(tasks.nap, 0.1)
             await rig.running(naps)
             rig.child.close()
             assert (await rig.outcome(naps)).status == OUTCOME_COMPLETED
@@ -240,11 +240,11 @@ def test_a_child_that_is_let_go_ends_what_runs_first() -> None:
 def test_a_copy_of_the_child_that_a_task_forked_and_did_not_end_says_nothing_in_its_name(tmp_path: Path) -> None:
     async def main() -> None:
         async with loop() as rig:
-            outcome = await rig.outcome(rig.give(tasks.fork_and_come_back_twice, str(tmp_path / "copy")))
+            outcome = await rig.outcome(rig.submit(tasks.fork_and_come_back_twice, str(tmp_path / "copy")))
             assert tasks.fork_and_come_back_twice.decode_result(outcome.body) == await rig.pid()
             copy = int((tmp_path / "copy").read_text())
             with pytest.raises(ProcessLookupError):
                 os.kill(copy, 0)
-            assert (await rig.outcome(rig.give(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+            assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
 
     run(main)

@@ -28,9 +28,9 @@ from cluster.worker.child_messages import (
     encode,
     to_loop_decoder,
 )
-from cluster.worker.executor_child import LOCK_MISSES_MAX
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
+from cluster.worker.slot_child import LOCK_MISSES_MAX
 
 PLACES = 4
 
@@ -133,7 +133,7 @@ class Rig:
 
     def ends(self, *tasks: int) -> None:
         for task in tasks:
-            self.page.append(msgspec.msgpack.encode(Outcome(task, 1, OUTCOME_COMPLETED, 1, 1, b"")))
+            self.page.ring.append(msgspec.msgpack.encode(Outcome(task, 1, OUTCOME_COMPLETED, 1, 1, b"")))
 
     def passes(self, span: Nanos, *, turns: bool = True) -> None:
         self.time += span

@@ -1,16 +1,13 @@
-"""One child process of a worker: started, listened to, given signals, and started again with growing pauses.
+"""The life of a loop child: started, listened to, given signals, and started again with growing pauses, as the child of
+a slot is. What it is sent and what becomes of its tasks: `cluster.worker.loop_child`.
 
-What it holds, what is sent to it and who is to blame when it is lost is for its kind to say: `slot_child` keeps a slot,
-which runs one task at a time, `loop_child` an event loop, which runs many.
-
-Everything that touches a page takes its lock with a timeout, because its holder may be stopped or dead. A child whose
-lock stays taken is ended; what it had goes back uncounted, since nobody can tell what it was doing.
+What needs the lock of the page takes it with a timeout, because its holder may be stopped or dead. A child whose lock
+stays taken is ended; what it had goes back uncounted, since nobody can tell what it was doing.
 """
 
 from collections.abc import Callable
-from enum import Enum
 from signal import SIGKILL
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -25,51 +22,42 @@ from cluster.worker.child_messages import (
     decode_outcomes,
     from_child_decoder,
 )
+from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
 from cluster.worker.loop_slots import LoopSlot
-from cluster.worker.page import OutcomeRing
-from cluster.worker.slots import Ended, Slot, Why
+from cluster.worker.slot_child import LOCK_MISSES_MAX, LOCK_TIMEOUT, STEADY, State
+from cluster.worker.slots import Ended, Why
 
 Result = TypeVar("Result")
-PageT = TypeVar("PageT", bound=OutcomeRing)
-SlotT = TypeVar("SlotT", Slot, LoopSlot)
 
-LOCK_TIMEOUT: Nanos = 100 * MILLISECOND     # the child holds the lock for microseconds
-LOCK_MISSES_MAX = 40                        # ticks in a row that find the lock taken
+LOOP_ENTRY = "cluster.worker.loop_executor:main"
 RESTART_DELAY_MIN: Nanos = 50 * MILLISECOND     # before the second restart in a row; the first is at once
 RESTART_DELAY_MAX: Nanos = 5 * SECOND
-STEADY: Nanos = 10 * SECOND                 # a child that lived so long has not failed to start
-
-
-class State(Enum):
-    DOWN = "down"
-    STARTING = "starting"
-    READY = "ready"
 
 
 class Owner(Protocol):
-    """What a child's keeper tells its worker."""
+    """What a loop tells its worker."""
 
     def child_ready(self, ready: Ready) -> None: ...
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
-    def child_exited(self, child: "ExecutorChild[Any, Any]") -> None: ...
+    def child_exited(self, child: "LoopProcess") -> None: ...
 
     def outcomes(self, outcomes: list[Outcome]) -> None: ...
 
 
-class ExecutorChild(Generic[SlotT, PageT]):
-    """The keeper of one child."""
+class LoopProcess:
+    """One loop child after another; `LoopChild` says what they do."""
 
-    def __init__(self, slot: SlotT, context: Context, setup: bytes, owner: Owner) -> None:
-        self.slot: SlotT = slot
+    def __init__(self, index: int, places: int, context: Context, setup: bytes, owner: Owner) -> None:
+        self.slot = LoopSlot(index, places)
         self.state = State.DOWN
         self.is_stopped = False             # the child is not started again
         self._context = context
         self._setup = setup
         self._owner = owner
         self._child: Child | None = None
-        self._page: PageT | None = None
+        self._page: LoopPage | None = None
         self._report: StartFailed | None = None
         self._failures = 0                  # starts in a row that did not last
         self._ready_at: Nanos = 0
@@ -95,11 +83,10 @@ class ExecutorChild(Generic[SlotT, PageT]):
         assert self.state is State.DOWN
         self.state = State.STARTING
         callback = self._context.callback
-        entry, page_bytes = self._program()
         self._child = self._context.processes.spawn(
-            entry,
+            LOOP_ENTRY,
             self._setup,
-            page_bytes=page_bytes,
+            page_bytes=LOOP_PAGE_BYTES,
             on_frame=callback(self._on_frame),
             on_exit=callback(self._on_exit),
         )
@@ -121,14 +108,7 @@ class ExecutorChild(Generic[SlotT, PageT]):
         if self._child is not None:
             self._child.close()
 
-    # -- what kinds of children differ in ---------------------------------------------------------------------
-
-    def _program(self) -> tuple[str, int]:
-        """The entry of the child, and the size of its page."""
-        raise NotImplementedError
-
-    def _open_page(self, view: memoryview) -> PageT:
-        raise NotImplementedError
+    # -- for `LoopChild` to say -------------------------------------------------------------------------------
 
     def feed(self) -> None:
         """Sends the child what its window takes."""
@@ -157,7 +137,7 @@ class ExecutorChild(Generic[SlotT, PageT]):
             assert self._child is not None
             self.state = State.READY
             self._ready_at = self._context.clock.now()
-            self._page = self._open_page(self._child.page.view)
+            self._page = LoopPage(self._child.page.view)
             self._owner.child_ready(message)
             self.feed()
         elif type(message) is StartFailed:
@@ -167,8 +147,8 @@ class ExecutorChild(Generic[SlotT, PageT]):
         now, wall_ms = self._context.clock.now(), self._context.clock.wall_ms()
         page, was_ready = self._page, self.state is State.READY
         self.state = State.DOWN             # so that nothing more is sent
-        if page is not None and page.has_outcomes:      # without the lock, whose holder is dead
-            self._finish(self._decode(*page.take()))
+        if page is not None and not page.ring.is_empty:     # without the lock, whose holder is dead
+            self._finish(self._decode(*page.ring.take()))
         ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms)
         outcomes, was_working = self._lost(ended, was_ready and not self.is_stopped)
         self._child, self._page, self._lock_misses = None, None, 0
@@ -201,9 +181,9 @@ class ExecutorChild(Generic[SlotT, PageT]):
     def _collect(self) -> None:
         """Empties the ring."""
         page = self._page
-        if page is None or not page.has_outcomes:
+        if page is None or page.ring.is_empty:
             return
-        taken = self._locked(LOCK_TIMEOUT, page.take)
+        taken = self._locked(LOCK_TIMEOUT, page.ring.take)
         if taken is not None:
             self._finish(self._decode(*taken))
         # Else the next tick, or the child's exit, comes for them.
