@@ -195,3 +195,19 @@ def test_the_script_without_an_event_loop_does_what_it_says(site):
     script, pool = site.commands
     assert site.type_in(script.text) == "7\n2000\n30\n7\n"
     assert site.type_in(pool.text) == "300\n"
+
+
+@pytest.mark.parametrize("site", ["docs/guide/async-tasks.md"], indirect=True)
+def test_the_examples_of_the_guide_to_async_tasks_do_what_they_say(site, monkeypatch):
+    monkeypatch.syspath_prepend(site.folder)
+    names: dict[str, Any] = {}
+
+    async def run() -> None:
+        async with Client.connect(site.folder / "topology.toml") as cluster:
+            names["cluster"] = cluster
+            for block in site.fragments:
+                source = "\n" * (block.line - 1) + block.text
+                await eval(compile(source, str(block.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+
+    asyncio.run(run())
+    assert len(site.fragments) == 2
