@@ -3,7 +3,7 @@
 from worker_world import WorkerWorld, nap
 
 from actors import SECOND
-from cluster.state.commands import OUTCOME_SUSPECTED
+from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_SUSPECTED
 from cluster.worker.loop_child import LoopChild
 
 MS = 1_000          # of work, in microseconds
@@ -45,13 +45,6 @@ def test_the_loop_takes_nothing_from_the_slots_nor_they_from_it():
     rig.until(lambda: len(rig.results) == 15)
 
 
-def test_without_async_tasks_they_run_in_slots_one_at_a_time():
-    rig = WorkerWorld(3, async_tasks=0)
-    rig.submit(*[10 * MS] * 5, task=nap)
-    rig.until(lambda: len(rig.runs) == 5)
-    assert not any(isinstance(child, LoopChild) for child in rig.actors["w1"]._children) and not rig.ports
-
-
 def test_what_ran_in_a_child_that_died_is_suspected_uncounted_and_runs_alone():
     rig = WorkerWorld(4, async_tasks=10)
     rig.submit(*[2_000 * MS] * 5, task=nap)
@@ -69,9 +62,7 @@ def test_what_ran_in_a_child_that_died_is_suspected_uncounted_and_runs_alone():
     assert most == 1
     assert [len(runs) for runs in rig.runs.values()] == [2] * 5
     for task in rig.runs:
-        kept = rig.machine.tables.tasks.find(task)
-        assert kept is not None and kept.attempts is not None
-        assert [attempt.status for attempt in kept.attempts][:1] == [OUTCOME_SUSPECTED]
+        assert [attempt.status for attempt in rig.machine.attempts(task)] == [OUTCOME_SUSPECTED, OUTCOME_COMPLETED]
 
 
 def test_a_drained_worker_finishes_the_coroutines_that_run_and_hands_back_the_others():
