@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
 from cluster.backoff import Backoff
@@ -54,6 +56,9 @@ FATES: tuple[tuple[Fate, int], ...] = (
     ("crash always", 1),
 )
 DURATIONS_US = (((200, 5_000), 70), ((5_000, 50_000), 22), ((100_000, 300_000), 7), ((1_000_000, 3_000_000), 1))
+
+TIMEOUTS_S = (0.005, 0.1)
+LONGER = (1, 50)                # what is to be cancelled takes so many times as long: it then runs, mostly
 
 RETRIED: tuple[tuple[type[Exception], ...], ...] = ((), (), (Simulated,), (ArithmeticError,))
 
@@ -167,7 +172,9 @@ class ClientProcess(Node):
             await self._await(client.handle(tasks[self.random.randrange(len(tasks))]))
 
     async def _cancel(self, client: Client, ports: Ports) -> None:
-        handle = await self._submit(client, self._call(), self._options())
+        call = self._call()
+        call = replace(call, work_us=call.work_us * self.random.choice(LONGER))
+        handle = await self._submit(client, call, self._options())
         if handle is None:
             return
         await ports_pause(ports, self.random.randrange(100 * MILLISECOND))
@@ -242,7 +249,7 @@ class ClientProcess(Node):
         if roll == 1:
             return {"delay": self.random.random() * 4}
         if roll == 2:
-            return {"timeout": 0.1}
+            return {"timeout": self.random.choice(TIMEOUTS_S)}
         if roll == 3:
             return {"expires": 0.05 + self.random.random()}
         if roll == 8:

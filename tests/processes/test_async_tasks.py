@@ -74,7 +74,7 @@ def test_one_that_kills_its_process_takes_the_others_with_it_once_and_is_dead_in
             assert "exit code 7" in str(dead.value)
             assert await others.results(timeout=30) == [0.5] * 10
             records = await client.records(others.ids)
-            assert {record.attempts for record in records} == {1, 2}, "suspected at one worker, undisturbed at the other"
+            assert {record.attempts for record in records} == {1, 2}, "suspected at one worker, not at the other"
 
     run(main())
 
