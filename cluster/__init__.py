@@ -1,7 +1,7 @@
 """A fault-tolerant task queue: brokers replicate through Raft, workers run tasks, clients submit and await."""
 
 from cluster.backoff import Backoff
-from cluster.client import Batch, BlockingBatch, BlockingClient, BlockingHandle, Client, Handle
+from cluster.client import Batch, BlockingBatch, BlockingClient, BlockingHandle, Client, Event, Handle
 from cluster.errors import (
     BodyTooLarge,
     ClusterError,
@@ -31,6 +31,7 @@ __all__ = [
     "ClusterError",
     "DeadlineExceeded",
     "EncodeError",
+    "Event",
     "Handle",
     "Overloaded",
     "Record",

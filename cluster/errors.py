@@ -37,8 +37,8 @@ class BodyTooLarge(ClusterError):
 class TaskFailed(ClusterError):
     """The task's function raised, or it ran past its time limit.
 
-    `type` and `message` are those of the remote exception, `traceback` is its text. Where the original type
-    can be built here, it is the `__cause__`.
+    `type` and `message` are those of the remote exception, `traceback` is its text, `log` the end of what the attempt
+    logged. Where the original type can be built here, it is the `__cause__`.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class TaskFailed(ClusterError):
         exit_code: int | None = None,
         signal: int | None = None,
         stderr: str = "",
+        log: str = "",
     ) -> None:
         super().__init__(f"{type}: {message}" if message else type)
         self.type = type
@@ -58,6 +59,7 @@ class TaskFailed(ClusterError):
         self.exit_code = exit_code
         self.signal = signal
         self.stderr = stderr
+        self.log = log
 
     @classmethod
     def from_failure(cls, failure: Failure) -> Self:
@@ -69,6 +71,7 @@ class TaskFailed(ClusterError):
             exit_code=failure.exit_code if failure.exit_code >= 0 else None,
             signal=failure.signal if failure.signal >= 0 else None,
             stderr=failure.stderr,
+            log=failure.log,
         )
         error.__cause__ = _original(failure)
         return error

@@ -7,6 +7,7 @@ registered when the modules listed in the topology were imported.
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,11 +22,13 @@ from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
 from cluster.options import merge_options
 from cluster.state.commands import Options
+from cluster.task_log import LineSink, task_logger
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULTS = Options()
+PROGRESS_MAX = 2**63 - 1
 
 
 class TaskOptions(TypedDict, total=False):
@@ -208,11 +211,30 @@ class CurrentTask(Struct, frozen=True):
         is_mine = (now.id, now.attempt) == (self.id, self.attempt)
         return is_mine and now.page is not None and now.page.is_stopped(now.number)
 
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Says how far it is, of how much if that is known; whoever watches the task hears of it, at most twice a
+        second. Costs a microsecond, so it may be called in an inner loop. Both are integers that are not negative.
+        Raises TypeError and ValueError."""
+        if type(done) is not int or (total is not None and type(total) is not int):
+            raise TypeError(f"progress() takes integers, not {done!r} of {total!r}; count steps, items or bytes")
+        if not (0 <= done <= PROGRESS_MAX and (total is None or 0 <= total <= PROGRESS_MAX)):
+            raise ValueError(f"progress() takes numbers from 0 to 2**63 - 1, not {done} of {total}")
+        now = running_as(self)
+        if now is not None and now.page is not None:
+            now.page.report(now.number, done, total)
+
+    @property
+    def log(self) -> "logging.LoggerAdapter[logging.Logger]":
+        """A logger whose lines are kept with this attempt, the last 4 KiB of them: `current().log.info("...")`."""
+        return task_logger(self, running_as(self))
+
 
 class StopSign(Protocol):
-    """Where an executor's worker asks a task to stop."""
+    """Where an executor's worker asks a task to stop, and hears how far it is."""
 
     def is_stopped(self, number: int) -> bool: ...
+
+    def report(self, number: int, done: int, total: int | None) -> None: ...
 
 
 class Running(Struct):
@@ -224,12 +246,19 @@ class Running(Struct):
     deadline_ms: int = 0
     page: StopSign | None = None
     number: int = 0                 # by which the page knows it
+    lines: LineSink | None = None   # where it logs
 
 
 # Of a child that runs one task at a time; its threads see it too, whatever context they were started in.
 running = Running()
 # Of whoever asks: where many tasks run at once each has its own in its context, which subtasks and to_thread inherit.
 running_here: ContextVar[Running] = ContextVar("running_here", default=running)
+
+
+def running_as(task: CurrentTask) -> Running | None:
+    """What runs here, if it is still this attempt."""
+    now = running_here.get()
+    return now if (now.id, now.attempt) == (task.id, task.attempt) else None
 
 
 def current() -> CurrentTask:

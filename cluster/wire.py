@@ -13,6 +13,17 @@ HELLO_ITEMS_MAX = 4_096     # of a list of ids in one message; longer ones are c
 BODY_BYTES_MAX = 1024 * 1024
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
+# Of a TaskEvent.
+EVENT_QUEUED = 0        # it waits, for the first time
+EVENT_STARTED = 1
+EVENT_PROGRESS = 2
+EVENT_RETRYING = 3      # it raised or took too long, and waits to be tried again
+EVENT_REQUEUED = 4      # its process or its worker was lost, and it waits to run again
+EVENT_FINISHED = 5      # for good
+EVENT_UNKNOWN = 6       # there is no such task
+NO_TOTAL = -1           # a task that did not say how much there is to do
+WATCHED_TASKS_MAX = 1_000_000   # of one client, by Watch and by Follow each
+
 ROLE_BROKER = 0
 ROLE_WORKER = 1
 ROLE_CLIENT = 2
@@ -283,8 +294,61 @@ class SnapshotWant(Message, tag=58, frozen=True):
     is_copy: bool = False
 
 
-FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
-FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
+class Progress(Message, tag=68, frozen=True):
+    """Worker -> leader, at most every 500 ms, and all again to a new one: how far what runs says it is, where that has
+    changed. Flat [task, attempt, done, total, ...], total NO_TOTAL if it is not known. Never logged. Owes: nothing."""
+
+    session: int
+    items: list[int]
+
+
+class Follow(Message, tag=69, frozen=True):
+    """Client -> leader: tell what happens to these tasks, at most HELLO_ITEMS_MAX (again after every change of leader).
+    Owes: Events, first of how each is now, then of what changes, up to the one that says it has ended. With `stop`: no
+    more of them."""
+
+    tasks: list[int]
+    stop: bool = False
+
+
+class TaskEvent(Message, frozen=True):
+    """One change of a task, or how it is. `kind` is one of EVENT_*; `total` may be NO_TOTAL. `text` says why, and of a
+    task that has ended its state. `log` is what the attempt logged that ended last, in events that tell of such an end
+    and in the first."""
+
+    task: int
+    kind: int
+    at_ms: int
+    attempt: int
+    worker: str = ""
+    done: int = 0
+    total: int = NO_TOTAL
+    text: str = ""
+    log: str = ""
+
+
+class Events(Message, tag=70, frozen=True):
+    """Leader -> client that follows tasks: what happened to them, in order. If more happens than the link takes,
+    the last that happened to each task is kept for later."""
+
+    items: list[TaskEvent]
+
+
+FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress
+FromClient = (
+    Hello
+    | Following
+    | Register
+    | Submit
+    | Seen
+    | Close
+    | Cancel
+    | Watch
+    | Lease
+    | StatusRequest
+    | Describe
+    | Follow
+)
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
 ToClient = (
     Welcome
@@ -298,6 +362,7 @@ ToClient = (
     | LeaseAck
     | StatusReply
     | Described
+    | Events
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

@@ -58,7 +58,10 @@ PURE = (
     "cluster/worker/lease.py",
     "cluster/worker/loop_page.py",
     "cluster/worker/loop_slots.py",
+    "cluster/worker/log_tail.py",
     "cluster/worker/page.py",
+    "cluster/worker/progress_rows.py",
+    "cluster/worker/reports.py",
     "cluster/worker/ring.py",
     "cluster/worker/slots.py",
 )

@@ -51,17 +51,28 @@ def real_ports(
     """
     # Imported here, so that a process that only wants the names of `actors` does not load ZeroMQ.
     from actors.runtime.files import OsFiles
+    from actors.runtime.output import OutputGate, plain, write_to_stderr
     from actors.runtime.processes import RealProcesses
     from actors.transport.zmq_link import ZmqNetwork
 
     clock = LoopClock(loop)
-    log = LineLog(clock, sys.stderr.write, json=os.environ.get(LOG_FORMAT_VARIABLE) == "json", node=node)
+    json = os.environ.get(LOG_FORMAT_VARIABLE) == "json"
+    log = LineLog(clock, sys.stderr.write, json=json, node=node)
+
+    def as_event(child: str, line: str) -> str:
+        written: list[str] = []
+        LineLog(clock, written.append, json=True, node=node).event("child_output", child=child, line=line)
+        return "".join(written)
+
+    gate = OutputGate(clock, as_event if json else plain, write_to_stderr)
     return Ports(
         clock=clock,
         entropy=OsEntropy(),
         files=OsFiles(loop.call_soon_threadsafe),
         network=ZmqNetwork(loop, log),
-        processes=RealProcesses(loop, preload=preload, path=path, echo=_echo if echo else None, lingers=lingers),
+        processes=RealProcesses(
+            loop, preload=preload, path=path, echo=_echo if echo else None, gate=gate, lingers=lingers
+        ),
         log=log,
     )
 

@@ -244,8 +244,9 @@ class Processes(Protocol):
         page_bytes: int,
         on_frame: Callable[[bytes], None],
         on_exit: Callable[[Exit], None],
+        label: str = "",
     ) -> Child:
-        """Starts `module:function` with `argument` in a new process.
+        """Starts `module:function` with `argument` in a new process. With a label what it prints is printed here, too.
 
         `on_frame` gets each frame that it sends, in order, all of them before `on_exit`, which comes once.
         """

@@ -28,6 +28,7 @@ from actors.runtime.forkserver import (
     Forked,
     report_decoder,
 )
+from actors.runtime.output import ChildOutput, OutputGate
 from actors.runtime.ports import Exit, Page
 
 OUTBOX_BYTES_MAX = 64 * 1024 * 1024     # to one child; one that reads so slowly is killed
@@ -45,8 +46,9 @@ _SERVER_CODE = (
 
 class RealProcesses:
     """The Processes port of one event loop. `preload` names modules that every child will have imported;
-    `echo`, if given, gets all that children print, as it comes. Without `lingers` the fork server ends with the last
-    child, and another one is started for the next: for whoever has children now and then.
+    `echo`, if given, gets all that children print, as it comes; `gate` gets the lines of those that have a label.
+    Without `lingers` the fork server ends with the last child, and another one is started for the next: for whoever has
+    children now and then.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class RealProcesses:
         preload: Sequence[str] = (),
         path: Sequence[str] = (),
         echo: Callable[[bytes], None] | None = None,
+        gate: OutputGate | None = None,
         lingers: bool = True,
     ) -> None:
         self._loop = loop
         self._echo = echo
+        self._gate = gate
         self._lingers = lingers
         self._preload = list(preload)
         self._path = [*path, *(entry for entry in sys.path if entry not in path)]
@@ -73,12 +77,14 @@ class RealProcesses:
         page_bytes: int,
         on_frame: Callable[[bytes], None],
         on_exit: Callable[[Exit], None],
+        label: str = "",
     ) -> "RealChild":
         """Starts `module:function(channel, argument)` in a new process. Its pid is 0 until it is forked."""
         assert len(argument) <= ARGUMENT_BYTES_MAX, "an argument must fit into one message to the fork server"
         if self._server is None or self._server.ended:
             self._server = _Server(self._loop, self._path, self._preload, self._echo, self._lingers)
-        return self._server.fork(entry, argument, page_bytes, on_frame, on_exit)
+        said = ChildOutput(label, self._gate) if label and self._gate is not None else None
+        return self._server.fork(entry, argument, page_bytes, on_frame, on_exit, said)
 
     def close(self) -> None:
         """Ends the fork server and with it every child, at once; no exits are reported any more."""
@@ -121,6 +127,7 @@ class _Server:
         page_bytes: int,
         on_frame: Callable[[bytes], None],
         on_exit: Callable[[Exit], None],
+        said: ChildOutput | None,
     ) -> "RealChild":
         self._last_id += 1
         lock_name = f"/{LOCK_PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
@@ -130,7 +137,7 @@ class _Server:
         connection, their_connection = socket.socketpair()
         output, their_output = os.pipe()
         page = SharedPage(page_fd, page_bytes, lock)
-        child = RealChild(self._loop, page, lock_name, connection, output, on_frame, on_exit, self._echo)
+        child = RealChild(self._loop, page, lock_name, connection, output, on_frame, on_exit, self._echo, said)
         self._children[self._last_id] = child
         request = Fork(self._last_id, entry, argument, page_bytes, lock_name)
         fds = [their_connection.detach(), their_output, page_fd]
@@ -216,9 +223,11 @@ class RealChild:
         on_frame: Callable[[bytes], None],
         on_exit: Callable[[Exit], None],
         echo: Callable[[bytes], None] | None,
+        said: ChildOutput | None,
     ) -> None:
         self.pid = 0
         self._echo = echo
+        self._said = said
         self.page: Page = page
         self._loop = loop
         self._lock_name = lock_name         # "" once it is removed
@@ -289,6 +298,8 @@ class RealChild:
     def exited(self, code: int) -> None:
         """`code` as Python has it: below 0 is a signal."""
         self._drain()
+        if self._said is not None:
+            self._said.end()
         self._release()
         self._on_exit(Exit(code if code >= 0 else None, -code if code < 0 else None, self._tail))
 
@@ -356,6 +367,8 @@ class RealChild:
             self._loop.remove_reader(self._output)
         elif self._echo is not None:
             self._echo(data)
+        if data and self._said is not None:
+            self._said.feed(data)
         self._tail = (self._tail + data)[-STDERR_TAIL_BYTES:]
         return len(data)
 

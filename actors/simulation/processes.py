@@ -362,7 +362,7 @@ class SimProcesses:
 
     def spawn(
         self, entry: str, argument: bytes, *, page_bytes: int, on_frame: Callable[[bytes], None],
-        on_exit: Callable[[Exit], None],
+        on_exit: Callable[[Exit], None], label: str = "",
     ) -> SimChild:
         if not self._loop.alive:
             raise Cut

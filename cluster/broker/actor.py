@@ -16,6 +16,7 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.proposals import Proposals
 from cluster.broker.questions import Answering, Questions
+from cluster.broker.watching import Watching
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
     Applied,
@@ -47,6 +48,7 @@ from cluster.wire import (
     ROLE_WORKER,
     Answers,
     Describe,
+    Follow,
     Following,
     FromClient,
     FromWorker,
@@ -55,6 +57,7 @@ from cluster.wire import (
     LeaderIs,
     Lease,
     LeaseAck,
+    Progress,
     StatusRequest,
     Watch,
     Welcome,
@@ -98,6 +101,14 @@ class Broker(Actor):
             lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
             self._refuse,
         )
+        self._watching = watching = Watching(
+            self.machine,
+            self._links,
+            self.raft.stamp_ms,
+            self.context.at_turn_end,
+            questions.after_round,
+            self._refuse,
+        )
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -111,6 +122,8 @@ class Broker(Actor):
             Watch: questions.on_watch,
             Describe: questions.on_describe,
             StatusRequest: questions.on_status,
+            Follow: watching.on_follow,
+            Progress: watching.on_progress,
             Following: self._on_following,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
@@ -134,6 +147,7 @@ class Broker(Actor):
         link = self._links.remove(peer)
         if link is not None:
             self._delivery.forget(link)
+            self._watching.forget(link)
 
     def _drop(self, link: Link) -> None:
         link.peer.close()
@@ -228,6 +242,7 @@ class Broker(Actor):
         self._proposals.lead(message.term)
         self._questions.restart(leading=True)
         self._delivery.restart(message.term)
+        self._watching.restart()
         for link in self._links:
             link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
@@ -240,6 +255,7 @@ class Broker(Actor):
         self._proposals.rest()
         self._questions.restart(leading=False)
         self._delivery.restart(message.term)
+        self._watching.restart()
         for link in self._links:
             if message.node:
                 link.peer.send(LeaderIs(message.term, message.node))
@@ -252,6 +268,7 @@ class Broker(Actor):
             return
         effects = message.effects
         self._delivery.carry_out(effects)
+        self._watching.carry_out(effects)
         self._proposals.go_on()
         now = self.context.clock.now()
         for registered in effects.registered:
@@ -277,6 +294,7 @@ class Broker(Actor):
         if not self._links.claim(link, message.session):
             return
         link.running, link.children, link.pid = message.running, message.children, message.pid
+        self._watching.on_running(link)
         self._leases.heard(message.session, self.context.clock.now())
         self._questions.after_round(self._on_lease_confirmed, link, message)
 
@@ -294,6 +312,7 @@ class Broker(Actor):
             return
         self._questions.look()
         self._proposals.go_on()
+        self._watching.go_on()
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:

@@ -83,7 +83,7 @@ def _options(options: Options) -> int:
 
 
 def _failure(failure: Failure) -> int:
-    texts = (failure.type, failure.message, failure.traceback, failure.stderr)
+    texts = (failure.type, failure.message, failure.traceback, failure.stderr, failure.log)
     return FAILURE_OVERHEAD_BYTES + sum(map(_text, texts)) + sum(map(_text, failure.kinds))
 
 

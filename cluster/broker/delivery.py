@@ -18,6 +18,7 @@ from cluster.state.machine import Machine
 from cluster.wire import (
     HELLO_ITEMS_MAX,
     ROLE_WORKER,
+    WATCHED_TASKS_MAX,
     Answers,
     Assignments,
     Describe,
@@ -37,7 +38,6 @@ T = TypeVar("T")
 FRAME_BYTES_SOFT = 1024 * 1024      # a message of assignments or results is cut here
 HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
 STOP_ITEMS_MAX = HELLO_ITEMS_MAX // 3
-WATCHED_TASKS_MAX = 1_000_000       # of one client
 
 
 class Delivery:

@@ -3,5 +3,6 @@
 from cluster.client.blocking import BlockingBatch, BlockingClient, BlockingHandle
 from cluster.client.client import Client
 from cluster.client.handle import Batch, Handle
+from cluster.client.watching import Event
 
-__all__ = ["Batch", "BlockingBatch", "BlockingClient", "BlockingHandle", "Client", "Handle"]
+__all__ = ["Batch", "BlockingBatch", "BlockingClient", "BlockingHandle", "Client", "Event", "Handle"]

@@ -20,6 +20,7 @@ from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
 from cluster.client.waits import Waits
+from cluster.client.watching import Watcher, Watchers
 from cluster.errors import Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
@@ -30,6 +31,7 @@ from cluster.wire import (
     ROLE_CLIENT,
     Answers,
     Described,
+    Events,
     Hello,
     Lease,
     Overload,
@@ -79,6 +81,7 @@ class ClientActor(Actor):
         self._closed_at: Nanos = 0                          # when a retired session last said goodbye
         self._waits = Waits()
         self._questions = Questions()
+        self._watchers = Watchers()
         self._registered: list[Waiter] = []
         self._heard: Nanos = 0
         self._refused_registration = ""
@@ -106,6 +109,7 @@ class ClientActor(Actor):
             Overload: self._on_overload,
             StatusReply: self._questions.on_status,
             Described: self._questions.on_described,
+            Events: self._on_events,
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
@@ -123,6 +127,7 @@ class ClientActor(Actor):
         for future in self._registered:
             reject(future, error)
         self._questions.end(error)
+        self._watchers.fail(error)
 
     @property
     def has_ended(self) -> bool:
@@ -185,6 +190,14 @@ class ClientActor(Actor):
         self._waits.join(task, sink)
         self._waits.ask(self._links.leader, [task])
 
+    def follow(self, task: int, watcher: Watcher) -> None:
+        """Watches what happens to a task."""
+        self._check_open()
+        self._watchers.join(task, watcher, self._links.leader, self.context.clock.now())
+
+    def unfollow(self, task: int, watcher: Watcher) -> None:
+        self._watchers.leave(task, watcher, self._links.leader)
+
     def status(self, node: str, *, stale: bool = False) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
         self._check_open()
@@ -235,6 +248,7 @@ class ClientActor(Actor):
         assert self._inherit is None
         self._inherit = inherit
         self._wake_registered()
+        self._watchers.release()
 
     def _part(self, now: Nanos) -> None:
         """One step of a retired session towards its end: what it has seen first, for that only it can say; then
@@ -274,6 +288,7 @@ class ClientActor(Actor):
         self._heard = self.context.clock.now()
         self._follows = True
         self._on_term(self._links.term)
+        self._watchers.ask_all(leader, self._heard)
         if self.only_looks:
             self._wake_registered()
             self._rewatch()
@@ -357,6 +372,10 @@ class ClientActor(Actor):
         if peer is self._links.leader:
             self._waits.unknown(message.tasks)
 
+    def _on_events(self, peer: Peer, message: Events) -> None:
+        if peer is self._links.leader:
+            self._watchers.on_events(message.items)
+
     def _rewatch(self) -> None:
         """Asks for every awaited result whose submit was confirmed; the others are asked for once they are."""
         if self._waits.sinks:
@@ -388,6 +407,7 @@ class ClientActor(Actor):
         if self._links.leader is None:
             return
         self._waits.ask_again(self._links.leader)
+        self._watchers.ask_again(self._links.leader, now)
         quiet = now - self._heard
         if not self.session:
             if quiet > REGISTER_RETRY:

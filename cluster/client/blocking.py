@@ -15,6 +15,7 @@ from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
+from cluster.client.watching import Event
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
@@ -162,6 +163,31 @@ class BlockingHandle(Generic[R]):
     def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """As `Handle.cancel`: what waits is cancelled for good, what runs is asked to stop and ended after `grace`."""
         self._client.run(lambda: self._handle.cancel(grace))
+
+    def watch(self) -> Iterator[Event]:
+        """What happens to the task, until it has ended, as `Handle.watch`: `for event in handle.watch()`."""
+        events = self._handle.watch()
+
+        async def take() -> Event | None:
+            return await anext(events, None)
+
+        async def leave() -> None:
+            await events.aclose()
+
+        try:
+            while (event := self._client.run(take)) is not None:
+                yield event
+        finally:
+            with suppress(ClusterError, RuntimeError):      # the client was closed, or the wait for it broken off
+                self._client.run(leave)
+
+    def progress(self) -> tuple[int, int | None] | None:
+        """How far the task says it is, as `Handle.progress`."""
+        return self._client.run(self._handle.progress)
+
+    def log(self) -> str:
+        """What the last attempt that has ended has logged, as `Handle.log`."""
+        return self._client.run(self._handle.log)
 
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"

@@ -1,12 +1,13 @@
 """Handles and batches: what a client returns for submitted tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from actors import MILLISECOND, SECOND
+from cluster.client.watching import Event, watch
 from cluster.durations import Duration
 from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
 from cluster.state.effects import (
@@ -94,6 +95,37 @@ class Handle(Generic[R]):
         cancelled, or as what it came to before. Raises ValueError and TypeError for a grace that is none.
         """
         await self._client._cancel([self.id], grace)
+
+    def watch(self) -> AsyncGenerator[Event, None]:
+        """What happens to the task, beginning with how it is, until it has ended: `async for event in handle.watch()`.
+
+        The last event is "finished", and it comes once, whatever happened to brokers and workers. Others are not kept
+        for anybody: while the cluster changes its leader some may be lost, and the next says how the task is by then.
+        Raises TaskNotFound if the cluster has no record of it, Unavailable if the client was closed.
+        """
+        return watch(self._client, self)
+
+    async def progress(self) -> tuple[int, int | None] | None:
+        """How far the task says it is, (done, total), at most a second old; None if it does not run, or has not said.
+        Raises TaskNotFound, Unavailable and DeadlineExceeded."""
+        event = await self._present()
+        return None if event.done is None else (event.done, event.total)
+
+    async def log(self) -> str:
+        """What the last attempt that has ended wrote to `current().log`, the last 4 KiB of it. Raises as `progress`."""
+        return (await self._present()).log
+
+    async def _present(self) -> Event:
+        client = self._client
+        events = watch(client, self, client._deadline_at(client._deadline))
+        async for event in events:
+            await events.aclose()
+            return event
+        raise AssertionError("the first event says how a task is")
+
+    def record(self) -> TaskResult | None:
+        """The terminal record, once it has come."""
+        return self._result
 
     def deliver(self, result: TaskResult) -> None:
         self._result = result

@@ -28,7 +28,7 @@ RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
 
 # What a worker says of one attempt.
-OUTCOME_COMPLETED = 0    # body = encoded result
+OUTCOME_COMPLETED = 0    # body = encoded result; error is set if it logged, and has nothing but that
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
 OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culprit; error is set
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
@@ -107,6 +107,8 @@ class Submit(Command, tag=1, frozen=True):
 class Failure(Struct, array_like=True, gc=False, frozen=True):
     """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set. `kinds` are
     the names of the exception's type and its bases, for `RetryRule.on`; () = not worth a retry. They are not kept.
+    `log` is the end of what the attempt logged. One that completed and logged has a Failure with nothing but that: a
+    field of Outcome would be a byte of every success, and nearly all are silent.
     """
 
     type: str
@@ -116,6 +118,7 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
     signal: int = -1
     stderr: str = ""
     kinds: tuple[str, ...] = ()
+    log: str = ""
 
 
 class Outcome(Struct, array_like=True, gc=False, frozen=True):

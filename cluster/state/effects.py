@@ -65,7 +65,7 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
 class Effects:
     """Collected over one or more `apply` calls, then carried out by the leader's shell."""
 
-    __slots__ = ("answers", "assignments", "cancelled", "ended", "registered", "results", "withdrawn")
+    __slots__ = ("answers", "assignments", "cancelled", "ended", "moved", "registered", "results", "withdrawn")
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -75,3 +75,4 @@ class Effects:
         self.cancelled: dict[int, list[tuple[int, int, int]]] = {}      # worker session -> (task, attempt, grace_ms)
         self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records
         self.ended: list[int] = []                              # sessions that ended
+        self.moved: list[int] = []                              # tasks that lost their slot and wait again

@@ -1,9 +1,9 @@
 """Evidence: what failed attempts left behind, and how much of it is kept.
 
-A traceback and the tail of stderr may take 12 KiB of an attempt, and up to ten attempts of a task are kept. So the
-total is limited: when there is more, the oldest attempts lose these two texts, in the order in which they ended, also
-those of tasks that are yet to end. The attempt itself stays, with the type and the message of its error: they are
-part of the record, and counted there (`retention`).
+A traceback, the tail of stderr and what the attempt logged may take 16 KiB, and up to ten attempts of a task are kept.
+So the total is limited: when there is more, the oldest attempts lose these texts, in the order in which they ended,
+also those of tasks that are yet to end. An attempt that completed is here as well if it has logged. The attempt itself
+stays, with the type and the message of its error: they are part of the record, and counted there (`retention`).
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ EVIDENCE_OVERHEAD_BYTES = 256       # of one attempt: many short texts are bound
 
 
 class Evidence:
-    """Attempts that have a traceback or stderr, oldest first. Invariant: `bytes` is the sum of `attempts`."""
+    """Attempts that have a traceback, stderr or a log, oldest first. Invariant: `bytes` is the sum of `attempts`."""
 
     __slots__ = ("attempts", "bytes")
 
@@ -60,9 +60,9 @@ class Evidence:
 def evidence_bytes(attempt: Attempt) -> int:
     """What the texts of an attempt that may be blanked are counted with; 0 if it has none."""
     error = attempt.error
-    if error is None or not (error.traceback or error.stderr):
+    if error is None or not (error.traceback or error.stderr or error.log):
         return 0
-    return EVIDENCE_OVERHEAD_BYTES + text_bytes(error.traceback) + text_bytes(error.stderr)
+    return EVIDENCE_OVERHEAD_BYTES + text_bytes(error.traceback) + text_bytes(error.stderr) + text_bytes(error.log)
 
 
 def text_bytes(text: str) -> int:
@@ -74,7 +74,7 @@ def _blank(task: Task, number: int) -> None:
     for place, attempt in enumerate(task.attempts):
         if attempt.number == number:
             assert attempt.error is not None
-            error = structs.replace(attempt.error, traceback="", stderr="")
+            error = structs.replace(attempt.error, traceback="", stderr="", log="")
             task.attempts[place] = structs.replace(attempt, error=error)
             return
     raise AssertionError(f"evidence of attempt {number} of {task.id}, which has no such attempt")

@@ -89,6 +89,11 @@ class Ledger:
         if self.effects is not None:
             self.effects.withdrawn.setdefault(session, []).append((task, attempt))
 
+    def moved(self, task: int) -> None:
+        """It was in a slot, has not ended, and waits again. For those who watch it: no decision of its own."""
+        if self.effects is not None:
+            self.effects.moved.append(task)
+
     def ended(self, submitter: int, result: TaskResult) -> None:
         """A terminal record, for the session that submitted the task."""
         self.decisions += (ENDED, result.state, result.task)

@@ -99,6 +99,7 @@ def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
             continue
         task.attempt += 1
         task.state = PENDING
+        tables.ledger.moved(task.id)
         tables.queues.channels[task.spec.channel].prepend(task)
 
 

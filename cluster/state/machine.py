@@ -29,6 +29,7 @@ from cluster.state.commands import (
     Submit,
     Tick,
 )
+from cluster.state.credit import SLOT_BITS
 from cluster.state.decoding import decode_commands, decode_entry
 from cluster.state.dispatch import dispatch
 from cluster.state.effects import (
@@ -195,6 +196,16 @@ class Machine:
         """The ended attempts of a task, at most the last 10."""
         found = self._tables.tasks.get(task)
         return [] if found is None else found.all_attempts()
+
+    def held(self, task: int) -> tuple[int, int] | None:
+        """The session of the worker that a task is with, and which attempt this is; None if it is with none."""
+        found = self._tables.tasks.get(task)
+        return None if found is None or not found.holder else (found.holder >> SLOT_BITS, found.attempt)
+
+    def handed_out(self, task: int) -> int:
+        """The number of its attempt: the one that it is at, or that it waits for; 0 if it is not known."""
+        found = self._tables.tasks.get(task)
+        return 0 if found is None else found.attempt
 
     def queue_of(self, task: int) -> str | None:
         found = self._tables.tasks.get(task)

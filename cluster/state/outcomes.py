@@ -124,7 +124,7 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
             started_ms = outcome.started_ms
         task.started_ms = started_ms        # one object for all that started in the same millisecond
         task.run_us = outcome.run_us
-        if task.attempts is not None:
+        if task.attempts is not None or outcome.error is not None:
             tables.evidence.record(task, _attempt(name, outcome))
             done_bytes += attempts_bytes(task)
         done.append(task)

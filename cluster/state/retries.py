@@ -32,6 +32,7 @@ def retry(tables: Tables, task: Task) -> None:
     """A task that was taken from its slot waits for its next attempt."""
     task.failures += 1
     task.attempt += 1
+    tables.ledger.moved(task.id)
     wait_ms = wait_of(_rule(task.spec), task.id, task.failures)
     channel = tables.queues.channels[task.spec.channel]
     tables.ledger.decisions += (RETRIED, task.id, tables.now_ms + wait_ms)

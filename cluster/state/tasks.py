@@ -22,6 +22,7 @@ CRASHES_MAX = 3                 # a task that crashed so often is dead
 ATTEMPTS_KEPT_MAX = 10          # the last ones
 TRACEBACK_BYTES_MAX = 8 * 1024
 STDERR_BYTES_MAX = 4 * 1024
+LOG_BYTES_MAX = 4 * 1024
 ERROR_TYPE_BYTES_MAX = 512
 ERROR_MESSAGE_BYTES_MAX = 4 * 1024
 DATE_MS_MAX = 1 << 53
@@ -48,7 +49,7 @@ class Task(Message, gc=False):
     """A task. `worker`, `started_ms` and `run_us` are of the attempt that completed it. Once terminal,
     `attempt` is how often it was handed out, and `lot` the number of the lot that it is in (`retention`).
 
-    `attempts` stays None until an attempt ends otherwise: a first-try success needs no list.
+    `attempts` stays None until an attempt ends otherwise, or has logged: a silent first-try success needs no list.
     """
 
     worker: str = ""
@@ -143,4 +144,5 @@ def bounded(failure: Failure | None) -> Failure | None:
         failure.exit_code,
         failure.signal,
         tail(failure.stderr, STDERR_BYTES_MAX),
+        log=tail(failure.log, LOG_BYTES_MAX),
     )

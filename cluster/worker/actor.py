@@ -33,6 +33,7 @@ from cluster.wire import (
     Hello,
     Holding,
     LeaseAck,
+    Progress,
     RegisterAnswer,
     Stop,
     ToWorker,
@@ -45,6 +46,7 @@ from cluster.worker.config import WorkerConfig, explain
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_process import LoopProcess
+from cluster.worker.reports import Reports
 from cluster.worker.slot_child import SlotChild, State
 from cluster.worker.slots import Pair, Why
 
@@ -99,6 +101,7 @@ class Worker(Actor):
         self._progress_at: Nanos = 0                # of the completions: the last answer, or sending
         self._rewound_at: Nanos = 0
         self._drain_until: Nanos = 0
+        self._reports = Reports()
         self._ticking = False
         self._dying: set[SlotChild | LoopProcess] = set()   # children of a lost session that have not ended yet
 
@@ -205,6 +208,7 @@ class Worker(Actor):
             self._registered_at = 0
             self._register()
             return
+        self._reports.forget()
         self._send_lease(leader)
         self._send_holding(leader)
         self._resend(0)
@@ -360,10 +364,19 @@ class Worker(Actor):
             return
         for child in self._children:
             child.tick(now)
+        self._report(now)
         if self.life in (Life.DRAINING, Life.CLOSING):
             self._drain(now)
         if self.life is not Life.SERVING or any(child.is_busy for child in self._children):
             self._look_after()
+
+    def _report(self, now: Nanos) -> None:
+        """Says how far what runs is, if it is time for that."""
+        leader = self._links.leader
+        if self._completions is not None and leader is not None and self._reports.is_due(now):
+            rows = [row for child in self._children for row in child.progress()]
+            if rows and (items := self._reports.take(now, rows)):
+                leader.send(Progress(self.session, items))
 
     # -- completions ----------------------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ from cluster.worker.slots import Pair
 COMPLETE_OUTCOMES_MAX = 1_024
 COMPLETE_BYTES_MAX = 256 * 1024
 OUTCOME_OVERHEAD_BYTES = 40         # of an outcome beside its body and its error
-ERROR_BYTES = 16 * 1024             # an error's message, traceback and stderr are bounded by about this
+ERROR_BYTES = 20 * 1024             # an error's message, traceback, stderr and log are bounded by about this
+ERROR_OVERHEAD_BYTES = 256
+CHARACTER_BYTES_MAX = 4
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -106,4 +108,9 @@ class Completions:
 
 
 def _size(outcome: Outcome) -> int:
-    return len(outcome.body) + OUTCOME_OVERHEAD_BYTES + (ERROR_BYTES if outcome.error is not None else 0)
+    error = outcome.error
+    size = len(outcome.body) + OUTCOME_OVERHEAD_BYTES
+    if error is not None:
+        characters = len(error.message) + len(error.traceback) + len(error.stderr) + len(error.log)
+        size += ERROR_OVERHEAD_BYTES + min(ERROR_BYTES, CHARACTER_BYTES_MAX * characters)
+    return size

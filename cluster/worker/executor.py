@@ -22,11 +22,14 @@ from collections.abc import Mapping
 from signal import signal
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from actors import SECOND, Nanos, Page
 from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
+from cluster.task_log import Lines
 from cluster.worker.child_messages import (
     FINISHED,
     FLUSH_ESTIMATE_US,
@@ -70,6 +73,7 @@ class Executor:
     def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]]) -> None:
         self._host = host
         self._page = ClaimPage(host.page.view, create=True)
+        self._lines = Lines(self._page.log, host.wall_ms)
         self._tasks = tasks
         self._waiting: deque[Assignment] = deque()
         self._number = 0                        # of the last task claimed; counts as the worker does
@@ -144,7 +148,7 @@ class Executor:
         running.attempt = assignment.attempt
         running.name = assignment.name
         running.deadline_ms = started_ms + assignment.timeout_ms
-        running.page, running.number = self._page, self._number
+        running.page, running.number, running.lines = self._page, self._number, self._lines
         error = None
         is_users = False                        # what is raised comes out of the user's function
         try:
@@ -169,6 +173,8 @@ class Executor:
             body, status, error = b"", OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
         running.id = 0
         self._task = None
+        if self._page.log.number == self._number:
+            error = with_log(error, self._page.log.text(self._number))
         self._ended = now = host.now()
         self._outcome = encode(
             Outcome(
@@ -246,6 +252,11 @@ def failure_of(exception: BaseException, *, may_retry: bool = False, own_frames:
         _bounded(text, TRACEBACK_BYTES_MAX),
         kinds=tuple(kinds[:KINDS_MAX]),
     )
+
+
+def with_log(failure: Failure | None, log: str) -> Failure | None:
+    """What an attempt left behind, and what it logged. Who completes leaves nothing else."""
+    return structs.replace(failure or Failure("", ""), log=log) if log else failure
 
 
 def _bounded(text: str, bytes_max: int) -> str:

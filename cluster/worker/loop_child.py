@@ -7,6 +7,7 @@ from signal import SIGKILL, SIGTERM
 
 from actors import MILLISECOND, Nanos
 from cluster.state.commands import Outcome
+from cluster.wire import NO_TOTAL
 from cluster.worker.child_messages import Asks, Places, encode
 from cluster.worker.loop_process import LoopProcess
 from cluster.worker.loop_slots import NOWHERE, Held
@@ -25,6 +26,19 @@ class LoopChild(LoopProcess):
         if self._page is not None:
             self.slot.settle(self._page)
         return [held.assignment.task for held in self.slot.running]
+
+    def progress(self) -> list[tuple[int, int, int, int]]:
+        """Task, attempt, done and total (or -1) of all that run and have said how far they are; a hint."""
+        rows: list[tuple[int, int, int, int]] = []
+        page = self._page
+        if page is not None:
+            self.slot.settle(page)
+            for held in self.slot.running:
+                if (said := page.progress(held.place)) is not None:
+                    done, total = said
+                    task, attempt = held.assignment.task, held.assignment.attempt
+                    rows.append((task, attempt, done, NO_TOTAL if total is None else total))
+        return rows
 
     def feed(self) -> None:
         """Sends the child what its window takes."""

@@ -35,6 +35,7 @@ from cluster.state.commands import (
 )
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Running, Task, registered_tasks, running_here
+from cluster.task_log import Lines
 from cluster.worker.child_messages import (
     ASK_CANCEL,
     ASK_LIMIT,
@@ -51,7 +52,8 @@ from cluster.worker.child_messages import (
     setup_decoder,
     to_loop_decoder,
 )
-from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, load, soft_time_limit
+from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, load, soft_time_limit, with_log
+from cluster.worker.log_tail import OwnTail
 from cluster.worker.loop_page import LoopPage
 from cluster.worker.loop_slots import thrown_out
 from cluster.worker.slots import Why
@@ -139,6 +141,7 @@ class LoopExecutor:
             started_ms + assignment.timeout_ms,
             self._page,
             run.place,
+            Lines(log := OwnTail(), host.wall_ms),
         )
         running_here.set(here)
         error = None
@@ -158,6 +161,7 @@ class LoopExecutor:
             body = b""
             status, error = _fate(run, exception, is_users)
         here.id = 0
+        error = with_log(error, log.text(run.place))
         host.end_copy()
         del self._runs[run.place]
         run_us = (host.now() - started) // 1_000

@@ -9,12 +9,14 @@ holds up its loop: when the loop last turned, and whose code it is in. Outcomes 
 (`cluster.worker.page`), with the same promise for what is read after a kill.
 
 Layout, little endian: words `magic, beat, step, ring`, then for each place the word that says when its task began, then
-for each place a mark, then the ring from RING_OFFSET to the end of the page.
+for each place a mark, then `ProgressRows`, whose keys are the times at which tasks began, then the ring from
+RING_OFFSET to the end of the page.
 """
 
 from typing import Final
 
 from cluster.worker.page import RING_BYTES
+from cluster.worker.progress_rows import ROW, ProgressRows
 from cluster.worker.ring import OutcomeRing
 
 MAGIC: Final = 0x51_52_4D_51_4C_4F_4F_01
@@ -22,10 +24,11 @@ LOOP_TASKS_MAX: Final = 4_096
 WORDS_BYTES: Final = 64
 STARTS_OFFSET: Final = WORDS_BYTES
 MARKS_OFFSET: Final = STARTS_OFFSET + 8 * LOOP_TASKS_MAX
-RING_OFFSET: Final = 40 * 1_024
+ROWS_OFFSET: Final = 40 * 1_024
+RING_OFFSET: Final = ROWS_OFFSET + LOOP_TASKS_MAX * ROW.size
 LOOP_PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
 
-assert MARKS_OFFSET + LOOP_TASKS_MAX <= RING_OFFSET
+assert MARKS_OFFSET + LOOP_TASKS_MAX <= ROWS_OFFSET
 
 _MAGIC, _BEAT, _STEP, _RING = range(4)
 _FREE, _STOPPED, _WITHDRAWN = range(3)  # marks
@@ -34,13 +37,14 @@ _FREE, _STOPPED, _WITHDRAWN = range(3)  # marks
 class LoopPage:
     """One side's view of the page. Who may call what, and under which lock, is said at each method."""
 
-    __slots__ = ("_marks", "_starts", "_words", "ring")
+    __slots__ = ("_marks", "_rows", "_starts", "_words", "ring")
 
     def __init__(self, view: memoryview, *, create: bool = False) -> None:
         assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
         self._words = view[:WORDS_BYTES].cast("Q")
         self.ring = OutcomeRing(self._words, _RING, view[RING_OFFSET:])
         self._starts = view[STARTS_OFFSET:MARKS_OFFSET].cast("Q")
+        self._rows = ProgressRows(view[ROWS_OFFSET:RING_OFFSET])
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + LOOP_TASKS_MAX]
         if create:
             self._words[_MAGIC] = MAGIC
@@ -59,6 +63,10 @@ class LoopPage:
     def is_stopped(self, place: int) -> bool:
         """Whether the worker asks this task to stop; good without the lock."""
         return self._marks[place] == _STOPPED
+
+    def report(self, place: int, done: int, total: int | None) -> None:
+        """How far the task at `place` is; without the lock."""
+        self._rows.write(place, self._starts[place], done, total)
 
     def beat(self, now: int) -> None:
         """The loop turns; without the lock."""
@@ -83,6 +91,10 @@ class LoopPage:
     def started(self, place: int) -> int:
         """When the task at `place` began, in nanoseconds of the boot clock; 0: it has not."""
         return self._starts[place]
+
+    def progress(self, place: int) -> tuple[int, int | None] | None:
+        """What the task that runs at `place` has reported: done, and the total if it said one."""
+        return self._rows.read(place, self._starts[place])
 
     def withdraw(self, place: int) -> bool:
         """Takes back what was sent, under the lock; False if it has begun."""

@@ -89,6 +89,7 @@ class LoopProcess:
             page_bytes=LOOP_PAGE_BYTES,
             on_frame=callback(self._on_frame),
             on_exit=callback(self._on_exit),
+            label=f"{self._context.system.node}/loop",
         )
 
     def drop_queued(self) -> None:

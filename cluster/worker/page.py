@@ -16,22 +16,33 @@ bytes, aligned) and last, so what it says is true at every instant: an outcome i
 The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business. Another
 word has the number of the task that was warned of its soft time limit, by a signal: one that comes late means nobody.
 
+How far a task is lies in one of `ProgressRows`, at its number modulo WINDOW_TASKS; what it logs lies in a `LogTail`.
+Neither needs the lock.
+
 Layout, little endian: words `magic, claimed, claimed_at, ring, stop, warned`, then one mark per number modulo
-WINDOW_TASKS, then the ring from RING_OFFSET to the end of the page.
+WINDOW_TASKS; from LOG_OFFSET the tail of the log, from PROGRESS_OFFSET the rows `number, done, total, check`, then the
+ring from RING_OFFSET to the end of the page.
 """
 
 from typing import Final
 
+from cluster.worker.log_tail import TAIL_BYTES, LogTail
+from cluster.worker.progress_rows import ROW, ProgressRows
+
 MAGIC: Final = 0x51_52_4D_51_50_47_45_01
 WINDOW_TASKS: Final = 1_024         # numbers that may be with a child and unfinished at once
 MARKS_OFFSET: Final = 64
-RING_OFFSET: Final = 4_096
+LOG_OFFSET: Final = 2_048
+PROGRESS_OFFSET: Final = 8_192
+RING_OFFSET: Final = PROGRESS_OFFSET + WINDOW_TASKS * ROW.size
 RING_BYTES: Final = 256 * 1024
 PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
 COUNT_SHIFT: Final = 32
 LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
 
-assert MARKS_OFFSET + WINDOW_TASKS <= RING_OFFSET
+assert MARKS_OFFSET + WINDOW_TASKS <= LOG_OFFSET
+assert LOG_OFFSET + TAIL_BYTES <= PROGRESS_OFFSET
+assert RING_OFFSET % 8 == 0
 
 _MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP, _WARNED = range(6)
 
@@ -39,12 +50,14 @@ _MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP, _WARNED = range(6)
 class ClaimPage:
     """One side's view of the page. Who may call what, and under which lock, is said at each method."""
 
-    __slots__ = ("_marks", "_ring", "_ring_bytes", "_words")
+    __slots__ = ("_marks", "_ring", "_ring_bytes", "_rows", "_words", "log")
 
     def __init__(self, view: memoryview, *, create: bool = False) -> None:
         assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
         self._words = view[:MARKS_OFFSET].cast("Q")
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + WINDOW_TASKS]
+        self.log = LogTail(view[LOG_OFFSET : LOG_OFFSET + TAIL_BYTES])
+        self._rows = ProgressRows(view[PROGRESS_OFFSET:RING_OFFSET])
         self._ring = view[RING_OFFSET:]
         self._ring_bytes = view.nbytes - RING_OFFSET
         if create:
@@ -74,6 +87,10 @@ class ClaimPage:
     def is_warned(self, number: int) -> bool:
         """Whether the worker's signal is for this task; good without the lock."""
         return self._words[_WARNED] == number
+
+    def report(self, number: int, done: int, total: int | None) -> None:
+        """How far a task is; without the lock."""
+        self._rows.write(number % WINDOW_TASKS, number, done, total)
 
     def append(self, outcome: bytes) -> bool:
         """Adds one encoded outcome; False if the ring has no room for it."""
@@ -116,6 +133,11 @@ class ClaimPage:
     def warn(self, number: int) -> None:
         """A signal for this task follows, under the lock."""
         self._words[_WARNED] = number
+
+    def progress(self, number: int) -> tuple[int, int | None] | None:
+        """What this task has reported: done, and the total if it said one. None if it has not, or is about to. Good
+        without the lock."""
+        return self._rows.read(number % WINDOW_TASKS, number)
 
     @property
     def has_outcomes(self) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.state.commands import Outcome
+from cluster.wire import NO_TOTAL
 from cluster.worker.child_messages import (
     WARNING_SIGNAL,
     Batch,
@@ -87,6 +88,15 @@ class SlotChild:
         held = None if self._page is None else self.slot.running(self._page.claimed)
         return 0 if held is None else held.assignment.task
 
+    def progress(self) -> list[tuple[int, int, int, int]]:
+        """Task, attempt, done and total (or -1) of what runs and has said how far it is; a hint."""
+        page = self._page
+        held = None if page is None else self.slot.running(page.claimed)
+        if page is None or held is None or (said := page.progress(held.number)) is None:
+            return []
+        done, total = said
+        return [(held.assignment.task, held.assignment.attempt, done, NO_TOTAL if total is None else total)]
+
     @property
     def running_tasks(self) -> list[int]:
         """The ids of the tasks that run; a hint."""
@@ -112,6 +122,7 @@ class SlotChild:
             page_bytes=PAGE_BYTES,
             on_frame=callback(self._on_frame),
             on_exit=callback(self._on_exit),
+            label=f"{self._context.system.node}/{self.slot.index}",
         )
 
     def feed(self) -> None:
@@ -253,11 +264,13 @@ class SlotChild:
         page, was_ready = self._page, self.state is State.READY
         self.state = State.DOWN             # so that nothing more is sent
         claimed = claimed_at = 0
+        log = ""
         if page is not None:                # without the lock, whose holder is dead
             claimed, claimed_at = page.claimed, page.claimed_at
             if page.has_outcomes:
                 self._finish(self._decode(*page.take()))
-        ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms)
+            log = page.log.text(claimed)
+        ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms, log)
         culprit = self.slot.running(claimed)
         was_working = culprit is not None or self.slot.ending is not None
         if was_ready and not self.is_stopped:

@@ -82,6 +82,7 @@ class Ended(Struct, frozen=True):
     stderr: bytes
     now: Nanos
     wall_ms: int
+    log: str = ""                   # of the task that it had claimed last
 
 
 class Slot:
@@ -261,4 +262,5 @@ def _failure(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ())
         signal=-1 if ended.signal is None else ended.signal,
         stderr=ended.stderr[-STDERR_BYTES_MAX:].decode("utf-8", "replace"),
         kinds=kinds,
+        log=ended.log,
     )

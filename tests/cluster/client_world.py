@@ -18,10 +18,12 @@ from cluster.client.succession import SessionLimits
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.compactors import register_compactor
 from cluster.storage.segment import WalLimits
+from cluster.task import current
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
+from cluster.worker.page import ClaimPage
 from cluster.worker.process import start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 
@@ -48,6 +50,8 @@ class Mishap(Exception):
 @task(name="world:work")
 def work(parcel: Parcel, work_us: int = 0, fate: Fate = "ok") -> Parcel:
     """Returns the parcel, after that much virtual time."""
+    if parcel.label == "log":
+        current().log.info("parcel %d, attempt %d", parcel.number, current().attempt)
     if fate == "raise":
         raise ValueError(f"parcel {parcel.number}")
     return parcel
@@ -79,6 +83,7 @@ class ClientWorld:
         wal: WalLimits = WAL,
     ) -> None:
         self.wal = wal
+        self.steps = 1                              # of each task; it says at each how far it is, if there are more
         self.world = World(seed, network=network)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
         register_compactor(self.world, lambda: None)
@@ -117,6 +122,7 @@ class ClientWorld:
     async def _executor(self, port: ChildPort, argument: bytes) -> None:
         executor = Executor(port, TASKS)
         port.send(encode(Ready(tuple(sorted(TASKS)))))
+        page = ClaimPage(port.page.view)
         while True:
             while executor.claim():
                 running = executor.running
@@ -124,7 +130,10 @@ class ClientWorld:
                 self.runs[running.task] = self.runs.get(running.task, 0) + 1
                 args, kwargs = work.codec.decode_arguments(running.body)
                 _, work_us, fate = (*args, *(0, "ok")[len(args) - 1 :])
-                await port.work(kwargs.get("work_us", work_us) * MICROSECOND)
+                for step in range(self.steps):
+                    if self.steps > 1:
+                        page.report(page.claimed, step, self.steps)
+                    await port.work(kwargs.get("work_us", work_us) * MICROSECOND // self.steps)
                 if kwargs.get("fate", fate) == "die":
                     raise SystemExit(3)
                 executor.run()

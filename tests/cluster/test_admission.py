@@ -45,7 +45,7 @@ def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy
     return st.builds(kind, *fields)
 
 
-failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples)
+failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples, texts)
 rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
 options = every(
     Options, texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers

@@ -130,3 +130,15 @@ async def fork_and_come_back_twice(note: str) -> int:
         return -1
     os.waitpid(pid, 0)
     return os.getpid()
+
+
+@task
+async def tell(folder: str, number: int) -> None:
+    """Says how far it is and logs, beside others that do the same, until the folder has a file "go"."""
+    current().progress(number, 100)
+    current().log.info("this is number %d", number)
+    while not (Path(folder) / "go").exists():
+        await asyncio.sleep(0.005)
+    await asyncio.to_thread(current().log.warning, "from a thread of %d", number)
+    if number % 2:
+        raise ValueError(str(number))

@@ -62,6 +62,24 @@ def test_each_knows_who_it_is_also_in_its_threads_and_subtasks() -> None:
     run(main)
 
 
+def test_each_says_for_itself_how_far_it_is_and_what_it_logs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with loop() as rig:
+            given = {rig.submit(tasks.tell, str(tmp_path), number): number for number in range(6)}
+            await rig.running(*given)
+            assert sorted(rig.child.progress()) == sorted((task, 1, number, 100) for task, number in given.items())
+            (tmp_path / "go").touch()
+            for outcome in await rig.outcomes_of(*given):
+                number = given[outcome.task]
+                first, second = failure(outcome).log.splitlines()
+                assert first.endswith(f"INFO this is number {number}")
+                assert second.endswith(f"WARNING from a thread of {number}")
+                assert failure(outcome).type == ("ValueError" if number % 2 else "")
+            assert rig.child.progress() == []
+
+    run(main)
+
+
 def test_one_that_raises_or_exits_has_ended_alone() -> None:
     async def main() -> None:
         async with loop() as rig:

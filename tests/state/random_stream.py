@@ -285,7 +285,8 @@ class Stream:
         random = self.random
         run_us = random.choice((3, 40, 700, 30_000))
         if random.random() < 0.8:
-            return Outcome(assignment.task, assignment.attempt, OUTCOME_COMPLETED, self.now_ms, run_us, b"ok")
+            log = Failure("", "", log=f"task {assignment.task}\n") if assignment.task % 5 == 0 else None
+            return Outcome(assignment.task, assignment.attempt, OUTCOME_COMPLETED, self.now_ms, run_us, b"ok", log)
         attempt = assignment.attempt + (random.random() < 0.1)
         started_ms = random.choice((0, self.now_ms))
         error = Failure("E", "m", "t", 1, kinds=random.choice(((), ("E", "Exception"), ("F", "Exception"))))

@@ -2,6 +2,7 @@
 its process is a port that notes what it was sent.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -109,6 +110,8 @@ class Rig:
         return function
 
     def call_at(self, when: Nanos, callback: Any) -> None: ...
+
+    system = SimpleNamespace(node="w1")
 
     def child_ready(self, ready: Ready) -> None: ...
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.worker.page import PAGE_BYTES, RING_OFFSET, WINDOW_TASKS, ClaimPage
+from cluster.worker.page import PAGE_BYTES, PROGRESS_OFFSET, RING_OFFSET, WINDOW_TASKS, ClaimPage
+from cluster.worker.progress_rows import ROW
 
 
 def pages(size: int = PAGE_BYTES) -> tuple[ClaimPage, ClaimPage]:
@@ -75,3 +76,35 @@ def test_the_ring_gives_back_what_was_put_in_exactly_once_and_in_order(steps: li
             model.append(step)
         else:
             assert sum(map(len, model)) + len(step) > 100
+
+
+def test_progress_is_that_of_the_task_that_said_it():
+    child, worker = pages()
+    assert worker.progress(1) is None
+    child.report(1, 3, 10)
+    child.report(2, 2**63 - 1, None)
+    assert worker.progress(1) == (3, 10)
+    assert worker.progress(2) == (2**63 - 1, None)
+    child.report(1, 4, 10)
+    assert worker.progress(1) == (4, 10)
+    child.report(1 + WINDOW_TASKS, 0, 0)
+    assert worker.progress(1) is None, "its row is another's by now"
+    assert worker.progress(1 + WINDOW_TASKS) == (0, 0)
+
+
+rows = st.tuples(st.integers(0, 2**63 - 1) | st.integers(0, 20), st.none() | st.integers(0, 20))
+
+
+@given(rows, rows, st.lists(st.booleans(), min_size=4, max_size=4))
+def test_a_row_that_is_half_another_is_no_row(before, after, taken):
+    memory = memoryview(bytearray(PAGE_BYTES))
+    child = ClaimPage(memory, create=True)
+    child.report(5, *before)
+    start = PROGRESS_OFFSET + 5 * ROW.size
+    old = bytes(memory[start : start + ROW.size])
+    child.report(5, *after)
+    new = bytes(memory[start : start + ROW.size])
+    for word, is_new in enumerate(taken):
+        place = slice(word * 8, word * 8 + 8)
+        memory[start + place.start : start + place.stop] = (new if is_new else old)[place]
+    assert ClaimPage(memory).progress(5) in (None, before, after)

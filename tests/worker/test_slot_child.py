@@ -2,6 +2,7 @@
 claim page, in the test's hands; its process is a port that notes what it was sent.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -74,6 +75,8 @@ class Rig:
 
     def callback(self, function: Any) -> Any:
         return function
+
+    system = SimpleNamespace(node="w1")
 
     def child_ready(self, ready: Ready) -> None: ...
 
