@@ -50,6 +50,7 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
+OWN_MODULES = ("cluster.worker.", "asyncio.")   # whose frames, above the user's code in a traceback, are of no use
 
 
 class Host(Protocol):
@@ -228,17 +229,17 @@ def soft_time_limit(name: str) -> SoftTimeLimit:
     return SoftTimeLimit(f"{name} has run for its soft time limit")
 
 
-def failure_of(exception: BaseException, *, may_retry: bool = False, own_frames: int = 1) -> Failure:
-    """An exception as it is recorded: its type, its message, and its traceback from the user's code on, which is behind
-    the first `own_frames`. With `may_retry` also the types that a retry may be for."""
+def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
+    """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
+    `may_retry` also the types that a retry may be for."""
     kind = type(exception)
     try:
         message = str(exception)
     except Exception as broken:
         message = f"<its __str__ raised {type(broken).__name__}>"
     tb = exception.__traceback__
-    for _ in range(own_frames):
-        tb = tb and tb.tb_next
+    while tb is not None and str(tb.tb_frame.f_globals.get("__name__")).startswith(OWN_MODULES):
+        tb = tb.tb_next
     try:
         text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
     except Exception as broken:

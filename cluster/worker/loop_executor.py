@@ -62,7 +62,6 @@ THROWN_OUT = {
     ASK_LIMIT: (Why.TIME_LIMIT, OUTCOME_TIMED_OUT),
     ASK_CANCEL: (Why.CANCELLED, OUTCOME_CANCELLED),
 }
-OWN_FRAMES = 2                      # of a traceback: `_run` and `_steps`
 BEAT_INTERVAL_S = BEAT_INTERVAL_NS / SECOND
 
 Code = Coroutine[Any, Any, Any]
@@ -186,7 +185,8 @@ class LoopExecutor:
             try:
                 yield waits_for                 # asyncio sends nothing back
             except BaseException as exception:
-                thrown = exception
+                assert exception.__traceback__ is not None
+                thrown = exception.with_traceback(exception.__traceback__.tb_next)      # without this frame
 
     def _begin(self, run: Run, now: int) -> bool:
         page = self._host.page
@@ -248,15 +248,15 @@ def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Fail
     assignment, asked = run.assignment, run.asked
     if asked in THROWN_OUT:
         why, status = THROWN_OUT[asked]
-        return status, thrown_out(why, assignment, failure_of(exception, own_frames=OWN_FRAMES).traceback)
+        return status, thrown_out(why, assignment, failure_of(exception).traceback)
     if isinstance(exception, SystemExit | KeyboardInterrupt):
         code = exception.code if isinstance(exception, SystemExit) else 1
         exit_code = code if isinstance(code, int) else int(code is not None)
-        return OUTCOME_CRASHED, replace(failure_of(exception, own_frames=OWN_FRAMES), exit_code=exit_code & 0xFF)
+        return OUTCOME_CRASHED, replace(failure_of(exception), exit_code=exit_code & 0xFF)
     if asked == ASK_WARN and isinstance(exception, asyncio.CancelledError):
         late = soft_time_limit(assignment.name).with_traceback(exception.__traceback__)
-        return OUTCOME_FAILED, failure_of(late, may_retry=True, own_frames=OWN_FRAMES)
-    return OUTCOME_FAILED, failure_of(exception, may_retry=is_users, own_frames=OWN_FRAMES if is_users else 1)
+        return OUTCOME_FAILED, failure_of(late, may_retry=True)
+    return OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
 
 
 class LoopChannel(LoopHost, Protocol):

@@ -120,7 +120,10 @@ def test_limits_are_thrown_into_the_task_that_they_are_for(tmp_path: Path) -> No
             outcomes = await rig.outcomes_of(hard, soft, kept)
             assert statuses(outcomes) == [OUTCOME_TIMED_OUT, OUTCOME_FAILED, OUTCOME_COMPLETED]
             assert [failure(outcome).type for outcome in outcomes[:2]] == ["TimeLimitExceeded", "SoftTimeLimit"]
-            assert "0.1 s" in failure(outcomes[0]).message and "asyncio.sleep(60)" in failure(outcomes[0]).traceback
+            assert "0.1 s" in failure(outcomes[0]).message
+            for outcome in outcomes[:2]:
+                assert "await asyncio.sleep(60)" in failure(outcome).traceback
+                assert "loop_executor.py" not in failure(outcome).traceback
             assert {"SoftTimeLimit", "TimeoutError"} <= set(failure(outcomes[1]).kinds)
             assert sorted(os.listdir(tmp_path)) == ["hard", "kept", "soft"]
             assert stays not in rig.done and rig.exits == 0
