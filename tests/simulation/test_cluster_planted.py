@@ -119,7 +119,7 @@ def test_a_voter_that_crashes_keeps_its_vote(seed: int):
 
 
 @pytest.mark.parametrize(
-    ("planted", "seed"), [(Planted.OVERWRITTEN_ENTRY_PLANNED, 5), (Planted.LAST_ENTRY_NOT_PLANNED, 0)]
+    ("planted", "seed"), [(Planted.OVERWRITTEN_ENTRY_PLANNED, 2), (Planted.LAST_ENTRY_NOT_PLANNED, 0)]
 )
 def test_nothing_that_a_wrong_plan_comes_to_is_ever_adopted_and_each_is_an_alarm(planted: Planted, seed: int):
     """The compactor itself compares what it came to with what its broker has, and reads pieces that fit only."""
