@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--compact-mib", type=int, default=0, help="log that becomes a snapshot, in MiB (0: the default)")
     group.addoption("--rate", type=int, default=10_000, help="tasks per second of the open-loop benchmark")
     group.addoption("--open-loop-seconds", type=float, default=10.0, help="window of the open-loop benchmark")
+    group.addoption("--async-tasks", type=int, default=2_000, help="tasks of a round of the async benchmark")
     group.addoption("--slots", type=int, default=1, help="slots of each of the two workers")
 
 

@@ -64,6 +64,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         path=(str(folder.resolve()), str(Path.cwd())),
         directory=_directory(plan, worker.name, folder),
         wear=WearLimits(worker.recycle_after, worker.recycle_above, worker.memory_limit),
+        async_tasks=worker.async_tasks,
     )
     return msgspec.msgpack.encode(config)
 

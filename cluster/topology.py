@@ -20,6 +20,8 @@ BROKER_COUNTS = (1, 3, 5, 7)
 BULK_PORT_OFFSET = 1_000
 PORT_MAX = 65_535
 SLOTS_MAX = 1_024
+ASYNC_TASKS_DEFAULT = 200
+ASYNC_TASKS_MAX = 4_096
 WORKERS_MAX = 1_024
 RECYCLE_AFTER_MAX = 1_000_000_000       # tasks
 CHILD_BYTES_MIN = 16 * 1024 * 1024      # an interpreter with no task takes more
@@ -31,7 +33,7 @@ LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|\[::1\]")
 CLUSTER_KEYS = ("name", "data", "insecure")
 BROKER_KEYS = ("name", "address", "bulk_address")
 WORKER_KEYS = (
-    "name", "host", "slots", "queues", "modules", "prefetch", "labels",
+    "name", "host", "slots", "queues", "modules", "prefetch", "labels", "async_tasks",
     "recycle_after", "recycle_above", "memory_limit",
 )  # fmt: skip
 TABLES = ("cluster", "broker", "worker")
@@ -55,7 +57,8 @@ class BrokerNode:
 @dataclass(frozen=True, slots=True)
 class WorkerNode:
     """One worker: `slots` executor children; `prefetch` 0 = auto. A child is replaced after `recycle_after` tasks, or
-    when one leaves more than `recycle_above` bytes in memory, and killed above `memory_limit` bytes; 0 = never."""
+    when one leaves more than `recycle_above` bytes in memory, and killed above `memory_limit` bytes; 0 = never. So many
+    `async_tasks` run at once; 0 = in slots."""
 
     name: str
     host: str
@@ -67,6 +70,7 @@ class WorkerNode:
     recycle_after: int = 0
     recycle_above: int = 0
     memory_limit: int = 0
+    async_tasks: int = ASYNC_TASKS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,14 @@ class _Reader:
         queues = self.strings(row, where, "queues", ("default",))
         if not queues:
             self.fail((*where, "queues"), "queues: name at least one queue, or leave the key out")
-        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, *self.wear(row, where))
+        async_tasks = self.value(row, where, "async_tasks", int, ASYNC_TASKS_DEFAULT)
+        if not 0 <= async_tasks <= ASYNC_TASKS_MAX:
+            self.fail(
+                (*where, "async_tasks"),
+                f"async_tasks = {async_tasks}: use 1 to {ASYNC_TASKS_MAX}, or 0 to run async tasks in slots",
+            )
+        wear = self.wear(row, where)
+        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, *wear, async_tasks)
 
     def wear(self, row: dict[str, object], where: tuple[str, int]) -> tuple[int, int, int]:
         """What a worker's child may be used for: tasks, bytes after a task, bytes while one runs."""

@@ -56,10 +56,13 @@ PURE = (
     "cluster/worker/child_messages.py",
     "cluster/worker/completions.py",
     "cluster/worker/lease.py",
+    "cluster/worker/loop_page.py",
+    "cluster/worker/loop_slots.py",
     "cluster/worker/log_tail.py",
     "cluster/worker/page.py",
     "cluster/worker/progress_rows.py",
     "cluster/worker/reports.py",
+    "cluster/worker/ring.py",
     "cluster/worker/slots.py",
     "cluster/sizes.py",
     "cluster/worker/claims.py",
@@ -84,6 +87,7 @@ MAY_TOUCH_THE_WORLD = (
     "cluster/command_line/*",       # a user's process, not a node of a cluster
     "cluster/launch.py",
     "cluster/worker/executor.py",          # runs user code in a child: its stderr, its stack, its kill
+    "cluster/worker/loop_executor.py",     # runs user code on a loop of its own
     "cluster/local.py",             # runs `launch` for demos, tests and benchmarks
 )
 

@@ -10,6 +10,7 @@ import faulthandler
 import importlib
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -126,6 +127,7 @@ class Channel:
         self._frames = Frames()
         self._pid = os.getpid()
         self._files: OsFiles | None = None
+        self.is_closed = False                  # by the parent, as far as `poll` has seen
 
     @property
     def files(self) -> OsFiles:
@@ -147,7 +149,16 @@ class Channel:
 
     def send(self, frame: bytes) -> None:
         """Hands one frame to the parent; blocks while the parent does not read."""
-        self._connection.sendall(FRAME_LENGTH.pack(len(frame)) + frame)
+        left = memoryview(FRAME_LENGTH.pack(len(frame)) + frame)
+        while left:
+            try:
+                left = left[self._connection.send(left) :]
+            except BlockingIOError:             # an event loop that was given the descriptor has made it such a one
+                select.select((), (self._connection,), ())
+
+    def fileno(self) -> int:
+        """Of the connection, for an event loop to say when there is something to `poll`."""
+        return self._connection.fileno()
 
     def poll(self) -> bytes | None:
         """A frame that is there already, else None."""
@@ -157,6 +168,7 @@ class Channel:
                 data = self._connection.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
+            self.is_closed = not data
             self._frames.feed(data)
             frame = self._frames.take()
         return frame

@@ -155,6 +155,9 @@ class ChildPort:
     def step_back(self, nice: int) -> None:
         """Simulated processors are not scarce."""
 
+    def end_copy(self) -> None:
+        """Nothing forks a simulated child."""
+
     def send(self, frame: bytes) -> None:
         """Hands one frame to the parent."""
         if not self._loop.alive:

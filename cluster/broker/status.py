@@ -34,7 +34,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
             continue
         link = links.of_session(session.id)
         held = machine.held_by(session.id)
-        running = _running(held, link.running if link is not None else ())
+        running = _running(held, link.running if link is not None else (), session.worker.slots)
         waits = [assignment for assignment in held if assignment.task not in running]
         for assignment in waits:
             queue = machine.queue_of(assignment.task) or ""
@@ -61,16 +61,16 @@ def _parked(status: Status) -> dict[str, object]:
     return {"parked": [dict(row) for row in status["parked"]]}
 
 
-def _running(held: list[Assignment], heard: tuple[int, ...]) -> set[int]:
+def _running(held: list[Assignment], heard: tuple[int, ...], loop: int) -> set[int]:
     """Tasks that run, as far as the last heartbeat tells: those that it named, and for each that has ended since, the
-    first one held by another slot."""
+    first one held by another slot. In an event loop, which is slot `loop`, all run."""
     named = set(heard)
     running = {assignment.task: assignment.slot for assignment in held if assignment.task in named}
     slots = set(running.values())
     for assignment in held:
         if len(running) >= len(heard):
             break
-        if assignment.slot not in slots:
+        if assignment.slot != loop and assignment.slot not in slots:
             slots.add(assignment.slot)
             running[assignment.task] = assignment.slot
-    return set(running)
+    return {*running, *(assignment.task for assignment in held if assignment.slot == loop)}

@@ -21,10 +21,11 @@ from cluster.node_report import EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.state_oracle import FULL_DIGEST_INTERVAL
-from cluster.simulation.tasks import WEAR, Count, executor_body
+from cluster.simulation.tasks import WEAR, Count, OnRun, executor_body, loop_body
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
+from cluster.worker.loop_process import LOOP_ENTRY
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 
@@ -32,6 +33,7 @@ BROKERS = ("b1", "b2", "b3")
 WORKERS = ("w1", "w2")
 LABELS = {"w1": (), "w2": ("gpu",)}
 SLOTS = 2
+ASYNC_TASKS = 6
 DIRECTORY = "data"              # of a broker, on its own disk
 RESTART_NS_MIN: Nanos = 100 * MILLISECOND
 RESTART_NS_MAX: Nanos = 1 * SECOND
@@ -139,12 +141,14 @@ class BrokerProcess(Node):
 
 
 class WorkerProcess(Node):
-    """A worker, whose children run `executor_body`."""
+    """A worker, whose children run `executor_body` and `loop_body`."""
 
     def __init__(self, world: World, name: str, plan: Topology, on_end: OnEnd) -> None:
         brokers = tuple((node.name, node.address) for node in plan.brokers)
         labels = LABELS[name]
-        self.config = WorkerConfig(plan.name, name, brokers, ("simulated",), SLOTS, labels=labels, wear=WEAR)
+        self.config = WorkerConfig(
+            plan.name, name, brokers, ("simulated",), SLOTS, labels=labels, wear=WEAR, async_tasks=ASYNC_TASKS
+        )
         self._on_end = on_end
         self._system: ActorSystem | None = None         # while it runs
         super().__init__(world, name)
@@ -170,17 +174,19 @@ class WorkerProcess(Node):
         raise SystemExit(EXIT_FAULT if ended else 0)
 
 
-def register_executor(
-    world: World, on_run: Callable[[int, int], None], on_count: Callable[[int, Count], None]
-) -> None:
+def register_executors(world: World, on_run: OnRun, on_count: Callable[[int, Count], None]) -> None:
     """What workers' children run; `on_run(task, attempt)` is told of every start, and `on_count` of what tallies count
     in which child."""
     children = itertools.count(1)
 
-    def body(port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
+    def slot(port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
         return executor_body(port, on_run, partial(on_count, next(children)))
 
-    world.register_entry(EXECUTOR_ENTRY, body)
+    def loop(port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
+        return loop_body(port, on_run)
+
+    world.register_entry(EXECUTOR_ENTRY, slot)
+    world.register_entry(LOOP_ENTRY, loop)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cluster.simulation.nodes import (
     BrokerProcess,
     StandIns,
     WorkerProcess,
-    register_executor,
+    register_executors,
     topology,
 )
 from cluster.simulation.oracles import Oracles
@@ -84,7 +84,7 @@ class Scenario:
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
         sync_mode = "inline" if seed // 2 % 2 else "thread"
-        register_executor(world, oracles.state.ran, oracles.keys.counted)
+        register_executors(world, oracles.state.ran, oracles.keys.counted)
         self.snapshots = 0                  # that compactors have finished
         register_compactor(world, self._count_snapshot, compactor_of(planted))
 

@@ -1,20 +1,24 @@
-"""The tasks of the simulated users, and the body of the executor children that run them.
+"""The tasks of the simulated users, and the bodies of the children that run them.
 
-The child drives the real `Executor` over the real claim page. Only what a user's function would do with its time is
-simulated: the call says how long it takes and how it ends, and the child waits in virtual time instead of working.
+A slot's child drives the real `Executor` over the real claim page, a loop's child the real `LoopExecutor` on its
+simulated loop. Only what a user's function would do with its time is simulated: the call says how long it takes and how
+it ends, and the child waits in virtual time instead of working.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple, Never
 
 import msgspec
 
-from actors import MICROSECOND
+from actors import MICROSECOND, SECOND
 from actors.simulation import ChildPort
 from cluster.task import Task, current, task
 from cluster.task_actor import TaskActor, definition_of
 from cluster.worker.child_messages import Ready, encode
 from cluster.worker.executor import Executor
+from cluster.worker.loop_executor import LoopExecutor
 from cluster.worker.wear import WearLimits
 
 Fate = Literal["ok", "raise", "raise once", "crash once", "crash always"]
@@ -30,6 +34,12 @@ HOG_BYTES = 900 * MIB
 HOG_ONE_IN = 60                 # calls whose first attempt has so much while it runs, and runs until it is seen
 HOG_US = 200_000
 WEAR = WearLimits(recycle_after=40, recycle_above=150 * MIB, memory_limit=600 * MIB)
+
+BLOCKS_ONE_IN = 16              # of what waits: it does not let go of its loop meanwhile
+STAYS_ONE_IN = 24               # it does not end when it is thrown out
+
+OnRun = Callable[[int, int], None]      # task, attempt
+
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
     """What a simulated user asks for: `work_us` of work that ends as `fate` says. Keys are unique in a world."""
@@ -87,18 +97,60 @@ class Tally(TaskActor, name="simulated:Tally"):
 
 count = definition_of(Tally).tasks["count"]
 
+_loop_child: ContextVar[tuple[ChildPort, OnRun]] = ContextVar("_loop_child")
+
+
+@task(name="simulated:wait")
+async def wait(call: Call) -> int:
+    """As `work`, beside others in the event loop of a worker."""
+    port, on_run = _loop_child.get()
+    attempt = current().attempt
+    on_run(current().id, attempt)
+    if call.key % BLOCKS_ONE_IN == 0:
+        port.charge(call.work_us * MICROSECOND)
+        await asyncio.sleep(0)
+    else:
+        ends_at = port.now() + call.work_us * MICROSECOND
+        while (left := ends_at - port.now()) > 0:
+            try:
+                await asyncio.sleep(left / SECOND)
+            except asyncio.CancelledError:
+                if call.key % STAYS_ONE_IN:
+                    raise
+    if call.fate == "crash always" or (call.fate == "crash once" and attempt == 1):
+        asyncio.get_running_loop().call_soon(_crash)
+        await asyncio.Event().wait()
+    return work(call)
+
+
+def _crash() -> Never:
+    raise SystemExit(CRASH_EXIT_CODE)
+
+
 # Not the registry: which tasks other modules define in this interpreter must not change the course of a seed.
-TASKS: dict[str, Task[..., Any]] = {work.name: work, count.name: count}
+TASKS: dict[str, Task[..., Any]] = {work.name: work, count.name: count, wait.name: wait}
+READY = Ready(tuple(sorted(TASKS)), (wait.name,))
+
+
+async def loop_body(port: ChildPort, on_run: OnRun) -> None:
+    """What the `main` of a loop's executor does. `on_run` sees each start."""
+    _loop_child.set((port, on_run))
+    executor = LoopExecutor(port, TASKS, asyncio.get_running_loop())
+    port.send(encode(READY))
+    while (frame := await port.receive()) is not None:
+        executor.receive(frame)
+    executor.close()
+    await executor.ended
 
 
 async def executor_body(
-    port: ChildPort, on_run: Callable[[int, int], None], on_count: Callable[[Count], None] = lambda count: None
+    port: ChildPort, on_run: OnRun, on_count: Callable[[Count], None] = lambda count: None
 ) -> None:
-    """What the executor's `main` does, with work that takes virtual time. `on_run(task, attempt)` sees each start,
-    `on_count` what a tally counts."""
+    """What the executor's `main` does, with work that takes virtual time. `on_run` sees each start, `on_count` what a
+    tally counts."""
     executor = Executor(port, TASKS)
     port.rss_bytes = FRESH_BYTES
-    port.send(encode(Ready(tuple(sorted(TASKS)))))
+    port.send(encode(READY))
     while True:
         while executor.claim():
             running = executor.running

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import History, Operation, World
@@ -29,7 +29,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.simulation.nodes import Node
-from cluster.simulation.tasks import Call, Fate, Simulated, count, work
+from cluster.simulation.tasks import Call, Fate, Simulated, count, wait, work
 from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
@@ -53,6 +53,8 @@ KEYS = 5
 COUNTED_PART = 0.3              # of the calls in every other seed: those of task actors, whose instances count them
 COUNTED_KEYS = ("k1", "k2", "k3")
 
+ASYNC_ONE_IN = 3                # of submits, and of maps
+
 FATES: tuple[tuple[Fate, int], ...] = (
     ("ok", 90),
     ("raise", 4),
@@ -61,6 +63,9 @@ FATES: tuple[tuple[Fate, int], ...] = (
     ("crash always", 1),
 )
 DURATIONS_US = (((200, 5_000), 70), ((5_000, 50_000), 22), ((100_000, 300_000), 7), ((1_000_000, 3_000_000), 1))
+
+TIMEOUTS_S = (0.005, 0.1)
+LONGER = (1, 50)                # what is to be cancelled takes so many times as long: it then runs, mostly
 
 RETRIED: tuple[tuple[type[Exception], ...], ...] = ((), (), (Simulated,), (ArithmeticError,))
 
@@ -176,7 +181,9 @@ class ClientProcess(Node):
             await self._await(client.handle(tasks[self.random.randrange(len(tasks))]))
 
     async def _cancel(self, client: Client, ports: Ports) -> None:
-        handle = await self._submit(client, self._call(), self._options())
+        call = self._call()
+        call = replace(call, work_us=call.work_us * self.random.choice(LONGER))
+        handle = await self._submit(client, call, self._options())
         if handle is None:
             return
         await ports_pause(ports, self.random.randrange(100 * MILLISECOND))
@@ -265,8 +272,10 @@ class ClientProcess(Node):
         return Call(self.workload.new_key(), self.random.randint(low, high), self._choose(FATES), padding)
 
     def _task(self, options: TaskOptions) -> Task[[Call], int]:
-        is_work = self.workload.world.seed % 2 == 0 or self._keys.random() >= COUNTED_PART or "labels" in options
-        return (work if is_work else count.at(self._keys.choice(COUNTED_KEYS))).options(**options)
+        function = wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
+        if self.workload.world.seed % 2 and self._keys.random() < COUNTED_PART and "labels" not in options:
+            function = count.at(self._keys.choice(COUNTED_KEYS))
+        return function.options(**options)
 
     def _options(self) -> TaskOptions:
         roll = self.random.randrange(20)
@@ -275,7 +284,7 @@ class ClientProcess(Node):
         if roll == 1:
             return {"delay": self.random.random() * 4}
         if roll == 2:
-            return {"timeout": 0.1}
+            return {"timeout": self.random.choice(TIMEOUTS_S)}
         if roll == 3:
             return {"expires": 0.05 + self.random.random()}
         if roll == 8:
@@ -290,7 +299,7 @@ def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
     """Some calls are for an instance with a key; which ones follows from their numbers."""
     number, rest = divmod(call.key, KEYED_ONE_IN)
     if not rest:
-        task.settings = structs.replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
+        task.settings = replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
     return task
 
 

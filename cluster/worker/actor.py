@@ -9,12 +9,16 @@ stopping early keeps runs from overlapping.
 
 All outcomes of one turn of the loop leave as one command at its end, all assignments of one message go to
 each child as one frame.
+
+Tasks that are `async` have a slot of their own, the last one, whose child runs many of them at once (`loop_child`). It
+is there if the modules have such tasks, which the first child that has imported them says.
 """
 
 from collections.abc import Callable
 from enum import Enum
 
 import msgspec
+from msgspec.structs import replace
 
 from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
 from cluster.leader_links import LeaderLinks
@@ -36,10 +40,12 @@ from cluster.wire import (
     Withdraw,
 )
 from cluster.wire import Lease as LeaseMessage
-from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
 from cluster.worker.completions import Completions
 from cluster.worker.config import WorkerConfig, explain
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
+from cluster.worker.loop_child import LoopChild
+from cluster.worker.loop_process import LoopProcess
 from cluster.worker.reports import Reports
 from cluster.worker.slot_child import SlotChild, State
 from cluster.worker.slots import Pair, Why
@@ -85,7 +91,8 @@ class Worker(Actor):
         self.incarnation = 0
         self.dropped_assignments = 0                # of older terms or other sessions, or held already
         self._spec: WorkerSpec | None = None
-        self._children: list[SlotChild] = []
+        self._setup = encode(Setup(config.modules))
+        self._children: list[SlotChild | LoopChild] = []    # by index of their slot; the loop is the last one
         self._completions: Completions | None = None    # exactly while there is a session
         self._lease: Lease | None = None                # as well
         self._finished: set[Pair] = set()           # has an outcome here, is not known to be in the log
@@ -96,7 +103,7 @@ class Worker(Actor):
         self._drain_until: Nanos = 0
         self._reports = Reports()
         self._ticking = False
-        self._dying: set[SlotChild] = set()         # children of a lost session that have not ended yet
+        self._dying: set[SlotChild | LoopProcess] = set()   # children of a lost session that have not ended yet
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -113,8 +120,10 @@ class Worker(Actor):
         self._links = LeaderLinks(
             self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message, self._leader_lost
         )
-        setup, wear = encode(Setup(self.config.modules)), self.config.wear
-        self._children = [SlotChild(index, self.context, setup, self, wear) for index in range(self.config.slots)]
+        wear = self.config.wear
+        self._children += [
+            SlotChild(index, self.context, self._setup, self, wear) for index in range(self.config.slots)
+        ]
         for child in self._children:
             child.start()
 
@@ -141,10 +150,16 @@ class Worker(Actor):
 
     # -- slots: what they tell ------------------------------------------------------------------------------
 
-    def child_ready(self, names: tuple[str, ...]) -> None:
+    def child_ready(self, ready: Ready) -> None:
         if self._spec is None:
             config = self.config
-            self._spec = WorkerSpec(config.slots, config.queues, names, config.prefetch, config.labels)
+            spec = WorkerSpec(config.slots, config.queues, ready.names, config.prefetch, config.labels)
+            if config.async_tasks and ready.async_names:
+                spec = replace(spec, loop_names=ready.async_names, loop_tasks=config.async_tasks)
+                loop = LoopChild(config.slots, config.async_tasks, self.context, self._setup, self)
+                self._children.append(loop)
+                loop.start()
+            self._spec = spec
             self.life = Life.SERVING
             self._dial()
             self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
@@ -156,7 +171,7 @@ class Worker(Actor):
             self.start_failure = report             # said by who reads it
             self.context.stop(Failed("StartFailed", explain(report)))
 
-    def child_exited(self, child: SlotChild) -> None:
+    def child_exited(self, child: SlotChild | LoopProcess) -> None:
         if child in self._dying:
             self._dying.discard(child)
             if not self._dying:
@@ -284,9 +299,10 @@ class Worker(Actor):
         return True
 
     def _send_lease(self, leader: Peer) -> None:
-        running = tuple(task for child in self._children if (task := child.running))
+        running = [task for child in self._children for task in child.running_tasks]
         children = tuple(pid for child in self._children if (pid := child.pid))
-        leader.send(LeaseMessage(self.session, self.context.clock.now(), running, children, self.pid))
+        now = self.context.clock.now()
+        leader.send(LeaseMessage(self.session, now, tuple(running[:HELLO_ITEMS_MAX]), children, self.pid))
 
     def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaseAck)

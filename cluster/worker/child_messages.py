@@ -15,6 +15,8 @@ from cluster.state.effects import Assignment
 WARNING_SIGNAL = SIGRTMIN + 9    # the running task has come to its soft time limit; of those that nobody else uses
 FLUSH_ESTIMATE_US = 1_000       # outcomes are announced before a task that is expected to take longer
 FLUSH_INTERVAL_NS = 20_000_000  # ... and otherwise at the latest this long after the previous announcement
+BEAT_INTERVAL_NS = 100_000_000  # a loop with tasks says so often that it turns
+ASK_WARN, ASK_LIMIT, ASK_CANCEL, ASK_WITHDRAW = range(4)    # soft time limit, time limit, cancelled, given up
 RING_OUTCOME_BYTES_MAX = 64 * 1024     # larger outcomes travel as frames of their own
 
 
@@ -31,10 +33,26 @@ class Batch(Struct, array_like=True, gc=False, frozen=True):
     items: list[Assignment]
 
 
+class Places(Struct, array_like=True, tag=0, gc=False, frozen=True):
+    """Worker -> loop child: run these, all at once, each at its place."""
+
+    places: list[int]
+    items: list[Assignment]
+
+
+class Asks(Struct, array_like=True, tag=1, gc=False, frozen=True):
+    """Worker -> loop child: throws the tasks at these places out of their `await`; why, is in `asks` (ASK_*)."""
+
+    places: list[int]
+    asks: list[int]
+
+
 class Ready(Struct, array_like=True, tag=0, frozen=True):
-    """Child -> worker, first: the modules are imported, these are the tasks they define."""
+    """Child -> worker, first: the modules are imported, these are the tasks they define; `async_names` are those of
+    them that are `async`."""
 
     names: tuple[str, ...]
+    async_names: tuple[str, ...] = ()
 
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):
@@ -54,6 +72,7 @@ class Oversize(Struct, array_like=True, tag=3, gc=False, frozen=True):
     outcome: Outcome
 
 
+ToLoop = Places | Asks
 FromChild = Ready | StartFailed | Finished | Oversize
 
 _encoder = msgspec.msgpack.Encoder()
@@ -62,6 +81,7 @@ FINISHED = encode(Finished())
 
 setup_decoder = msgspec.msgpack.Decoder(Setup)
 batch_decoder = msgspec.msgpack.Decoder(Batch)
+to_loop_decoder: msgspec.msgpack.Decoder[ToLoop] = msgspec.msgpack.Decoder(ToLoop)
 from_child_decoder: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)
 _outcomes_decoder = msgspec.msgpack.Decoder(list[Outcome])
 

@@ -27,6 +27,7 @@ class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
     path: tuple[str, ...] = ()
     directory: str = ""
     wear: WearLimits = UNLIMITED        # of each child
+    async_tasks: int = 0
 
 
 def explain(failure: StartFailed | Exit) -> str:

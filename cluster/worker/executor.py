@@ -210,7 +210,7 @@ class Executor:
             return
         self._in_users_code = False             # once
         if self._coroutine is None:
-            raise _soft_time_limit()
+            raise soft_time_limit(running.name)
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
@@ -225,7 +225,7 @@ class Executor:
             return self._runner.run(self._watched(coroutine))
         except asyncio.CancelledError:
             if self._page.is_warned(self._number):
-                raise _soft_time_limit() from None
+                raise soft_time_limit(running.name) from None
             raise
         finally:
             self._coroutine = None
@@ -236,8 +236,8 @@ class Executor:
         return await coroutine
 
 
-def _soft_time_limit() -> SoftTimeLimit:
-    return SoftTimeLimit(f"{running.name} has run for its soft time limit")
+def soft_time_limit(name: str) -> SoftTimeLimit:
+    return SoftTimeLimit(f"{name} has run for its soft time limit")
 
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
@@ -322,4 +322,6 @@ def load(modules: tuple[str, ...]) -> Ready | StartFailed:
         except BaseException as exception:      # SystemExit too: a module that ends the process must be named
             text = "".join(traceback.format_exception(exception))
             return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
-    return Ready(tuple(sorted(registered_tasks())))
+    tasks = registered_tasks()
+    names = tuple(sorted(tasks))
+    return Ready(names, tuple(name for name in names if tasks[name].is_async))

@@ -10,7 +10,7 @@ from cluster.worker.config import WorkerConfig, explain
 
 __all__ = ["WorkerConfig", "drain", "run_worker", "start_worker"]
 
-EXECUTOR_MODULE = "cluster.worker.executor"
+EXECUTOR_MODULES = ("cluster.worker.executor", "cluster.worker.loop_executor")
 
 
 def run_worker(parent: Parent, argument: bytes) -> None:
@@ -21,7 +21,7 @@ def run_worker(parent: Parent, argument: bytes) -> None:
     """
     config = msgspec.msgpack.decode(argument, type=WorkerConfig)
     # Modules of tasks are imported by the fork server and the children only: this process runs no user code.
-    preload = (EXECUTOR_MODULE, *config.modules)
+    preload = (*EXECUTOR_MODULES, *config.modules)
     raise SystemExit(
         run(lambda ports: _serve(ports, config, parent), node=config.node, preload=preload, path=config.path)
     )

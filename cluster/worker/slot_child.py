@@ -52,7 +52,7 @@ class State(Enum):
 class Owner(Protocol):
     """What a slot tells its worker."""
 
-    def child_ready(self, names: tuple[str, ...]) -> None: ...
+    def child_ready(self, ready: Ready) -> None: ...
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
@@ -98,6 +98,11 @@ class SlotChild:
             return []
         done, total = said
         return [(held.assignment.task, held.assignment.attempt, done, NO_TOTAL if total is None else total)]
+
+    @property
+    def running_tasks(self) -> list[int]:
+        """The ids of the tasks that run; a hint."""
+        return [task] if (task := self.running) else []
 
     @property
     def is_busy(self) -> bool:
@@ -279,7 +284,7 @@ class SlotChild:
         self.state = State.READY
         self._ready_at = self._context.clock.now()
         self._page = ClaimPage(self._child.page.view)
-        self._owner.child_ready(message.names)
+        self._owner.child_ready(message)
         self.feed()
 
     def _on_exit(self, exit: Exit) -> None:

@@ -160,6 +160,8 @@ WRONG = [
     ('modules = ["shop.tasks"]', "modules = [5]", 18, ["modules: 5 is not"]),
     ('modules = ["shop.tasks"]', 'modules = ["shop/tasks.py"]', 18, ["'shop/tasks.py' is not a dotted module name"]),
     ('name = "w1"', 'name = "w1"\nslots = 0', 18, ["slots = 0", "1 to 1024"]),
+    ('name = "w1"', 'name = "w1"\nasync_tasks = -1', 18, ["async_tasks = -1", "1 to 4096", "or 0"]),
+    ('name = "w1"', 'name = "w1"\nasync_tasks = 5000', 18, ["async_tasks = 5000", "1 to 4096"]),
     ('name = "w1"', 'name = "w1"\nslots = true', 18, ["slots = True", "a whole number"]),
     ('name = "w1"', 'name = "w1"\nslots = 2.0', 18, ["slots = 2.0", "a whole number"]),
     ('name = "w1"', 'name = "w1"\nprefetch = 0', 18, ["prefetch = 0", '"auto" or a number from 1 to 512']),

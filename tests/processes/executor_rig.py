@@ -13,7 +13,7 @@ from actors.runtime.loop import real_ports
 from cluster.state.commands import Outcome
 from cluster.state.effects import Assignment
 from cluster.task import Task
-from cluster.worker.child_messages import Setup, StartFailed, encode
+from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
 from cluster.worker.slot_child import SlotChild
 from cluster.worker.wear import UNLIMITED, WearLimits
 
@@ -48,8 +48,8 @@ class Rig(Actor):
         self.child.tick(self.context.clock.now())
         self.context.timer("tick", int(TICK_S * 1e9), self._tick)
 
-    def child_ready(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def child_ready(self, ready: Ready) -> None:
+        self.names = ready.names
         self.starts += 1
         self._changed.set()
 

@@ -67,7 +67,7 @@ def test_status_as_json_is_one_object_with_documented_keys(cluster: LocalCluster
     for worker in status["workers"]:
         assert set(worker) == WORKER_KEYS
         assert (worker["slots"], worker["running"], worker["waiting"]) == (2, 0, 0)
-        assert len(worker["children"]) == 2
+        assert len(worker["children"]) == 2 + 1, "one for each slot, and the event loop"
         assert sorted(worker["children"]) == sorted(children(children(worker["pid"])[0]))
     queue = row(status["queues"], "default")
     assert set(queue) == QUEUE_KEYS

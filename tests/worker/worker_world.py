@@ -2,7 +2,9 @@
 left by its leader. Everything but the time that a task takes is the real code.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
@@ -14,13 +16,15 @@ from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.state.effects import TaskResult
 from cluster.state.machine import Machine
-from cluster.task import Task, task
+from cluster.task import Task, current, task
 from cluster.task_actor import TaskActor, definition_of
 from cluster.topology import BrokerNode, Topology
 from cluster.worker.actor import Worker
 from cluster.worker.child_messages import Ready, StartFailed, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
+from cluster.worker.loop_executor import LoopExecutor
+from cluster.worker.loop_process import LOOP_ENTRY
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 from cluster.worker.wear import UNLIMITED, WearLimits
@@ -51,7 +55,21 @@ class Sleeper(TaskActor, name="world:Sleeper"):
 
 
 sleeper = definition_of(Sleeper).tasks["sleep"]
-TASKS: dict[str, Task[..., Any]] = {sleep.name: sleep, sleeper.name: sleeper}
+
+
+@task(name="world:nap")
+async def nap(work_us: int) -> int:
+    """The same, in a worker's event loop."""
+    run = _note_run.get()(current().id)
+    await asyncio.sleep(work_us / 1e6)
+    run.ended = asyncio.get_running_loop().world_now()  # type: ignore[attr-defined]
+    return work_us
+
+
+_note_run: ContextVar[Callable[[int], "Run"]] = ContextVar("_note_run")
+sleeper = definition_of(Sleeper).tasks["sleep"]
+TASKS: dict[str, Task[..., Any]] = {sleep.name: sleep, sleeper.name: sleeper, nap.name: nap}
+READY = Ready(tuple(sorted(TASKS)), (nap.name,))
 
 
 class Run:
@@ -64,15 +82,20 @@ class Run:
 
 
 class WorkerWorld:
-    """`runs` says for each task which children ran it when."""
+    """`runs` says for each task which children ran it when. With `async_tasks` workers have an event loop."""
 
-    def __init__(self, seed: int, *, workers: int = 1, slots: int = 1, wear: WearLimits = UNLIMITED) -> None:
+    def __init__(
+        self, seed: int, *, workers: int = 1, slots: int = 1, wear: WearLimits = UNLIMITED, async_tasks: int = 0
+    ) -> None:
         self.world = World(seed)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
+        self.world.register_entry(LOOP_ENTRY, self._loop)
         self.wear = wear
         self.needs_bytes = 0                        # that a task has in memory while it runs ...
         self.leaves_bytes = 0                       # ... and that it leaves
         self.is_broken = False                      # children cannot start
+        self.async_tasks = async_tasks
+        self.ports: list[ChildPort] = []            # of the children that are loops, in the order of their starts
         self.runs: dict[int, list[Run]] = {}
         self.deaths: dict[int, Nanos] = {}          # of children
         self.log: list[tuple[str, str]] = []
@@ -103,21 +126,23 @@ class WorkerWorld:
     def _worker(self, name: str, slots: int) -> Start:
         async def start(ports: Ports) -> None:
             brokers = tuple((node, f"{node}:7100") for node in BROKERS)
-            started = start_worker(ports, WorkerConfig("world", name, brokers, (), slots, wear=self.wear))
+            config = WorkerConfig(
+                "world", name, brokers, (), slots, wear=self.wear, async_tasks=self.async_tasks
+            )
+            started = start_worker(ports, config)
             self.actors[name], self.systems[name], _ = started
             await self.systems[name].wait_stopped()
 
         return start
 
     async def _executor(self, port: ChildPort, argument: bytes) -> None:
-        number = port._loop.number
-        port._loop.on_kill.append(lambda: self.deaths.setdefault(number, self.world.now))
+        number = self._watch(port)
         if self.is_broken:
             port.send(encode(StartFailed("world", "it is broken")))
             return
         executor = Executor(port, TASKS)
         port.rss_bytes = FRESH_BYTES
-        port.send(encode(Ready(tuple(TASKS))))
+        port.send(encode(READY))
         while True:
             while executor.claim():
                 assignment = executor.running
@@ -138,9 +163,31 @@ class WorkerWorld:
                     return
             executor.receive(frame)
 
-    def submit(self, *works_us: int, key: str = "") -> None:
+    async def _loop(self, port: ChildPort, argument: bytes) -> None:
+        number = self._watch(port)
+
+        def note_run(task: int) -> Run:
+            run = Run(number, self.world.now)
+            self.runs.setdefault(task, []).append(run)
+            return run
+
+        _note_run.set(note_run)
+        self.ports.append(port)
+        executor = LoopExecutor(port, TASKS, asyncio.get_running_loop())
+        port.send(encode(READY))
+        while (frame := await port.receive()) is not None:
+            executor.receive(frame)
+        executor.close()
+        await executor.ended
+
+    def _watch(self, port: ChildPort) -> int:
+        number = port._loop.number
+        port._loop.on_kill.append(lambda: self.deaths.setdefault(number, self.world.now))
+        return number
+
+    def submit(self, *works_us: int, key: str = "", task: Task[[int], Any] = sleep) -> None:
         """A client submits one task for each and keeps the results by position. With a key they are the Sleeper's."""
-        called = sleeper.at(key) if key else sleep
+        called = sleeper.at(key) if key else task
         self.clients += 1
         brokers = tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS)
         plan = Topology("world", "data", True, brokers, ())

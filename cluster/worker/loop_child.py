@@ -1,0 +1,170 @@
+"""The process of a worker's event loop: fed, watched and ended. `cluster.worker.loop_slots` decides, this carries out.
+
+How it is started, listened to and started again: `cluster.worker.loop_process`.
+"""
+
+from signal import SIGKILL, SIGTERM
+
+from actors import MILLISECOND, Nanos
+from cluster.state.commands import Outcome
+from cluster.wire import NO_TOTAL
+from cluster.worker.child_messages import Asks, Places, encode
+from cluster.worker.loop_process import LoopProcess
+from cluster.worker.loop_slots import NOWHERE, Held
+from cluster.worker.slot_child import LOCK_TIMEOUT, State
+from cluster.worker.slots import Ended, Pair
+
+LOGGED_TASKS_MAX = 20           # of those that a stuck loop runs
+
+
+class LoopChild(LoopProcess):
+    """The event loop of a worker."""
+
+    @property
+    def running_tasks(self) -> list[int]:
+        """The ids of the tasks that run; a hint."""
+        if self._page is not None:
+            self.slot.settle(self._page)
+        return [held.assignment.task for held in self.slot.running]
+
+    def progress(self) -> list[tuple[int, int, int, int]]:
+        """Task, attempt, done and total (or -1) of all that run and have said how far they are; a hint."""
+        rows: list[tuple[int, int, int, int]] = []
+        page = self._page
+        if page is not None:
+            self.slot.settle(page)
+            for held in self.slot.running:
+                if (said := page.progress(held.place)) is not None:
+                    done, total = said
+                    task, attempt = held.assignment.task, held.assignment.attempt
+                    rows.append((task, attempt, done, NO_TOTAL if total is None else total))
+        return rows
+
+    def feed(self) -> None:
+        """Sends the child what its window takes."""
+        page = self._page
+        if self.state is not State.READY:
+            return
+        assert self._child is not None and page is not None
+        self.slot.settle(page)
+        while batch := self.slot.next_batch(self._context.clock.now()):
+            for held in batch:
+                page.give(held.place)
+            self._child.send(encode(Places([held.place for held in batch], [held.assignment for held in batch])))
+
+    def tick(self, now: Nanos) -> None:
+        """Collects what is finished and enforces time limits."""
+        page = self._page
+        if page is None or not self.is_busy:
+            return
+        taken = self._locked(0, page.ring.take)
+        if taken is None:
+            self._missed_lock()
+            return
+        self._lock_misses = 0
+        if taken[0]:
+            self._finish(self._decode(*taken))
+        self.feed()
+        self._look(now)
+
+    def hand_back(self) -> None:
+        """Returns everything that has not begun."""
+        for held in self.slot.fresh:
+            self._withdraw(held)
+        self._owner.outcomes([self.slot.hand_back(held) for held in list(self.slot.queued)])
+
+    def withdraw(self, pair: Pair) -> None:
+        """The leader wants this attempt given up; if it runs, it is thrown out. Nothing is reported."""
+        held = self.slot.pairs.get(pair)
+        if held is None:
+            return
+        if held.place == NOWHERE or self._withdraw(held):
+            self.slot.drop(held)
+            return
+        self._collect()
+        if self.slot.pairs.get(pair) is held:
+            held.is_given_up = True
+            self._look(self._context.clock.now())
+
+    def stop(self, pair: Pair, grace: Nanos) -> None:
+        """This attempt is cancelled. What has not begun ends here; what runs is asked to stop, and thrown out by a
+        later tick. Its outcome is reported in any case."""
+        held, page = self.slot.pairs.get(pair), self._page
+        if held is None or held.is_given_up or self.slot.ending is not None:
+            return                          # its outcome is on the way, or comes with the child's end
+        if held.place == NOWHERE or self._withdraw(held):
+            self._owner.outcomes([self.slot.give_up(held)])
+        elif self.slot.ending is None:      # else the lock could not be had
+            assert page is not None
+            page.stop(held.place)
+            stop_at = self._context.clock.now() + grace
+            held.stop_at = min(held.stop_at or stop_at, stop_at)
+
+    # -- the child ------------------------------------------------------------------------------------------
+
+    def _withdraw(self, held: Held) -> bool:
+        """Takes back what is with the child, if it has not begun: it waits here then."""
+        page = self._page
+        assert page is not None
+        if self.slot.ending is not None:
+            return False                    # nobody may have the lock any more; it comes back with the child's end
+        is_withdrawn = self._locked(LOCK_TIMEOUT, lambda: page.withdraw(held.place))
+        if is_withdrawn is None:
+            self._give_up_on_child()
+        elif is_withdrawn:
+            self.slot.taken_back(held)
+        else:
+            self.slot.settle(page)
+        return bool(is_withdrawn)
+
+    def _look(self, now: Nanos) -> None:
+        """Does what is due."""
+        page = self._page
+        assert page is not None and self._child is not None
+        self.slot.settle(page)
+        stuck = self.slot.stuck(now, page)
+        if stuck is not None:
+            # Once a minute for each name of a task: one that holds up its loop mostly does it again.
+            by = stuck.by
+            self._log.event(
+                "loop_stuck",
+                "unknown" if by is None else by.name,
+                known=True,
+                task=0 if by is None else by.task,
+                for_ms=(now - stuck.since) // MILLISECOND,
+                running=len(stuck.running),
+                tasks=stuck.running[:LOGGED_TASKS_MAX],
+            )
+        orders = self.slot.check(now, page)
+        if orders.asks:
+            self._child.send(encode(Asks([place for place, _ in orders.asks], [ask for _, ask in orders.asks])))
+        if orders.end is not None:
+            step = page.step
+            self.slot.end(orders.end, 0 if stuck is None or step is None else step + 1, now)
+            self._signal(SIGTERM)
+        if orders.kill:
+            self._signal(SIGKILL)
+
+    def _lost(self, ended: Ended, is_unexpected: bool) -> tuple[list[Outcome], bool]:
+        if self._page is not None:
+            self.slot.settle(self._page)
+        running = self.slot.running
+        was_working = bool(running) or self.slot.ending is not None
+        if is_unexpected:
+            self._log_loss([held.assignment.task for held in running], ended)
+        return self.slot.lost(ended), was_working
+
+    def _log_loss(self, running: list[int], ended: Ended) -> None:
+        """Once a minute."""
+        why = "it died" if self.slot.ending is None else self.slot.ending.why.value
+        self._log.event(
+            "child_lost",
+            "loop",
+            known=True,
+            slot=self.slot.index,
+            running=len(running),
+            tasks=running[:LOGGED_TASKS_MAX],
+            code=ended.code,
+            signal=ended.signal,
+            why=why,
+        )
