@@ -15,6 +15,7 @@ import msgspec
 from rich.console import Console
 
 from cluster.client.client import Client
+from cluster.command_line.nodes import drain, restart
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 from cluster.status_tables import print_tables
 from cluster.task import Task
@@ -42,6 +43,10 @@ class TakesNegativeNumbers(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Look at a quorumq cluster and give it work. Start one with `python -m cluster.launch TOPOLOGY`."""
+
+
+main.add_command(drain)
+main.add_command(restart)
 
 
 @main.command()

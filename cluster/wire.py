@@ -283,9 +283,48 @@ class SnapshotWant(Message, tag=58, frozen=True):
     is_copy: bool = False
 
 
-FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close
-FromClient = Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe
-ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
+class EndNode(Message, tag=64, frozen=True):
+    """Client -> a broker that is to end itself, or the leader, which passes it on to a worker as End. Owes: NodeAnswer.
+
+    `pid` is that of the process that is meant: a request that is said twice ends nothing twice. 0 for a worker that
+    stands by. With `again` the node's launch starts it anew, else a worker stays out. `limit_ms` is how long what runs
+    at a worker may go on, 0 = the worker's own limit.
+    """
+
+    request: int
+    node: str
+    pid: int
+    again: bool
+    limit_ms: int = 0
+
+
+class End(Message, tag=65, frozen=True):
+    """Leader -> worker: drain and end, as an operator asked with EndNode. To a stand-in, with `again`: the worker is to
+    come back. Owes: nothing; the session's end tells."""
+
+    again: bool
+    limit_ms: int = 0
+
+
+class NodeAnswer(Message, tag=66, frozen=True):
+    """Broker -> client: the request is on its way, or `refusal` says why not."""
+
+    request: int
+    refusal: str = ""
+
+
+class StandingBy(Message, tag=67, frozen=True):
+    """Stand-in of a drained worker, at its launch -> leader, over each new link: this worker stays out until an End
+    asks it back. Not `stands`: that is over."""
+
+    stands: bool = True
+
+
+FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | StandingBy
+FromClient = (
+    Hello | Following | Register | Submit | Seen | Close | Cancel | Watch | Lease | StatusRequest | Describe | EndNode
+)
+ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck | End
 ToClient = (
     Welcome
     | Refused
@@ -298,6 +337,7 @@ ToClient = (
     | LeaseAck
     | StatusReply
     | Described
+    | NodeAnswer
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

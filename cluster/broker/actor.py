@@ -7,11 +7,14 @@ a leader. A new one *reconciles*: workers say what they hold, clients what they 
 difference to what the state says.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
 from cluster.broker.admission import well_formed
 from cluster.broker.delivery import Delivery
+from cluster.broker.ending import Ending
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.proposals import Proposals
@@ -47,6 +50,7 @@ from cluster.wire import (
     ROLE_WORKER,
     Answers,
     Describe,
+    EndNode,
     Following,
     FromClient,
     FromWorker,
@@ -55,6 +59,7 @@ from cluster.wire import (
     LeaderIs,
     Lease,
     LeaseAck,
+    StandingBy,
     StatusRequest,
     Watch,
     Welcome,
@@ -65,15 +70,19 @@ LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker 
 
 
 class Broker(Actor):
-    """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns."""
+    """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns. `end`
+    ends this process in order, to be started again."""
 
-    def __init__(self, node: str, pid: int, raft: RaftPeer, reception: Reception) -> None:
+    def __init__(
+        self, node: str, pid: int, raft: RaftPeer, reception: Reception, end: Callable[[], None] = lambda: None
+    ) -> None:
         self.node = node
         self.pid = pid
         self.raft = raft
         self.machine: Machine = raft.machine
         self.reception = reception
         self.incarnation = raft.incarnation
+        self._end = end
         self.leading = False
         self.term = 0
         self.leader = ""
@@ -98,6 +107,7 @@ class Broker(Actor):
             lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
             self._refuse,
         )
+        self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -112,6 +122,8 @@ class Broker(Actor):
             Describe: questions.on_describe,
             StatusRequest: questions.on_status,
             Following: self._on_following,
+            EndNode: self._ending.on_end,
+            StandingBy: self._ending.on_standing_by,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
             decoder: msgspec.msgpack.Decoder[list[msgspec.Struct]] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]
@@ -163,6 +175,8 @@ class Broker(Actor):
                 self._on_following(link, message)
             elif isinstance(message, Describe) and message.stale:
                 self._questions.on_describe(link, message)
+            elif isinstance(message, EndNode):
+                self._ending.on_end_here(link, message)
             else:
                 wants_leader = True
         if wants_leader and self.leader:

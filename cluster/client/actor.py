@@ -32,6 +32,7 @@ from cluster.wire import (
     Described,
     Hello,
     Lease,
+    NodeAnswer,
     Overload,
     Record,
     RegisterAnswer,
@@ -106,6 +107,7 @@ class ClientActor(Actor):
             Overload: self._on_overload,
             StatusReply: self._questions.on_status,
             Described: self._questions.on_described,
+            NodeAnswer: self._questions.on_node_answer,
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
@@ -197,6 +199,12 @@ class ClientActor(Actor):
         if stale:
             return self._questions.describe_stale([self._links.peer(node) for node, _ in self.brokers], tasks)
         return self._questions.describe(self._links.leader, tasks)
+
+    def end_node(self, node: str, pid: int, limit_ms: int, *, again: bool, is_broker: bool) -> Future[str]:
+        """Asks for the end of this process of a node, a broker itself or the leader for a worker."""
+        self._check_open()
+        asked = self._links.peer(node) if is_broker else self._links.leader
+        return self._questions.end_node(asked, node, pid, limit_ms, again=again)
 
     @property
     def refusal(self) -> str:

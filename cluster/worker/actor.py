@@ -18,6 +18,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
 from cluster.leader_links import LeaderLinks
+from cluster.node_report import EXIT_AGAIN, EXIT_DRAINED
 from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
 from cluster.state.commands import Close, Outcome, Register, WorkerSpec
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
@@ -26,6 +27,7 @@ from cluster.wire import (
     ROLE_WORKER,
     Answers,
     Assignments,
+    End,
     Hello,
     Holding,
     LeaseAck,
@@ -55,7 +57,10 @@ assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """To a worker: take nothing more, hand back what waits, finish what runs, close the session, end."""
+    """To a worker: take nothing more, hand back what waits, finish what runs, close the session, end. What still runs
+    after `limit` is ended, and goes back. A second one may shorten the limit."""
+
+    limit: Nanos = DRAIN_RUNNING
 
 
 class Life(Enum):
@@ -78,6 +83,7 @@ class Worker(Actor):
         self.config = config
         self.pid = pid
         self.start_failure: StartFailed | Exit | None = None
+        self.end_status = 0                         # of the process, after an end in order
         self.session = 0
         self.life = Life.STARTING
         self.incarnation = 0
@@ -105,6 +111,7 @@ class Worker(Actor):
             Stop: self._on_stop,
             Answers: self._on_answers,
             LeaseAck: self._on_lease_ack,
+            End: self._on_end,
         }
         decoder = msgspec.msgpack.Decoder(list[ToWorker])
         self._links = LeaderLinks(
@@ -122,19 +129,28 @@ class Worker(Actor):
 
     @handles
     def on_drain(self, message: Drain) -> None:
+        until = self.context.clock.now() + message.limit
         if self.life in ENDING:
+            if self.life is Life.DRAINING:
+                self._drain_until = min(self._drain_until, until)
             return
         was, self.life = self.life, Life.DRAINING
         self.context.log.event("worker_draining")
         if was is Life.STARTING or self._completions is None:
             self.context.stop(Shutdown())
             return
-        self._drain_until = self.context.clock.now() + DRAIN_RUNNING
+        self._drain_until = until
         self._completions.drain()
         self.context.at_turn_end(self._flush)
         for child in self._children:
             child.hand_back()
         self._look_after()
+
+    def _on_end(self, peer: Peer, message: msgspec.Struct) -> None:
+        """An operator wants this worker out, or started anew. The last word counts for what comes after the end."""
+        assert isinstance(message, End)
+        self.end_status = EXIT_AGAIN if message.again else EXIT_DRAINED
+        self.on_drain(Drain(message.limit_ms * MILLISECOND or DRAIN_RUNNING))
 
     # -- slots: what they tell ------------------------------------------------------------------------------
 
