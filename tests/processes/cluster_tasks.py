@@ -338,3 +338,19 @@ def who() -> tuple[int, int, str, bool]:
     task = current()
     left = (task.deadline - datetime.now(UTC)).total_seconds()
     return task.id, task.attempt, task.name, 0 < left <= 60
+
+
+# -- restarts -----------------------------------------------------------------------------------------------------
+
+
+@task
+def append(number: int, folder: str, seconds: float) -> None:
+    """Takes so long, and then notes its id and when it ended; a short line arrives whole or not at all."""
+    time.sleep(seconds)
+    with Path(folder, "appended").open("a") as file:
+        file.write(f"{current().id} {time.monotonic()}\n")
+
+
+@task
+def version() -> str:
+    return "one"
