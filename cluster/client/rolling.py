@@ -18,6 +18,7 @@ MILLISECOND = 1_000_000             # in nanoseconds, as all times here
 SECOND = 1_000 * MILLISECOND
 LAG_ENTRIES_MAX = 256               # behind the leader's state; more than two looks at a busy cluster differ by
 ASK_AGAIN_AFTER = 2 * SECOND
+SETTLE = 1 * SECOND                 # everybody who dials a broker that is back has reached it: their longest pause
 LEAVE_AFTER = 2 * SECOND            # a worker's last answers and its goodbye, behind the limit of what runs
 
 Nanos = int
@@ -129,6 +130,7 @@ class _Current:
     since: Nanos
     asked: Nanos = 0
     refusal: str = ""
+    well_since: Nanos | None = None     # of a broker that is back
 
 
 @dataclass(slots=True)
@@ -242,7 +244,7 @@ class Course:
 
     def _watch(self, current: _Current, look: Look, now: Nanos) -> Step | None:
         """None: its turn is over."""
-        if self._has_arrived(current, look):
+        if self._has_arrived(current, look, now):
             self.turns.append(Turn(current.node, current.pid, look.pid(current.node), now - current.since))
             self._current = None
             return None
@@ -257,13 +259,23 @@ class Course:
             return self._ask(current, now)
         return Rest(self._state(current, look))
 
-    def _has_arrived(self, current: _Current, look: Look) -> bool:
+    def _has_arrived(self, current: _Current, look: Look, now: Nanos) -> bool:
+        """A broker has when all brokers have been well for a moment: the next one to end may be needed until all links to
+        this one are there again, those of the third broker, which would vote for it, and those of workers and clients.
+        """
         if self.wanted is Wanted.OUT:
             return look.is_drained(current.node)
         pid = look.pid(current.node)
         if not pid or pid == current.pid:
             return False
-        return not look.flaw() if current.is_broker else look.is_serving(current.node)
+        if not current.is_broker:
+            return look.is_serving(current.node)
+        if look.flaw():
+            current.well_since = None
+            return False
+        if current.well_since is None:
+            current.well_since = now
+        return now - current.well_since >= SETTLE
 
     def _is_heard(self, current: _Current, look: Look) -> bool:
         """Whether the node is on its way out, or back."""
@@ -285,7 +297,7 @@ class Course:
         if current.is_broker:
             if pid and pid == current.pid:
                 return f"its process has not ended{why}"
-            return look.flaw() or "it is not back"
+            return look.flaw() or "it is back, and is dialled by all"
         if not look.leader:
             return "no broker leads"
         if row.get("draining"):

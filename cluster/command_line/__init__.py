@@ -1,1 +1,1 @@
-"""The command line, one module for each group of commands."""
+"""The command line, `quorumq` or `python -m cluster`: one module for each group of commands, listed in `main`."""
