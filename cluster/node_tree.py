@@ -11,8 +11,9 @@ why. One exception: a disk without room. Who has nothing yet is refused at the s
 broker that has a log, goes on trying, because its neighbours are well, and room may come back.
 
 A node that an operator ended through the cluster says so by its exit status. It is started again at once, without a
-pause and without a line about a crash. A worker that was drained stays out: a stand-in, which is no process, has its
-place until an operator asks for it again, or until `launch` ends.
+pause and without a line about a crash. If it is refused then (new code that cannot be imported, say), that is no reason
+to stop its neighbours either: it is tried again until what is wrong is put right. A worker that was drained stays out:
+a stand-in, which is no process, has its place until an operator asks for it again, or until `launch` ends.
 """
 
 from collections.abc import Sequence
@@ -99,10 +100,11 @@ class NodeRefused:
 class Node(Actor):
     """One node's process. It ends with its process: `Crashed` lets the supervisor start another, `Normal` does not."""
 
-    def __init__(self, spec: NodeSpec, launch: Ref[object], *, has_run: bool) -> None:
+    def __init__(self, spec: NodeSpec, launch: Ref[object], *, has_run: bool, was_asked: bool) -> None:
         self.spec = spec
         self.launch = launch
         self.has_run = has_run                  # an earlier process of this node was ready
+        self.was_asked = was_asked              # an operator has ended an earlier one, to have it started again
         self._child: Child | None = None
         self._refusal = ""
         self._draining = False
@@ -146,7 +148,7 @@ class Node(Actor):
             self.context.stop()
         elif how.code in ASKED:
             self.context.stop(Shutdown(AGAIN if how.code == EXIT_AGAIN else OUT))
-        elif how.code in REFUSED and not (how.code == EXIT_UNUSABLE and self.has_run):
+        elif how.code in REFUSED and not self.was_asked and not (how.code == EXIT_UNUSABLE and self.has_run):
             reason = self._refusal or how.stderr.decode(errors="replace")
             self.launch.tell(NodeRefused(self.spec.name, reason))
             self.context.stop()
@@ -186,7 +188,8 @@ class Launch(Actor):
         self._draining_brokers = False
         self._alive: dict[int, Started] = {}    # by monitor
         self._ran: set[str] = set()             # nodes that were ready at least once
-        self._out: set[str] = set()             # workers that an operator has drained
+        self._asked_for: set[str] = set()       # nodes that an operator has ended at least once
+        self._out: set[str] = set()             # of these, workers that are drained
         # Brokers that were neither ready nor have crashed yet; workers wait for them.
         self._awaited = {spec.name for spec in nodes if spec.is_broker}
 
@@ -201,7 +204,8 @@ class Launch(Actor):
     def _node(self, spec: NodeSpec) -> Actor:
         if spec.name in self._out and spec.stand_in is not None:
             return Out(spec, self.context.self_ref, spec.stand_in)
-        return Node(spec, self.context.self_ref, has_run=spec.name in self._ran)
+        has_run, was_asked = spec.name in self._ran, spec.name in self._asked_for
+        return Node(spec, self.context.self_ref, has_run=has_run, was_asked=was_asked)
 
     @handles
     def on_ready(self, message: NodeReady) -> None:
@@ -250,6 +254,7 @@ class Launch(Actor):
 
     def _asked(self, spec: NodeSpec, *, is_out: bool) -> None:
         """A node has ended as an operator asked; what follows it starts at once, as after no crash."""
+        self._asked_for.add(spec.name)
         if is_out:
             self._out.add(spec.name)
         else:

@@ -260,8 +260,8 @@ class Course:
         return Rest(self._state(current, look))
 
     def _has_arrived(self, current: _Current, look: Look, now: Nanos) -> bool:
-        """A broker has when all brokers have been well for a moment: the next one to end may be needed until all links to
-        this one are there again, those of the third broker, which would vote for it, and those of workers and clients.
+        """A broker has when all brokers have been well for a moment: before the next one ends, all links to this one
+        should be there again, those of brokers that would vote for it, and those of workers and clients.
         """
         if self.wanted is Wanted.OUT:
             return look.is_drained(current.node)

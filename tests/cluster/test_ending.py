@@ -11,7 +11,17 @@ from actors import Ports
 from cluster import Client
 from cluster.broker.ending import LIMIT_MS_MAX, Ending
 from cluster.broker.link import Link
-from cluster.wire import ROLE_CLIENT, ROLE_WORKER, End, EndNode, FromBroker, FromClient, FromWorker, NodeAnswer, StandingBy
+from cluster.wire import (
+    ROLE_CLIENT,
+    ROLE_WORKER,
+    End,
+    EndNode,
+    FromBroker,
+    FromClient,
+    FromWorker,
+    NodeAnswer,
+    StandingBy,
+)
 
 
 class FakePeer:
@@ -53,8 +63,7 @@ class Broker:
 
 
 def worker(name: str = "w1", *, session: int = 5, pid: int = 70, stands_by: bool = False) -> Link:
-    link = Link(FakePeer(), name, 1, ROLE_WORKER, session=session, pid=pid, stands_by=stands_by)  # type: ignore[arg-type]
-    return link
+    return Link(FakePeer(), name, 1, ROLE_WORKER, session=session, pid=pid, stands_by=stands_by)  # type: ignore[arg-type]
 
 
 def sent(link: Link) -> list[Any]:

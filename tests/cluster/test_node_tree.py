@@ -38,9 +38,9 @@ class Machine:
         self.started: list[str] = []
         self.ended = False
         names = ("b1", "b2", "b3", "w1", "w2")
-        stand_in = StandInConfig("tests", (("leader", LEADER),))
+        stand_ins = {"w": StandInConfig("tests", (("leader", LEADER),))}
         specs = [
-            NodeSpec(name, ENTRY, name.encode(), is_broker=name[0] == "b", stand_in=stand_in if name[0] == "w" else None)
+            NodeSpec(name, ENTRY, name.encode(), is_broker=name[0] == "b", stand_in=stand_ins.get(name[0]))
             for name in names
         ]
         self.launch = Launch(specs)
@@ -104,7 +104,9 @@ class Leader:
 
     def on_messages(self, peer: Peer, messages: list[Any]) -> None:
         (node,) = (name for name, known in self.peers.items() if known is peer)
-        self.standing.update({node: message.stands for message in messages if isinstance(message, StandingBy)})
+        for message in messages:
+            if isinstance(message, StandingBy):
+                self.standing[node] = message.stands
 
 
 def test_workers_start_when_all_brokers_are_ready():
@@ -235,3 +237,14 @@ def test_a_launch_stops_while_a_worker_is_out():
     assert machine.world.run_until(lambda: machine.ended, LIMIT)
     assert leader.standing == {"w1": False}
     assert machine.launch.refusal is None
+
+
+@pytest.mark.parametrize("name", ["b1", "w1"])
+def test_a_node_that_is_refused_after_an_operator_restarted_it_is_tried_again_and_the_others_go_on(name):
+    """New code that cannot be imported, for example: whoever deploys it should not lose the neighbours as well."""
+    machine = Machine(**{name: [f"ready {EXIT_AGAIN}", f"ready {EXIT_OPERATOR}", f"ready {EXIT_OPERATOR}", "ready"]})
+    machine.run(10)
+    assert machine.launch.refusal is None and not machine.ended
+    assert machine.started.count(name) == 4
+    exits = [fields for event, fields in machine.log if event == "node_exited"]
+    assert [(fields["code"], fields["reason"]) for fields in exits] == [(EXIT_OPERATOR, "reason 2")] * 2

@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
-from cluster.client.rolling import ASK_AGAIN_AFTER, SECOND, SETTLE, Ask, Course, Done, GiveUp, Limits, Look, Rest, Wanted
+from cluster.client.rolling import (
+    ASK_AGAIN_AFTER,
+    SECOND,
+    SETTLE,
+    Ask,
+    Course,
+    Done,
+    GiveUp,
+    Limits,
+    Look,
+    Rest,
+    Wanted,
+)
 
 LIMITS = Limits(running=9 * SECOND, back=60 * SECOND)
 TICK = SECOND // 10

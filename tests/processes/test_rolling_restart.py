@@ -127,9 +127,8 @@ def test_brokers_may_be_restarted_again_and_again_under_load(
 
     run(main())
     assert max(waits) < GAP_S
-    figure(
-        f"restarts of three brokers, three times: the longest round trip of {len(waits)} was {max(waits) * 1_000:.0f} ms"
-    )
+    longest_ms = max(waits) * 1_000
+    figure(f"restarts of three brokers, three times: the longest round trip of {len(waits)} was {longest_ms:.0f} ms")
 
 
 def test_a_drained_worker_is_shown_as_such_and_comes_back_when_it_is_named(cluster: Any) -> None:
@@ -159,7 +158,8 @@ def test_a_drained_worker_is_shown_as_such_and_comes_back_when_it_is_named(clust
 
             (turn,) = (await asyncio.to_thread(operator, "restart", topology, "--node", "w1"))["nodes"]
             assert turn["old_pid"] is None and turn["new_pid"]
-            await status_when(client, "it serves", lambda later: is_whole(later, slots=2) and len(later["workers"]) == 2)
+            status = await status_when(client, "it serves", lambda later: is_whole(later, slots=2))
+            assert len(status["workers"]) == 2
 
     run(main())
 
@@ -178,6 +178,38 @@ def test_a_restart_brings_the_new_code_of_the_tasks(tmp_path: Path) -> None:
 
     with running(topology):
         run(main())
+
+
+def test_new_code_that_cannot_be_imported_stops_the_restart_at_the_first_worker_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    topology = make_topology(tmp_path)
+    module = tmp_path / "cluster_tasks.py"
+    good = module.read_text()
+
+    async def main() -> None:
+        async with Client.connect(topology) as client:
+            before = await status_when(client, "the cluster is whole", is_whole)
+            module.write_text("import no_such_module\n" + good)
+            failed = await asyncio.to_thread(
+                command_line, "cluster", "restart", str(topology), "--json", "--wait", "2s", "--timeout", "1s"
+            )
+            assert failed.returncode == 1
+            report = json.loads(failed.stdout)
+            assert report["failed"]["node"] == "w1" and report["nodes"] == []
+            assert report["left"] == ["w1", "w2", "b1", "b2", "b3"]
+            assert "w2, b1, b2, b3 had no turn" in failed.stderr
+            assert await (await client.submit(version)).result(timeout=DEADLINE_S) == "one", "w2 goes on"
+
+            module.write_text(good)
+            after = await status_when(
+                client, "w1 is back by itself", lambda status: is_whole(status) and len(status["workers"]) == 2
+            )
+            assert {node for node, pid in pids(after).items() if pid != pids(before)[node]} == {"w1"}
+
+    with running(topology) as cluster:
+        run(main())
+        assert cluster.log is not None and "no_such_module" in cluster.log.read_text()
 
 
 @pytest.mark.parametrize("arguments", [(), ("--brokers",), ("--node", "b1")])
