@@ -33,6 +33,7 @@ class OperatorProcess(Node):
         self.random = world.stream(OPERATOR)
         self.is_over = self.is_busy = False
         self.courses = self.turns = 0
+        self.failures: list[str] = []   # why courses were given up
         super().__init__(world, OPERATOR)
 
     def _start(self, ports: Ports) -> Coroutine[Any, Any, None]:
@@ -58,7 +59,10 @@ class OperatorProcess(Node):
         finally:
             self.is_busy = False
             self.turns += len(course.turns)
-        self.courses += failure is None
+        if failure is None:
+            self.courses += 1
+        else:
+            self.failures.append(failure.reason)
 
     def _course(self) -> Course:
         workers, brokers = [node.name for node in self.plan.workers], [node.name for node in self.plan.brokers]

@@ -10,6 +10,7 @@ work takes.
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -195,3 +196,19 @@ def test_the_script_without_an_event_loop_does_what_it_says(site):
     script, pool = site.commands
     assert site.type_in(script.text) == "7\n2000\n30\n7\n"
     assert site.type_in(pool.text) == "300\n"
+
+
+@pytest.mark.parametrize("site", ["docs/guide/quickstart.md"], indirect=True)
+def test_the_commands_of_the_page_on_deploying_do_what_they_say(site):
+    page = list(blocks(ROOT / "docs/guide/deploying.md"))
+    deploy, patient, restarts, drain = [block.text for block in page if block.language == "sh"]
+    (shown,) = [json.loads(block.text) for block in page if block.language == "json"]
+    assert site.type_in(deploy).startswith("restarted: w1")
+    assert "--timeout" in patient and site.type_in(patient).startswith("restarted: w1")
+    everything, named, brokers = site.type_in(restarts).splitlines()
+    assert everything.startswith("restarted: w1") and named.startswith("restarted: w1, b2 in ")
+    report = json.loads(brokers)
+    assert set(report) == set(shown) and set(report["nodes"][0]) == set(shown["nodes"][0])
+    assert sorted(turn["node"] for turn in report["nodes"]) == ["b1", "b2", "b3"]
+    out, rest = site.type_in(drain).split("leader b")
+    assert out.startswith("drained: w1 in ") and "drained" in rest and "restarted: w1 in " in rest
