@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MILLISECOND = 1_000_000             # in nanoseconds, as all times here
-SECOND = 1_000 * MILLISECOND
+SECOND = 1_000_000_000              # in nanoseconds, as all times here
 LAG_ENTRIES_MAX = 256               # behind the leader's state; more than two looks at a busy cluster differ by
 ASK_AGAIN_AFTER = 2 * SECOND
 SETTLE = 1 * SECOND                 # everybody who dials a broker that is back has reached it: their longest pause
@@ -64,7 +63,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Nothing more is asked of anybody. `node` is the one that is to blame, "" if it has not begun."""
+    """Nothing more is asked of anybody. `node` is the one that is to blame, "" if it has not begun. `reason` also says
+    what to do, with commands in which TOPOLOGY stands for the topology's path."""
 
     node: str
     reason: str
@@ -156,8 +156,10 @@ class Course:
     @property
     def left(self) -> list[str]:
         """Nodes whose turn is not over, in order."""
+        if self._left is None:
+            return [*self.workers, *self.brokers]
         now = [self._current.node] if self._current is not None else []
-        return now + [node for node, _ in self._left or []]
+        return now + [node for node, _ in self._left]
 
     def next(self, look: Look, now: Nanos) -> Step:
         """What to do now. After Ask, `refused` tells the answer if it was no."""
@@ -317,5 +319,6 @@ class Course:
         untouched = f"; {', '.join(rest)} had no turn" if rest else ""
         return GiveUp(
             node,
-            f"{reason}. What to do: {advice}{untouched}. When {node} is well, go on with: restart TOPOLOGY {again}",
+            f"{reason}. What to do: {advice}{untouched}. When {node} is well, go on with: "
+            f"python -m cluster restart TOPOLOGY {again}",
         )

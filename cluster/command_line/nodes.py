@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -120,6 +121,8 @@ def _carry_out(topology: str, course: Course, as_json: bool, deadline: float) ->
 
     with shown.progress:
         failure, took = asyncio.run(run())
+    if failure is not None:
+        failure = replace(failure, reason=failure.reason.replace("TOPOLOGY", topology))
     if as_json:
         click.echo(json.dumps(report(course, failure, took)))
     elif failure is None:

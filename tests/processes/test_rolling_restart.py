@@ -199,6 +199,7 @@ def test_new_code_that_cannot_be_imported_stops_the_restart_at_the_first_worker_
             assert report["failed"]["node"] == "w1" and report["nodes"] == []
             assert report["left"] == ["w1", "w2", "b1", "b2", "b3"]
             assert "w2, b1, b2, b3 had no turn" in failed.stderr
+            assert f"python -m cluster restart {topology} --node w1 --node w2" in failed.stderr
             assert await (await client.submit(version)).result(timeout=DEADLINE_S) == "one", "w2 goes on"
 
             module.write_text(good)
