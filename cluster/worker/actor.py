@@ -51,6 +51,7 @@ REGISTER_RETRY: Nanos = 1 * SECOND
 IDLE_HOLDING_INTERVAL: Nanos = 5 * SECOND       # an idle worker repeats that it holds nothing
 DRAIN_RUNNING: Nanos = 9 * SECOND               # what runs at a stop may go on for so long
 DRAIN_ANSWERS: Nanos = 600 * MILLISECOND        # then the last outcomes wait for their answer
+ASKED_ANSWERS: Nanos = 5 * SECOND               # ... longer if an operator asked: nobody kills it meanwhile
 DRAIN_GOODBYE: Nanos = 300 * MILLISECOND        # and then the goodbye, for the leader to let go of the link
 INCARNATION_BITS = 63
 assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
@@ -422,7 +423,7 @@ class Worker(Actor):
             if any(child.is_working for child in self._children) and now < self._drain_until:
                 return
             self.life = Life.CLOSING
-            self._drain_until = now + DRAIN_ANSWERS
+            self._drain_until = now + (ASKED_ANSWERS if self.end_status else DRAIN_ANSWERS)
             for child in self._children:
                 child.hand_back()
                 child.kill(Why.STOPPING) if child.is_working else child.close()

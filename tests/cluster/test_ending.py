@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from client_world import BROKERS, ClientWorld, pause
+from client_world import BROKERS, MS, ClientWorld, Parcel, pause, work
 
 from actors import Ports
 from cluster import Client
@@ -147,8 +147,6 @@ def test_a_client_that_asks_the_wrong_broker_or_for_nobody_is_told_so():
 
 def test_a_worker_drains_with_the_limit_of_the_one_that_asked():
     """The task takes a minute; the worker's own limit is nine seconds."""
-    from client_world import MS, Parcel, work
-
     rig = ClientWorld(workers=1, slots=1)
 
     async def user(cluster: Client, ports: Ports) -> Any:
@@ -167,3 +165,28 @@ def test_a_worker_drains_with_the_limit_of_the_one_that_asked():
 
     assert rig.run(user) == 1
     assert list(rig.runs.values()) == [1]
+
+
+def test_a_worker_that_was_asked_to_end_waits_for_its_last_answers_while_no_broker_leads():
+    """Its outcome is recorded before it leaves: else the task, which has ended, would run again."""
+    rig = ClientWorld(workers=1, slots=1)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        handle = await cluster.submit(work, Parcel(1), work_us=1_000 * MS)
+        await pause(ports, 0.6)
+        (row,) = (await cluster.status())["workers"]
+        assert row["running"] == 1
+        assert await cluster._actor.end_node("w1", row["pid"] or 0, 0, again=True, is_broker=False) == ""
+        for broker in rig.brokers.values():
+            rig.world.pause(broker)
+        await pause(ports, 3.0)
+        assert rig.workers["w1"].alive
+        for broker in rig.brokers.values():
+            rig.world.resume(broker)
+        await handle
+        await pause(ports, 1.0)
+        (record,) = await cluster.records([handle.id])
+        return record.attempts
+
+    assert rig.run(user) == 1
+    assert list(rig.runs.values()) == [1] and not rig.workers["w1"].alive
