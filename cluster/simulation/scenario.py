@@ -98,7 +98,7 @@ class Scenario:
             oracles.snapshots.watch(node)
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
-        self.operator = OperatorProcess(world, plan) if seed % OPERATOR_ONE_IN else None
+        self.operator: OperatorProcess | None = None
         self.faults = ClusterFaults(
             world,
             brokers=[node.process for node in self.brokers],
@@ -113,6 +113,8 @@ class Scenario:
         course = self.course
         with self.world:
             self.faults.start(course.faults_ns)
+            if self.world.seed % OPERATOR_ONE_IN:
+                self.employ_operator()
             self.run_for(course.faults_ns + MILLISECOND)
             for _ in range(PROLONGED_MAX):
                 if self.faults.missing and course.is_whole:
@@ -122,6 +124,11 @@ class Scenario:
             self.run_for(course.calm_ns)
             self.run_until(lambda: len(self.workload.acknowledged) >= course.tasks_min, course.rest_ns_max)
             return self.settle()
+
+    def employ_operator(self) -> OperatorProcess:
+        """From now on somebody restarts and drains nodes."""
+        self.operator = OperatorProcess(self.world, self.workload.plan)
+        return self.operator
 
     def settle(self) -> Report:
         """No new work: all that was acknowledged comes to its end, and everything is judged."""
