@@ -16,6 +16,7 @@ from cluster.errors import TopologyError
 from cluster.node_report import EXIT_OPERATOR
 from cluster.node_tree import Launch, NodeSpec, Stop
 from cluster.peer.config import BrokerConfig, BrokerLimits
+from cluster.stand_in import StandInConfig
 from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
 from cluster.worker.wear import WearLimits
@@ -47,7 +48,8 @@ def nodes_of(plan: Topology, folder: Path, only: str | None, limits: BrokerLimit
     for worker in plan.workers:
         if worker.name == only or (only is None and _is_here(worker.host)):
             argument = worker_argument(plan, worker, folder)
-            specs.append(NodeSpec(worker.name, WORKER_ENTRY, argument, is_broker=False))
+            stand_in = StandInConfig(plan.name, tuple((name, address) for name, address, _ in brokers))
+            specs.append(NodeSpec(worker.name, WORKER_ENTRY, argument, is_broker=False, stand_in=stand_in))
     return specs
 
 

@@ -13,7 +13,10 @@ EXIT_OPERATOR = 2           # an operator must put something right; a restart wo
 EXIT_FAULT = 70             # a restart goes through recovery and may mend it
 EXIT_UNUSABLE = 73          # no room, no right to write: a first start is refused, but one that has run may wait for it
 EXIT_NO_ROOM = 75           # a broker with a log has no room to go on: it is tried again until there is
+EXIT_AGAIN = 80             # it ended in order, as an operator asked: it is to be started again at once
+EXIT_DRAINED = 81           # a worker that did so, and stays out until it is asked back
 REFUSED = (EXIT_OPERATOR, EXIT_UNUSABLE)
+ASKED = (EXIT_AGAIN, EXIT_DRAINED)
 
 
 class Parent(Protocol):

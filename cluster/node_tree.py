@@ -9,6 +9,11 @@ because another one runs here or a port is taken, has disturbed nobody. A node t
 foreign data directory) needs an operator; a restart would only fail again. Then everything stops, and the refusal says
 why. One exception: a disk without room. Who has nothing yet is refused at the start; but a node that has run, and a
 broker that has a log, goes on trying, because its neighbours are well, and room may come back.
+
+A node that an operator ended through the cluster says so by its exit status. It is started again at once, without a
+pause and without a line about a crash. If it is refused then (new code that cannot be imported, say), that is no reason
+to stop its neighbours either: it is tried again until what is wrong is put right. A worker that was drained stays out:
+a stand-in, which is no process, has its place until an operator asks for it again, or until `launch` ends.
 """
 
 from collections.abc import Sequence
@@ -27,19 +32,24 @@ from actors import (
     Exit,
     Ref,
     Restart,
+    RestartChild,
+    Shutdown,
     StartChild,
     Supervisor,
     SupervisorSpec,
     TerminateChild,
     handles,
 )
-from cluster.node_report import EXIT_UNUSABLE, REFUSED, Ready, decoder
+from cluster.node_report import ASKED, EXIT_AGAIN, EXIT_UNUSABLE, REFUSED, Ready, decoder
+from cluster.stand_in import StandIn, StandInConfig
 
 DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
 BACKOFF = Backoff(min_ns=100 * MILLISECOND, max_ns=10 * SECOND, reset_after_ns=30 * SECOND)
 RESTARTS_MAX = 1_000_000                # the supervisor never gives up: a machine that cannot start a node keeps trying
 SIGTERM = 15
 SIGKILL = 9
+AGAIN = "again"                         # why a node has ended: to be started anew ...
+OUT = "out"                             # ... or, a worker, to stay out; then a stand-in takes its place
 PAGE_BYTES = 1                          # nodes share no memory with their supervisor
 
 
@@ -51,6 +61,7 @@ class NodeSpec:
     entry: str
     argument: bytes
     is_broker: bool
+    stand_in: StandInConfig | None = None       # of a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +100,11 @@ class NodeRefused:
 class Node(Actor):
     """One node's process. It ends with its process: `Crashed` lets the supervisor start another, `Normal` does not."""
 
-    def __init__(self, spec: NodeSpec, launch: Ref[object], *, has_run: bool) -> None:
+    def __init__(self, spec: NodeSpec, launch: Ref[object], *, has_run: bool, was_asked: bool) -> None:
         self.spec = spec
         self.launch = launch
         self.has_run = has_run                  # an earlier process of this node was ready
+        self.was_asked = was_asked              # an operator has ended an earlier one, to have it started again
         self._child: Child | None = None
         self._refusal = ""
         self._draining = False
@@ -134,7 +146,9 @@ class Node(Actor):
         self._child = None
         if self._draining:
             self.context.stop()
-        elif how.code in REFUSED and not (how.code == EXIT_UNUSABLE and self.has_run):
+        elif how.code in ASKED:
+            self.context.stop(Shutdown(AGAIN if how.code == EXIT_AGAIN else OUT))
+        elif how.code in REFUSED and not self.was_asked and not (how.code == EXIT_UNUSABLE and self.has_run):
             reason = self._refusal or how.stderr.decode(errors="replace")
             self.launch.tell(NodeRefused(self.spec.name, reason))
             self.context.stop()
@@ -142,6 +156,26 @@ class Node(Actor):
             why = {"reason": self._refusal} if self._refusal else {}
             self.context.log.event("node_exited", node=self.spec.name, code=how.code, signal=how.signal, **why)
             self.context.stop(Crashed(how.code, how.signal))
+
+
+class Out(StandIn):
+    """A drained worker's place in the tree."""
+
+    def __init__(self, spec: NodeSpec, launch: Ref[object], config: StandInConfig) -> None:
+        super().__init__(spec.name, config)
+        self.spec = spec
+        self.launch = launch
+
+    def started(self) -> None:
+        self.launch.tell(Started(self.spec, self.context.self_ref))
+        super().started()
+
+    def asked_back(self) -> None:
+        self.context.stop(Shutdown(AGAIN))
+
+    @handles
+    def on_drain(self, message: Drain) -> None:
+        self.context.stop()
 
 
 class Launch(Actor):
@@ -154,6 +188,8 @@ class Launch(Actor):
         self._draining_brokers = False
         self._alive: dict[int, Started] = {}    # by monitor
         self._ran: set[str] = set()             # nodes that were ready at least once
+        self._asked_for: set[str] = set()       # nodes that an operator has ended at least once
+        self._out: set[str] = set()             # of these, workers that are drained
         # Brokers that were neither ready nor have crashed yet; workers wait for them.
         self._awaited = {spec.name for spec in nodes if spec.is_broker}
 
@@ -165,8 +201,11 @@ class Launch(Actor):
     def _child(self, spec: NodeSpec) -> ChildSpec:
         return ChildSpec(spec.name, partial(self._node, spec), Restart.TRANSIENT)
 
-    def _node(self, spec: NodeSpec) -> Node:
-        return Node(spec, self.context.self_ref, has_run=spec.name in self._ran)
+    def _node(self, spec: NodeSpec) -> Actor:
+        if spec.name in self._out and spec.stand_in is not None:
+            return Out(spec, self.context.self_ref, spec.stand_in)
+        has_run, was_asked = spec.name in self._ran, spec.name in self._asked_for
+        return Node(spec, self.context.self_ref, has_run=has_run, was_asked=was_asked)
 
     @handles
     def on_ready(self, message: NodeReady) -> None:
@@ -210,6 +249,19 @@ class Launch(Actor):
             self._go_on()
         elif has_crashed:
             self._await_no_more(ended.spec.name)
+        elif isinstance(message.reason, Shutdown) and message.reason.info in (AGAIN, OUT):
+            self._asked(ended.spec, is_out=message.reason.info == OUT)
+
+    def _asked(self, spec: NodeSpec, *, is_out: bool) -> None:
+        """A node has ended as an operator asked; what follows it starts at once, as after no crash."""
+        self._asked_for.add(spec.name)
+        if is_out:
+            self._out.add(spec.name)
+        else:
+            self._out.discard(spec.name)
+        self.context.log.event("node_out" if is_out else "node_again", node=spec.name)
+        if not is_out or spec.stand_in is not None:
+            self._supervisor.tell(RestartChild(spec.name))
 
     def _drain(self, *, brokers: bool) -> None:
         """Workers, then brokers: what workers finish is recorded."""

@@ -62,7 +62,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 NUMBER = re.compile(r"[\d.]+|-")
 TEXTS = ("node", "name", "role", "sync", "children")
 MAY_WRAP = ("node", "name", "role", "digest", "children")       # other numbers are never cut or wrapped
-MARKS = (("quarantined", "role"), ("draining", "node"))         # said below the value of that column
+MARKS = (("quarantined", "role"), ("draining", "node"), ("drained", "node"))     # said below that column's value
 PARKED_LINES_MAX = 20
 COLUMNS_MIN = {"role": len("quarantined"), "node": len("draining"), "digest": len("ffffffff")}
 

@@ -332,6 +332,43 @@ class TaskShown(Message, tag=63, frozen=True):
     found: TaskDetails | None
 
 
+class EndNode(Message, tag=64, frozen=True):
+    """Client -> a broker that is to end itself, or the leader, which passes it on to a worker as End. Owes: NodeAnswer.
+
+    `pid` is that of the process that is meant: a request that is said twice ends nothing twice. 0 for a worker that
+    stands by. With `again` the node's launch starts it anew, else a worker stays out. `limit_ms` is how long what runs
+    at a worker may go on, 0 = the worker's own limit.
+    """
+
+    request: int
+    node: str
+    pid: int
+    again: bool
+    limit_ms: int = 0
+
+
+class End(Message, tag=65, frozen=True):
+    """Leader -> worker: drain and end, as an operator asked with EndNode. To a stand-in, with `again`: the worker is to
+    come back. Owes: nothing; the session's end tells."""
+
+    again: bool
+    limit_ms: int = 0
+
+
+class NodeAnswer(Message, tag=66, frozen=True):
+    """Broker -> client: the request is on its way, or `refusal` says why not."""
+
+    request: int
+    refusal: str = ""
+
+
+class StandingBy(Message, tag=67, frozen=True):
+    """Stand-in of a drained worker, at its launch -> leader, over each new link: this worker stays out until an End
+    asks it back. Not `stands`: that is over."""
+
+    stands: bool = True
+
+
 class Progress(Message, tag=68, frozen=True):
     """Worker -> leader, at most every 500 ms, and all again to a new one: how far what runs says it is, where that has
     changed. Flat [task, attempt, done, total, ...], total NO_TOTAL if it is not known. Never logged. Owes: nothing."""
@@ -372,7 +409,7 @@ class Events(Message, tag=70, frozen=True):
     items: list[TaskEvent]
 
 
-FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress
+FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress | StandingBy
 FromClient = (
     Hello
     | Following
@@ -389,8 +426,9 @@ FromClient = (
     | ShowTask
     | Replay
     | Follow
+    | EndNode
 )
-ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck
+ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck | End
 ToClient = (
     Welcome
     | Refused
@@ -406,6 +444,7 @@ ToClient = (
     | TaskRows
     | TaskShown
     | Events
+    | NodeAnswer
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

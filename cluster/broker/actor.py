@@ -14,6 +14,7 @@ import msgspec
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
 from cluster.broker.admission import well_formed
 from cluster.broker.delivery import Delivery
+from cluster.broker.ending import Ending
 from cluster.broker.inspection import Inspection
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
@@ -52,6 +53,7 @@ from cluster.wire import (
     ROLE_WORKER,
     Answers,
     Describe,
+    EndNode,
     Follow,
     Following,
     FromClient,
@@ -64,6 +66,7 @@ from cluster.wire import (
     ListTasks,
     Progress,
     ShowTask,
+    StandingBy,
     StatusRequest,
     Watch,
     Welcome,
@@ -74,15 +77,19 @@ LINK_SILENCE = 30 * SECOND          # workers and clients speak to every broker 
 
 
 class Broker(Actor):
-    """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns."""
+    """Serves clients and workers; `raft` is the RaftPeer of this process, whose machine it reads between turns. `end`
+    ends this process in order, to be started again."""
 
-    def __init__(self, node: str, pid: int, raft: RaftPeer, reception: Reception) -> None:
+    def __init__(
+        self, node: str, pid: int, raft: RaftPeer, reception: Reception, end: Callable[[], None] = lambda: None
+    ) -> None:
         self.node = node
         self.pid = pid
         self.raft = raft
         self.machine: Machine = raft.machine
         self.reception = reception
         self.incarnation = raft.incarnation
+        self._end = end
         self.leading = False
         self.term = 0
         self.leader = ""
@@ -116,6 +123,7 @@ class Broker(Actor):
             questions.after_round,
             self._refuse,
         )
+        self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -135,6 +143,8 @@ class Broker(Actor):
             Follow: watching.on_follow,
             Progress: watching.on_progress,
             Following: self._on_following,
+            EndNode: self._ending.on_end,
+            StandingBy: self._ending.on_standing_by,
         }
         for role, union in ((ROLE_WORKER, FromWorker), (ROLE_CLIENT, FromClient)):
             decoder: msgspec.msgpack.Decoder[list[msgspec.Struct]] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]
@@ -187,6 +197,8 @@ class Broker(Actor):
                 self._on_following(link, message)
             elif isinstance(message, Describe | ListTasks | ShowTask) and message.stale:
                 self._handlers[type(message)](link, message)
+            elif isinstance(message, EndNode):
+                self._ending.on_end_here(link, message)
             else:
                 wants_leader = True
         if wants_leader and self.leader:

@@ -23,6 +23,7 @@ class Link:
     children: tuple[int, ...] = ()
     pid: int = 0
     heard: Nanos = 0
+    stands_by: bool = False                                 # of a worker that was drained: nothing runs there
 
 
 class Links:

@@ -8,7 +8,17 @@ from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerL
 from cluster.broker.actor import Broker
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.data_directory import LOCKED_ADVICE
-from cluster.node_report import EXIT_FAULT, EXIT_NO_ROOM, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
+from cluster.node_report import (
+    EXIT_AGAIN,
+    EXIT_FAULT,
+    EXIT_NO_ROOM,
+    EXIT_OPERATOR,
+    EXIT_UNUSABLE,
+    Parent,
+    Ready,
+    Refused,
+    encode,
+)
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.peer.reception import Reception
@@ -41,9 +51,11 @@ def start_broker(
     pid: int,
     on_fault: Callable[[ExitReason], None],
     on_ready: Callable[[], None] = lambda: None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> ActorSystem:
     """Starts RaftPeer and Broker. `on_fault` is told if one of them ends by itself: the process must end then.
-    `on_ready` is called when the log is open and the addresses are bound.
+    `on_ready` is called when the log is open and the addresses are bound, `on_end` when an operator wants this broker
+    to end in order and to be started again.
     """
     system = ActorSystem(ports, node=config.node)
     incarnation = ports.entropy.bits(INCARNATION_BITS)
@@ -54,7 +66,7 @@ def start_broker(
     raft.on_ready = on_ready
     mailbox = MailboxSpec(MAILBOX_MESSAGES_MAX)
     raft_ref = system.spawn(raft, name="raft", mailbox=mailbox)
-    broker = Broker(config.node, pid, raft, reception)
+    broker = Broker(config.node, pid, raft, reception, on_end)
     raft.broker = system.spawn(broker, name="broker", mailbox=mailbox)
 
     def ended(reason: ExitReason) -> None:
@@ -94,7 +106,12 @@ async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
                 parent.send(encode(Refused(f"{reason.message}; {advice}" if advice else reason.message)))
         system.stop()
 
-    system = start_broker(ports, config, process_id(), fault, lambda: parent.send(encode(Ready())))
+    def end() -> None:
+        nonlocal status
+        status = EXIT_AGAIN
+        system.stop()
+
+    system = start_broker(ports, config, process_id(), fault, lambda: parent.send(encode(Ready())), end)
     on_terminate(system.stop)
     freeze_memory()
     cell = system.find("raft")

@@ -15,6 +15,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
             "pid": None,
             "slots": row["slots"],
             "draining": row["draining"],
+            "drained": False,
             "running": row["held"],
             "waiting": 0,
             "children": [],
@@ -27,7 +28,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
 def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     """What only the leader knows. Running and waiting come from workers' heartbeats, up to 500 ms old."""
     status = machine.status()
-    workers = []
+    workers: list[dict[str, object]] = []
     waiting_in: dict[str, int] = {}
     for session in machine.sessions_open():
         if session.worker is None:
@@ -45,16 +46,25 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
                 "pid": link.pid if link is not None and link.pid else None,
                 "slots": session.worker.slots,
                 "draining": session.draining,
+                "drained": False,
                 "running": len(held) - len(waits),
                 "waiting": len(waits),
                 "children": list(link.children) if link is not None else [],
             }
         )
+    there = {row["node"] for row in workers}
+    workers += [_drained(name) for name in {link.name: None for link in links if link.stands_by} if name not in there]
     queues = []
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_parked(status)}
+
+
+def _drained(name: str) -> dict[str, object]:
+    """The row of a worker that an operator has taken out."""
+    numbers: dict[str, object] = {"slots": 0, "draining": False, "drained": True, "running": 0, "waiting": 0}
+    return {"node": name, "pid": None, **numbers, "children": []}
 
 
 def _parked(status: Status) -> dict[str, object]:

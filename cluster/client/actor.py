@@ -34,6 +34,7 @@ from cluster.wire import (
     Hello,
     Lease,
     Message,
+    NodeAnswer,
     Overload,
     RegisterAnswer,
     Results,
@@ -111,6 +112,7 @@ class ClientActor(Actor):
             StatusReply: self._questions.on_status,
             **dict.fromkeys((Described, TaskRows, TaskShown), self._questions.on_answer),
             Events: self._on_events,
+            NodeAnswer: self._questions.on_node_answer,
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
@@ -215,6 +217,12 @@ class ClientActor(Actor):
         if stale:
             return self._questions.ask_stale([self._links.peer(node) for node, _ in self.brokers], make)
         return self._questions.ask(self._links.leader, make)
+
+    def end_node(self, node: str, pid: int, limit_ms: int, *, again: bool, is_broker: bool) -> Future[str]:
+        """Asks for the end of this process of a node, a broker itself or the leader for a worker."""
+        self._check_open()
+        asked = self._links.peer(node) if is_broker else self._links.leader
+        return self._questions.end_node(asked, node, pid, limit_ms, again=again)
 
     @property
     def refusal(self) -> str:

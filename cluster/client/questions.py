@@ -10,7 +10,7 @@ from typing import Any
 
 from actors import Peer
 from cluster.errors import ClusterError, Unavailable
-from cluster.wire import Described, Message, StatusReply, StatusRequest, TaskRows, TaskShown
+from cluster.wire import Described, EndNode, Message, NodeAnswer, StatusReply, StatusRequest, TaskRows, TaskShown
 
 Answered = Described | TaskRows | TaskShown
 
@@ -18,17 +18,18 @@ Answered = Described | TaskRows | TaskShown
 class Questions:
     """Open questions by number; their futures get the answer, or Unavailable."""
 
-    __slots__ = ("_asked", "_last", "_stale", "_status")
+    __slots__ = ("_asked", "_ends", "_last", "_stale", "_status")
 
     def __init__(self) -> None:
         self._last = 0
         self._status: dict[int, Future[bytes]] = {}
         self._asked: dict[int, Future[Any]] = {}        # of the leader
         self._stale: dict[int, Future[Any]] = {}
+        self._ends: dict[int, Future[str]] = {}
 
     @property
     def are_answered(self) -> bool:
-        return not (self._status or self._asked or self._stale)
+        return not (self._status or self._asked or self._stale or self._ends)
 
     def status(self, broker: Peer, *, stale: bool) -> Future[bytes]:
         """One broker's view, as the msgpack of a map."""
@@ -68,6 +69,23 @@ class Questions:
             reject(future, Unavailable("no link to any broker", outcome="refused"))
         return future
 
+    def end_node(self, broker: Peer | None, node: str, pid: int, limit_ms: int, *, again: bool) -> Future[str]:
+        """Asks a broker to end this process of `node`; "" or why it will not."""
+        self._last += 1
+        number = self._last
+        future: Future[str] = get_running_loop().create_future()
+        if broker is not None and broker.send(EndNode(number, node, pid, again, limit_ms)):
+            self._ends[number] = future
+            future.add_done_callback(lambda _: self._ends.pop(number, None))
+        else:
+            reject(future, Unavailable("no link to the broker that could end it", outcome="refused"))
+        return future
+
+    def on_node_answer(self, peer: Peer, message: NodeAnswer) -> None:
+        future = self._ends.pop(message.request, None)
+        if future is not None and not future.done():
+            future.set_result(message.refusal)
+
     def on_status(self, peer: Peer, message: StatusReply) -> None:
         future = self._status.pop(message.request, None)
         if future is not None and not future.done():
@@ -90,6 +108,8 @@ class Questions:
             reject(status, error)
         for asked in (*self._asked.values(), *self._stale.values()):
             reject(asked, error)
+        for end in list(self._ends.values()):
+            reject(end, error)
 
 
 def reject(future: "Future[Any]", error: ClusterError) -> None:

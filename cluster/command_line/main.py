@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cluster.command_line import completion, parts, replay, results, status, submit, tasks, top
+from cluster.command_line import completion, nodes, parts, replay, results, status, submit, tasks, top
 from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 
@@ -24,6 +24,8 @@ COMMANDS: tuple[click.Command, ...] = (
     results.result,
     results.cancel,
     replay.replay,
+    nodes.drain,
+    nodes.restart,
     tasks.tasks,
     completion.completion,
 )

@@ -17,11 +17,12 @@ from actors.simulation import ChildPort, Process, World
 from cluster.broker.actor import Broker
 from cluster.broker.process import EXIT_STATUS, start_broker
 from cluster.compaction.policy import CompactionLimits
-from cluster.node_report import EXIT_FAULT
+from cluster.node_report import ASKED, EXIT_AGAIN, EXIT_DRAINED, EXIT_FAULT
 from cluster.peer.actor import RaftPeer
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.state_oracle import FULL_DIGEST_INTERVAL
 from cluster.simulation.tasks import WEAR, Count, OnRun, executor_body, loop_body
+from cluster.stand_in import StandIn, StandInConfig
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
@@ -37,6 +38,8 @@ ASYNC_TASKS = 6
 DIRECTORY = "data"              # of a broker, on its own disk
 RESTART_NS_MIN: Nanos = 100 * MILLISECOND
 RESTART_NS_MAX: Nanos = 1 * SECOND
+ASKED_RESTART_NS_MAX: Nanos = 50 * MILLISECOND      # after an end that an operator asked for
+OUT_NS_MAX: Nanos = 10 * SECOND     # of a drained worker; then its launch is started anew, at the latest
 
 # Small, so that a minute of work fills several segments.
 LIMITS = WalLimits(segment_bytes=256 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
@@ -88,7 +91,10 @@ class Node:
         if exit.code is None:
             return                      # killed: whoever did that brings it back
         self.restarts += 1
-        wait = self._random.randint(RESTART_NS_MIN, RESTART_NS_MAX)
+        if exit.code in ASKED:
+            wait = self._random.randrange(ASKED_RESTART_NS_MAX)
+        else:
+            wait = self._random.randint(RESTART_NS_MIN, RESTART_NS_MAX)
         self.world.after(wait, self._restart)
 
     def _restart(self) -> None:
@@ -131,8 +137,13 @@ class BrokerProcess(Node):
                 self._on_end(self.name, reason)
             system.stop()
 
+        def end() -> None:
+            nonlocal status
+            status = status or EXIT_AGAIN
+            system.stop()
+
         with _in_place(self._stand_ins(self.name)):
-            system = start_broker(ports, self.config, self.process.incarnation, fault)
+            system = start_broker(ports, self.config, self.process.incarnation, fault, on_end=end)
         peer, broker = _actor(system, "raft"), _actor(system, "broker")
         assert isinstance(peer, RaftPeer) and isinstance(broker, Broker)
         self.peer, self.broker = peer, broker
@@ -151,6 +162,7 @@ class WorkerProcess(Node):
         )
         self._on_end = on_end
         self._system: ActorSystem | None = None         # while it runs
+        self._is_out = False                            # an operator has drained it
         super().__init__(world, name)
 
     def drain(self) -> bool:
@@ -162,16 +174,34 @@ class WorkerProcess(Node):
 
     def _ended(self, exit: Exit) -> None:
         self._system = None
+        self._is_out = exit.code == EXIT_DRAINED        # a launch that dies forgets it
         super()._ended(exit)
 
     async def _start(self, ports: Ports) -> None:
-        _, self._system, ended = start_worker(ports, self.config)
+        if self._is_out:
+            await self._stand_in(ports)
+        worker, self._system, ended = start_worker(ports, self.config, self.process.incarnation)
         system = self._system
         await system.wait_stopped()
         for reason in ended:
             if isinstance(reason, Failed):
                 self._on_end(self.name, reason)
-        raise SystemExit(EXIT_FAULT if ended else 0)
+        raise SystemExit(worker.end_status or (EXIT_FAULT if ended else 0))
+
+    async def _stand_in(self, ports: Ports) -> None:
+        """What its launch does meanwhile."""
+        system = ActorSystem(ports, node=self.name)
+        system.spawn(Out(self.name, StandInConfig(self.config.cluster, self.config.brokers)), name="out")
+        ports.clock.call_at(ports.clock.now() + self._random.randrange(OUT_NS_MAX), system.stop)
+        await system.wait_stopped()
+        raise SystemExit(EXIT_AGAIN)
+
+
+class Out(StandIn):
+    """Of a drained worker, until an operator wants it back."""
+
+    def asked_back(self) -> None:
+        self.context.system.stop()
 
 
 def register_executors(world: World, on_run: OnRun, on_count: Callable[[int, Count], None]) -> None:

@@ -21,6 +21,8 @@ from cluster.simulation.nodes import (
     register_executors,
     topology,
 )
+from cluster.simulation.operator import ONE_IN as OPERATOR_ONE_IN
+from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
 from cluster.simulation.snapshot_oracle import Moments
@@ -31,6 +33,7 @@ PROLONGED_NS: Nanos = 10 * SECOND       # for faults that must happen and did no
 PROLONGED_MAX = 6
 DUPLICATES_ONE_IN = 4
 DUPLICATE_PPM = 1_000
+ASKED_END = "asked_end"
 CHUNK_NS: Nanos = 50 * MILLISECOND      # of world time between two looks at the oracles
 
 
@@ -97,6 +100,7 @@ class Scenario:
             oracles.snapshots.watch(node)
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
+        self.operator: OperatorProcess | None = None
         self.faults = ClusterFaults(
             world,
             brokers=[node.process for node in self.brokers],
@@ -111,6 +115,8 @@ class Scenario:
         course = self.course
         with self.world:
             self.faults.start(course.faults_ns)
+            if self.world.seed % OPERATOR_ONE_IN:
+                self.employ_operator()
             self.run_for(course.faults_ns + MILLISECOND)
             for _ in range(PROLONGED_MAX):
                 if self.faults.missing and course.is_whole:
@@ -121,10 +127,17 @@ class Scenario:
             self.run_until(lambda: len(self.workload.acknowledged) >= course.tasks_min, course.rest_ns_max)
             return self.settle()
 
+    def employ_operator(self) -> OperatorProcess:
+        """From now on somebody restarts and drains nodes."""
+        self.operator = OperatorProcess(self.world, self.workload.plan)
+        return self.operator
+
     def settle(self) -> Report:
         """No new work: all that was acknowledged comes to its end, and everything is judged."""
         course, judge = self.course, self.oracles.judge
         self.workload.is_over = True
+        if self.operator is not None:
+            self.operator.is_over = True
         self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
         self.run_for(course.total_ns_min - self.world.now)
         # Results are forgotten meanwhile, by entries of their own: one of them may be under way.
@@ -149,6 +162,8 @@ class Scenario:
 
     @property
     def is_at_rest(self) -> bool:
+        if self.operator is not None and self.operator.is_busy:
+            return False
         return not self.workload.waits and not self.oracles.unfinished(self.workload.acknowledged)
 
     def _count_snapshot(self) -> None:
@@ -165,6 +180,11 @@ class Scenario:
     def _new_leader(self, node: BrokerProcess, voters: list[int]) -> None:
         self.faults.leader_elected(node.process, [self.brokers[number - 1].process for number in sorted(voters)])
 
+    @property
+    def _asked_ends(self) -> dict[str, int]:
+        """Nodes that an operator ended, and that came back or stayed out as he wanted."""
+        return {ASKED_END: self.operator.turns} if self.operator is not None and self.operator.turns else {}
+
     def _report(self) -> Report:
         oracles = self.oracles
         return Report(
@@ -175,7 +195,7 @@ class Scenario:
             acknowledged=len(self.workload.acknowledged),
             lost=oracles.lost,
             duplicated_records=oracles.state.duplicated_records,
-            faults=self.faults.happened,
+            faults=self.faults.happened | self._asked_ends,
             elections=oracles.raft.elections,
             runs=oracles.state.runs,
             late_outcomes=oracles.state.late_outcomes,

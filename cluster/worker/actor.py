@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
 from cluster.leader_links import LeaderLinks
+from cluster.node_report import EXIT_AGAIN, EXIT_DRAINED
 from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
 from cluster.state.commands import Close, Outcome, Register, WorkerSpec
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
@@ -30,6 +31,7 @@ from cluster.wire import (
     ROLE_WORKER,
     Answers,
     Assignments,
+    End,
     Hello,
     Holding,
     LeaseAck,
@@ -57,13 +59,17 @@ REGISTER_RETRY: Nanos = 1 * SECOND
 IDLE_HOLDING_INTERVAL: Nanos = 5 * SECOND       # an idle worker repeats that it holds nothing
 DRAIN_RUNNING: Nanos = 9 * SECOND               # what runs at a stop may go on for so long
 DRAIN_ANSWERS: Nanos = 600 * MILLISECOND        # then the last outcomes wait for their answer
+ASKED_ANSWERS: Nanos = 5 * SECOND               # ... longer if an operator asked: nobody kills it meanwhile
 DRAIN_GOODBYE: Nanos = 300 * MILLISECOND        # and then the goodbye, for the leader to let go of the link
 INCARNATION_BITS = 63
 assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """To a worker: take nothing more, hand back what waits, finish what runs, close the session, end."""
+    """To a worker: take nothing more, hand back what waits, finish what runs, close the session, end. What still runs
+    after `limit` is ended, and goes back. A second one may shorten the limit."""
+
+    limit: Nanos = DRAIN_RUNNING
 
 
 class Life(Enum):
@@ -86,6 +92,7 @@ class Worker(Actor):
         self.config = config
         self.pid = pid
         self.start_failure: StartFailed | Exit | None = None
+        self.end_status = 0                         # of the process, after an end in order
         self.session = 0
         self.life = Life.STARTING
         self.incarnation = 0
@@ -115,6 +122,7 @@ class Worker(Actor):
             Stop: self._on_stop,
             Answers: self._on_answers,
             LeaseAck: self._on_lease_ack,
+            End: self._on_end,
         }
         decoder = msgspec.msgpack.Decoder(list[ToWorker])
         self._links = LeaderLinks(
@@ -134,19 +142,28 @@ class Worker(Actor):
 
     @handles
     def on_drain(self, message: Drain) -> None:
+        until = self.context.clock.now() + message.limit
         if self.life in ENDING:
+            if self.life is Life.DRAINING:
+                self._drain_until = min(self._drain_until, until)
             return
         was, self.life = self.life, Life.DRAINING
         self.context.log.event("worker_draining")
         if was is Life.STARTING or self._completions is None:
             self.context.stop(Shutdown())
             return
-        self._drain_until = self.context.clock.now() + DRAIN_RUNNING
+        self._drain_until = until
         self._completions.drain()
         self.context.at_turn_end(self._flush)
         for child in self._children:
             child.hand_back()
         self._look_after()
+
+    def _on_end(self, peer: Peer, message: msgspec.Struct) -> None:
+        """An operator wants this worker out, or started anew. The last word counts for what comes after the end."""
+        assert isinstance(message, End)
+        self.end_status = EXIT_AGAIN if message.again else EXIT_DRAINED
+        self.on_drain(Drain(message.limit_ms * MILLISECOND or DRAIN_RUNNING))
 
     # -- slots: what they tell ------------------------------------------------------------------------------
 
@@ -435,7 +452,7 @@ class Worker(Actor):
             if any(child.is_working for child in self._children) and now < self._drain_until:
                 return
             self.life = Life.CLOSING
-            self._drain_until = now + DRAIN_ANSWERS
+            self._drain_until = now + (ASKED_ANSWERS if self.end_status else DRAIN_ANSWERS)
             for child in self._children:
                 child.hand_back()
                 child.is_stopped = True

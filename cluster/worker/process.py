@@ -16,7 +16,8 @@ EXECUTOR_MODULES = ("cluster.worker.executor", "cluster.worker.loop_executor")
 def run_worker(parent: Parent, argument: bytes) -> None:
     """The entry of a worker's process, as `launch` spawns it; `argument` is an encoded WorkerConfig.
 
-    Ends the process with status 0 after a drain (SIGTERM), with 2 if a module of tasks cannot be imported, or if
+    Ends the process with status 0 after a drain (SIGTERM), with one of ASKED after one that an operator asked the
+    cluster for, with 2 if a module of tasks cannot be imported, or if
     another process runs under its name on this machine.
     """
     config = msgspec.msgpack.decode(argument, type=WorkerConfig)
@@ -49,7 +50,7 @@ async def _serve(ports: Ports, config: WorkerConfig, parent: Parent) -> int:
     if worker.start_failure is not None:
         refuse(explain(worker.start_failure))
         return EXIT_OPERATOR
-    return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else 0
+    return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else worker.end_status
 
 
 def start_worker(ports: Ports, config: WorkerConfig, pid: int = 0) -> tuple[Worker, ActorSystem, list[ExitReason]]:

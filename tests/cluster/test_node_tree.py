@@ -3,13 +3,28 @@
 from collections.abc import Coroutine
 from typing import Any
 
-from actors import SECOND, ActorSystem, Ports
+import msgspec
+import pytest
+
+from actors import SECOND, ActorSystem, Endpoint, Peer, Ports
 from actors.simulation import ChildPort, World
-from cluster.node_report import EXIT_NO_ROOM, EXIT_OPERATOR, EXIT_UNUSABLE, Ready, Refused, encode
+from cluster.node_report import (
+    EXIT_AGAIN,
+    EXIT_DRAINED,
+    EXIT_NO_ROOM,
+    EXIT_OPERATOR,
+    EXIT_UNUSABLE,
+    Ready,
+    Refused,
+    encode,
+)
 from cluster.node_tree import Launch, NodeSpec, Stop
+from cluster.stand_in import StandInConfig
+from cluster.wire import End, FromWorker, Hello, StandingBy, Welcome
 
 ENTRY = "node:main"
 LIMIT = 60 * SECOND
+LEADER = "leader:1"
 
 
 class Machine:
@@ -23,7 +38,11 @@ class Machine:
         self.started: list[str] = []
         self.ended = False
         names = ("b1", "b2", "b3", "w1", "w2")
-        specs = [NodeSpec(name, ENTRY, name.encode(), is_broker=name.startswith("b")) for name in names]
+        stand_ins = {"w": StandInConfig("tests", (("leader", LEADER),))}
+        specs = [
+            NodeSpec(name, ENTRY, name.encode(), is_broker=name[0] == "b", stand_in=stand_ins.get(name[0]))
+            for name in names
+        ]
         self.launch = Launch(specs)
         self.world = World(1)
         self.world.register_entry(ENTRY, self._node)
@@ -52,8 +71,42 @@ class Machine:
                 raise SystemExit(int(step))
         await port.receive()
 
+    def lead(self) -> "Leader":
+        """A broker that stand-ins follow."""
+        leader = Leader()
+        self.world.process("leader", leader.start)
+        return leader
+
     def run(self, seconds: int = 1) -> None:
         self.world.run_for(seconds * SECOND)
+
+
+class Leader:
+    """Hears what stand-ins say, and may ask them back."""
+
+    def __init__(self) -> None:
+        self.standing: dict[str, bool] = {}
+        self.peers: dict[str, Peer] = {}
+
+    def start(self, ports: Ports) -> None:
+        Endpoint(ports, b"L" * 16).listen(
+            LEADER,
+            hello_decoder=msgspec.msgpack.Decoder(list[Hello]),
+            on_hello=self.on_hello,
+            on_messages=self.on_messages,
+            on_closed=lambda peer: None,
+        )
+
+    def on_hello(self, peer: Peer, hello: Hello) -> Any:
+        self.peers[hello.node] = peer
+        peer.send(Welcome("leader", 1, 1, "leader"))
+        return msgspec.msgpack.Decoder(list[FromWorker])
+
+    def on_messages(self, peer: Peer, messages: list[Any]) -> None:
+        (node,) = (name for name, known in self.peers.items() if known is peer)
+        for message in messages:
+            if isinstance(message, StandingBy):
+                self.standing[node] = message.stands
 
 
 def test_workers_start_when_all_brokers_are_ready():
@@ -126,3 +179,72 @@ def test_a_broker_with_a_log_waits_for_room_even_before_it_ran_and_the_others_go
     assert {"w1", "w2"} <= set(machine.started)
     exits = [fields for name, fields in machine.log if name == "node_exited"]
     assert [(fields["code"], fields["reason"]) for fields in exits] == [(75, "reason 75")] * 2
+
+
+@pytest.mark.parametrize("name", ["b1", "w1"])
+def test_a_node_that_an_operator_ended_is_started_again_at_once_and_is_no_crash(name):
+    machine = Machine(**{name: [f"ready {EXIT_AGAIN}", f"ready {EXIT_AGAIN}", f"ready {EXIT_AGAIN}", "ready"]})
+    machine.run()
+    assert machine.started.count(name) == 4, "without a pause, however often"
+    assert machine.launch.refusal is None and not machine.ended
+    assert [(event, fields["node"]) for event, fields in machine.log] == [("node_again", name)] * 3
+
+
+def test_an_end_that_was_asked_for_starts_the_pauses_after_crashes_over():
+    machine = Machine(w1=["ready 70", "ready 70", "ready 70", f"ready {EXIT_AGAIN}", "ready 70", "ready"])
+    machine.run(2)
+    assert machine.started.count("w1") == 6
+
+
+def test_a_drained_worker_stays_out_and_its_stand_in_says_so():
+    machine = Machine(w1=[f"ready {EXIT_DRAINED}", "ready"])
+    leader = machine.lead()
+    machine.run(120)
+    assert machine.started.count("w1") == 1 and machine.started.count("w2") == 1
+    assert leader.standing == {"w1": True}
+    assert [event for event, _ in machine.log if event.startswith("node")] == ["node_out"]
+
+
+def test_a_drained_worker_comes_back_when_it_is_asked_for_and_only_then():
+    machine = Machine(w1=[f"ready {EXIT_DRAINED}", "ready"])
+    leader = machine.lead()
+    machine.run()
+    leader.peers["w1"].send(End(again=False))
+    machine.run(10)
+    assert machine.started.count("w1") == 1
+    leader.peers["w1"].send(End(again=True))
+    machine.run(10)
+    assert machine.started.count("w1") == 2
+    assert leader.standing == {"w1": False}
+
+
+def test_a_worker_may_be_drained_again_and_again():
+    machine = Machine(w1=[f"ready {EXIT_DRAINED}", f"ready {EXIT_DRAINED}", f"ready {EXIT_DRAINED}", "ready"])
+    leader = machine.lead()
+    for lives in range(1, 4):
+        machine.run()
+        assert machine.started.count("w1") == lives
+        leader.peers["w1"].send(End(again=True))
+    machine.run()
+    assert machine.started.count("w1") == 4
+
+
+def test_a_launch_stops_while_a_worker_is_out():
+    machine = Machine(w1=[f"ready {EXIT_DRAINED}"])
+    leader = machine.lead()
+    machine.run()
+    machine.ref.tell(Stop())
+    assert machine.world.run_until(lambda: machine.ended, LIMIT)
+    assert leader.standing == {"w1": False}
+    assert machine.launch.refusal is None
+
+
+@pytest.mark.parametrize("name", ["b1", "w1"])
+def test_a_node_that_is_refused_after_an_operator_restarted_it_is_tried_again_and_the_others_go_on(name):
+    """New code that cannot be imported, for example: whoever deploys it should not lose the neighbours as well."""
+    machine = Machine(**{name: [f"ready {EXIT_AGAIN}", f"ready {EXIT_OPERATOR}", f"ready {EXIT_OPERATOR}", "ready"]})
+    machine.run(10)
+    assert machine.launch.refusal is None and not machine.ended
+    assert machine.started.count(name) == 4
+    exits = [fields for event, fields in machine.log if event == "node_exited"]
+    assert [(fields["code"], fields["reason"]) for fields in exits] == [(EXIT_OPERATOR, "reason 2")] * 2

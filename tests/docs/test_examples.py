@@ -200,3 +200,19 @@ def test_the_examples_of_the_command_line_do_what_they_say(site):
     assert "tasks/s" in site.type_in(top)
     site.type_in(completion)
     assert "_quorumq_completion" in (site.folder / "quorumq.bash").read_text()
+
+
+@pytest.mark.parametrize("site", ["docs/guide/quickstart.md"], indirect=True)
+def test_the_commands_of_the_page_on_deploying_do_what_they_say(site):
+    page = list(blocks(ROOT / "docs/guide/deploying.md"))
+    deploy, patient, restarts, drain = [block.text for block in page if block.language == "sh"]
+    (shown,) = [json.loads(block.text) for block in page if block.language == "json"]
+    assert site.type_in(deploy).startswith("restarted: w1")
+    assert "--timeout" in patient and site.type_in(patient).startswith("restarted: w1")
+    everything, named, brokers = site.type_in(restarts).splitlines()
+    assert everything.startswith("restarted: w1") and named.startswith("restarted: w1, b2 in ")
+    report = json.loads(brokers)
+    assert set(report) == set(shown) and set(report["nodes"][0]) == set(shown["nodes"][0])
+    assert sorted(turn["node"] for turn in report["nodes"]) == ["b1", "b2", "b3"]
+    out, rest = site.type_in(drain).split("leader b")
+    assert out.startswith("drained: w1 in ") and "drained" in rest and "restarted: w1 in " in rest

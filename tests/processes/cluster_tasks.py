@@ -383,3 +383,19 @@ def leak(megabytes: int) -> int:
     """Leaves so much in memory, and returns the process."""
     _kept.append(bytearray(b"x") * (megabytes * 1_000_000))
     return os.getpid()
+
+
+# -- restarts -----------------------------------------------------------------------------------------------------
+
+
+@task
+def append(number: int, folder: str, seconds: float) -> None:
+    """Takes so long, and then notes its id and when it ended; a short line arrives whole or not at all."""
+    time.sleep(seconds)
+    with Path(folder, "appended").open("a") as file:
+        file.write(f"{current().id} {time.monotonic()}\n")
+
+
+@task
+def version() -> str:
+    return "one"

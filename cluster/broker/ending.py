@@ -1,0 +1,76 @@
+"""Ends of nodes that an operator asks for: this broker itself, or, through the leader, a worker.
+
+Only clients may ask: no other role's messages contain the request. It names the node and the process that is meant, so
+one that arrives late, or twice, ends nothing that has been started since.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from actors import Log
+from cluster.broker.link import Link, Links
+from cluster.wire import ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
+
+LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of what runs at a worker
+
+
+class Ending:
+    """Of one broker, `node`, whose process is `pid`; `end` ends it, to be started again by its launch."""
+
+    def __init__(self, node: str, pid: int, links: Links, log: Log, end: Callable[[], None]) -> None:
+        self._node = node
+        self._pid = pid
+        self._links = links
+        self._log = log
+        self._end = end
+
+    def on_standing_by(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, StandingBy)
+        if link.role == ROLE_WORKER and not link.session:
+            link.stands_by = message.stands
+
+    def on_end_here(self, link: Link, message: msgspec.Struct) -> None:
+        """To a broker that does not lead: it ends itself, and nobody else."""
+        assert isinstance(message, EndNode)
+        if message.node == self._node:
+            self._end_self(link, message)
+        else:
+            self._answer(link, message, f"{self._node} does not lead: only the leader passes an end on to a worker")
+
+    def on_end(self, link: Link, message: msgspec.Struct) -> None:
+        """To the leader."""
+        assert isinstance(message, EndNode)
+        if message.node == self._node:
+            self._end_self(link, message)
+            return
+        known = [other for other in self._links if other.role == ROLE_WORKER and other.name == message.node]
+        worker = next((other for other in known if other.session), None)
+        stand_in = next((other for other in known if other.stands_by), None)
+        if not 0 <= message.limit_ms <= LIMIT_MS_MAX:
+            self._answer(link, message, f"a limit of {message.limit_ms} ms is out of range: 0 to {LIMIT_MS_MAX}")
+        elif worker is not None:
+            self._answer(link, message)
+            if message.pid == worker.pid:
+                self._log.event("end_asked", node=message.node, pid=message.pid, again=message.again, by=link.name)
+                worker.peer.send(End(message.again, message.limit_ms))
+        elif stand_in is not None:
+            self._answer(link, message)
+            stand_in.peer.send(End(message.again))
+        else:
+            reason = f"no worker {message.node!r} is linked to the leader, and {self._node} ends no broker but itself"
+            self._answer(link, message, reason)
+
+    def _end_self(self, link: Link, message: EndNode) -> None:
+        if not message.again:
+            self._answer(link, message, f"{self._node} is a broker: it is restarted or, with its launch, stopped")
+        elif message.pid != self._pid:
+            self._answer(link, message)         # it has ended already: this is its successor
+        else:
+            self._log.event("end_asked", node=self._node, pid=self._pid, again=True, by=link.name)
+            self._answer(link, message)
+            link.peer.flush()
+            self._end()
+
+    def _answer(self, link: Link, message: EndNode, refusal: str = "") -> None:
+        link.peer.send(NodeAnswer(message.request, refusal))
