@@ -38,6 +38,7 @@ class AttemptInfo(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     stderr: str = ""            # the last 4 KiB, if its process ended
+    log: str = ""               # the last 4 KiB of what it wrote to `current().log`
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
@@ -188,6 +189,7 @@ def _attempt(attempt: Attempt) -> AttemptInfo:
         exit_code=error.exit_code if error.exit_code >= 0 else None,
         signal=error.signal if error.signal >= 0 else None,
         stderr=error.stderr,
+        log=error.log,
     )
 
 

@@ -205,7 +205,8 @@ def _attempt(attempt: AttemptInfo) -> Iterator[str]:
     for name, value in (("exit code", attempt.exit_code), ("signal", attempt.signal)):
         if value is not None:
             yield f"  {name} {value}"
-    for name, text in (("traceback", attempt.traceback), ("stderr, its end", attempt.stderr)):
+    texts = (("traceback", attempt.traceback), ("stderr, its end", attempt.stderr), ("log, its end", attempt.log))
+    for name, text in texts:
         if text.strip():
             yield f"  {name}:"
             yield from (f"    {line}" for line in text.rstrip().splitlines())
