@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Rig(Actor):
     """The owner of one slot."""
 
-    def __init__(self, modules: tuple[str, ...], wear: WearLimits) -> None:
+    def __init__(self, modules: tuple[str, ...], wear: WearLimits = UNLIMITED) -> None:
         self.modules = modules
         self.wear = wear
         self.names: tuple[str, ...] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cluster_rig import (
+    LOOPS,
     Process,
     broker_pid,
     children,
@@ -90,7 +91,7 @@ def test_a_killed_worker_loses_nothing_and_comes_back(cluster: LocalCluster) -> 
         async with Client.connect(cluster.topology) as client:
             worker = row((await client.status())["workers"], "w1")
             old = descendants(worker["pid"])
-            assert len(old) == 1 + SLOTS, "a fork server and a child for each slot"
+            assert len(old) == 1 + SLOTS + LOOPS, "a fork server, a child for each slot and one for async tasks"
             await survives(client, lambda: kill(worker["pid"]))
             wait_until("what the killed worker had started has ended", lambda: not any(p.is_alive for p in old))
             status = await status_when(client, "the cluster is whole", lambda status: is_whole(status, SLOTS))
@@ -187,7 +188,7 @@ def test_all_processes_of_a_killed_launch_end_and_a_new_launch_recovers(
         everybody: list[Process] = descendants(cluster.launch.pid)
         nodes = children(children(cluster.launch.pid)[0])
         assert len(nodes) == 5, "three brokers and two workers, under one fork server"
-        assert len(everybody) == 1 + 5 + 2 * (1 + SLOTS)
+        assert len(everybody) == 1 + 5 + 2 * (1 + SLOTS + LOOPS)
 
         def strike() -> None:
             os.kill(nodes[-1], signal.SIGSTOP)
