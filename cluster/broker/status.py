@@ -14,6 +14,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
             "node": row["name"],
             "pid": None,
             "slots": row["slots"],
+            "async_tasks": row["async_tasks"],
             "draining": row["draining"],
             "drained": False,
             "running": row["held"],
@@ -45,6 +46,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
                 "node": session.name,
                 "pid": link.pid if link is not None and link.pid else None,
                 "slots": session.worker.slots,
+                "async_tasks": session.worker.loop_tasks if session.worker.loop_names else 0,
                 "draining": session.draining,
                 "drained": False,
                 "running": len(held) - len(waits),
@@ -63,8 +65,8 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
 
 def _drained(name: str) -> dict[str, object]:
     """The row of a worker that an operator has taken out."""
-    numbers: dict[str, object] = {"slots": 0, "draining": False, "drained": True, "running": 0, "waiting": 0}
-    return {"node": name, "pid": None, **numbers, "children": []}
+    numbers: dict[str, object] = {"slots": 0, "async_tasks": 0, "running": 0, "waiting": 0}
+    return {"node": name, "pid": None, "draining": False, "drained": True, **numbers, "children": []}
 
 
 def _parked(status: Status) -> dict[str, object]:

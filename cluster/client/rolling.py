@@ -102,7 +102,7 @@ class Look:
     def is_serving(self, worker: str) -> bool:
         """Registered, with all its children, and not leaving."""
         row = self.workers.get(worker, {})
-        return bool(row.get("pid")) and not row["draining"] and len(row["children"]) == row["slots"]
+        return bool(row.get("pid")) and not row["draining"] and len(row["children"]) == _children(row)
 
     def flaw(self) -> str:
         """Why no broker may be missed now; "" if all are there, follow, and have caught up."""
@@ -120,6 +120,11 @@ class Look:
             if (lag := newest - row["applied_index"]) > LAG_ENTRIES_MAX:
                 return f"broker {node} catches up, {lag} entries to go"
         return ""
+
+
+def _children(row: dict[str, Any]) -> int:
+    """Of a worker that is whole: one for each slot, and one for all its async tasks."""
+    return int(row["slots"]) + int(row["async_tasks"] > 0)
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ class WorkerStatus(TypedDict):
     name: str
     session: int
     slots: int
+    async_tasks: int    # that its event loop runs at once; 0 if it has none
     held: int
     draining: bool      # gets nothing more
 
@@ -132,6 +133,7 @@ def _worker(session: Session) -> WorkerStatus:
         name=session.name,
         session=session.id,
         slots=session.worker.slots,
+        async_tasks=session.worker.loop_tasks if session.worker.loop_names else 0,
         held=len(session.held),
         draining=session.draining,
     )

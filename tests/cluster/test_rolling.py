@@ -33,8 +33,8 @@ class Cluster:
         }
         self.brokers[leader]["role"] = "leader"
         self.workers: dict[str, dict[str, Any]] = {
-            name: {"node": name, "pid": pid, "slots": 2, "children": [1, 2], "draining": False, "drained": False,
-                   "running": 0}
+            name: {"node": name, "pid": pid, "slots": 2, "async_tasks": 200, "children": [1, 2, 3], "draining": False,
+                   "drained": False, "running": 0}
             for pid, name in enumerate(("w1", "w2"), start=11)
         }  # fmt: skip
         self.now = 0
@@ -175,7 +175,7 @@ def test_a_worker_is_back_when_it_serves_with_all_children():
     assert cluster.step(restart) == Rest("it is not back")
     cluster.workers["w1"] = {**row, "pid": 99, "children": [7]}
     assert cluster.step(restart) == Rest("its children have not all started")
-    cluster.workers["w1"]["children"] = [7, 8]
+    cluster.workers["w1"]["children"] = [7, 8, 9]
     assert cluster.step(restart).node == "w2"
 
 
@@ -226,7 +226,7 @@ def test_a_refusal_is_told_when_it_gives_up():
 
 def test_workers_that_are_not_there_or_drained_are_left_out_unless_they_are_named():
     cluster = Cluster()
-    cluster.workers["w1"].update(pid=None, drained=True, slots=0, children=[])
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
     workers = Course(Wanted.AGAIN, ["w1", "w2", "w3"], [], named=False, limits=LIMITS)
     assert cluster.step(workers).node == "w2"
     assert workers.skipped == [("w1", "it is drained"), ("w3", "it is not there")]
@@ -237,12 +237,12 @@ def test_workers_that_are_not_there_or_drained_are_left_out_unless_they_are_name
 
 def test_a_drained_worker_that_is_named_comes_back():
     cluster = Cluster()
-    cluster.workers["w1"].update(pid=None, drained=True, slots=0, children=[])
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
     restart = course(cluster, named=True, nodes="w1")
     assert cluster.step(restart) == Ask("w1", 0, again=True, is_broker=False)
     assert isinstance(cluster.step(restart), Rest)
     assert cluster.step(restart, ASK_AGAIN_AFTER) == Ask("w1", 0, again=True, is_broker=False)
-    cluster.workers["w1"].update(pid=70, drained=False, slots=2, children=[1, 2])
+    cluster.workers["w1"].update(pid=70, drained=False, slots=2, async_tasks=200, children=[1, 2, 3])
     assert isinstance(cluster.step(restart), Done)
 
 
