@@ -8,11 +8,12 @@ from signal import SIGKILL, SIGTERM
 from actors import MILLISECOND, Nanos
 from cluster.state.commands import Outcome
 from cluster.wire import NO_TOTAL
+from cluster.worker.blame import Ended
 from cluster.worker.child_messages import Asks, Places, encode
 from cluster.worker.loop_process import LoopProcess
 from cluster.worker.loop_slots import NOWHERE, Held
 from cluster.worker.slot_child import LOCK_TIMEOUT, State
-from cluster.worker.slots import Ended, Pair
+from cluster.worker.slots import Pair
 
 LOGGED_TASKS_MAX = 20           # of those that a stuck loop runs
 

@@ -13,6 +13,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.state.commands import Outcome
+from cluster.worker.blame import Ended
 from cluster.worker.child_messages import (
     Finished,
     FromChild,
@@ -25,7 +26,7 @@ from cluster.worker.child_messages import (
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
 from cluster.worker.loop_slots import LoopSlot
 from cluster.worker.slot_child import LOCK_MISSES_MAX, LOCK_TIMEOUT, STEADY, State
-from cluster.worker.slots import Ended, Why
+from cluster.worker.slots import Why
 
 Result = TypeVar("Result")
 

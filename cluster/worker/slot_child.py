@@ -16,6 +16,7 @@ import msgspec
 from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.state.commands import Outcome
 from cluster.wire import NO_TOTAL
+from cluster.worker.blame import Ended
 from cluster.worker.child_messages import (
     WARNING_SIGNAL,
     Batch,
@@ -31,7 +32,7 @@ from cluster.worker.child_messages import (
 from cluster.worker.claims import withdraw_or_stop, withdraw_waiting
 from cluster.worker.page import ClaimPage
 from cluster.worker.renewal import Renewal
-from cluster.worker.slots import TERM_GRACE_NS, Due, Ended, Held, Pair, Slot, Why
+from cluster.worker.slots import TERM_GRACE_NS, Due, Held, Pair, Slot, Why
 from cluster.worker.starts import Start
 from cluster.worker.wear import UNLIMITED, WearLimits
 
