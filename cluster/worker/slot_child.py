@@ -152,7 +152,7 @@ class SlotChild:
         page = self._page
         if page is None or not self.is_busy:
             return
-        words = self._locked(0, lambda: (page.claimed, page.claimed_at, *page.take()))
+        words = self._locked(0, lambda: (page.claimed, page.claimed_at, *page.ring.take()))
         if words is None:
             self._lock_misses += 1
             if self._lock_misses == LOCK_MISSES_MAX:
@@ -297,8 +297,8 @@ class SlotChild:
         log = ""
         if page is not None:                # without the lock, whose holder is dead
             claimed, claimed_at = page.claimed, page.claimed_at
-            if page.has_outcomes:
-                self._finish(self._decode(*page.take()))
+            if not page.ring.is_empty:
+                self._finish(self._decode(*page.ring.take()))
             log = page.log.text(claimed)
         ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms, log)
         culprit = self.slot.running(claimed)
@@ -333,9 +333,9 @@ class SlotChild:
     def _collect(self) -> None:
         """Empties the ring."""
         page = self._page
-        if page is None or not page.has_outcomes:
+        if page is None or page.ring.is_empty:
             return
-        taken = self._locked(LOCK_TIMEOUT, page.take)
+        taken = self._locked(LOCK_TIMEOUT, page.ring.take)
         if taken is not None:
             self._finish(self._decode(*taken))
         # Else the next tick, or the child's exit, comes for them.
