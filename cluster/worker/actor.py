@@ -45,11 +45,11 @@ from cluster.wire import Lease as LeaseMessage
 from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
 from cluster.worker.completions import Completions
 from cluster.worker.config import WorkerConfig, explain
+from cluster.worker.executor_child import State
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
 from cluster.worker.loop_child import LoopChild
-from cluster.worker.loop_process import LoopProcess
 from cluster.worker.reports import Reports
-from cluster.worker.slot_child import SlotChild, State
+from cluster.worker.slot_child import SlotChild
 from cluster.worker.slots import Pair, Why
 
 TICK_INTERVAL: Nanos = 50 * MILLISECOND         # while a slot holds something
@@ -110,7 +110,7 @@ class Worker(Actor):
         self._drain_until: Nanos = 0
         self._reports = Reports()
         self._ticking = False
-        self._dying: set[SlotChild | LoopProcess] = set()   # children of a lost session that have not ended yet
+        self._dying: set[int] = set()               # slots whose child is of a lost session and has not ended yet
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -188,9 +188,9 @@ class Worker(Actor):
             self.start_failure = report             # said by who reads it
             self.context.stop(Failed("StartFailed", explain(report)))
 
-    def child_exited(self, child: SlotChild | LoopProcess) -> None:
-        if child in self._dying:
-            self._dying.discard(child)
+    def child_exited(self, slot: int) -> None:
+        if slot in self._dying:
+            self._dying.discard(slot)
             if not self._dying:
                 self._dial()
 
@@ -280,10 +280,10 @@ class Worker(Actor):
             return
         for child in self._children:
             if child.slot.sent:
-                self._dying.add(child)
+                self._dying.add(child.slot.index)
                 child.kill(Why.STOPPING)
             else:
-                child.drop_queued()
+                child.slot.drop_queued()
         self._links.close()
         if not self._dying:
             self._dial()

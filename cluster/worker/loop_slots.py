@@ -193,6 +193,11 @@ class LoopSlot:
         """A task leaves this worker and nobody wants to hear of it."""
         self._remove(held)
 
+    def drop_queued(self) -> None:
+        """Likewise all that is not with the child."""
+        for held in list(self.queued):
+            self._remove(held)
+
     # -- late -----------------------------------------------------------------------------------------------
 
     @property

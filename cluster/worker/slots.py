@@ -190,6 +190,11 @@ class Slot:
         """A task leaves this worker and nobody wants to hear of it."""
         self._remove(held)
 
+    def drop_queued(self) -> None:
+        """Likewise all that is not with the child."""
+        for held in list(self.queued):
+            self._remove(held)
+
     # -- lost -----------------------------------------------------------------------------------------------
 
     def lost(self, claimed: int, claimed_at: Nanos, ended: Ended) -> list[Outcome]:

@@ -29,9 +29,9 @@ from cluster.worker.child_messages import (
     encode,
     to_loop_decoder,
 )
+from cluster.worker.executor_child import LOCK_MISSES_MAX
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
-from cluster.worker.slot_child import LOCK_MISSES_MAX
 
 PLACES = 4
 
@@ -117,7 +117,7 @@ class Rig:
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
-    def child_exited(self, child: object) -> None: ...
+    def child_exited(self, slot: int) -> None: ...
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
         self.said += outcomes
