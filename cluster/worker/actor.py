@@ -221,7 +221,7 @@ class Worker(Actor):
             return
         self._reports.forget()
         self._send_lease(leader)
-        session.say_holding(self._held())
+        session.say_holding(leader, self._held())
         session.resend()
         self._flush()
 
@@ -275,18 +275,18 @@ class Worker(Actor):
     def _heartbeat(self) -> None:
         self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
         now = self.context.clock.now()
-        if not self._holds_lease(now) or self._links.leader is None:
+        if not self._holds_lease(now) or (leader := self._links.leader) is None:
             return
         session = self._session
         if session is None:
             if now - self._register_tried_at >= REGISTER_RETRY:
                 self._register()
             return
-        self._send_lease(self._links.leader)
+        self._send_lease(leader)
         session.resend_overdue(now)
         if session.is_quiet(now) and not session.finished and not any(child.is_busy for child in self._children):
             # The leader may have dropped assignments that its outbox to us did not take.
-            session.say_holding(self._held())
+            session.say_holding(leader, self._held())
 
     def _holds_lease(self, now: Nanos) -> bool:
         """Whether the worker may go on; gives the session up if its lease has ended."""

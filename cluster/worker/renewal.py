@@ -1,4 +1,4 @@
-"""The children of one slot, one after another: renewed before they have ended when `cluster.worker.wear` says so.
+"""The child of a slot is renewed before it has ended, when `cluster.worker.wear` says so.
 
 The successor is a child that is started and told nothing. It takes the slot over between two tasks: what waits at the
 worker goes to it at once, and the old child is let go. If the old one dies before that, for whatever reason, its

@@ -4,7 +4,7 @@ registration that was granted; when it is lost, all of this is gone with it.
 
 from collections.abc import Iterable
 
-from actors import MILLISECOND, SECOND, Clock, Log, Nanos
+from actors import MILLISECOND, SECOND, Clock, Log, Nanos, Peer
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import Outcome
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, Answer, Registered
@@ -76,10 +76,8 @@ class Session:
         """Whether nothing was said or answered for long."""
         return now - self._progress_at >= IDLE_HOLDING_INTERVAL
 
-    def say_holding(self, held: Iterable[Pair]) -> None:
+    def say_holding(self, leader: Peer, held: Iterable[Pair]) -> None:
         """What the worker has, and what it finished without an answer."""
-        leader = self._links.leader
-        assert leader is not None
         self._progress_at = self._clock.now()
         pairs = [number for pair in held for number in pair]
         pairs += [number for pair in self.finished for number in pair]
