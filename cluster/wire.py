@@ -24,6 +24,7 @@ EVENT_FINISHED = 5      # for good
 EVENT_UNKNOWN = 6       # there is no such task
 NO_TOTAL = -1           # a task that did not say how much there is to do
 WATCHED_TASKS_MAX = 1_000_000   # of one client, by Watch and by Follow each
+END_LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of EndNode: for what runs at a worker
 
 ROLE_BROKER = 0
 ROLE_WORKER = 1

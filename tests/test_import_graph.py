@@ -54,6 +54,7 @@ PURE = (
     "cluster/storage/snapshot_format.py",
     "cluster/window.py",
     "cluster/wire.py",
+    "cluster/worker/blame.py",
     "cluster/worker/child_messages.py",
     "cluster/worker/completions.py",
     "cluster/worker/lease.py",

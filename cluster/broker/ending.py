@@ -10,9 +10,7 @@ import msgspec
 
 from actors import Log
 from cluster.broker.link import Link, Links
-from cluster.wire import ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
-
-LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of what runs at a worker
+from cluster.wire import END_LIMIT_MS_MAX, ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
 
 
 class Ending:
@@ -47,8 +45,8 @@ class Ending:
         known = [other for other in self._links if other.role == ROLE_WORKER and other.name == message.node]
         worker = next((other for other in known if other.session), None)
         stand_in = next((other for other in known if other.stands_by), None)
-        if not 0 <= message.limit_ms <= LIMIT_MS_MAX:
-            self._answer(link, message, f"a limit of {message.limit_ms} ms is out of range: 0 to {LIMIT_MS_MAX}")
+        if not 0 <= message.limit_ms <= END_LIMIT_MS_MAX:
+            self._answer(link, message, f"a limit of {message.limit_ms} ms is out of range: 0 to {END_LIMIT_MS_MAX}")
         elif worker is not None:
             self._answer(link, message)
             if message.pid == worker.pid:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
-from cluster.client.commands import RESEND_AFTER, Commands, Counter, Waiter
+from cluster.client.commands import RESEND_AFTER, Commands
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
+from cluster.client.waiters import Counter, Waiter
 from cluster.client.waits import Waits
 from cluster.client.watching import Watcher, Watchers
 from cluster.errors import Unavailable

@@ -12,8 +12,7 @@ numbered as well, and the state takes these numbers only as they rise.
 """
 
 from asyncio import Future, get_running_loop
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
@@ -22,6 +21,7 @@ from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
 from cluster.client.sinks import ManySink, Sink
+from cluster.client.waiters import Counter, Waiter, Waiting, reject_all, resolve_all
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
@@ -33,11 +33,6 @@ QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are re
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 RESERVED_FOR_CANCELS = 8           # numbers of the window that submits leave alone
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
-MILLISECONDS_PER_SECOND = 1_000
-
-Waiter = Future[None]
-Counter = Future[int]
-Waiting = Draft[Waiter] | Waiter | Counter | None   # a submit, a cancel, a replay, or a submit that gave up its number
 
 
 class Commands:
@@ -290,7 +285,7 @@ class Commands:
             elif self._window.answered(answer.seq):
                 waiter = self._sent.pop(answer.seq)
                 if answer.code == ANSWER_OK:
-                    _resolve(waiter, answer.value)
+                    resolve_all(waiter, answer.value)
                     if self._refusals.in_doubt(answer.seq) > 1:
                         # It may have been in the log long ago, and the results gone to a link that was down.
                         self._ask_for(waiter)
@@ -334,7 +329,7 @@ class Commands:
         for draft in [draft for draft in self._outbox.ready if draft.deadline <= now]:
             self._outbox.drop(draft)
             held_back = self._links.leader is not None and not self._refusals.is_open
-            self._fail(draft, self._overloaded() if held_back else self._too_late("refused"))
+            self._fail(draft, self._refusals.error() if held_back else self._too_late("refused"))
         refusals = self._refusals
         late = [
             (seq, waiter)
@@ -345,14 +340,15 @@ class Commands:
             if refusals.in_doubt(seq) == 0:
                 self._withdraw(seq, draft)
             elif not refusals.is_judged_later(seq, self._sent_at, now):
-                _reject(draft, self._too_late("unknown"))       # it may be in the log: its result is still awaited
+                reject_all(draft, self._too_late("unknown"))       # it may be in the log: its result is still awaited
         if late:
             self._let_cancels_pass()
 
     def _withdraw(self, seq: int, draft: Draft[Waiter]) -> None:
         """Nobody has taken it, and nobody will."""
         self._give_up_number(seq, draft)
-        self._fail(draft, self._overloaded() if self._refusals.was_refused(seq) else self._too_late("refused"))
+        was_refused = self._refusals.was_refused(seq)
+        self._fail(draft, self._refusals.error() if was_refused else self._too_late("refused"))
 
     def fail_all(self, error: ClusterError) -> None:
         """Nothing of what is under way will be answered; this object is not used any more."""
@@ -369,17 +365,9 @@ class Commands:
             return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
         return DeadlineExceeded("the cluster did not confirm in time", outcome=outcome)
 
-    def _overloaded(self) -> Overloaded:
-        retry_after = self._refusals.retry_after_ms / MILLISECONDS_PER_SECOND
-        return Overloaded(
-            f"the cluster takes no tasks for now: {self._refusals.reason}. Nothing of this submit was accepted; try "
-            f"again after {retry_after:g} s, with less at a time if it stays so",
-            retry_after,
-        )
-
     def _fail(self, waiter: Waiting, error: ClusterError) -> None:
         """Tells everyone who waits for a command, and who waits for the results of its tasks."""
-        _reject(waiter, error)
+        reject_all(waiter, error)
         if isinstance(waiter, Draft):
             self._waits.fail(self._tasks(waiter), error)
 
@@ -387,23 +375,3 @@ class Commands:
         for group in draft.groups:
             first = self._base | group.first
             yield from range(first, first + len(group.bodies))
-
-
-def _resolve(waiter: Waiting, value: int) -> None:
-    """With the answer's value for who waits for one; others do not look at it."""
-    for future in _futures(waiter):
-        if not future.done():
-            future.set_result(value)
-
-
-def _reject(waiter: Waiting, error: ClusterError) -> None:
-    for future in _futures(waiter):
-        reject(future, error)
-    if isinstance(waiter, Draft):
-        waiter.waiters = []
-
-
-def _futures(waiter: Waiting) -> Sequence[Future[Any]]:
-    if waiter is None:
-        return ()
-    return waiter.waiters if isinstance(waiter, Draft) else (waiter,)

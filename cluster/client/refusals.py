@@ -12,8 +12,11 @@ Copies that were lost on the way count as if they were taken.
 from collections.abc import Iterable
 
 from actors import MILLISECOND, Nanos
+from cluster.errors import Overloaded
 
 GRACE: Nanos = 100 * MILLISECOND    # a command that is being tried when its deadline passes is judged so much later
+
+MILLISECONDS_PER_SECOND = 1_000
 
 OPEN = "open"
 CLOSED = "closed"
@@ -75,6 +78,15 @@ class Refusals:
     def open(self) -> None:
         """There is another leader, or this one takes submits again."""
         self.state = OPEN
+
+    def error(self) -> Overloaded:
+        """For a submit that was refused until its deadline."""
+        retry_after = self.retry_after_ms / MILLISECONDS_PER_SECOND
+        return Overloaded(
+            f"the cluster takes no tasks for now: {self.reason}. Nothing of this submit was accepted; try again after "
+            f"{retry_after:g} s, with less at a time if it stays so",
+            retry_after,
+        )
 
     def next_to_try(self, unanswered: Iterable[int]) -> int:
         """The command to be said next, alone; 0 if nothing is unanswered. `unanswered` is in order."""

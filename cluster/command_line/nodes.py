@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors import MILLISECOND, Nanos
-from cluster.broker.ending import LIMIT_MS_MAX
 from cluster.client.client import Client
 from cluster.client.nodes import carry_out
 from cluster.client.rolling import SECOND, Ask, Course, GiveUp, Limits, Rest, Step, Turn, Wanted
 from cluster.durations import milliseconds
 from cluster.topology import Topology, load
+from cluster.wire import END_LIMIT_MS_MAX
 
 NUMBER = re.compile(r"\d+(\.\d+)?")
 ROLE = {True: "broker", False: "worker"}
@@ -27,7 +27,7 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str) -> Nanos:
         found = milliseconds("duration", float(value) if NUMBER.fullmatch(value) else value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    if not 0 < found <= LIMIT_MS_MAX:
+    if not 0 < found <= END_LIMIT_MS_MAX:
         raise click.BadParameter(f"{value} is out of range: more than 0, and up to 24h")
     return found * MILLISECOND
 

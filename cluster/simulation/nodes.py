@@ -26,7 +26,7 @@ from cluster.stand_in import StandIn, StandInConfig
 from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
-from cluster.worker.loop_process import LOOP_ENTRY
+from cluster.worker.loop_child import LOOP_ENTRY
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 

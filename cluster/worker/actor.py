@@ -25,7 +25,7 @@ from cluster.leader_links import LeaderLinks
 from cluster.node_report import EXIT_AGAIN, EXIT_DRAINED
 from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
 from cluster.state.commands import Close, Outcome, Register, WorkerSpec
-from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK
+from cluster.state.effects import ANSWER_OK
 from cluster.wire import (
     HELLO_ITEMS_MAX,
     ROLE_WORKER,
@@ -33,7 +33,6 @@ from cluster.wire import (
     Assignments,
     End,
     Hello,
-    Holding,
     LeaseAck,
     Progress,
     RegisterAnswer,
@@ -43,26 +42,22 @@ from cluster.wire import (
 )
 from cluster.wire import Lease as LeaseMessage
 from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
-from cluster.worker.completions import Completions
 from cluster.worker.config import WorkerConfig, explain
-from cluster.worker.lease import HEARTBEAT_INTERVAL_NS, Lease
+from cluster.worker.executor_child import State
+from cluster.worker.lease import HEARTBEAT_INTERVAL_NS
 from cluster.worker.loop_child import LoopChild
-from cluster.worker.loop_process import LoopProcess
 from cluster.worker.reports import Reports
-from cluster.worker.slot_child import SlotChild, State
+from cluster.worker.session import Session
+from cluster.worker.slot_child import SlotChild
 from cluster.worker.slots import Pair, Why
 
 TICK_INTERVAL: Nanos = 50 * MILLISECOND         # while a slot holds something
-RESEND_AFTER: Nanos = 2 * SECOND                # an answer that is overdue by this much was lost on the way
-REWIND_PAUSE: Nanos = 100 * MILLISECOND         # answers to one gap come in numbers
 REGISTER_RETRY: Nanos = 1 * SECOND
-IDLE_HOLDING_INTERVAL: Nanos = 5 * SECOND       # an idle worker repeats that it holds nothing
 DRAIN_RUNNING: Nanos = 9 * SECOND               # what runs at a stop may go on for so long
 DRAIN_ANSWERS: Nanos = 600 * MILLISECOND        # then the last outcomes wait for their answer
 ASKED_ANSWERS: Nanos = 5 * SECOND               # ... longer if an operator asked: nobody kills it meanwhile
 DRAIN_GOODBYE: Nanos = 300 * MILLISECOND        # and then the goodbye, for the leader to let go of the link
 INCARNATION_BITS = 63
-assert HELLO_ITEMS_MAX % 2 == 0, "pairs are sent flat"
 
 
 class Drain(msgspec.Struct, frozen=True):
@@ -93,24 +88,24 @@ class Worker(Actor):
         self.pid = pid
         self.start_failure: StartFailed | Exit | None = None
         self.end_status = 0                         # of the process, after an end in order
-        self.session = 0
         self.life = Life.STARTING
         self.incarnation = 0
         self.dropped_assignments = 0                # of older terms or other sessions, or held already
         self._spec: WorkerSpec | None = None
         self._setup = encode(Setup(config.modules))
         self._children: list[SlotChild | LoopChild] = []    # by index of their slot; the loop is the last one
-        self._completions: Completions | None = None    # exactly while there is a session
-        self._lease: Lease | None = None                # as well
-        self._finished: set[Pair] = set()           # has an outcome here, is not known to be in the log
+        self._session: Session | None = None
         self._registered_at: Nanos = 0              # of the first registration without an answer; 0: none
         self._register_tried_at: Nanos = 0          # ... and of the last one
-        self._progress_at: Nanos = 0                # of the completions: the last answer, or sending
-        self._rewound_at: Nanos = 0
         self._drain_until: Nanos = 0
         self._reports = Reports()
         self._ticking = False
-        self._dying: set[SlotChild | LoopProcess] = set()   # children of a lost session that have not ended yet
+        self._dying: set[int] = set()               # slots whose child is of a lost session and has not ended yet
+
+    @property
+    def session(self) -> int:
+        """The number of its session; 0 while it has none."""
+        return 0 if self._session is None else self._session.number
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -149,11 +144,11 @@ class Worker(Actor):
             return
         was, self.life = self.life, Life.DRAINING
         self.context.log.event("worker_draining")
-        if was is Life.STARTING or self._completions is None:
+        if was is Life.STARTING or self._session is None:
             self.context.stop(Shutdown())
             return
         self._drain_until = until
-        self._completions.drain()
+        self._session.drain()
         self.context.at_turn_end(self._flush)
         for child in self._children:
             child.hand_back()
@@ -188,20 +183,15 @@ class Worker(Actor):
             self.start_failure = report             # said by who reads it
             self.context.stop(Failed("StartFailed", explain(report)))
 
-    def child_exited(self, child: SlotChild | LoopProcess) -> None:
-        if child in self._dying:
-            self._dying.discard(child)
+    def child_exited(self, slot: int) -> None:
+        if slot in self._dying:
+            self._dying.discard(slot)
             if not self._dying:
                 self._dial()
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
-        completions = self._completions
-        if completions is None:
-            return                          # of a session that is lost
-        for outcome in outcomes:
-            completions.add(outcome)
-            self._finished.add((outcome.task, outcome.attempt))
-        if outcomes:
+        if self._session is not None and outcomes:      # else they are of one that is lost
+            self._session.add(outcomes)
             self.context.at_turn_end(self._flush)
 
     # -- the leader -----------------------------------------------------------------------------------------
@@ -224,22 +214,19 @@ class Worker(Actor):
         """To a new leader, or over a new link: who we are, what we hold, and all completions without an
         answer.
         """
-        if self._completions is None:
+        session = self._session
+        if session is None:
             self._registered_at = 0
             self._register()
             return
         self._reports.forget()
         self._send_lease(leader)
-        self._send_holding(leader)
-        self._resend(0)
+        session.say_holding(leader, self._held())
+        session.resend()
         self._flush()
 
-    def _send_holding(self, leader: Peer) -> None:
-        pairs = [number for child in self._children for pair in child.slot.pairs for number in pair]
-        pairs += [number for pair in self._finished for number in pair]
-        for start in range(0, max(len(pairs), 1), HELLO_ITEMS_MAX):
-            end = start + HELLO_ITEMS_MAX
-            leader.send(Holding(self.session, self._links.term, pairs[start:end], more=end < len(pairs)))
+    def _held(self) -> list[Pair]:
+        return [pair for child in self._children for pair in child.slot.pairs]
 
     # -- the session ----------------------------------------------------------------------------------------
 
@@ -259,10 +246,8 @@ class Worker(Actor):
             self.context.log.event("registration_refused", code=answer.code)
             self.context.timer("dial", REGISTER_RETRY, self._dial)
             return
-        self.session = answer.session
-        self._completions = Completions(answer.session, answer.next_seq)
         # Whichever registration this answers: the leader heard of us after the first was sent.
-        self._lease = Lease(self._registered_at)
+        self._session = Session(answer, self._registered_at, self._links, self.context.clock, self.context.log)
         self.context.log.event("worker_registered", session=self.session)
         self._send_lease(peer)
 
@@ -270,20 +255,19 @@ class Worker(Actor):
         """What the children have is no longer ours to run: kill them, forget it, come back as a new
         incarnation.
         """
-        if self._completions is None:
+        if self._session is None:
             return
         self.context.log.event("worker_session_lost", session=self.session, reason=reason)
-        self.session, self._completions, self._lease = 0, None, None
-        self._finished.clear()
+        self._session = None
         if self.life in ENDING:
             self.context.stop(Shutdown())
             return
         for child in self._children:
             if child.slot.sent:
-                self._dying.add(child)
+                self._dying.add(child.slot.index)
                 child.kill(Why.STOPPING)
             else:
-                child.drop_queued()
+                child.slot.drop_queued()
         self._links.close()
         if not self._dying:
             self._dial()
@@ -291,26 +275,22 @@ class Worker(Actor):
     def _heartbeat(self) -> None:
         self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
         now = self.context.clock.now()
-        if not self._holds_lease(now) or self._links.leader is None:
+        if not self._holds_lease(now) or (leader := self._links.leader) is None:
             return
-        if self._completions is None:
+        session = self._session
+        if session is None:
             if now - self._register_tried_at >= REGISTER_RETRY:
                 self._register()
             return
-        self._send_lease(self._links.leader)
-        if len(self._completions) and now - self._progress_at >= RESEND_AFTER:
-            self._resend(0)
-        if now - self._progress_at >= IDLE_HOLDING_INTERVAL and self._is_idle():
+        self._send_lease(leader)
+        session.resend_overdue(now)
+        if session.is_quiet(now) and not session.finished and not any(child.is_busy for child in self._children):
             # The leader may have dropped assignments that its outbox to us did not take.
-            self._progress_at = now
-            self._send_holding(self._links.leader)
-
-    def _is_idle(self) -> bool:
-        return not self._finished and not any(child.is_busy for child in self._children)
+            session.say_holding(leader, self._held())
 
     def _holds_lease(self, now: Nanos) -> bool:
         """Whether the worker may go on; gives the session up if its lease has ended."""
-        if self._lease is not None and self._lease.has_ended(now):
+        if self._session is not None and self._session.lease.has_ended(now):
             self._lose_session("no answer to heartbeats for the length of the lease")
             return False
         return True
@@ -323,20 +303,21 @@ class Worker(Actor):
 
     def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaseAck)
-        if self._lease is not None and message.session == self.session:
-            self._lease.answered(message.sent, self.context.clock.now())
+        if self._session is not None and message.session == self._session.number:
+            self._session.lease.answered(message.sent, self.context.clock.now())
 
     # -- assignments ----------------------------------------------------------------------------------------
 
     def _on_assignments(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Assignments)
+        session = self._session
         is_foreign = message.session != self.session or message.term < self._links.term
         # After the goodbye nothing more is said: the end of the session gives back what it holds.
-        if is_foreign or self._completions is None or self.life is Life.CLOSED:
+        if is_foreign or session is None or self.life is Life.CLOSED:
             self.dropped_assignments += len(message.items)
             return
         touched: dict[int, None] = {}
-        children, finished = self._children, self._finished
+        children, finished = self._children, session.finished
         for assignment in message.items:
             assert assignment.slot < len(children), "the state knows how many slots there are"
             pair = (assignment.task, assignment.attempt)
@@ -393,7 +374,7 @@ class Worker(Actor):
     def _report(self, now: Nanos) -> None:
         """Says how far what runs is, if it is time for that."""
         leader = self._links.leader
-        if self._completions is not None and leader is not None and self._reports.is_due(now):
+        if self._session is not None and leader is not None and self._reports.is_due(now):
             rows = [row for child in self._children for row in child.progress()]
             if rows and (items := self._reports.take(now, rows)):
                 leader.send(Progress(self.session, items))
@@ -401,53 +382,26 @@ class Worker(Actor):
     # -- completions ----------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """The turn ends: its outcomes leave, as far as the window is open."""
-        completions = self._completions
-        now = self.context.clock.now()
-        if completions is None or self._links.leader is None or not self._holds_lease(now):
-            return
-        if len(completions) == 0:
-            self._progress_at = now
-        for encoded in completions.take():
-            self._links.leader.send_raw(encoded)
-
-    def _resend(self, start: int) -> None:
-        assert self._completions is not None
-        if self._links.leader is not None:
-            self._progress_at = self.context.clock.now()
-            for encoded in self._completions.unanswered(start):
-                self._links.leader.send_raw(encoded)
+        """The turn ends: its outcomes leave, if they may."""
+        session = self._session
+        if session is not None and self._links.leader is not None and self._holds_lease(self.context.clock.now()):
+            session.flush()
 
     def _on_answers(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Answers)
-        now = self.context.clock.now()
-        for answer in message.items:
-            completions = self._completions
-            if completions is None or answer.session != self.session:
-                continue
-            if answer.code == ANSWER_NO_SESSION:
-                self._lose_session("the cluster does not know it")
-                return
-            if answer.code == ANSWER_GAP:
-                if not completions.can_rewind_to(answer.value):
-                    self._lose_session("its commands are not what the cluster expects")
-                    return
-                if peer is self._links.leader and now - self._rewound_at >= REWIND_PAUSE:
-                    self._rewound_at = now
-                    self._resend(answer.value)
-                continue
-            if answer.code != ANSWER_OK:
-                self.context.log.event("completion_refused", seq=answer.seq, code=answer.code)
-            self._progress_at = now
-            self._finished.difference_update(completions.answered(answer.seq))
-        self._flush()
+        if self._session is None:
+            return
+        lost = self._session.on_answers(message.items, from_leader=peer is self._links.leader)
+        if lost:
+            self._lose_session(lost)
+        else:
+            self._flush()
 
     # -- the end --------------------------------------------------------------------------------------------
 
     def _drain(self, now: Nanos) -> None:
         """One look at how far the stop is."""
-        completions = self._completions
-        assert completions is not None
+        assert self._session is not None
         if self.life is Life.DRAINING:
             if any(child.is_working for child in self._children) and now < self._drain_until:
                 return
@@ -457,7 +411,7 @@ class Worker(Actor):
                 child.hand_back()
                 child.is_stopped = True
                 child.kill(Why.STOPPING) if child.is_working else child.close()
-        elif (completions.is_empty and not self._has_children()) or now >= self._drain_until:
+        elif (self._session.is_settled and not self._has_children()) or now >= self._drain_until:
             self._say_goodbye()
 
     def _say_goodbye(self) -> None:

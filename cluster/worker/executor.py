@@ -117,7 +117,7 @@ class Executor:
         try:
             if outcome is not None:
                 self._outcome = None
-                if len(outcome) <= RING_OUTCOME_BYTES_MAX and page.append(outcome):
+                if len(outcome) <= RING_OUTCOME_BYTES_MAX and page.ring.append(outcome):
                     self._unannounced = True
                 else:
                     oversize = outcome

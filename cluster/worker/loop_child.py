@@ -1,24 +1,35 @@
 """The process of a worker's event loop: fed, watched and ended. `cluster.worker.loop_slots` decides, this carries out.
 
-How it is started, listened to and started again: `cluster.worker.loop_process`.
+How it is started, listened to and started again: `cluster.worker.executor_child`.
 """
 
 from signal import SIGKILL, SIGTERM
 
-from actors import MILLISECOND, Nanos
+from actors import MILLISECOND, Context, Nanos
 from cluster.state.commands import Outcome
 from cluster.wire import NO_TOTAL
+from cluster.worker.blame import Ended
 from cluster.worker.child_messages import Asks, Places, encode
-from cluster.worker.loop_process import LoopProcess
-from cluster.worker.loop_slots import NOWHERE, Held
-from cluster.worker.slot_child import LOCK_TIMEOUT, State
-from cluster.worker.slots import Ended, Pair
+from cluster.worker.executor_child import LOCK_TIMEOUT, ExecutorChild, Owner, State
+from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
+from cluster.worker.loop_slots import NOWHERE, Held, LoopSlot
+from cluster.worker.slots import Pair
+from cluster.worker.starts import Start
 
+LOOP_ENTRY = "cluster.worker.loop_executor:main"
 LOGGED_TASKS_MAX = 20           # of those that a stuck loop runs
 
 
-class LoopChild(LoopProcess):
+class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
     """The event loop of a worker."""
+
+    def __init__(self, index: int, places: int, context: Context, setup: bytes, owner: Owner) -> None:
+        label = f"{context.system.node}/loop"
+
+        def spawn() -> Start:
+            return Start(context, LOOP_ENTRY, setup, LOOP_PAGE_BYTES, label)
+
+        super().__init__(LoopSlot(index, places), context, owner, spawn, LoopPage)
 
     @property
     def running_tasks(self) -> list[int]:
@@ -57,11 +68,9 @@ class LoopChild(LoopProcess):
         page = self._page
         if page is None or not self.is_busy:
             return
-        taken = self._locked(0, page.ring.take)
+        taken = self._locked_now(page.ring.take)
         if taken is None:
-            self._missed_lock()
             return
-        self._lock_misses = 0
         if taken[0]:
             self._finish(self._decode(*taken))
         self.feed()
@@ -145,26 +154,15 @@ class LoopChild(LoopProcess):
         if orders.kill:
             self._signal(SIGKILL)
 
-    def _lost(self, ended: Ended, is_unexpected: bool) -> tuple[list[Outcome], bool]:
+    def _ended(self, count: int) -> None:
+        if self.slot.queued:
+            self.feed()
+
+    def _lost(self, ended: Ended, *, is_unexpected: bool) -> tuple[list[Outcome], bool]:
         if self._page is not None:
             self.slot.settle(self._page)
-        running = self.slot.running
+        running = [held.assignment.task for held in self.slot.running]
         was_working = bool(running) or self.slot.ending is not None
         if is_unexpected:
-            self._log_loss([held.assignment.task for held in running], ended)
+            self._log_loss("loop", ended, running=len(running), tasks=running[:LOGGED_TASKS_MAX])
         return self.slot.lost(ended), was_working
-
-    def _log_loss(self, running: list[int], ended: Ended) -> None:
-        """Once a minute."""
-        why = "it died" if self.slot.ending is None else self.slot.ending.why.value
-        self._log.event(
-            "child_lost",
-            "loop",
-            known=True,
-            slot=self.slot.index,
-            running=len(running),
-            tasks=running[:LOGGED_TASKS_MAX],
-            code=ended.code,
-            signal=ended.signal,
-            why=why,
-        )

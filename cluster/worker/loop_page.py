@@ -5,8 +5,8 @@ frames between the two keep their order, so a place never means two tasks to any
 the moment at which its code gets the loop for the first time: what is sent and has not begun can be taken back.
 
 Beside that the child writes two words without the lock, for the worker to know what it cannot say itself while a task
-holds up its loop: when the loop last turned, and whose code it is in. Outcomes lie in a ring as in the claim page
-(`cluster.worker.page`), with the same promise for what is read after a kill.
+holds up its loop: when the loop last turned, and whose code it is in. Outcomes lie in an `OutcomeRing`, as in the claim
+page (`cluster.worker.page`), with the same promise for what is read after a kill.
 
 Layout, little endian: words `magic, beat, step, ring`, then for each place the word that says when its task began, then
 for each place a mark, then `ProgressRows`, whose keys are the times at which tasks began, then the ring from
@@ -15,9 +15,8 @@ RING_OFFSET to the end of the page.
 
 from typing import Final
 
-from cluster.worker.page import RING_BYTES
 from cluster.worker.progress_rows import ROW, ProgressRows
-from cluster.worker.ring import OutcomeRing
+from cluster.worker.ring import RING_BYTES, OutcomeRing
 
 MAGIC: Final = 0x51_52_4D_51_4C_4F_4F_01
 LOOP_TASKS_MAX: Final = 4_096

@@ -32,28 +32,22 @@ from cluster.state.commands import (
     Outcome,
 )
 from cluster.state.effects import Assignment
+from cluster.worker.blame import ALIVE, Ended, blamed, crash, failure_of_child, not_stopped, time_limit
 from cluster.worker.child_messages import ASK_CANCEL, ASK_LIMIT, ASK_WARN, ASK_WITHDRAW
 from cluster.worker.slots import (
     BATCH_TASKS_MAX,
     TERM_GRACE_NS,
     WINDOW_BYTES,
-    Ended,
     Ending,
     Nanos,
     Pair,
     Why,
-    _blame,
-    _crash,
-    _failure,
-    _time_limit,
 )
-from cluster.worker.slots import Held as SlotHeld
 
 THROWN_GRACE_NS: Nanos = 2_000_000_000  # for a task to end that is thrown out of its `await`
 STUCK_NS: Nanos = 2_000_000_000         # a loop that has not turned for so long is stuck
 NOWHERE = -1
 HELD_UP = "it held up its event loop until that had to be ended"
-ALIVE = Ended(None, None, b"", 0, 0)    # the child, which lives on
 
 ASKS = {Why.TIME_LIMIT: ASK_LIMIT, Why.CANCELLED: ASK_CANCEL, Why.WITHDRAWN: ASK_WITHDRAW}
 
@@ -199,6 +193,11 @@ class LoopSlot:
         """A task leaves this worker and nobody wants to hear of it."""
         self._remove(held)
 
+    def drop_queued(self) -> None:
+        """Likewise all that is not with the child."""
+        for held in list(self.queued):
+            self._remove(held)
+
     # -- late -----------------------------------------------------------------------------------------------
 
     @property
@@ -277,7 +276,7 @@ class LoopSlot:
     def _fate_of_the_suspects(self, ended: Ended) -> Fate:
         """The child died by itself."""
         count = len(self.running)
-        status, failure = OUTCOME_CRASHED, _crash(ended)
+        status, failure = OUTCOME_CRASHED, crash(ended)
         if count > 1:
             status = OUTCOME_SUSPECTED
             failure = _among_others(failure, count)
@@ -301,11 +300,11 @@ class LoopSlot:
             if ending.why is Why.STOPPING or not held.started:
                 return _returned(held)
             if held.thrown is Why.TIME_LIMIT:
-                return _outcome(held, OUTCOME_TIMED_OUT, _time_limit(held.assignment, ended), ended)
+                return _outcome(held, OUTCOME_TIMED_OUT, time_limit(held.assignment, ended), ended)
             if held.thrown is Why.CANCELLED:
                 return _outcome(held, OUTCOME_CANCELLED, not_stopped(ended), ended)
             if held is stuck_in:
-                return _outcome(held, OUTCOME_SUSPECTED, _failure("LoopHeldUp", HELD_UP, ended), ended)
+                return _outcome(held, OUTCOME_SUSPECTED, failure_of_child("LoopHeldUp", HELD_UP, ended), ended)
             return _returned(held)
 
         return fate
@@ -326,12 +325,8 @@ class LoopSlot:
 
 def thrown_out(why: Why, assignment: Assignment, traceback: str) -> Failure:
     """Of a task that ended by itself when it was thrown out for its time limit, or because it was cancelled."""
-    failure = _time_limit(assignment, ALIVE) if why is Why.TIME_LIMIT else not_stopped(ALIVE)
+    failure = time_limit(assignment, ALIVE) if why is Why.TIME_LIMIT else not_stopped(ALIVE)
     return replace(failure, traceback=traceback)
-
-
-def not_stopped(ended: Ended) -> Failure:
-    return _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
 
 
 def _returned(held: Held) -> Outcome:
@@ -339,7 +334,7 @@ def _returned(held: Held) -> Outcome:
 
 
 def _outcome(held: Held, status: int, failure: Failure, ended: Ended) -> Outcome:
-    return _blame(SlotHeld(held.assignment), status, failure, held.started, ended)
+    return blamed(held.assignment, status, failure, held.started, ended)
 
 
 def _among_others(failure: Failure, count: int) -> Failure:

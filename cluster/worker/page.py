@@ -6,12 +6,10 @@ tasks from a child that sits in C code or died; none of that may depend on the c
 
 Idea: the worker numbers the tasks that it sends to a child: 1, 2, 3, ... The child runs them in that order
 and claims each one here, under the lock, before it starts it; the worker marks a number as withdrawn, under
-the same lock, and that counts if the number is not claimed yet. Outcomes lie in a ring: the child appends,
-the worker takes all of them at once and leaves it empty, so the ring never wraps and needs one word: count
-and length.
+the same lock, and that counts if the number is not claimed yet. Outcomes lie in an `OutcomeRing`.
 
 After a kill the page is read without the lock, whose holder may be dead. Every word is written whole (8
-bytes, aligned) and last, so what it says is true at every instant: an outcome is in the ring or it is not.
+bytes, aligned) and last, so what it says is true at every instant.
 
 The worker asks a task to stop by its number in a word of its own; whether the task looks there is its business. Another
 word has the number of the task that was warned of its soft time limit, by a signal: one that comes late means nobody.
@@ -28,6 +26,7 @@ from typing import Final
 
 from cluster.worker.log_tail import TAIL_BYTES, LogTail
 from cluster.worker.progress_rows import ROW, ProgressRows
+from cluster.worker.ring import RING_BYTES, OutcomeRing
 
 MAGIC: Final = 0x51_52_4D_51_50_47_45_01
 WINDOW_TASKS: Final = 1_024         # numbers that may be with a child and unfinished at once
@@ -35,10 +34,7 @@ MARKS_OFFSET: Final = 64
 LOG_OFFSET: Final = 2_048
 PROGRESS_OFFSET: Final = 8_192
 RING_OFFSET: Final = PROGRESS_OFFSET + WINDOW_TASKS * ROW.size
-RING_BYTES: Final = 256 * 1024
 PAGE_BYTES: Final = RING_OFFSET + RING_BYTES
-COUNT_SHIFT: Final = 32
-LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
 
 assert MARKS_OFFSET + WINDOW_TASKS <= LOG_OFFSET
 assert LOG_OFFSET + TAIL_BYTES <= PROGRESS_OFFSET
@@ -50,7 +46,7 @@ _MAGIC, _CLAIMED, _CLAIMED_AT, _RING, _STOP, _WARNED = range(6)
 class ClaimPage:
     """One side's view of the page. Who may call what, and under which lock, is said at each method."""
 
-    __slots__ = ("_marks", "_ring", "_ring_bytes", "_rows", "_words", "log")
+    __slots__ = ("_marks", "_rows", "_words", "log", "ring")
 
     def __init__(self, view: memoryview, *, create: bool = False) -> None:
         assert view.nbytes > RING_OFFSET, "a page needs room for its ring"
@@ -58,8 +54,7 @@ class ClaimPage:
         self._marks = view[MARKS_OFFSET : MARKS_OFFSET + WINDOW_TASKS]
         self.log = LogTail(view[LOG_OFFSET : LOG_OFFSET + TAIL_BYTES])
         self._rows = ProgressRows(view[PROGRESS_OFFSET:RING_OFFSET])
-        self._ring = view[RING_OFFSET:]
-        self._ring_bytes = view.nbytes - RING_OFFSET
+        self.ring = OutcomeRing(self._words, _RING, view[RING_OFFSET:])
         if create:
             self._words[_MAGIC] = MAGIC
         assert self._words[_MAGIC] == MAGIC, "not a claim page"
@@ -91,18 +86,6 @@ class ClaimPage:
     def report(self, number: int, done: int, total: int | None) -> None:
         """How far a task is; without the lock."""
         self._rows.write(number % WINDOW_TASKS, number, done, total)
-
-    def append(self, outcome: bytes) -> bool:
-        """Adds one encoded outcome; False if the ring has no room for it."""
-        words = self._words
-        state = words[_RING]
-        start = state & LENGTH_MASK
-        end = start + len(outcome)
-        if end > self._ring_bytes:
-            return False
-        self._ring[start:end] = outcome
-        words[_RING] = state + (1 << COUNT_SHIFT) + len(outcome)
-        return True
 
     # -- the worker's side
     # ---------------------------------------------------------------------------------------
@@ -138,14 +121,3 @@ class ClaimPage:
         """What this task has reported: done, and the total if it said one. None if it has not, or is about to. Good
         without the lock."""
         return self._rows.read(number % WINDOW_TASKS, number)
-
-    @property
-    def has_outcomes(self) -> bool:
-        """Whether `take` would return something; a hint, good without the lock."""
-        return self._words[_RING] != 0
-
-    def take(self) -> tuple[int, bytes]:
-        """Empties the ring, under the lock or once the child is dead: how many outcomes, and all of them."""
-        state = self._words[_RING]
-        self._words[_RING] = 0
-        return state >> COUNT_SHIFT, bytes(self._ring[: state & LENGTH_MASK])

@@ -1,5 +1,4 @@
-"""The children of one slot, one after another: started again when one has ended, and renewed before that when
-`cluster.worker.wear` says so.
+"""The child of a slot is renewed before it has ended, when `cluster.worker.wear` says so.
 
 The successor is a child that is started and told nothing. It takes the slot over between two tasks: what waits at the
 worker goes to it at once, and the old child is let go. If the old one dies before that, for whatever reason, its
@@ -25,6 +24,7 @@ class Renewed(Protocol):
 
     slot: Slot
     is_stopped: bool
+    pauses: Pauses                          # between its children
 
     @property
     def child(self) -> Child | None:
@@ -55,8 +55,7 @@ class Renewal:
         self._context = context
         self._spawn = spawn
         self._successor: Start | None = None
-        self._pauses = Pauses()             # between children of the slot
-        self._successors = Pauses()         # and between successors
+        self._successors = Pauses()         # between successors
         self._is_pausing = False            # after a successor that failed
         self._log = PeerLog(context.log, context.clock)
 
@@ -97,21 +96,12 @@ class Renewal:
                 assert successor is not None
                 self._replace(child, successor)
 
-    def start(self) -> None:
-        if not self._place.is_stopped:
-            self._place.adopt(self._spawn())
-
-    def start_next(self, *, was_steady: bool) -> None:
-        """The slot has no child: its successor takes over, or another is started, at once or after a pause."""
-        if was_steady:
-            self._pauses.reset()
+    def take_over(self) -> bool:
+        """The slot has no child: its successor is that from now on, if there is one."""
         successor, self._successor = self._successor, None
         if successor is not None:
             self._place.adopt(successor)
-        elif (pause := self._pauses.next()) == 0:
-            self.start()
-        else:
-            self._context.timer(("restart", self._place.slot.index), pause, self.start)
+        return successor is not None
 
     def end(self) -> None:
         """No child is needed any more."""
@@ -121,7 +111,7 @@ class Renewal:
 
     def _replace(self, child: Child, successor: Start) -> None:
         self._successor = None
-        self._pauses.reset()
+        self._place.pauses.reset()
         self._successors.reset()
         slot, tasks = self._place.slot.index, self.wear.ended
         former = self._place.adopt(successor)

@@ -1,11 +1,13 @@
 """The ring of outcomes in a page that a child shares with its worker.
 
 The child appends, the worker takes all of them at once and leaves it empty, so the ring never wraps and needs one word:
-count and length. That word is written whole and last, so after a kill an outcome is in the ring or it is not.
+count and length. That word is written whole (8 bytes, aligned) and last, so after a kill an outcome is in the ring or
+it is not.
 """
 
 from typing import Final
 
+RING_BYTES: Final = 256 * 1024
 COUNT_SHIFT: Final = 32
 LENGTH_MASK: Final = (1 << COUNT_SHIFT) - 1
 

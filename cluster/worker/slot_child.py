@@ -1,88 +1,40 @@
-"""One slot's process: started, fed, watched, ended and started again. `cluster.worker.slots` decides, this carries
-out.
+"""One slot's child: fed, watched and ended. `cluster.worker.slots` decides, this carries out.
 
-Everything that touches the claim page takes its lock with a timeout, because its holder may be stopped or
-dead. A child whose lock stays taken is ended; what it had goes back uncounted, since nobody can tell what it
-was doing.
+How it is started, listened to and started again: `cluster.worker.executor_child`; before it has ended:
+`cluster.worker.renewal`.
 """
 
-from collections.abc import Callable
-from enum import Enum
 from signal import SIGKILL, SIGTERM
-from typing import Protocol, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
-from actors import MILLISECOND, SECOND, Child, Context, Exit, Nanos, PeerLog
+from actors import Child, Context, Nanos
 from cluster.state.commands import Outcome
 from cluster.wire import NO_TOTAL
-from cluster.worker.child_messages import (
-    WARNING_SIGNAL,
-    Batch,
-    Finished,
-    FromChild,
-    Oversize,
-    Ready,
-    StartFailed,
-    decode_outcomes,
-    encode,
-    from_child_decoder,
-)
+from cluster.worker.blame import Ended
+from cluster.worker.child_messages import WARNING_SIGNAL, Batch, encode
 from cluster.worker.claims import withdraw_or_stop, withdraw_waiting
-from cluster.worker.page import ClaimPage
+from cluster.worker.executor_child import LOCK_TIMEOUT, ExecutorChild, Owner, State
+from cluster.worker.page import PAGE_BYTES, ClaimPage
 from cluster.worker.renewal import Renewal
-from cluster.worker.slots import TERM_GRACE_NS, Due, Ended, Held, Pair, Slot, Why
+from cluster.worker.slots import TERM_GRACE_NS, Due, Held, Pair, Slot, Why
 from cluster.worker.starts import Start
 from cluster.worker.wear import UNLIMITED, WearLimits
 
-Result = TypeVar("Result")
-
 EXECUTOR_ENTRY = "cluster.worker.executor:main"
-LOCK_TIMEOUT: Nanos = 100 * MILLISECOND     # the child holds the lock for microseconds
-LOCK_MISSES_MAX = 40                        # ticks in a row that find the lock taken
-STEADY: Nanos = 10 * SECOND                 # a child that lived so long has not failed to start
 
 
-class State(Enum):
-    DOWN = "down"
-    STARTING = "starting"
-    READY = "ready"
-
-
-class Owner(Protocol):
-    """What a slot tells its worker."""
-
-    def child_ready(self, ready: Ready) -> None: ...
-
-    def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
-
-    def child_exited(self, child: "SlotChild") -> None: ...
-
-    def outcomes(self, outcomes: list[Outcome]) -> None: ...
-
-
-class SlotChild:
+class SlotChild(ExecutorChild[Slot, ClaimPage]):
     """One slot of a worker."""
 
     def __init__(self, index: int, context: Context, setup: bytes, owner: Owner, wear: WearLimits = UNLIMITED) -> None:
-        self.slot = Slot(index)
-        self.state = State.DOWN
-        self.is_stopped = False             # the child is not started again
-        self._context = context
-        self._owner = owner
-        self._start: Start | None = None    # of the child
-        self._child: Child | None = None
-        self._page: ClaimPage | None = None
-        self._ready_at: Nanos = 0
-        self._lock_misses = 0
         label = f"{context.system.node}/{index}"
-        self._renewal = Renewal(self, context, lambda: Start(context, EXECUTOR_ENTRY, setup, label), wear)
-        self._log = PeerLog(context.log, context.clock)
 
-    @property
-    def pid(self) -> int:
-        """Of the child; 0 while there is none."""
-        return 0 if self._child is None else self._child.pid
+        def spawn() -> Start:
+            return Start(context, EXECUTOR_ENTRY, setup, PAGE_BYTES, label)
+
+        super().__init__(Slot(index), context, owner, spawn, ClaimPage)
+        self._renewal = Renewal(self, context, spawn, wear)
 
     @property
     def running(self) -> int:
@@ -106,35 +58,18 @@ class SlotChild:
 
     @property
     def is_busy(self) -> bool:
-        """Whether `tick` has something to look after."""
-        slot, wear = self.slot, self._renewal.wear
-        return bool(slot.pairs) or slot.ending is not None or wear.wants_look(is_working=False)
-
-    @property
-    def is_working(self) -> bool:
-        """Whether the child has a task."""
-        return bool(self.slot.sent)
+        """Whether a tick has something to look after."""
+        return super().is_busy or self._renewal.wear.wants_look(is_working=False)
 
     @property
     def child(self) -> Child | None:
         """The child, if it is ready and not about to be ended."""
         return self._child if self.state is State.READY and self.slot.ending is None else None
 
-    def start(self) -> None:
-        self._renewal.start()
-
     def adopt(self, start: Start) -> Start | None:
-        """From now on this is the child of the slot; it may be ready already. Returns the one that it had, if any."""
-        assert not self.is_working and self.state is not State.STARTING
-        former = self._start
-        start.on_frame, start.on_exit = self._on_frame, self._on_exit
-        self._start, self._child, self._page, self._lock_misses = start, start.child, None, 0
-        self.state = State.STARTING
         self.slot.renewed()
         self._renewal.renewed()
-        if start.ready is not None:
-            self._is_ready(start.ready)
-        return former
+        return super().adopt(start)
 
     def feed(self) -> None:
         """Sends the child what its window takes, and as many tasks as it may still run."""
@@ -151,13 +86,9 @@ class SlotChild:
         page = self._page
         if page is None or not self.is_busy:
             return
-        words = self._locked(0, lambda: (page.claimed, page.claimed_at, *page.take()))
+        words = self._locked_now(lambda: (page.claimed, page.claimed_at, *page.ring.take()))
         if words is None:
-            self._lock_misses += 1
-            if self._lock_misses == LOCK_MISSES_MAX:
-                self._give_up_on_child()
             return
-        self._lock_misses = 0
         claimed, claimed_at, count, encoded = words
         if count:
             self._finish(self._decode(count, encoded))
@@ -239,120 +170,39 @@ class SlotChild:
         if self.slot.queued:
             self.feed()
 
-    def drop_queued(self) -> None:
-        """Forgets what was not sent to the child."""
-        for held in list(self.slot.queued):
-            self.slot.drop(held)
-
     def kill(self, why: Why) -> None:
-        """Ends the child at once, whatever it does. What it had goes back, when it is gone."""
         if self.is_stopped:
             self._renewal.end()
-        if self._child is not None:
-            self.slot.end(why, 0, self._context.clock.now(), grace=0)
-            self._signal(SIGKILL)
+        super().kill(why)
 
     def close(self) -> None:
-        """Lets an idle child end by itself; it is not started again."""
-        self.is_stopped = True
         self._renewal.end()
-        if self._child is not None:
-            self._child.close()
+        super().close()
 
-    # -- the child speaks -----------------------------------------------------------------------------------
+    # -- the child ------------------------------------------------------------------------------------------
 
-    def _on_frame(self, frame: bytes) -> None:
-        try:
-            message: FromChild = from_child_decoder.decode(frame)
-        except msgspec.MsgspecError:
-            # A task wrote to a descriptor that is not its own. It is the culprit, so no other reason is
-            # noted.
-            self._signal(SIGKILL)
-            return
-        if type(message) is Finished:
-            self._collect()
-        elif type(message) is Oversize:
-            self._finish([message.outcome])
-        elif type(message) is Ready:
-            self._is_ready(message)
-        elif type(message) is StartFailed:
-            assert self._start is not None
-            self._start.failure = message
-
-    def _is_ready(self, message: Ready) -> None:
-        assert self._child is not None
-        self.state = State.READY
-        self._ready_at = self._context.clock.now()
-        self._page = ClaimPage(self._child.page.view)
-        self._owner.child_ready(message)
+    def _ended(self, count: int) -> None:
+        self._renewal.wear.tasks_ended(count)
         self.feed()
 
-    def _on_exit(self, exit: Exit) -> None:
-        now, wall_ms = self._context.clock.now(), self._context.clock.wall_ms()
-        page, start, was_ready = self._page, self._start, self.state is State.READY
-        assert start is not None
-        self.state = State.DOWN             # so that nothing more is sent
+    def _lost(self, ended: Ended, *, is_unexpected: bool) -> tuple[list[Outcome], bool]:
         claimed = claimed_at = 0
-        log = ""
-        if page is not None:                # without the lock, whose holder is dead
+        if (page := self._page) is not None:
             claimed, claimed_at = page.claimed, page.claimed_at
-            if page.has_outcomes:
-                self._finish(self._decode(*page.take()))
-            log = page.log.text(claimed)
-        ended = Ended(exit.code, exit.signal, exit.stderr, now, wall_ms, log)
+            ended = replace(ended, log=page.log.text(claimed))
         culprit = self.slot.running(claimed)
         was_working = culprit is not None or self.slot.ending is not None
-        if was_ready and not self.is_stopped:
-            self._log_loss(culprit, exit)
-        outcomes = self.slot.lost(claimed, claimed_at, ended)
-        self._start, self._child, self._page, self._lock_misses = None, None, None, 0
-        self._owner.outcomes(outcomes)
-        if not was_ready and not self.is_stopped:
-            self.start_failed(start.failure or exit)
-        self._owner.child_exited(self)
-        if not self.is_stopped:
-            # A child that died of a task says nothing against the next one, which others wait for. How often a task
-            # may do that is bounded by its attempts.
-            self._renewal.start_next(was_steady=was_working or (was_ready and now - self._ready_at >= STEADY))
+        if is_unexpected:
+            # By the name of the task: one that ends its process mostly does it again.
+            name, task = ("none", 0) if culprit is None else (culprit.assignment.name, culprit.assignment.task)
+            self._log_loss(name, ended, task=task)
+        return self.slot.lost(claimed, claimed_at, ended), was_working
 
-    def start_failed(self, failure: StartFailed | Exit) -> None:
-        self._owner.child_failed_to_start(failure)
+    def _start_next(self) -> None:
+        if not self._renewal.take_over():
+            super()._start_next()
 
-    def _log_loss(self, culprit: Held | None, exit: Exit) -> None:
-        """Once a minute for each name of a task: a task that ends its process mostly does it again."""
-        name = culprit.assignment.name if culprit is not None else "none"
-        task = culprit.assignment.task if culprit is not None else 0
-        why = "it died" if self.slot.ending is None else self.slot.ending.why.value
-        self._log.event(
-            "child_lost", name, known=True, slot=self.slot.index, task=task, code=exit.code, signal=exit.signal, why=why
-        )
-
-    # -- outcomes and the page ------------------------------------------------------------------------------
-
-    def _collect(self) -> None:
-        """Empties the ring."""
-        page = self._page
-        if page is None or not page.has_outcomes:
-            return
-        taken = self._locked(LOCK_TIMEOUT, page.take)
-        if taken is not None:
-            self._finish(self._decode(*taken))
-        # Else the next tick, or the child's exit, comes for them.
-
-    def _decode(self, count: int, encoded: bytes) -> list[Outcome]:
-        try:
-            return decode_outcomes(count, encoded)
-        except msgspec.MsgspecError:
-            self._signal(SIGKILL)           # a task wrote into memory that is not its own
-            return []
-
-    def _finish(self, outcomes: list[Outcome]) -> None:
-        finish = self.slot.finish
-        held = [outcome for outcome in outcomes if finish((outcome.task, outcome.attempt))]
-        if held:
-            self._owner.outcomes(held)
-        self._renewal.wear.tasks_ended(len(outcomes))
-        self.feed()
+    # -- the page -------------------------------------------------------------------------------------------
 
     def _warn(self, number: int) -> None:
         """The soft time limit of the running task: its own code is to hear of it, in between."""
@@ -394,22 +244,3 @@ class SlotChild:
             self._give_up_on_child()
             return None
         return done[0]
-
-    def _locked(self, timeout: Nanos, action: Callable[[], Result]) -> Result | None:
-        """Does something to the page under its lock; None if the lock could not be had."""
-        assert self._child is not None
-        page = self._child.page
-        if not page.acquire(timeout):
-            return None
-        try:
-            return action()
-        finally:
-            page.release()
-
-    def _give_up_on_child(self) -> None:
-        self._context.log.event("child_lock_stuck", slot=self.slot.index, pid=self.pid)
-        self.kill(Why.NO_ANSWER)
-
-    def _signal(self, number: int) -> None:
-        if self._child is not None:
-            self._child.signal(number)

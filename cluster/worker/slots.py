@@ -20,10 +20,10 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
-    Failure,
     Outcome,
 )
 from cluster.state.effects import Assignment
+from cluster.worker.blame import Ended, blamed, crash, failure_of_child, not_stopped, time_limit
 from cluster.worker.page import WINDOW_TASKS
 
 Pair = tuple[int, int]              # task id, attempt
@@ -33,7 +33,6 @@ BATCH_TASKS_MAX = 256               # in one frame to the child
 WINDOW_BYTES = 4 * 1024 * 1024      # bodies that are with a child; one larger body is allowed alone
 OVERRUN_NS: Nanos = 100_000_000     # beyond its estimate a task holds up what waits behind it
 TERM_GRACE_NS: Nanos = 2_000_000_000    # between SIGTERM and SIGKILL
-STDERR_BYTES_MAX = 4 * 1024
 
 
 class Why(Enum):
@@ -74,17 +73,6 @@ class Ending(Struct):
     number: int                     # of the task that is meant; 0 for none
     kill_at: Nanos
     reason: str = ""                # more about it, for whom it concerns
-
-
-class Ended(Struct, frozen=True):
-    """How a child ended, and when (boot clock, wall clock)."""
-
-    code: int | None
-    signal: int | None
-    stderr: bytes
-    now: Nanos
-    wall_ms: int
-    log: str = ""                   # of the task that it had claimed last
 
 
 class Slot:
@@ -202,6 +190,11 @@ class Slot:
         """A task leaves this worker and nobody wants to hear of it."""
         self._remove(held)
 
+    def drop_queued(self) -> None:
+        """Likewise all that is not with the child."""
+        for held in list(self.queued):
+            self._remove(held)
+
     # -- lost -----------------------------------------------------------------------------------------------
 
     def lost(self, claimed: int, claimed_at: Nanos, ended: Ended) -> list[Outcome]:
@@ -213,19 +206,19 @@ class Slot:
         ending = self.ending
         if culprit is not None:
             if ending is None:
-                outcomes.append(_blame(culprit, OUTCOME_CRASHED, _crash(ended), claimed_at, ended))
+                outcomes.append(blamed(culprit.assignment, OUTCOME_CRASHED, crash(ended), claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.TIME_LIMIT:
-                failure = _time_limit(culprit.assignment, ended)
-                outcomes.append(_blame(culprit, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
+                failure = time_limit(culprit.assignment, ended)
+                outcomes.append(blamed(culprit.assignment, OUTCOME_TIMED_OUT, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.MEMORY_LIMIT:
-                failure = _failure("MemoryLimitExceeded", ending.reason, ended)
-                outcomes.append(_blame(culprit, OUTCOME_CRASHED, failure, claimed_at, ended))
+                failure = failure_of_child("MemoryLimitExceeded", ending.reason, ended)
+                outcomes.append(blamed(culprit.assignment, OUTCOME_CRASHED, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.CANCELLED:
-                failure = _failure("TaskCancelled", "it was cancelled and did not stop by itself", ended)
-                outcomes.append(_blame(culprit, OUTCOME_CANCELLED, failure, claimed_at, ended))
+                failure = not_stopped(ended)
+                outcomes.append(blamed(culprit.assignment, OUTCOME_CANCELLED, failure, claimed_at, ended))
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)
@@ -247,40 +240,3 @@ class Slot:
             self._sent_bytes -= len(held.assignment.body)
         else:
             self.queued.remove(held)
-
-
-def _blame(held: Held, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
-    ran = max(0, ended.now - started)
-    return Outcome(
-        held.assignment.task,
-        held.assignment.attempt,
-        status,
-        ended.wall_ms - ran // 1_000_000,
-        ran // 1_000,
-        b"",
-        failure,
-    )
-
-
-def _crash(ended: Ended) -> Failure:
-    if ended.signal is not None:
-        return _failure("ChildKilled", f"its process was ended by signal {ended.signal}", ended)
-    return _failure("ChildExited", f"its process ended with exit code {ended.code}", ended)
-
-
-def _time_limit(assignment: Assignment, ended: Ended) -> Failure:
-    seconds = f"{assignment.timeout_ms / 1_000:g}"
-    message = f"it ran longer than its time limit of {seconds} s"
-    return _failure("TimeLimitExceeded", message, ended, kinds=("TimeLimitExceeded", "TimeoutError", "Exception"))
-
-
-def _failure(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ()) -> Failure:
-    return Failure(
-        kind,
-        message,
-        exit_code=-1 if ended.code is None else ended.code,
-        signal=-1 if ended.signal is None else ended.signal,
-        stderr=ended.stderr[-STDERR_BYTES_MAX:].decode("utf-8", "replace"),
-        kinds=kinds,
-        log=ended.log,
-    )

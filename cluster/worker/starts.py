@@ -1,11 +1,10 @@
-"""Starting a slot's children: one process from its start to its end, and the pauses between starts that fail."""
+"""Starting executor children: one process from its start to its end, and the pauses between starts that fail."""
 
 from collections.abc import Callable
 from signal import SIGKILL
 
 from actors import MILLISECOND, SECOND, Context, Exit, Nanos
 from cluster.worker.child_messages import Ready, StartFailed
-from cluster.worker.page import PAGE_BYTES
 
 RESTART_DELAY_MIN: Nanos = 50 * MILLISECOND     # before the second restart in a row; the first is at once
 RESTART_DELAY_MAX: Nanos = 5 * SECOND
@@ -15,7 +14,7 @@ LEAVE_GRACE: Nanos = 2 * SECOND             # a child that was let go ends withi
 class Start:
     """A child process. Who hears of it changes in its life: who waits for it, then its slot, in the end nobody."""
 
-    def __init__(self, context: Context, entry: str, setup: bytes, label: str) -> None:
+    def __init__(self, context: Context, entry: str, setup: bytes, page_bytes: int, label: str) -> None:
         self.on_frame: Callable[[bytes], None] = _ignore
         self.on_exit: Callable[[Exit], None] = _ignore
         self.ready: Ready | None = None             # what it said when it was
@@ -25,7 +24,7 @@ class Start:
         self.child = context.processes.spawn(
             entry,
             setup,
-            page_bytes=PAGE_BYTES,
+            page_bytes=page_bytes,
             on_frame=callback(lambda frame: self.on_frame(frame)),
             on_exit=callback(lambda exit: self.on_exit(exit)),
             label=label,

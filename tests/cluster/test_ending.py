@@ -9,9 +9,10 @@ from client_world import BROKERS, MS, ClientWorld, Parcel, pause, work
 
 from actors import Ports
 from cluster import Client
-from cluster.broker.ending import LIMIT_MS_MAX, Ending
+from cluster.broker.ending import Ending
 from cluster.broker.link import Link
 from cluster.wire import (
+    END_LIMIT_MS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
     End,
@@ -102,7 +103,7 @@ def test_a_leader_passes_an_end_on_to_the_worker_that_is_meant():
     assert "no worker 'w3'" in broker.answer(broker.ending.on_end, EndNode(3, "w3", 70, again=True))
 
 
-@pytest.mark.parametrize("limit_ms", [-1, LIMIT_MS_MAX + 1])
+@pytest.mark.parametrize("limit_ms", [-1, END_LIMIT_MS_MAX + 1])
 def test_a_limit_that_makes_no_sense_is_refused(limit_ms):
     link = worker()
     broker = Broker(link)

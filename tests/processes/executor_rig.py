@@ -58,7 +58,7 @@ class Rig(Actor):
         self.child.is_stopped = True
         self._changed.set()
 
-    def child_exited(self, child: SlotChild) -> None:
+    def child_exited(self, slot: int) -> None:
         self.exits += 1
         self._changed.set()
 

@@ -14,6 +14,7 @@ from cluster.state.effects import Assignment
 from cluster.task import Task
 from cluster.worker.child_messages import Setup, encode
 from cluster.worker.loop_child import LoopChild
+from cluster.worker.wear import UNLIMITED
 
 TASKS = "loop_tasks"
 
@@ -22,7 +23,7 @@ class LoopRig(Rig):
     """The owner of one loop."""
 
     def __init__(self, places: int) -> None:
-        super().__init__((TASKS,))
+        super().__init__((TASKS,), UNLIMITED)
         self.places = places
 
     def started(self) -> None:

@@ -29,7 +29,7 @@ def test_children_are_replaced_after_three_tasks_without_a_loss(tmp_path: Path) 
 
             await status_when(client, "the successor of the last child is there", has_successor)
 
-    path = topology_with(tmp_path, "recycle_after = 3")
+    path = topology_with(tmp_path, "recycle_after = 3", "async_tasks = 0")     # the only child
     with running(path):
         run(main())
     log = path.with_name("launch.log").read_text()

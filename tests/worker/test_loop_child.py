@@ -29,9 +29,9 @@ from cluster.worker.child_messages import (
     encode,
     to_loop_decoder,
 )
+from cluster.worker.executor_child import LOCK_MISSES_MAX
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
-from cluster.worker.slot_child import LOCK_MISSES_MAX
 
 PLACES = 4
 
@@ -81,6 +81,8 @@ class Rig:
         self.child = ChildProcess()
         self.said: list[Outcome] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.pauses: list[Nanos] = []
+        self.labels: list[object] = []
         self.clock = self.processes = self.log = self
         self.loop = LoopChild(2, PLACES, self, b"", self)  # type: ignore[arg-type]
         self.begins()
@@ -103,8 +105,13 @@ class Rig:
     def event(self, name: str, **fields: object) -> None:
         self.events.append((name, fields))
 
-    def spawn(self, entry: str, argument: bytes, **callbacks: object) -> ChildProcess:
+    def spawn(self, entry: str, argument: bytes, *, label: str, **callbacks: object) -> ChildProcess:
+        self.labels.append(label)
         return self.child
+
+    def timer(self, key: object, delay: Nanos, start: Any) -> None:
+        self.pauses.append(delay)
+        start()
 
     def callback(self, function: Any) -> Any:
         return function
@@ -117,7 +124,7 @@ class Rig:
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
-    def child_exited(self, child: object) -> None: ...
+    def child_exited(self, slot: int) -> None: ...
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
         self.said += outcomes
@@ -271,3 +278,23 @@ def test_garbage_from_the_child_costs_it(rig: Rig):
     rig.begin(1)
     rig.loop._on_frame(b"\xc1")
     assert rig.child.signals == [9]
+
+
+def test_children_that_end_without_a_task_are_started_again_after_growing_pauses(rig: Rig):
+    for _ in range(4):
+        rig.child = ChildProcess()
+        rig.loop._on_exit(Exit(1, None))
+    assert rig.pauses == [50 * MILLISECOND, 100 * MILLISECOND, 200 * MILLISECOND]
+    rig.page = LoopPage(rig.child.page.view, create=True)
+    rig.loop._on_frame(encode(Ready(("f",), ("f",))))
+    rig.assign(1)
+    rig.begin(1)
+    rig.loop._on_exit(Exit(1, None))
+    assert len(rig.pauses) == 3, "this one died of its task"
+    assert rig.labels == ["w1/loop"] * 6
+
+
+def test_a_loop_that_is_closed_is_not_started_again(rig: Rig):
+    rig.loop.is_stopped = True
+    rig.loop._on_exit(Exit(0, None))
+    assert rig.pauses == [] and rig.labels == ["w1/loop"]

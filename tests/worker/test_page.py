@@ -52,10 +52,10 @@ def test_a_number_beyond_the_window_cannot_be_marked():
 
 def test_a_full_ring_takes_nothing_until_it_is_emptied():
     child, worker = pages(RING_OFFSET + 10)
-    assert child.append(b"123456")
-    assert not child.append(b"12345")
-    assert worker.take() == (1, b"123456")
-    assert child.append(b"12345")
+    assert child.ring.append(b"123456")
+    assert not child.ring.append(b"12345")
+    assert worker.ring.take() == (1, b"123456")
+    assert child.ring.append(b"12345")
 
 
 def test_memory_that_is_no_page_is_refused():
@@ -69,10 +69,10 @@ def test_the_ring_gives_back_what_was_put_in_exactly_once_and_in_order(steps: li
     model: list[bytes] = []
     for step in [*steps, None]:
         if step is None:
-            assert worker.has_outcomes == bool(model)
-            assert worker.take() == (len(model), b"".join(model))
+            assert worker.ring.is_empty == (not model)
+            assert worker.ring.take() == (len(model), b"".join(model))
             model.clear()
-        elif child.append(step):
+        elif child.ring.append(step):
             model.append(step)
         else:
             assert sum(map(len, model)) + len(step) > 100

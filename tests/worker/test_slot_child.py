@@ -82,7 +82,7 @@ class Rig:
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None: ...
 
-    def child_exited(self, child: SlotChild) -> None: ...
+    def child_exited(self, slot: int) -> None: ...
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
         self.said += outcomes
@@ -98,7 +98,7 @@ class Rig:
         return self.page.claim(number, self.time)
 
     def ends(self, task: int) -> None:
-        self.page.append(msgspec.msgpack.encode(Outcome(task, 1, OUTCOME_COMPLETED, 1, 1, b"")))
+        self.page.ring.append(msgspec.msgpack.encode(Outcome(task, 1, OUTCOME_COMPLETED, 1, 1, b"")))
 
     def stop(self, *tasks: int) -> None:
         for task in tasks:

@@ -2,8 +2,9 @@
 
 from cluster.state.commands import OUTCOME_CANCELLED, OUTCOME_CRASHED, OUTCOME_RETURNED, OUTCOME_TIMED_OUT
 from cluster.state.effects import Assignment
+from cluster.worker.blame import Ended
 from cluster.worker.page import WINDOW_TASKS
-from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Ended, Slot, Why
+from cluster.worker.slots import OVERRUN_NS, TERM_GRACE_NS, WINDOW_BYTES, Due, Slot, Why
 
 MS = 1_000_000
 KILLED = Ended(None, 9, b"", now=5_000 * MS, wall_ms=1_000_000)

@@ -47,7 +47,7 @@ class World:
 
 def test_who_hears_of_a_child_changes_in_its_life():
     world = World()
-    start = Start(world, "m:f", b"", "w1/0")  # type: ignore[arg-type]
+    start = Start(world, "m:f", b"", 64, "w1/0")  # type: ignore[arg-type]
     heard: list[object] = []
     start.on_frame, start.on_exit = heard.append, heard.append
     world.says.on_frame(b"one")
@@ -59,7 +59,7 @@ def test_who_hears_of_a_child_changes_in_its_life():
 
 def test_a_child_that_was_let_go_and_does_not_end_is_killed():
     world = World()
-    start = Start(world, "m:f", b"", "w1/0")  # type: ignore[arg-type]
+    start = Start(world, "m:f", b"", 64, "w1/0")  # type: ignore[arg-type]
     start.let_go()
     ((delay, kill),) = world.timers.values()
     kill()

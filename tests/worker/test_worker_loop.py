@@ -11,10 +11,11 @@ from cluster.state.commands import (
     Outcome,
 )
 from cluster.state.effects import Assignment
+from cluster.worker.blame import Ended
 from cluster.worker.child_messages import ASK_CANCEL, ASK_LIMIT, ASK_WARN, ASK_WITHDRAW
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
 from cluster.worker.loop_slots import STUCK_NS, THROWN_GRACE_NS, LoopSlot
-from cluster.worker.slots import TERM_GRACE_NS, WINDOW_BYTES, Ended, Why
+from cluster.worker.slots import TERM_GRACE_NS, WINDOW_BYTES, Why
 
 MS = 1_000_000
 SECOND = 1_000 * MS

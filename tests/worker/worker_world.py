@@ -23,8 +23,8 @@ from cluster.worker.actor import Worker
 from cluster.worker.child_messages import Ready, StartFailed, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
+from cluster.worker.loop_child import LOOP_ENTRY
 from cluster.worker.loop_executor import LoopExecutor
-from cluster.worker.loop_process import LOOP_ENTRY
 from cluster.worker.process import drain, start_worker
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 from cluster.worker.wear import UNLIMITED, WearLimits
