@@ -1,6 +1,6 @@
 """What each peer consists of: servers, workers, client. All have the same protocol, quorumq too (`own`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +54,7 @@ class Library:
     packages: tuple[str, ...]
     servers: tuple[str, ...]
     python: Path                        # of the peers' environment
+    worker_environment: Mapping[str, str] = field(default_factory=dict)
     _running: Servers | None = None
     _folder: Path = Path()
     _environment: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Library:
 
     def start_workers(self, runs: Path) -> None:
         command = [str(self.python), "-m", *self.worker]
-        environment = {**self._environment, **WORKER_SETTINGS, RUNS_FOLDER: str(runs)}
+        environment = {**self._environment, **self.worker_environment, RUNS_FOLDER: str(runs)}
         self._worker = start(command, self._folder / "workers.log", environment)
 
     def start_client(self) -> Conversation:
@@ -101,10 +102,9 @@ class Library:
             self._running.stop()
 
 
-WORKER_SETTINGS = {
-    "C_FORCE_ROOT": "1",                # Celery: no warning when root runs it
-    "dramatiq_queue_prefetch": "64",    # of a process; its default, two for each thread, is three times slower here
-}
+MAY_BE_ROOT = {"C_FORCE_ROOT": "1"}                     # or Celery warns
+# Of a process. The default, two for each thread, is three times slower over Redis, and no slower over RabbitMQ.
+DRAMATIQ_PREFETCH = {"dramatiq_queue_prefetch": "64"}
 CELERY_WORKER = (
     "celery", "-A", "bench.peers.apps.celery_app:app", "worker", "-c", "2", "-P", "prefork", "-l", "warning",
     "--without-gossip", "--without-mingle", "--without-heartbeat",
@@ -122,23 +122,23 @@ def all_peers(python: Path) -> list[Peer]:
         Library(
             "celery-redis", "celery_app", CELERY_WORKER, "celery", Redis,
             durable="-", settings="prefetch 64",
-            packages=("celery",), servers=("redis-server",), python=python,
+            packages=("celery",), servers=("redis-server",), python=python, worker_environment=MAY_BE_ROOT,
         ),
         Library(
             "celery-quorum", "celery_app", CELERY_WORKER, "celery", lambda folder: CeleryRabbit(folder, nodes=3),
             durable="majority (queue), - (results)",
             settings="three nodes, confirm_publish, acks_late, result_persistent, prefetch 64",
-            packages=("celery",), servers=("rabbitmq-server",), python=python,
+            packages=("celery",), servers=("rabbitmq-server",), python=python, worker_environment=MAY_BE_ROOT,
         ),
         Library(
             "dramatiq-redis", "dramatiq_app", DRAMATIQ_WORKER, "default", Redis,
             durable="-", settings="one thread in a process, prefetch 64",
-            packages=("dramatiq",), servers=("redis-server",), python=python,
+            packages=("dramatiq",), servers=("redis-server",), python=python, worker_environment=DRAMATIQ_PREFETCH,
         ),
         Library(
             "dramatiq-rabbitmq", "dramatiq_app", DRAMATIQ_WORKER, "default", RabbitBesideRedis,
             durable="1 node (queue), - (results)",
-            settings="one node, confirm_delivery, results in Redis; one thread in a process, prefetch 64",
+            settings="one node, confirm_delivery, results in Redis; one thread in a process",
             packages=("dramatiq",), servers=("rabbitmq-server", "redis-server"), python=python,
         ),
         Library(

@@ -38,7 +38,8 @@ def plot_peers(report: Report, target: Path) -> None:
     ]
     gone.barh(places, lost, color=LOST, label="never ran")
     bars = gone.barh(places, unread, left=lost, color=UNREAD, label="ran, result gone")
-    gone.bar_label(bars, [f"{a:,} + {b:,}" for a, b in zip(lost, unread, strict=True)], padding=3, fontsize=8)
+    labels = [f"{a:,} + {b:,}" if a or b else "0" for a, b in zip(lost, unread, strict=True)]
+    gone.bar_label(bars, labels, padding=3, fontsize=8)
     confirmed = max((row.fates.confirmed for row in known if row.fates), default=0)
     gone.set_title(f"lost of {confirmed:,} confirmed tasks\nwhen the leading server is killed", fontsize=10)
     gone.legend(fontsize=7, frameon=False, loc="lower right")

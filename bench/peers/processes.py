@@ -96,8 +96,9 @@ class Conversation:
         """The answer, within `timeout_s` seconds; `progress` is told of what is confirmed until then."""
         assert self._process.stdin is not None
         limit = time.monotonic() + timeout_s
-        self._process.stdin.write(json.dumps({"do": request, "tasks": tasks}) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):     # it has ended: the empty line below says so
+            self._process.stdin.write(json.dumps({"do": request, "tasks": tasks}) + "\n")
+            self._process.stdin.flush()
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, limit - time.monotonic()))
