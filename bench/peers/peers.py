@@ -103,7 +103,7 @@ class Library:
 
 
 MAY_BE_ROOT = {"C_FORCE_ROOT": "1"}                     # or Celery warns
-# Of a process. The default, two for each thread, is three times slower over Redis, and no slower over RabbitMQ.
+# Of a process. The default, two for each thread, is three times slower over Redis.
 DRAMATIQ_PREFETCH = {"dramatiq_queue_prefetch": "64"}
 CELERY_WORKER = (
     "celery", "-A", "bench.peers.apps.celery_app:app", "worker", "-c", "2", "-P", "prefork", "-l", "warning",

@@ -34,6 +34,7 @@ if [ -n "$missing" ]; then
     if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
     } > "$log" 2>&1; then
         cat "$log" >&2
+        rm -f "$log"
         exit 1
     fi
     rm -f "$log"

@@ -1,6 +1,7 @@
 """What `make bench-peers` counts and says. Servers are for the benchmark itself."""
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bench.peers.peers import all_peers
 from bench.peers.processes import Conversation, PeerFailed, end, free_ports, start, tail
 from bench.peers.report import TITLES, Report, Row, load, markdown, merged, number, save
 
+ROOT = Path(__file__).parents[2]
 DURABLE = {"-", "majority", "majority (queue), - (results)", "1 node (queue), - (results)"}     # as docs/performance.md
 
 
@@ -155,6 +157,19 @@ def test_a_tail_is_the_last_line_that_says_something(tmp_path):
     (tmp_path / "log").write_text("one\ntwo\n\n  \n")
     assert tail(tmp_path / "log") == "two"
     assert tail(tmp_path / "none") == "it said nothing"
+
+
+def test_without_root_the_set_up_names_the_packages_that_are_missing(tmp_path):
+    for name, script in (("dpkg-query", "exit 1"), ("id", "echo 1000"), ("apt-get", "exit 9")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", "bench/peers/setup.sh", str(tmp_path / "venv")],
+        cwd=ROOT, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.endswith("As root: apt-get install --no-install-recommends redis-server rabbitmq-server\n")
+    assert not (tmp_path / "venv").exists()
 
 
 def test_free_ports_are_all_different():
