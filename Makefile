@@ -5,10 +5,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS_VENV := $(or $(QUORUMQ_PEERS_VENV),.venv-peers)
+PEERS ?=
 LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_catch_up.py
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint types simulate bench bench-long soak clean
+.PHONY: venv demo test test-slow lint types simulate bench bench-long bench-peers soak clean
 
 venv: $(STAMP)
 
@@ -43,8 +45,12 @@ bench: venv
 bench-long: venv
 	$(BIN)/python -m pytest $(LONG_BENCHES) --benchmark-only -s
 
+bench-peers: venv
+	sh bench/peers/setup.sh $(PEERS_VENV) $(BIN)/python
+	QUORUMQ_PEERS_VENV=$(PEERS_VENV) $(BIN)/python -m bench.peers.run --plot docs/images/peers.svg $(PEERS)
+
 soak: venv
 	$(BIN)/python -m bench.soak
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks bench/results examples/thumbnails/data examples/thumbnails/out
+	rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .benchmarks bench/results examples/thumbnails/data examples/thumbnails/out

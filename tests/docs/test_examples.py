@@ -113,7 +113,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("site", ["README.md"], indirect=True)
-def test_the_twenty_lines_of_the_readme_do_what_they_say(site):
+def test_the_example_of_the_readme_does_what_it_says(site):
     (block,) = site.commands
     run, submit, status = block.text.splitlines()
     assert site.type_in(run) == "144\n332833500\n"
