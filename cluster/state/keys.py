@@ -206,9 +206,10 @@ class KeyedChannel(Channel):
         self.home = None
         self.pools = []
         self._keys.homes -= 1
-        if self.unfinished:
-            self.rouse()
-        else:
+        # Also when nothing waits: what is stale in its lanes must go, since a later command of this entry may submit
+        # for the key, and only a lane that was empty is announced.
+        self.rouse()
+        if not self.unfinished:
             self._keys.idle.pop(self.index, None)
             self._keys.emptied[self.index] = self
 

@@ -65,6 +65,9 @@ class Stream:
     """Drives `machine`, which it also watches: no attempt is assigned twice, no task ends more often than it
     was replayed and once, nothing that was confirmed is unknown."""
 
+    COMMANDS: tuple[int, ...] = (1, 1, 2, 3, 6)     # of an entry
+    CANCELLED = 0                                   # of so many that were confirmed last; 0 = of all
+
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.machine = Machine()
@@ -94,7 +97,7 @@ class Stream:
             self.now_ms += self.random.choice((0, 1, 5, 50, 400))
             if self.random.random() < LEAP_CHANCE:
                 self.now_ms += self.random.choice(LEAPS_MS)
-            commands = [self._command() for _ in range(self.random.choice((1, 1, 2, 3, 6)))]
+            commands = [self._command() for _ in range(self.random.choice(self.COMMANDS))]
             stamp = self.now_ms if self.random.random() < 0.9 else None
             payload = encode_entry(*[command for command in commands if command is not None], now_ms=stamp)
             if self.random.random() < 0.01:
@@ -246,7 +249,7 @@ class Stream:
         groups: list[TaskGroup] = []
         tasks: list[int] = []
         for _ in range(random.randint(1, 3)):
-            bodies = [b"body"] * random.choice((1, 2, 10, 60))
+            bodies = self._bodies()
             groups.append(TaskGroup(random.choice(NAMES), number, bodies, self._options()))
             tasks += [session << 24 | number + place for place in range(len(bodies))]
             number += len(bodies) + (random.random() < 0.1)
@@ -255,6 +258,9 @@ class Stream:
             self.sent[session, seq] = tasks
         seen = self._seen(session) if fresh and random.random() < 0.5 else []
         return self._say(Submit(session, seq, self._low(seq), groups, seen))
+
+    def _bodies(self) -> list[bytes]:
+        return [b"body"] * self.random.choice((1, 2, 10, 60))
 
     def _seen(self, session: int) -> list[int]:
         """What a client has, mostly; else what it cannot have, or has said before."""
@@ -294,7 +300,7 @@ class Stream:
             return None
         session = self.random.choice(self.clients)
         seq = self._seq(session)
-        tasks = [self.random.choice(self.confirmed) for _ in range(self.random.choice((1, 3, 80)))]
+        tasks = [self.random.choice(self.confirmed[-self.CANCELLED :]) for _ in range(self.random.choice((1, 3, 80)))]
         return self._say(Cancel(session, seq, self._low(seq), tasks, self.random.choice((GRACE_NONE, 0, 500, 1 << 60))))
 
     def _replay(self) -> Replay | None:
@@ -342,6 +348,50 @@ class Stream:
         error = Failure("E", "m", "t", 1, kinds=random.choice(((), ("E", "Exception"), ("F", "Exception"))))
         status = OUTCOME_CRASHED if assignment.alone and random.random() < 0.7 else random.choice(STATUSES)
         return Outcome(assignment.task, attempt, status, started_ms, run_us, b"", error)
+
+
+class CrowdedStream(Stream):
+    """Few keys and small slots, and much in each entry: tasks of a key are submitted, cancelled and expire, and homes come
+    and go, before dispatch has seen any of it."""
+
+    COMMANDS = (2, 4, 8, 14)
+    CANCELLED = 20
+
+    def _command(self) -> Command | None:
+        choice = self.random.random()
+        if self.again or not self.workers or not self.clients or choice > 0.6:
+            return super()._command()
+        if choice < 0.25:
+            return self._submit()
+        if choice < 0.4:
+            return self._cancel()
+        if choice < 0.45:
+            return self._drain()
+        if choice < 0.5:
+            session = self.random.choice(self.workers)
+            return self.random.choice((Expire, Close))(session, self.incarnations[session])
+        return self._complete()
+
+    def _bodies(self) -> list[bytes]:
+        return [b"body"] * self.random.choice((1, 1, 2, 3))
+
+    def _options(self) -> Options | None:
+        return msgspec.structs.replace(
+            super()._options() or Options(),
+            key=self.random.choice(("", "k1", "k2", "k3")),
+            actor="A",
+            queue="default",
+            labels=self.random.choice(((), (), ("gpu",))),
+        )
+
+    def _register_worker(self) -> Register:
+        random = self.random
+        names = tuple(random.sample(NAMES[:2], random.randint(1, 2)))
+        labels = random.choice(((), (), ("gpu",)))
+        spec = WorkerSpec(random.randint(1, 2), ("default",), names, random.choice((PREFETCH_AUTO, 1, 3)), labels)
+        if random.random() < 0.3:
+            spec = msgspec.structs.replace(spec, loop_names=("g",), loop_tasks=random.choice((1, 4)))
+        return Register(f"w{random.randrange(3)}", random.randrange(400), ROLE_WORKER, spec)
 
 
 def replay(log: list[bytes], effects_for: range | None = None) -> Machine:
