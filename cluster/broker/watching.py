@@ -21,7 +21,7 @@ import msgspec
 from cluster.broker.event_outbox import EventOutbox
 from cluster.broker.link import Link, Links
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED
-from cluster.state.effects import Effects, TaskResult
+from cluster.state.effects import STATE_COMPLETED, Effects, TaskResult
 from cluster.state.machine import Machine
 from cluster.state.status import STATE_NAMES
 from cluster.state.tasks import Attempt
@@ -43,6 +43,7 @@ from cluster.wire import (
 
 QUESTIONS_PER_TURN = 512    # tasks that links ask for; about 5 ms
 NUMBER_MAX = 2**63 - 1
+COMPLETED = STATE_NAMES[STATE_COMPLETED]        # an end that is never replayed
 ITEM = 4                    # numbers of one task in a Progress
 
 FOLLOWS_WAITING_MAX = 4 * WATCHED_TASKS_MAX // HELLO_ITEMS_MAX      # messages of one link, some of them short
@@ -137,7 +138,7 @@ class Watching:
             if question.stop:
                 for task in tasks:
                     self._unfollow(link, task)
-            elif missing := self._follow(link, tasks):
+            elif missing := self._follow(link, tasks, is_certain=is_certain):
                 if is_certain:
                     self._tell_unknown(link, missing)
                 else:
@@ -154,13 +155,14 @@ class Watching:
         for task in tasks:
             self._outbox.add(link, TaskEvent(task, EVENT_UNKNOWN, self._now_ms(), 0))
 
-    def _follow(self, link: Link, tasks: list[int]) -> list[int]:
-        """Tells how they are, and what becomes of those that have not ended. Returns those that are not known."""
+    def _follow(self, link: Link, tasks: list[int], *, is_certain: bool) -> list[int]:
+        """Tells how they are, and what becomes of those that have not ended. Returns those that are not known, and
+        those whose end may not be their last: only with `is_certain` the latter are told, as by `Delivery.watch`."""
         missing: list[int] = []
         followed = self._followed.setdefault(link, set())
         for task in tasks:
             event = self._level(task)
-            if event is None:
+            if event is None or (event.kind == EVENT_FINISHED and event.text != COMPLETED and not is_certain):
                 missing.append(task)
                 continue
             if event.kind != EVENT_FINISHED and task not in followed:
