@@ -249,7 +249,9 @@ class Watching:
             return None
         if isinstance(result, TaskResult):
             return self._finished(result)
-        event = self._running(task) or self._waiting(task)
+        event = self._running(task)
+        if event is None and not self._machine.begins_anew(task):
+            event = self._waiting(task)
         if event is None:
             attempt = self._machine.handed_out(task)
             return TaskEvent(task, EVENT_QUEUED, self._now_ms(), attempt, log=self._last_log(task))
