@@ -117,7 +117,7 @@ def test_a_leader_that_was_replaced_never_tells_a_watcher_an_end_that_is_no_more
         seen = list(heard)
         await pause(ports, 3.0)
         world.mend()
-        await pause(ports, 1.0)
+        await pause(ports, 3.0)
         watcher.cancel()
         return seen, heard
 
