@@ -122,6 +122,7 @@ class Broker(Actor):
             self.context.at_turn_end,
             questions.after_round,
             self._refuse,
+            self._next_turn,
         )
         self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end)
         self._handlers: dict[type, Answering] = {           # of a leader

@@ -14,9 +14,12 @@ from actors import Log
 from cluster.broker.link import Link, Links
 from cluster.state.commands import OUTCOME_RETURNED, TASK_NUMBER_BITS
 from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, Answer, Assignment, Effects, Registered, TaskResult
+from cluster.state.evidence import text_bytes
 from cluster.state.machine import Machine
 from cluster.wire import (
+    BODY_BYTES_MAX,
     HELLO_ITEMS_MAX,
+    MESSAGE_BYTES_MAX,
     ROLE_WORKER,
     WATCHED_TASKS_MAX,
     Answers,
@@ -37,7 +40,11 @@ T = TypeVar("T")
 
 FRAME_BYTES_SOFT = 1024 * 1024      # a message of assignments or results is cut here
 HELD_PAIRS_MAX = 1_000_000          # of one worker's Holding; more is garbage
+TEXT_OVERHEAD_BYTES = 5
+ITEM_OVERHEAD_BYTES = 128           # of a result or an assignment without its texts: a dozen numbers, lengths of texts
 STOP_ITEMS_MAX = HELLO_ITEMS_MAX // 3
+
+assert FRAME_BYTES_SOFT + BODY_BYTES_MAX < MESSAGE_BYTES_MAX // 2, "a chunk fits, whatever its last item is"
 
 
 class Delivery:
@@ -104,7 +111,7 @@ class Delivery:
             self._send_stop(link, self.machine.cancelled_at(registered.session))
 
     def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
-        for chunk in _chunks(assignments, lambda assignment: len(assignment.body)):
+        for chunk in _chunks(assignments, _assignment_bytes):
             if not self._send(link, Assignments(self.term, link.session, chunk)):
                 return
 
@@ -208,10 +215,17 @@ def _per_session(answers: list[Answer]) -> dict[int, list[Answer]]:
 
 
 def _result_bytes(result: TaskResult) -> int:
-    error = result.error
-    if error is None:
-        return len(result.body)
-    return len(result.body) + len(error.message) + len(error.traceback) + len(error.stderr)
+    size = ITEM_OVERHEAD_BYTES + len(result.body)
+    if (error := result.error) is not None:
+        size += sum(map(text_bytes, (error.type, error.message, error.traceback, error.stderr, error.log)))
+        size += sum(map(text_bytes, error.kinds)) + len(error.kinds) * TEXT_OVERHEAD_BYTES
+    return size
+
+
+def _assignment_bytes(assignment: Assignment) -> int:
+    # No character takes more than four bytes. There are far more of these than of failures, and their texts are short.
+    characters = len(assignment.name) + len(assignment.actor) + len(assignment.key)
+    return ITEM_OVERHEAD_BYTES + len(assignment.body) + 4 * characters
 
 
 def _chunks(items: list[T], size: Callable[[T], int]) -> list[list[T]]:

@@ -8,17 +8,20 @@ Changes come from three sides. Applied entries say that a task has ended, or has
 say in their heartbeats what runs: an assignment says less, it may wait at a slot. And they say how far it is, twice a
 second at most. Only the last of that is kept, and only while the attempt lasts.
 
-Events of one turn leave together. What a link does not take waits, the last few events of each task, and progress that
-is overtaken by newer progress is dropped.
+How a task is takes some microseconds to find out, and after a change of leader everyone asks at once, each for up to a
+million tasks. So a bounded number of questions is taken in each turn of the loop, of all links in turns. A later answer
+is no worse. Events leave in the same manner (`cluster.broker.event_outbox`).
 """
 
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 import msgspec
 
+from cluster.broker.event_outbox import EventOutbox
 from cluster.broker.link import Link, Links
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED
-from cluster.state.effects import Effects, TaskResult
+from cluster.state.effects import STATE_COMPLETED, Effects, TaskResult
 from cluster.state.machine import Machine
 from cluster.state.status import STATE_NAMES
 from cluster.state.tasks import Attempt
@@ -33,27 +36,29 @@ from cluster.wire import (
     HELLO_ITEMS_MAX,
     NO_TOTAL,
     WATCHED_TASKS_MAX,
-    Events,
     Follow,
     Progress,
     TaskEvent,
 )
 
-EVENTS_MAX = 256            # in one message; with a log and a reason each they take 2 MiB
-EVENTS_KEPT_MAX = 4         # of one task, while its follower's link is full
+QUESTIONS_PER_TURN = 512    # tasks that links ask for; about 5 ms
 NUMBER_MAX = 2**63 - 1
+COMPLETED = STATE_NAMES[STATE_COMPLETED]        # an end that is never replayed
 ITEM = 4                    # numbers of one task in a Progress
+
+FOLLOWS_WAITING_MAX = 4 * WATCHED_TASKS_MAX // HELLO_ITEMS_MAX      # messages of one link, some of them short
 
 assert HELLO_ITEMS_MAX * ITEM * 9 < 1024 * 1024, "a Progress is far smaller than a message may be"
 
+Asked = tuple[Follow, bool]     # and whether this broker is certain to have led after it came
 AfterRound = Callable[[Callable[[Link, msgspec.Struct], None], Link, msgspec.Struct], None]
 
 
 class Watching:
     """Of one broker, while it leads. Invariant: `_followers` and `_followed` say the same, by task and by link.
 
-    `now_ms` is the leader's time of day; `at_turn_end` runs a callback then; `after_round` when it is certain that this
-    broker led after a question came; `refuse` notes what is not answered.
+    `now_ms` is the leader's time of day; `at_turn_end` runs a callback then, `next_turn` in the next turn of the loop;
+    `after_round` when it is certain that this broker led after a question came; `refuse` notes what is not answered.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Watching:
         at_turn_end: Callable[[Callable[[], None]], None],
         after_round: AfterRound,
         refuse: Callable[[Link, str], None],
+        next_turn: Callable[[Callable[[], None]], object],
     ) -> None:
         self._machine = machine
         self._links = links
@@ -75,44 +81,88 @@ class Watching:
         self._followed: dict[Link, set[int]] = {}
         self._runs: dict[int, int] = {}                             # followed task -> attempt that was told to run
         self._progress: dict[int, tuple[int, int, int]] = {}        # held task -> attempt, done, total
-        self._unsent: dict[Link, dict[int, list[TaskEvent]]] = {}
-        self._will_go_on = False                                    # at the end of this turn
+        self._next_turn = next_turn
+        self._outbox = EventOutbox(at_turn_end, next_turn)
+        self._asked: OrderedDict[Link, deque[Asked]] = OrderedDict()        # not taken yet, in order
+        self._questions_left = QUESTIONS_PER_TURN                   # in this turn
+        self._will_go_on = False                                    # in the next turn
 
     def restart(self) -> None:
         """Another term: everyone says again what it follows, and how far it is."""
-        for kept in (self._followers, self._followed, self._runs, self._progress, self._unsent):
+        for kept in (self._followers, self._followed, self._runs, self._progress, self._asked):
             kept.clear()
+        self._outbox.clear()
 
     def forget(self, link: Link) -> None:
         """A link is gone."""
         for task in self._followed.pop(link, ()):
             self._drop_follower(task, link)
-        self._unsent.pop(link, None)
+        self._asked.pop(link, None)
+        self._outbox.forget_all(link)
 
     # -- followers --------------------------------------------------------------------------------------------------
 
     def on_follow(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Follow)
-        if len(message.tasks) > HELLO_ITEMS_MAX or len(self._unsent.get(link, ())) >= WATCHED_TASKS_MAX:
+        if (
+            len(message.tasks) > HELLO_ITEMS_MAX
+            or len(self._asked.get(link, ())) >= FOLLOWS_WAITING_MAX
+            or self._outbox.waiting(link) >= WATCHED_TASKS_MAX
+        ):
             self._refuse(link, "follows too many tasks at once")
-        elif message.stop:
-            for task in message.tasks:
-                self._unfollow(link, task)
-        elif missing := self._follow(link, message.tasks):
-            self._after_round(self._on_follow_confirmed, link, Follow(missing))
+            return
+        self._ask(link, (message, False))
 
     def _on_follow_confirmed(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Follow)
-        for task in self._follow(link, message.tasks):      # some may have come meanwhile
-            self._add(link, TaskEvent(task, EVENT_UNKNOWN, self._now_ms(), 0))
+        self._ask(link, (message, True))        # some may have come meanwhile
 
-    def _follow(self, link: Link, tasks: list[int]) -> list[int]:
-        """Tells how they are, and what becomes of those that have not ended. Returns those that are not known."""
+    def _ask(self, link: Link, asked: Asked) -> None:
+        self._asked.setdefault(link, deque()).append(asked)
+        self._take_some()
+
+    def _take_some(self) -> None:
+        """What was asked for, as much of it as this turn may take."""
+        if not self._will_go_on:
+            self._will_go_on = True
+            self._next_turn(self._go_on)
+        while self._asked and self._questions_left > 0:
+            link, questions = self._asked.popitem(last=False)
+            question, is_certain = questions.popleft()
+            tasks, rest = question.tasks[: self._questions_left], question.tasks[self._questions_left :]
+            self._questions_left -= max(1, len(tasks))
+            if rest:
+                questions.appendleft((Follow(rest, question.stop), is_certain))
+            if questions:
+                self._asked[link] = questions       # behind the others
+            if question.stop:
+                for task in tasks:
+                    self._unfollow(link, task)
+            elif missing := self._follow(link, tasks, is_certain=is_certain):
+                if is_certain:
+                    self._tell_unknown(link, missing)
+                else:
+                    self._after_round(self._on_follow_confirmed, link, Follow(missing))
+
+    def _go_on(self) -> None:
+        """Another turn has begun."""
+        self._will_go_on = False
+        self._questions_left = QUESTIONS_PER_TURN
+        if self._asked:
+            self._take_some()
+
+    def _tell_unknown(self, link: Link, tasks: list[int]) -> None:
+        for task in tasks:
+            self._outbox.add(link, TaskEvent(task, EVENT_UNKNOWN, self._now_ms(), 0))
+
+    def _follow(self, link: Link, tasks: list[int], *, is_certain: bool) -> list[int]:
+        """Tells how they are, and what becomes of those that have not ended. Returns those that are not known, and
+        those whose end may not be their last: only with `is_certain` the latter are told, as by `Delivery.watch`."""
         missing: list[int] = []
         followed = self._followed.setdefault(link, set())
         for task in tasks:
             event = self._level(task)
-            if event is None:
+            if event is None or (event.kind == EVENT_FINISHED and event.text != COMPLETED and not is_certain):
                 missing.append(task)
                 continue
             if event.kind != EVENT_FINISHED and task not in followed:
@@ -121,8 +171,8 @@ class Watching:
                     break
                 followed.add(task)
                 self._followers.setdefault(task, []).append(link)
-            self._unsent.get(link, {}).pop(task, None)      # this says all of it
-            self._add(link, event)
+            self._outbox.forget(link, task)         # this says all of it
+            self._outbox.add(link, event)
         return missing
 
     def _unfollow(self, link: Link, task: int) -> None:
@@ -130,7 +180,7 @@ class Watching:
         if followed is not None and task in followed:
             followed.remove(task)
             self._drop_follower(task, link)
-        self._unsent.get(link, {}).pop(task, None)
+        self._outbox.forget(link, task)
 
     def _drop_follower(self, task: int, link: Link) -> None:
         links = self._followers[task]
@@ -199,7 +249,9 @@ class Watching:
             return None
         if isinstance(result, TaskResult):
             return self._finished(result)
-        event = self._running(task) or self._waiting(task)
+        event = self._running(task)
+        if event is None and not self._machine.begins_anew(task):
+            event = self._waiting(task)
         if event is None:
             attempt = self._machine.handed_out(task)
             return TaskEvent(task, EVENT_QUEUED, self._now_ms(), attempt, log=self._last_log(task))
@@ -252,35 +304,11 @@ class Watching:
 
     def _tell(self, event: TaskEvent) -> None:
         for link in self._followers[event.task]:
-            self._add(link, event)
-
-    def _add(self, link: Link, event: TaskEvent) -> None:
-        if not self._will_go_on:
-            self._will_go_on = True
-            self._at_turn_end(self.go_on)
-        events = self._unsent.setdefault(link, {}).setdefault(event.task, [])
-        if events and events[-1].kind == EVENT_PROGRESS == event.kind:
-            events.pop()
-        events.append(event)
-        if len(events) > EVENTS_KEPT_MAX:
-            del events[0]
+            self._outbox.add(link, event)
 
     def go_on(self) -> None:
-        """Sends what waits, as far as links take it. Called at the end of a turn that added something, and twice a
-        second."""
-        self._will_go_on = False
-        for link in list(self._unsent):
-            tasks = self._unsent.pop(link)
-            while tasks:
-                items: list[TaskEvent] = []
-                taken: dict[int, list[TaskEvent]] = {}
-                while tasks and len(items) < EVENTS_MAX:
-                    task = next(iter(tasks))
-                    taken[task] = tasks.pop(task)
-                    items += taken[task]
-                if items and not link.peer.send(Events(items)):
-                    self._unsent[link] = taken | tasks
-                    break
+        """Twice a second: what links did not take may be taken now."""
+        self._outbox.retry()
 
 
 def _reason(attempt: Attempt) -> str:

@@ -223,6 +223,11 @@ class Machine:
         found = self._tables.tasks.get(task)
         return 0 if found is None else found.attempt
 
+    def begins_anew(self, task: int) -> bool:
+        """It was replayed, and no attempt has counted since: what is written down is of an earlier life."""
+        found = self._tables.tasks.get(task)
+        return found is not None and bool(found.replays) and not (found.crashes or found.failures)
+
     def queue_of(self, task: int) -> str | None:
         found = self._tables.tasks.get(task)
         return None if found is None else found.spec.queue

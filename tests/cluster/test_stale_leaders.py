@@ -102,6 +102,28 @@ def test_a_leader_that_was_replaced_never_tells_an_end_that_is_no_more(seed):
     assert Deposed(seed, replayed=True).run(user) == (False, False, "pending")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leader_that_was_replaced_never_tells_a_watcher_an_end_that_is_no_more(seed):
+    async def user(cluster: Client, ports: Ports, world: Deposed) -> Any:
+        heard: list[tuple[str, str]] = []
+
+        async def look() -> None:
+            async for event in cluster.handle(world.task).watch():
+                heard.append((event.kind, event.text))
+
+        watcher = asyncio.ensure_future(look())
+        await pause(ports, 0.3)
+        assert world.believes and world.rig.actor(world.old).machine.state_of(world.task) == "cancelled"
+        seen = list(heard)
+        await pause(ports, 3.0)
+        world.mend()
+        await pause(ports, 3.0)
+        watcher.cancel()
+        return seen, heard
+
+    assert Deposed(seed, replayed=True).run(user) == ([], [("queued", "")])
+
+
 def test_records_that_no_leader_confirms_end_at_the_deadline():
     async def user(cluster: Client, ports: Ports, world: Deposed) -> Any:
         start = ports.clock.now()

@@ -291,10 +291,10 @@ def test_a_full_link_gets_the_last_of_each_task_later_and_holds_up_no_other():
         leader.apply(index, 1, encode_entry(command), Effects())
     tasks = [1 << TASK_NUMBER_BITS | number for number in (1, 2)]
     leader.apply(3, 1, encode_entry(Submit(1, 1, 1, [TaskGroup("f", 1, [b"", b""])])), Effects())
-    links, turn = Links(leader), []
+    links, turn, later = Links(leader), [], []
     worker = Link(Line(), "w", 1, 1)  # type: ignore[arg-type]
     slow, quick = (Link(Line(), name, 1, 2) for name in ("slow", "quick"))  # type: ignore[arg-type]
-    broker = Watching(leader, links, lambda: 0, turn.append, lambda *question: None, lambda *reason: None)
+    broker = Watching(leader, links, lambda: 0, turn.append, lambda *question: None, lambda *reason: None, later.append)
     links.add(worker)
     slow.peer.is_full = True  # type: ignore[attr-defined]
     for link in (slow, quick):
@@ -316,4 +316,4 @@ def test_a_full_link_gets_the_last_of_each_task_later_and_holds_up_no_other():
     ]  # fmt: skip
     for link in (slow, quick):
         broker.forget(link)
-    assert (broker._followers, broker._followed, broker._unsent, broker._runs) == ({}, {}, {}, {})
+    assert (broker._followers, broker._followed, len(broker._outbox), broker._runs) == ({}, {}, 0, {})
