@@ -15,9 +15,10 @@ only so can the worker see from outside whose code the loop is stuck in. Code in
 A task that raises SystemExit or KeyboardInterrupt has crashed, as in a slot; but the process goes on, because others
 run in it. os._exit, signals and the C library's abort end it, and who did that is not known.
 
-The same goes for what ends the loop, or the tasks of others in it: SystemExit in a subtask or a callback, `loop.stop()`,
-`cancel()` of everything in `asyncio.all_tasks()`. The process ends then at once and in silence. Whoever ended the loop in
-order would cancel what runs in it, and each task would report that it failed: for good, and through no fault of its own.
+The same goes for what ends the loop, or the tasks of others in it: SystemExit in a subtask or a callback,
+`loop.stop()`, `cancel()` of everything in `asyncio.all_tasks()`. The process ends then at once and reports nothing. If
+the loop were ended in order, what runs in it would be cancelled, and each task would report that it failed: for good,
+and through no fault of its own.
 """
 
 import asyncio
@@ -208,8 +209,8 @@ class LoopExecutor:
         return run.is_begun
 
     def _is_no_outcome(self, run: Run, exception: BaseException) -> bool:
-        """Whether this says nothing of the task: the process is about to end, or somebody in it, and not the worker, has
-        cancelled the task; then the process ends now. Who waits for something that was cancelled is not meant.
+        """Whether this says nothing of the task: the process is about to end, or somebody in it, and not the worker,
+        has cancelled the task; then the process ends now. Who waits for something that was cancelled is not meant.
         """
         if self.ended.done():
             return True
@@ -219,7 +220,7 @@ class LoopExecutor:
         assert me is not None
         if not me.cancelling():
             return False
-        strange = RuntimeError(f"a task of this process has cancelled the task {run.assignment.name}, maybe all of them")
+        strange = RuntimeError(f"something in this process has cancelled the task {run.assignment.name}, maybe all")
         strange.__cause__ = exception
         self.ended.set_exception(strange)
         return True

@@ -242,8 +242,8 @@ def test_one_that_ends_the_loop_of_all_fails_nobody_else_all_are_suspected(
 ) -> None:
     async def main() -> None:
         async with loop() as rig:
-            given = [rig.submit(culprit, str(tmp_path / "go"))]
-            given += [rig.submit(tasks.look), rig.submit(tasks.nap, 60.0), rig.submit(tasks.clean_up, str(tmp_path / "note"))]
+            given = [rig.submit(culprit, str(tmp_path / "go")), rig.submit(tasks.look), rig.submit(tasks.nap, 60.0)]
+            given.append(rig.submit(tasks.clean_up, str(tmp_path / "note")))
             await rig.running(*given)
             (tmp_path / "go").touch()
             outcomes = await rig.outcomes_of(*given)
