@@ -33,10 +33,13 @@ class Start:
 
     def let_go(self) -> None:
         """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears of it any more."""
-        self.on_frame = _ignore
-        self.on_exit = lambda exit: self._context.cancel_timer(self)
+        self.on_frame, self.on_exit = _ignore, self._gone
         self.child.close()
         self._context.timer(self, LEAVE_GRACE, lambda: self.child.signal(SIGKILL))
+
+    def _gone(self, exit: Exit) -> None:
+        self.on_exit = _ignore              # it would keep itself
+        self._context.cancel_timer(self)
 
     def kill(self) -> None:
         """Ends it at once, and nobody hears of it."""
