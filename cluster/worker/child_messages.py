@@ -49,10 +49,11 @@ class Asks(Struct, array_like=True, tag=1, gc=False, frozen=True):
 
 class Ready(Struct, array_like=True, tag=0, frozen=True):
     """Child -> worker, first: the modules are imported, these are the tasks they define; `async_names` are those of
-    them that are `async`."""
+    them that are `async`. With `has_actors` some are methods of TaskActors."""
 
     names: tuple[str, ...]
     async_names: tuple[str, ...] = ()
+    has_actors: bool = False
 
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):

@@ -4,6 +4,9 @@
 The successor is a child that is started and told nothing. It takes the slot over between two tasks: what waits at the
 worker goes to it at once, and the old child is let go. If the old one dies before that, for whatever reason, its
 successor is there as well, and the slot need not wait for a start.
+
+With actors among the tasks the old child is let go first, and the slot waits for its end: until then its instances run
+their `stopped`, and there must be no two instances of one key at once.
 """
 
 from collections.abc import Callable
@@ -41,6 +44,9 @@ class Renewed(Protocol):
     def adopt(self, start: Start) -> Start | None:
         """Makes it its child and feeds it, if it is ready. Returns the one that it had."""
 
+    def part(self) -> Start:
+        """Has no child from now on, until it adopts one. Returns the one that it had, which has no task."""
+
     def start_failed(self, failure: StartFailed | Exit) -> None: ...
 
 
@@ -58,6 +64,7 @@ class Renewal:
         self._pauses = Pauses()             # between children of the slot
         self._successors = Pauses()         # and between successors
         self._is_pausing = False            # after a successor that failed
+        self._is_vacant = False             # the slot waits for the end of the child that it had
         self._log = PeerLog(context.log, context.clock)
 
     def renewed(self) -> None:
@@ -120,13 +127,18 @@ class Renewal:
             self._successor = None
 
     def _replace(self, child: Child, successor: Start) -> None:
-        self._successor = None
+        assert successor.ready is not None and not self._is_vacant
         self._pauses.reset()
         self._successors.reset()
         slot, tasks = self._place.slot.index, self.wear.ended
-        former = self._place.adopt(successor)
+        if successor.ready.has_actors:
+            self._is_vacant = True
+            former: Start | None = self._place.part()
+        else:
+            self._successor = None
+            former = self._place.adopt(successor)
         assert former is not None and former.child is child
-        # The new child has its task by now: what follows takes longer than everything before it, and can wait.
+        # A new child that has its task has begun by now: what follows takes longer than all before it, and can wait.
         self._log.event(
             "child_recycled",
             str(slot),
@@ -136,7 +148,12 @@ class Renewal:
             memory=size_text(child.rss_bytes()),
             memory_after=size_text(successor.child.rss_bytes()),
         )
-        former.let_go()
+        former.let_go(self._former_gone)
+
+    def _former_gone(self) -> None:
+        if self._is_vacant:
+            self._is_vacant = False
+            self.start_next(was_steady=True)
 
     # -- the successor speaks -------------------------------------------------------------------------------
 

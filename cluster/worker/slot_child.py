@@ -136,6 +136,14 @@ class SlotChild:
             self._is_ready(start.ready)
         return former
 
+    def part(self) -> Start:
+        """The slot has no child until it adopts another. Returns the one that it had."""
+        assert not self.is_working and self.state is State.READY and self._start is not None
+        former = self._start
+        self.state = State.DOWN
+        self._start, self._child, self._page, self._lock_misses = None, None, None, 0
+        return former
+
     def feed(self) -> None:
         """Sends the child what its window takes, and as many tasks as it may still run."""
         if self.state is not State.READY:

@@ -31,15 +31,18 @@ class Start:
             label=label,
         )
 
-    def let_go(self) -> None:
-        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears of it any more."""
-        self.on_frame, self.on_exit = _ignore, self._gone
+    def let_go(self, gone: Callable[[], None]) -> None:
+        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears what it says; `gone`
+        is called when it has ended."""
+
+        def on_exit(exit: Exit) -> None:
+            self.on_exit = _ignore          # it would keep itself
+            self._context.cancel_timer(self)
+            gone()
+
+        self.on_frame, self.on_exit = _ignore, on_exit
         self.child.close()
         self._context.timer(self, LEAVE_GRACE, lambda: self.child.signal(SIGKILL))
-
-    def _gone(self, exit: Exit) -> None:
-        self.on_exit = _ignore              # it would keep itself
-        self._context.cancel_timer(self)
 
     def kill(self) -> None:
         """Ends it at once, and nobody hears of it."""

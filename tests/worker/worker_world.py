@@ -69,7 +69,7 @@ async def nap(work_us: int) -> int:
 _note_run: ContextVar[Callable[[int], "Run"]] = ContextVar("_note_run")
 sleeper = definition_of(Sleeper).tasks["sleep"]
 TASKS: dict[str, Task[..., Any]] = {sleep.name: sleep, sleeper.name: sleeper, nap.name: nap}
-READY = Ready(tuple(sorted(TASKS)), (nap.name,))
+READY = Ready(tuple(sorted(TASKS)), (nap.name,), has_actors=True)
 
 
 class Run:
