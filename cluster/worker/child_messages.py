@@ -57,7 +57,8 @@ class Ready(Struct, array_like=True, tag=0, frozen=True):
 
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):
-    """Child -> worker instead of Ready, then it ends: this module could not be imported."""
+    """Child -> worker instead of Ready, then it ends: this module could not be imported. Without a
+    module it is what the worker found wrong with a child that was ready, and `traceback` says that."""
 
     module: str
     traceback: str

@@ -15,12 +15,14 @@ from typing import Protocol
 
 import msgspec
 
-from actors import Child, Context, Exit, PeerLog
+from actors import MILLISECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.sizes import size_text
 from cluster.worker.child_messages import FromChild, Ready, StartFailed, from_child_decoder
 from cluster.worker.slots import Slot
 from cluster.worker.starts import Pauses, Start
 from cluster.worker.wear import UNLIMITED, Step, Wear, WearLimits
+
+MEASURE_PAUSE: Nanos = 1 * MILLISECOND      # until the pid of a child is known that has said already that it is ready
 
 
 class Renewed(Protocol):
@@ -80,6 +82,28 @@ class Renewal:
             return None
         limit = self._limits.memory_limit
         return f"its process had {size_text(memory)} in memory, more than its limit of {size_text(limit)}"
+
+    def admit(self, start: Start, message: Ready, then: Callable[[], None]) -> None:
+        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory limit
+        before it had any task would be killed for each: it is killed now, as one that failed to start."""
+        limit = self._limits.memory_limit
+        memory = start.child.rss_bytes() if limit else 0
+        if start.has_ended:
+            return
+        if limit and start.child.pid == 0:
+            self._context.timer(("measure", start), MEASURE_PAUSE, lambda: self.admit(start, message, then))
+        elif memory > limit > 0:
+            slot, found, allowed = self._place.slot.index, size_text(memory), size_text(limit)
+            self._log.event("child_above_limit", str(slot), known=True, slot=slot, memory=found, memory_limit=allowed)
+            start.failure = StartFailed(
+                "",
+                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task would "
+                "be killed in it; use a higher memory_limit, or import less",
+            )
+            start.child.signal(SIGKILL)
+        else:
+            start.ready = message
+            then()
 
     def go_on(self) -> None:
         """Does what is due now. Everything that may change that calls this."""
@@ -170,8 +194,7 @@ class Renewal:
             successor.child.signal(SIGKILL)     # an import wrote to a descriptor that is not its own
             return
         if type(message) is Ready:
-            successor.ready = message
-            self.go_on()
+            self.admit(successor, message, self.go_on)
         elif type(message) is StartFailed:
             successor.failure = message
 

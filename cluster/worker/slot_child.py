@@ -282,7 +282,8 @@ class SlotChild:
         elif type(message) is Oversize:
             self._finish([message.outcome])
         elif type(message) is Ready:
-            self._is_ready(message)
+            assert self._start is not None
+            self._renewal.admit(self._start, message, lambda: self._is_ready(message))
         elif type(message) is StartFailed:
             assert self._start is not None
             self._start.failure = message

@@ -20,6 +20,7 @@ class Start:
         self.on_exit: Callable[[Exit], None] = _ignore
         self.ready: Ready | None = None             # what it said when it was
         self.failure: StartFailed | None = None     # ... or that it never will be
+        self.has_ended = False
         self._context = context
         callback = context.callback
         self.child = context.processes.spawn(
@@ -27,7 +28,7 @@ class Start:
             setup,
             page_bytes=PAGE_BYTES,
             on_frame=callback(lambda frame: self.on_frame(frame)),
-            on_exit=callback(lambda exit: self.on_exit(exit)),
+            on_exit=callback(self._ended),
             label=label,
         )
 
@@ -43,6 +44,10 @@ class Start:
         self.on_frame, self.on_exit = _ignore, on_exit
         self.child.close()
         self._context.timer(self, LEAVE_GRACE, lambda: self.child.signal(SIGKILL))
+
+    def _ended(self, exit: Exit) -> None:
+        self.has_ended = True
+        self.on_exit(exit)
 
     def kill(self) -> None:
         """Ends it at once, and nobody hears of it."""
