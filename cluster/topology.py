@@ -25,6 +25,7 @@ ASYNC_TASKS_MAX = 4_096
 WORKERS_MAX = 1_024
 RECYCLE_AFTER_MAX = 1_000_000_000       # tasks
 CHILD_BYTES_MIN = 16 * 1024 * 1024      # an interpreter with no task takes more
+MEMORY_LIMIT_MIN = 64 * 1024 * 1024     # below this no task has room to run
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 PORT = re.compile(r"[0-9]{1,5}")
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -201,7 +202,7 @@ class _Reader:
             allowed = f"use 1 to {RECYCLE_AFTER_MAX} tasks, or 0 for never"
             self.fail((*where, "recycle_after"), f"recycle_after = {after}: {allowed}")
         above = self.size(row, where, "recycle_above")
-        limit = self.size(row, where, "memory_limit")
+        limit = self.size(row, where, "memory_limit", MEMORY_LIMIT_MIN)
         if 0 < limit <= above:
             self.fail(
                 (*where, "recycle_above"),
@@ -242,7 +243,7 @@ class _Reader:
             self.fail((*where, key), f'{key} = {address!r}: write "host:port", port 1 to {PORT_MAX}')
         return address
 
-    def size(self, row: dict[str, object], where: tuple[str, int], key: str) -> int:
+    def size(self, row: dict[str, object], where: tuple[str, int], key: str, least: int = CHILD_BYTES_MIN) -> int:
         """Of a child's memory, in bytes; 0 if it is not given."""
         if key not in row:
             return 0
@@ -250,11 +251,11 @@ class _Reader:
             size = size_bytes(key, row[key])
         except (TypeError, ValueError) as error:
             self.fail((*where, key), str(error))
-        if size < CHILD_BYTES_MIN:
+        if size < least:
             self.fail(
                 (*where, key),
-                f"{key} = {row[key]!r}: use at least {size_text(CHILD_BYTES_MIN)}, or leave it out; a child that does "
-                "nothing takes more",
+                f"{key} = {row[key]!r}: use at least {size_text(least)}, or leave it out; a child that does nothing takes "
+                "more than 16 MiB, and what its modules take",
             )
         return size
 

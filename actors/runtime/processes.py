@@ -315,8 +315,9 @@ class RealChild:
         self._drain()
         if self._said is not None:
             self._said.end()
+        on_exit = self._on_exit
         self._release()
-        self._on_exit(Exit(code if code >= 0 else None, -code if code < 0 else None, self._tail))
+        on_exit(Exit(code if code >= 0 else None, -code if code < 0 else None, self._tail))
 
     def orphaned(self) -> None:
         """The fork server died; the kernel's signal ends this child, wait for that."""
@@ -409,9 +410,16 @@ class RealChild:
         if self._statm_fd >= 0:
             os.close(self._statm_fd)
         self._outbox.clear()
+        # Whoever is called mostly holds this child as well. Without the cycle, page and lock go with the last who holds
+        # them, and not when a garbage collector comes that has seen little reason to.
+        self._on_frame = self._on_exit = _ignore
 
     def _remove_lock_name(self) -> None:
         """Both sides have the lock open by now, or never will: nothing is left in /dev/shm."""
         if self._lock_name:
             SharedLock.remove_name(self._lock_name)
             self._lock_name = ""
+
+
+def _ignore(_: object) -> None:
+    pass

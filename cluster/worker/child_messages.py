@@ -49,14 +49,16 @@ class Asks(Struct, array_like=True, tag=1, gc=False, frozen=True):
 
 class Ready(Struct, array_like=True, tag=0, frozen=True):
     """Child -> worker, first: the modules are imported, these are the tasks they define; `async_names` are those of
-    them that are `async`."""
+    them that are `async`. With `has_actors` some are methods of TaskActors."""
 
     names: tuple[str, ...]
     async_names: tuple[str, ...] = ()
+    has_actors: bool = False
 
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):
-    """Child -> worker instead of Ready, then it ends: this module could not be imported."""
+    """Child -> worker instead of Ready, then it ends: this module could not be imported. Without a
+    module it is what the worker found wrong with a child that was ready, and `traceback` says that."""
 
     module: str
     traceback: str

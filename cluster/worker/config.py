@@ -34,6 +34,8 @@ def explain(failure: StartFailed | Exit) -> str:
     """Why the children did not come up, for the operator."""
     if isinstance(failure, StartFailed):
         module = failure.module
+        if not module:
+            return failure.traceback
         last = failure.traceback.rstrip().rpartition("\n")[2]
         if (missing := NO_MODULE.fullmatch(last)) and f"{module}.".startswith(f"{missing[1]}."):
             where = "beside the topology file, in the folder where launch was started, and on Python's path"

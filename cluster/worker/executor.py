@@ -324,4 +324,5 @@ def load(modules: tuple[str, ...]) -> Ready | StartFailed:
             return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
     tasks = registered_tasks()
     names = tuple(sorted(tasks))
-    return Ready(names, tuple(name for name in names if tasks[name].is_async))
+    has_actors = any(isinstance(task, MethodTask) for task in tasks.values())
+    return Ready(names, tuple(name for name in names if tasks[name].is_async), has_actors)

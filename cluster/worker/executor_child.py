@@ -156,10 +156,13 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
         elif type(message) is Oversize:
             self._finish([message.outcome])
         elif type(message) is Ready:
-            self._is_ready(message)
+            self._admit(message)
         elif type(message) is StartFailed:
             assert self._start is not None
             self._start.failure = message
+
+    def _admit(self, message: Ready) -> None:
+        self._is_ready(message)
 
     def _is_ready(self, message: Ready) -> None:
         assert self._child is not None
@@ -188,12 +191,12 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
             # may do that is bounded by its attempts.
             if was_working or (was_ready and now - self._ready_at >= STEADY):
                 self.pauses.reset()
-            self._start_next()
+            self.start_next()
 
     def start_failed(self, failure: StartFailed | Exit) -> None:
         self._owner.child_failed_to_start(failure)
 
-    def _start_next(self) -> None:
+    def start_next(self) -> None:
         """There is no child: another is started, at once or after a pause."""
         if (pause := self.pauses.next()) == 0:
             self.start()

@@ -3,6 +3,9 @@
 The successor is a child that is started and told nothing. It takes the slot over between two tasks: what waits at the
 worker goes to it at once, and the old child is let go. If the old one dies before that, for whatever reason, its
 successor is there as well, and the slot need not wait for a start.
+
+With actors among the tasks the old child is let go first, and the slot waits for its end: until then its instances run
+their `stopped`, and there must be no two instances of one key at once.
 """
 
 from collections.abc import Callable
@@ -11,12 +14,14 @@ from typing import Protocol
 
 import msgspec
 
-from actors import Child, Context, Exit, PeerLog
+from actors import MILLISECOND, Child, Context, Exit, Nanos, PeerLog
 from cluster.sizes import size_text
 from cluster.worker.child_messages import FromChild, Ready, StartFailed, from_child_decoder
 from cluster.worker.slots import Slot
 from cluster.worker.starts import Pauses, Start
 from cluster.worker.wear import UNLIMITED, Step, Wear, WearLimits
+
+MEASURE_PAUSE: Nanos = 1 * MILLISECOND      # until the pid of a child is known that has said already that it is ready
 
 
 class Renewed(Protocol):
@@ -41,6 +46,12 @@ class Renewed(Protocol):
     def adopt(self, start: Start) -> Start | None:
         """Makes it its child and feeds it, if it is ready. Returns the one that it had."""
 
+    def part(self) -> Start:
+        """Has no child from now on, until it adopts one. Returns the one that it had, which has no task."""
+
+    def start_next(self) -> None:
+        """There is no child: the successor takes over, or another one is started."""
+
     def start_failed(self, failure: StartFailed | Exit) -> None: ...
 
 
@@ -57,6 +68,7 @@ class Renewal:
         self._successor: Start | None = None
         self._successors = Pauses()         # between successors
         self._is_pausing = False            # after a successor that failed
+        self._is_vacant = False             # the slot waits for the end of the child that it had
         self._log = PeerLog(context.log, context.clock)
 
     def renewed(self) -> None:
@@ -72,6 +84,28 @@ class Renewal:
             return None
         limit = self._limits.memory_limit
         return f"its process had {size_text(memory)} in memory, more than its limit of {size_text(limit)}"
+
+    def admit(self, start: Start, message: Ready, then: Callable[[], None]) -> None:
+        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory limit
+        before it had any task would be killed for each: it is killed now, as one that failed to start."""
+        limit = self._limits.memory_limit
+        memory = start.child.rss_bytes() if limit else 0
+        if start.has_ended:
+            return
+        if limit and start.child.pid == 0:
+            self._context.timer(("measure", start), MEASURE_PAUSE, lambda: self.admit(start, message, then))
+        elif memory > limit > 0:
+            slot, found, allowed = self._place.slot.index, size_text(memory), size_text(limit)
+            self._log.event("child_above_limit", str(slot), known=True, slot=slot, memory=found, memory_limit=allowed)
+            start.failure = StartFailed(
+                "",
+                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task would "
+                "be killed in it; use a higher memory_limit, or import less",
+            )
+            start.child.signal(SIGKILL)
+        else:
+            start.ready = message
+            then()
 
     def go_on(self) -> None:
         """Does what is due now. Everything that may change that calls this."""
@@ -110,13 +144,18 @@ class Renewal:
             self._successor = None
 
     def _replace(self, child: Child, successor: Start) -> None:
-        self._successor = None
+        assert successor.ready is not None and not self._is_vacant
         self._place.pauses.reset()
         self._successors.reset()
         slot, tasks = self._place.slot.index, self.wear.ended
-        former = self._place.adopt(successor)
+        if successor.ready.has_actors:
+            self._is_vacant = True
+            former: Start | None = self._place.part()
+        else:
+            self._successor = None
+            former = self._place.adopt(successor)
         assert former is not None and former.child is child
-        # The new child has its task by now: what follows takes longer than everything before it, and can wait.
+        # A new child that has its task has begun by now: what follows takes longer than all before it, and can wait.
         self._log.event(
             "child_recycled",
             str(slot),
@@ -126,7 +165,12 @@ class Renewal:
             memory=size_text(child.rss_bytes()),
             memory_after=size_text(successor.child.rss_bytes()),
         )
-        former.let_go()
+        former.let_go(self._former_gone)
+
+    def _former_gone(self) -> None:
+        if self._is_vacant:
+            self._is_vacant = False
+            self._place.start_next()
 
     # -- the successor speaks -------------------------------------------------------------------------------
 
@@ -143,8 +187,7 @@ class Renewal:
             successor.child.signal(SIGKILL)     # an import wrote to a descriptor that is not its own
             return
         if type(message) is Ready:
-            successor.ready = message
-            self.go_on()
+            self.admit(successor, message, self.go_on)
         elif type(message) is StartFailed:
             successor.failure = message
 

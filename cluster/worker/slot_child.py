@@ -12,7 +12,7 @@ from actors import Child, Context, Nanos
 from cluster.state.commands import Outcome
 from cluster.wire import NO_TOTAL
 from cluster.worker.blame import Ended
-from cluster.worker.child_messages import WARNING_SIGNAL, Batch, encode
+from cluster.worker.child_messages import WARNING_SIGNAL, Batch, Ready, encode
 from cluster.worker.claims import withdraw_or_stop, withdraw_waiting
 from cluster.worker.executor_child import LOCK_TIMEOUT, ExecutorChild, Owner, State
 from cluster.worker.page import PAGE_BYTES, ClaimPage
@@ -70,6 +70,14 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
         self.slot.renewed()
         self._renewal.renewed()
         return super().adopt(start)
+
+    def part(self) -> Start:
+        """The slot has no child until it adopts another. Returns the one that it had."""
+        assert not self.is_working and self.state is State.READY and self._start is not None
+        former = self._start
+        self.state = State.DOWN
+        self._start, self._child, self._page, self._lock_misses = None, None, None, 0
+        return former
 
     def feed(self) -> None:
         """Sends the child what its window takes, and as many tasks as it may still run."""
@@ -181,6 +189,10 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
 
     # -- the child ------------------------------------------------------------------------------------------
 
+    def _admit(self, message: Ready) -> None:
+        assert self._start is not None
+        self._renewal.admit(self._start, message, lambda: self._is_ready(message))
+
     def _ended(self, count: int) -> None:
         self._renewal.wear.tasks_ended(count)
         self.feed()
@@ -198,9 +210,9 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
             self._log_loss(name, ended, task=task)
         return self.slot.lost(claimed, claimed_at, ended), was_working
 
-    def _start_next(self) -> None:
+    def start_next(self) -> None:
         if not self._renewal.take_over():
-            super()._start_next()
+            super().start_next()
 
     # -- the page -------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class Start:
         self.on_exit: Callable[[Exit], None] = _ignore
         self.ready: Ready | None = None             # what it said when it was
         self.failure: StartFailed | None = None     # ... or that it never will be
+        self.has_ended = False
         self._context = context
         callback = context.callback
         self.child = context.processes.spawn(
@@ -26,16 +27,26 @@ class Start:
             setup,
             page_bytes=page_bytes,
             on_frame=callback(lambda frame: self.on_frame(frame)),
-            on_exit=callback(lambda exit: self.on_exit(exit)),
+            on_exit=callback(self._ended),
             label=label,
         )
 
-    def let_go(self) -> None:
-        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears of it any more."""
-        self.on_frame = _ignore
-        self.on_exit = lambda exit: self._context.cancel_timer(self)
+    def let_go(self, gone: Callable[[], None]) -> None:
+        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears what it says; `gone`
+        is called when it has ended."""
+
+        def on_exit(exit: Exit) -> None:
+            self.on_exit = _ignore          # it would keep itself
+            self._context.cancel_timer(self)
+            gone()
+
+        self.on_frame, self.on_exit = _ignore, on_exit
         self.child.close()
         self._context.timer(self, LEAVE_GRACE, lambda: self.child.signal(SIGKILL))
+
+    def _ended(self, exit: Exit) -> None:
+        self.has_ended = True
+        self.on_exit(exit)
 
     def kill(self) -> None:
         """Ends it at once, and nobody hears of it."""

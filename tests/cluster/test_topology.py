@@ -179,6 +179,7 @@ WRONG = [
     ('name = "w1"', 'name = "w1"\nrecycle_above = "5G"', 18, ["recycle_above", '"5G" is no size', '"500MB", "1.5GiB"']),
     ('name = "w1"', 'name = "w1"\nrecycle_above = 0', 18, ["recycle_above = 0", "at least 16 MiB", "leave it out"]),
     ('name = "w1"', 'name = "w1"\nmemory_limit = true', 18, ["memory_limit", "whole number of bytes, not True"]),
+    ('name = "w1"', 'name = "w1"\nmemory_limit = "32MiB"', 18, ["memory_limit = '32MiB'", "at least 64 MiB"]),
     ('name = "w1"', 'name = "w1"\nmemory_limit = "2000TiB"', 18, ["memory_limit", "out of range", "1 PiB"]),
     (
         'name = "w1"',

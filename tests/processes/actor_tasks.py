@@ -81,3 +81,23 @@ class Slow(TaskActor):
             raise ValueError("interrupted") from error
 
     def work(self) -> None: ...
+
+
+class Lingering(TaskActor):
+    """Its end takes a while. The folder that it is told gets a line for the beginning and end of each instance."""
+
+    folder = ""
+
+    def begin(self, folder: str) -> int:
+        self.folder = folder
+        self._say("began")
+        return os.getpid()
+
+    def stopped(self) -> None:
+        if self.folder:
+            time.sleep(0.3)
+            self._say("ended")
+
+    def _say(self, what: str) -> None:
+        with Path(self.folder, "lives").open("a") as lives:
+            lives.write(f"{what} {os.getpid()}\n")

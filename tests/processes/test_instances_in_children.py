@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from actor_tasks import AlsoCounter, Counter, Picky, Slow
+from actor_tasks import AlsoCounter, Counter, Lingering, Picky, Slow
 from executor_rig import Rig, run, slot
 
 from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_CRASHED, OUTCOME_FAILED, Failure
 from cluster.task_actor import TaskActor, definition_of
+from cluster.worker.wear import WearLimits
 
 MODULE = "actor_tasks"
 
@@ -126,5 +127,19 @@ def test_arguments_that_do_not_fit_start_no_instance(tmp_path: Path) -> None:
             outcome = await rig.outcome(rig.give(definition_of(Counter).tasks["add"], "one"))
             assert outcome.status == OUTCOME_FAILED and outcome.error is not None
             assert outcome.error.message == f"argument 1 of {MODULE}:Counter.add: Expected `int`, got `str`"
+
+    run(main)
+
+
+def test_the_successor_of_a_child_begins_with_a_key_when_the_instance_of_the_former_has_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        begin = definition_of(Lingering).tasks["begin"]
+        async with slot(MODULE, wear=WearLimits(recycle_after=1)) as rig:
+            given = [rig.give(begin, str(tmp_path), key="k", epoch=7) for _ in range(3)]
+            pids = [begin.decode_result((await rig.outcome(task)).body) for task in given]
+            lives = (tmp_path / "lives").read_text().split()
+            expected = [f"began {pids[0]}", f"ended {pids[0]}", f"began {pids[1]}", f"ended {pids[1]}", f"began {pids[2]}"]
+            assert lives == " ".join(expected).split()
+            assert rig.exits == 0 and len(set(pids)) == 3
 
     run(main)

@@ -9,6 +9,8 @@ import executor_tasks as tasks
 from executor_rig import DEADLINE_S, Rig, run, slot
 
 from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_CRASHED, OUTCOME_RETURNED
+from cluster.worker.child_messages import StartFailed
+from cluster.worker.config import explain
 from cluster.worker.wear import WearLimits
 
 MB = 1_000_000
@@ -102,5 +104,16 @@ def test_a_task_that_allocates_without_end_is_killed_and_what_waits_behind_it_is
             assert (await rig.outcome(before)).status == OUTCOME_COMPLETED
             assert (await rig.outcome(behind)).status == OUTCOME_RETURNED
             assert (await rig.outcome(rig.give(tasks.pid))).status == OUTCOME_COMPLETED
+
+    run(main)
+
+
+def test_a_child_that_is_above_its_memory_limit_when_it_is_ready_counts_as_one_that_cannot_start() -> None:
+    async def main() -> None:
+        for _ in range(5):                  # the kernel tells its memory before and after its first word
+            async with slot(wear=WearLimits(memory_limit=8 * MB)) as rig:
+                assert isinstance(rig.report, StartFailed) and rig.names is None
+                assert "more than memory_limit = 7.6 MiB" in explain(rig.report)
+                assert "use a higher memory_limit, or import less" in explain(rig.report)
 
     run(main)

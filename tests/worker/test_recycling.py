@@ -105,6 +105,25 @@ def test_a_task_above_the_memory_limit_is_dead_after_three_times_and_says_limit_
     assert rig.overlapping() == []
 
 
+def test_a_worker_whose_children_are_above_their_memory_limit_without_a_task_does_not_start():
+    rig = WorkerWorld(5, wear=WearLimits(memory_limit=FRESH_BYTES - 1))
+    rig.until(lambda: "w1" in rig.actors and rig.actors["w1"].start_failure is not None)
+    assert ("w1", "child_above_limit") in rig.log and ("w1", "worker_registered") not in rig.log
+
+
+def test_a_successor_above_the_memory_limit_gets_no_task_and_another_is_tried():
+    rig = WorkerWorld(6, wear=WearLimits(recycle_after=1, memory_limit=FRESH_BYTES + 100 * MB))
+    rig.until(rig.registered)
+    rig.fresh_bytes = FRESH_BYTES + 200 * MB
+    rig.submit(*[100 * MS] * 2)
+    rig.until(lambda: ("w1", "child_above_limit") in rig.log)
+    rig.world.run_for(500 * MILLISECOND)
+    assert sum(map(len, rig.runs.values())) == 1, "the first child ran the one that it may"
+    rig.fresh_bytes = FRESH_BYTES
+    rig.until(lambda: len(rig.results) == 2)
+    assert all(len(runs) == 1 for runs in rig.runs.values()), "none was charged"
+
+
 def test_what_waited_behind_a_task_that_was_killed_for_its_memory_is_not_counted():
     rig = WorkerWorld(4, wear=WearLimits(memory_limit=1_024 << 20))
     rig.submit(*[MS // 2] * 200)            # so short that more wait at the slot

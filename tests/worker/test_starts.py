@@ -51,16 +51,16 @@ def test_who_hears_of_a_child_changes_in_its_life():
     heard: list[object] = []
     start.on_frame, start.on_exit = heard.append, heard.append
     world.says.on_frame(b"one")
-    start.let_go()
+    start.let_go(lambda: heard.append("gone"))
     world.says.on_frame(b"two")
     world.says.on_exit(Exit(0, None))
-    assert heard == [b"one"] and world.did == ["close"] and world.timers == {}
+    assert heard == [b"one", "gone"] and world.did == ["close"] and world.timers == {}
 
 
 def test_a_child_that_was_let_go_and_does_not_end_is_killed():
     world = World()
     start = Start(world, "m:f", b"", 64, "w1/0")  # type: ignore[arg-type]
-    start.let_go()
+    start.let_go(lambda: None)
     ((delay, kill),) = world.timers.values()
     kill()
     assert delay == LEAVE_GRACE and world.did == ["close", SIGKILL]

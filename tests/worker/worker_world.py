@@ -69,7 +69,7 @@ async def nap(work_us: int) -> int:
 _note_run: ContextVar[Callable[[int], "Run"]] = ContextVar("_note_run")
 sleeper = definition_of(Sleeper).tasks["sleep"]
 TASKS: dict[str, Task[..., Any]] = {sleep.name: sleep, sleeper.name: sleeper, nap.name: nap}
-READY = Ready(tuple(sorted(TASKS)), (nap.name,))
+READY = Ready(tuple(sorted(TASKS)), (nap.name,), has_actors=True)
 
 
 class Run:
@@ -91,6 +91,7 @@ class WorkerWorld:
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
         self.world.register_entry(LOOP_ENTRY, self._loop)
         self.wear = wear
+        self.fresh_bytes = FRESH_BYTES
         self.needs_bytes = 0                        # that a task has in memory while it runs ...
         self.leaves_bytes = 0                       # ... and that it leaves
         self.is_broken = False                      # children cannot start
@@ -141,7 +142,7 @@ class WorkerWorld:
             port.send(encode(StartFailed("world", "it is broken")))
             return
         executor = Executor(port, TASKS)
-        port.rss_bytes = FRESH_BYTES
+        port.rss_bytes = self.fresh_bytes
         port.send(encode(READY))
         while True:
             while executor.claim():
