@@ -2,8 +2,8 @@
 
 Pure: it is given a look at the cluster's status and the time, again and again, and says what to do. Nodes go one at a
 time: workers first, then the brokers that follow, and last the one that leads, so that there is one election. No broker
-is asked to end before every broker is there, serves and has caught up: so at any moment at most one is missing, and a
-majority is not at stake.
+is asked to end before every broker is there, serves and has caught up, and none is asked again before that is so: so at
+any moment at most one is missing, and a majority is not at stake.
 
 A request may be lost, and so may its answer. It names the process that is meant, so it is said again until the status
 shows its effect.
@@ -260,6 +260,8 @@ class Course:
             seconds = (now - current.since) // SECOND
             state = self._state(current, look)
             return self._give_up(current.node, f"{current.node} was asked to end {seconds} s ago, and {state}")
+        if current.is_broker and look.flaw():
+            return Rest(self._state(current, look))     # another one may have died since it was asked
         if now - current.asked >= ASK_AGAIN_AFTER and not self._is_heard(current, look):
             if self.wanted is Wanted.OUT:
                 current.pid = look.pid(current.node)        # its launch may have replaced one that crashed
@@ -303,7 +305,7 @@ class Course:
         why = f" ({current.refusal})" if current.refusal else ""
         if current.is_broker:
             if pid and pid == current.pid:
-                return f"its process has not ended{why}"
+                return f"its process has not ended{why}" + (f", and {flaw}" if (flaw := look.flaw()) else "")
             return look.flaw() or "it is back, and is dialled by all"
         if not look.leader:
             return "no broker leads"

@@ -157,6 +157,18 @@ def test_a_broker_that_was_silent_for_a_moment_has_not_been_restarted():
     assert cluster.step(restart, ASK_AGAIN_AFTER) == Ask("b1", 1, again=True, is_broker=True)
 
 
+def test_no_broker_is_asked_again_while_another_one_is_missing():
+    """The request was lost, and then another broker died: if this one ended now, two of three were missing."""
+    cluster = Cluster(leader="b2")
+    restart = course(cluster, nodes="b1")
+    ask = cluster.step(restart)
+    cluster.down("b3")
+    step = cluster.step(restart, ASK_AGAIN_AFTER)
+    assert step == Rest("its process has not ended, and broker b3 is down")
+    cluster.up("b3", pid=3)
+    assert cluster.step(restart) == ask
+
+
 def test_a_request_that_was_not_heard_is_said_again_for_the_same_process():
     cluster = Cluster()
     restart = course(cluster, nodes="w1")
