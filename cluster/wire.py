@@ -334,6 +334,9 @@ class TaskShown(Message, tag=63, frozen=True):
     found: TaskDetails | None
 
 
+LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of what runs at a worker
+
+
 class EndNode(Message, tag=64, frozen=True):
     """Client -> a broker that is to end itself, or the leader, which passes it on to a worker as End. Owes: NodeAnswer.
 

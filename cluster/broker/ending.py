@@ -15,9 +15,7 @@ import msgspec
 from actors import Log, Nanos
 from cluster.broker.link import Link, Links
 from cluster.peer.neighbours import MOMENT, Neighbours
-from cluster.wire import ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
-
-LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of what runs at a worker
+from cluster.wire import LIMIT_MS_MAX, ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
 
 
 class HasNeighbours(Protocol):

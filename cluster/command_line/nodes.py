@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors import MILLISECOND, Nanos
-from cluster.broker.ending import LIMIT_MS_MAX
 from cluster.client.client import Client
 from cluster.client.nodes import carry_out
 from cluster.client.rolling import SECOND, Ask, Course, GiveUp, Limits, Rest, Step, Turn, Wanted
 from cluster.durations import milliseconds
 from cluster.topology import Topology, load
+from cluster.wire import LIMIT_MS_MAX
 
 NUMBER = re.compile(r"\d+(\.\d+)?")
 ROLE = {True: "broker", False: "worker"}

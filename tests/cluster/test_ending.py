@@ -9,10 +9,11 @@ from client_world import BROKERS, MS, ClientWorld, Parcel, pause, work
 
 from actors import SECOND, Nanos, Ports
 from cluster import Client
-from cluster.broker.ending import LIMIT_MS_MAX, Ending
+from cluster.broker.ending import Ending
 from cluster.broker.link import Link
 from cluster.peer.neighbours import MOMENT, SILENCE, Neighbours
 from cluster.wire import (
+    LIMIT_MS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
     ClockNews,
