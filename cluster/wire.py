@@ -254,7 +254,8 @@ class ClockNews(Message, tag=53, frozen=True):
     """Broker -> broker, once a second: its wall clock, for the leader's stamp, and its newest digest, to compare. Also
     when `lacks_room` changes: its disk is full, so it should be given no more than it must. With `needs_state` it is
     quarantined, or could not start from its disk any more: others should not rely on it. `compacting` is the entry of
-    the snapshot that it makes and will offer to the others, 0 if it makes none."""
+    the snapshot that it makes and will offer to the others, 0 if it makes none. `ending`: an operator wants it to end,
+    and it will, unless it hears that another one does; told at once."""
 
     wall_ms: int
     digest_index: int = 0
@@ -263,6 +264,7 @@ class ClockNews(Message, tag=53, frozen=True):
     needs_state: bool = False
     applied_index: int = 0
     compacting: int = 0
+    ending: bool = False
 
 
 class SnapshotOffer(Message, tag=56, frozen=True):
@@ -331,6 +333,8 @@ class TaskShown(Message, tag=63, frozen=True):
 
     request: int
     found: TaskDetails | None
+
+
 
 
 class EndNode(Message, tag=64, frozen=True):

@@ -124,7 +124,7 @@ class Broker(Actor):
             self._refuse,
             self._next_turn,
         )
-        self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end)
+        self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end, self.raft, self._later)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
             Complete: self._on_session_command,
@@ -372,6 +372,9 @@ class Broker(Actor):
 
     def _next_turn(self, callback: Callable[[], None]) -> None:
         self.context.clock.call_soon(self.context.callback(callback))
+
+    def _later(self, wait: Nanos, callback: Callable[[], None]) -> None:
+        self.context.timer("end", wait, callback)
 
     def _own_status(self) -> dict[str, object]:
         return {

@@ -2,26 +2,48 @@
 
 Only clients may ask: no other role's messages contain the request. It names the node and the process that is meant, so
 one that arrives late, or twice, ends nothing that has been started since.
+
+A broker ends only while all others are there, and not two at a time (`cluster.peer.neighbours`), whoever asks: what an
+operator's program has seen may have changed since, and there may be two operators.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
-from actors import Log
+from actors import Log, Nanos
 from cluster.broker.link import Link, Links
+from cluster.peer.neighbours import MOMENT, Neighbours
 from cluster.wire import END_LIMIT_MS_MAX, ROLE_WORKER, End, EndNode, NodeAnswer, StandingBy
 
 
-class Ending:
-    """Of one broker, `node`, whose process is `pid`; `end` ends it, to be started again by its launch."""
+class HasNeighbours(Protocol):
+    neighbours: Neighbours
 
-    def __init__(self, node: str, pid: int, links: Links, log: Log, end: Callable[[], None]) -> None:
+
+class Ending:
+    """Of one broker, `node`, whose process is `pid`; `end` ends it, to be started again by its launch. `raft` knows the
+    other brokers, `later` calls back after so long."""
+
+    def __init__(
+        self,
+        node: str,
+        pid: int,
+        links: Links,
+        log: Log,
+        end: Callable[[], None],
+        raft: HasNeighbours,
+        later: Callable[[Nanos, Callable[[], None]], None],
+    ) -> None:
         self._node = node
         self._pid = pid
         self._links = links
         self._log = log
         self._end = end
+        self._raft = raft
+        self._later = later
+        self._asked: list[tuple[Link, EndNode]] = []    # while it waits whether another broker ends as well
 
     def on_standing_by(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, StandingBy)
@@ -64,11 +86,37 @@ class Ending:
             self._answer(link, message, f"{self._node} is a broker: it is restarted or, with its launch, stopped")
         elif message.pid != self._pid:
             self._answer(link, message)         # it has ended already: this is its successor
+        elif self._asked:
+            self._asked.append((link, message))
+        elif objection := self._raft.neighbours.objection():
+            self._answer(link, message, self._stays(objection))
         else:
-            self._log.event("end_asked", node=self._node, pid=self._pid, again=True, by=link.name)
+            self._asked.append((link, message))
+            if self._raft.neighbours.are_none:
+                self._decide()
+            else:
+                self._raft.neighbours.say_ending(True)
+                self._later(MOMENT, self._decide)
+
+    def _decide(self) -> None:
+        """Whoever else was asked at the same time has said so by now."""
+        asked, self._asked = self._asked, []
+        if objection := self._raft.neighbours.objection():
+            self._raft.neighbours.say_ending(False)
+            for link, message in asked:
+                self._answer(link, message, self._stays(objection))
+            return
+        self._log.event("end_asked", node=self._node, pid=self._pid, again=True, by=asked[0][0].name)
+        for link, message in asked:
             self._answer(link, message)
             link.peer.flush()
-            self._end()
+        self._end()
+
+    def _stays(self, objection: str) -> str:
+        return (
+            f"{self._node} does not end now: {objection}. All other brokers must be there, or the cluster could be "
+            "left without a majority: wait until they are back, or start them"
+        )
 
     def _answer(self, link: Link, message: EndNode, refusal: str = "") -> None:
         link.peer.send(NodeAnswer(message.request, refusal))

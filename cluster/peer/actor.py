@@ -28,6 +28,7 @@ from cluster.peer.messages import (
     Leading,
     Propose,
 )
+from cluster.peer.neighbours import Neighbours
 from cluster.peer.news import ReplicaNews
 from cluster.peer.opening import Opening
 from cluster.peer.reception import Reception, Service
@@ -177,6 +178,8 @@ class RaftPeer(Actor):
             guard(self._on_refused),
             guard(self.snapshots.link_down),
         )
+        names = {number: name for number, name, _, _ in others}
+        self.neighbours = Neighbours(self.id, names, context.clock, self.links.is_up, self._tell_ending)
         self.founding = Founding(formation, self.wal, self.links, self.names, config.directory, self._begin)
         self.roster = Roster(self.names, config.node, config.directory, formation, self._restarted)
         decoder = msgspec.msgpack.Decoder(list[FromBroker])
@@ -247,6 +250,7 @@ class RaftPeer(Actor):
                 self.founding.asked(message)  # type: ignore[arg-type]
             elif isinstance(message, ClockNews):
                 self.news.heard(node_id, self.names[node_id - 1], message)
+                self.neighbours.heard(node_id, message)
                 self.room.heard(self.names[node_id - 1], message.lacks_room)
                 self.lost_start.heard(self.names[node_id - 1], message)
                 self.snapshots.heard_news(node_id, message.compacting)
@@ -283,6 +287,7 @@ class RaftPeer(Actor):
 
     def _link_up(self, node_id: int) -> None:
         self.founding.linked()
+        self.neighbours.linked(node_id)
         self.snapshots.link_up(node_id)
 
     def _link_down(self, node_id: int) -> None:
@@ -406,8 +411,13 @@ class RaftPeer(Actor):
             needs_state=core is None or core.quarantined or self.wal.quarantined or not self.snapshots.has_start,
             applied_index=self.machine.applied_index,
             compacting=self.snapshots.compacting,
+            ending=self.neighbours.ends,
         )
         self.links.send_all(news)
+
+    def _tell_ending(self) -> None:
+        self._tell_news()
+        self.links.flush()
 
     def _close_gate(self, reason: str) -> None:
         self.closed_reason = reason

@@ -96,6 +96,9 @@ class BrokerLinks:
         """A large message that may wait for its turn; False if there is no room for it now."""
         return self._links[node_id].bulk.send(message)
 
+    def is_up(self, node_id: int) -> bool:
+        return self._links[node_id].control.is_up
+
     def name(self, node_id: int) -> str:
         return self._links[node_id].node
 

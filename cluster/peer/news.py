@@ -29,6 +29,7 @@ class ReplicaNews:
         needs_state: bool = False,
         applied_index: int = 0,
         compacting: int = 0,
+        ending: bool = False,
     ) -> ClockNews:
         """What to tell the others now."""
         digests = self._digests
@@ -36,7 +37,7 @@ class ReplicaNews:
         while len(digests) > DIGESTS_KEPT_MAX:
             del digests[next(iter(digests))]
         wall_ms = self._clock.wall_ms()
-        return ClockNews(wall_ms, digest_index, digest, lacks_room, needs_state, applied_index, compacting)
+        return ClockNews(wall_ms, digest_index, digest, lacks_room, needs_state, applied_index, compacting, ending)
 
     def heard(self, node_id: int, node: str, news: ClockNews) -> None:
         """Another broker's news; an alarm if its replica decided differently."""

@@ -7,14 +7,16 @@ import msgspec
 import pytest
 from client_world import BROKERS, MS, ClientWorld, Parcel, pause, work
 
-from actors import Ports
+from actors import SECOND, Nanos, Ports
 from cluster import Client
 from cluster.broker.ending import Ending
 from cluster.broker.link import Link
+from cluster.peer.neighbours import MOMENT, SILENCE, Neighbours
 from cluster.wire import (
     END_LIMIT_MS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
+    ClockNews,
     End,
     EndNode,
     FromBroker,
@@ -44,13 +46,53 @@ class Quiet:
         return
 
 
-class Broker:
-    """`b1`, process 7, with the links that a test gives it."""
+class Hand:
+    """A clock that stands until it is moved, with one timer."""
 
-    def __init__(self, *links: Link) -> None:
+    def __init__(self) -> None:
+        self.time: Nanos = 0
+        self.due: tuple[Nanos, Callable[[], None]] | None = None
+
+    def now(self) -> Nanos:
+        return self.time
+
+    def later(self, wait: Nanos, callback: Callable[[], None]) -> None:
+        assert self.due is None
+        self.due = self.time + wait, callback
+
+    def pass_(self, wait: Nanos) -> None:
+        self.time += wait
+        if self.due is not None and self.due[0] <= self.time:
+            callback, self.due = self.due[1], None
+            callback()
+
+
+class Broker:
+    """`b<number>` of so many, process 7, with the links that a test gives it."""
+
+    def __init__(self, *links: Link, number: int = 1, brokers: int = 1) -> None:
         self.client = Link(FakePeer(), "client-1", 1, ROLE_CLIENT)  # type: ignore[arg-type]
         self.ended = 0
-        self.ending = Ending("b1", 7, [self.client, *links], Quiet(), self._end)  # type: ignore[arg-type]
+        self.clock = Hand()
+        self.down: set[int] = set()
+        self.told: list[bool] = []
+        others = {other: f"b{other}" for other in range(1, brokers + 1) if other != number}
+        self.neighbours = Neighbours(
+            number, others, self.clock, lambda other: other not in self.down, self._tell  # type: ignore[arg-type]
+        )
+        self.ending = Ending(
+            f"b{number}", 7, [self.client, *links], Quiet(), self._end, self, self.clock.later  # type: ignore[arg-type]
+        )
+
+    def _tell(self) -> None:
+        self.told.append(self.neighbours.ends)
+
+    def ask(self, node: str = "b1") -> None:
+        self.ending.on_end_here(self.client, EndNode(1, node, 7, again=True))
+
+    @property
+    def refusals(self) -> list[str]:
+        return [answer.refusal for answer in self.client.peer.sent]  # type: ignore[attr-defined]
 
     def _end(self) -> None:
         self.ended += 1
@@ -91,6 +133,67 @@ def test_a_broker_ends_itself_if_its_process_is_meant_and_nobody_else(leads):
     assert broker.ended == 0
     assert broker.answer(handler, EndNode(4, "b1", 7, again=True)) == ""
     assert broker.ended == 1
+
+
+def test_a_broker_ends_when_the_others_had_a_moment_to_say_that_they_end():
+    broker = Broker(brokers=3)
+    broker.ask()
+    broker.ask()
+    assert (broker.ended, broker.refusals, broker.told) == (0, [], [True])
+    broker.clock.pass_(MOMENT)
+    assert (broker.ended, broker.refusals) == (1, ["", ""])
+
+
+def test_a_broker_does_not_end_while_another_one_is_missing():
+    broker = Broker(brokers=3)
+    broker.down.add(3)
+    broker.ask()
+    assert broker.told == [] and broker.ended == 0
+    (refusal,) = broker.refusals
+    assert "broker b3 is missing: there is no link" in refusal and "without a majority" in refusal
+
+
+def test_a_broker_does_not_end_while_another_one_is_silent():
+    broker = Broker(brokers=3)
+    broker.neighbours.linked(2)
+    broker.neighbours.linked(3)
+    broker.clock.pass_(2 * SECOND)
+    broker.neighbours.heard(2, ClockNews(0))
+    broker.clock.pass_(SILENCE - SECOND)
+    broker.ask()
+    assert "broker b3 is missing: it has said nothing for 3 s" in broker.refusals[0]
+
+
+def test_a_broker_that_goes_while_another_one_waits_to_end_keeps_that_one():
+    broker = Broker(brokers=3)
+    broker.ask()
+    broker.down.add(2)
+    broker.clock.pass_(MOMENT)
+    assert broker.ended == 0 and "b2 is missing" in broker.refusals[0]
+    assert broker.told == [True, False]
+
+
+def test_of_two_brokers_that_are_asked_at_the_same_time_one_ends():
+    first, last = Broker(brokers=3), Broker(number=3, brokers=3)
+    first.ask("b1")
+    last.ask("b3")
+    first.neighbours.heard(3, ClockNews(0, ending=True))
+    last.neighbours.heard(1, ClockNews(0, ending=True))
+    first.clock.pass_(MOMENT)
+    last.clock.pass_(MOMENT)
+    assert (first.ended, last.ended) == (1, 0)
+    assert "broker b1 is about to end as well" in last.refusals[0]
+
+
+def test_a_broker_that_is_asked_later_stays_whatever_its_place_until_the_other_one_is_back():
+    first = Broker(brokers=3)
+    first.neighbours.heard(3, ClockNews(0, ending=True))
+    first.ask()
+    assert first.ended == 0 and "b3 is about to end" in first.refusals[0]
+    first.neighbours.linked(3)
+    first.ask()
+    first.clock.pass_(MOMENT)
+    assert first.ended == 1
 
 
 def test_a_leader_passes_an_end_on_to_the_worker_that_is_meant():

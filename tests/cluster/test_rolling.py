@@ -157,6 +157,18 @@ def test_a_broker_that_was_silent_for_a_moment_has_not_been_restarted():
     assert cluster.step(restart, ASK_AGAIN_AFTER) == Ask("b1", 1, again=True, is_broker=True)
 
 
+def test_no_broker_is_asked_again_while_another_one_is_missing():
+    """The request was lost, and then another broker died: if this one ended now, two of three were missing."""
+    cluster = Cluster(leader="b2")
+    restart = course(cluster, nodes="b1")
+    ask = cluster.step(restart)
+    cluster.down("b3")
+    step = cluster.step(restart, ASK_AGAIN_AFTER)
+    assert step == Rest("its process has not ended, and broker b3 is down")
+    cluster.up("b3", pid=3)
+    assert cluster.step(restart) == ask
+
+
 def test_a_request_that_was_not_heard_is_said_again_for_the_same_process():
     cluster = Cluster()
     restart = course(cluster, nodes="w1")
@@ -224,15 +236,38 @@ def test_a_refusal_is_told_when_it_gives_up():
     assert "b1 does not lead" in step.reason
 
 
-def test_workers_that_are_not_there_or_drained_are_left_out_unless_they_are_named():
+def test_drained_workers_are_left_out_unless_they_are_named():
     cluster = Cluster()
     cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
-    workers = Course(Wanted.AGAIN, ["w1", "w2", "w3"], [], named=False, limits=LIMITS)
+    workers = Course(Wanted.AGAIN, ["w1", "w2"], [], named=False, limits=LIMITS)
     assert cluster.step(workers).node == "w2"
-    assert workers.skipped == [("w1", "it is drained"), ("w3", "it is not there")]
-    named = Course(Wanted.AGAIN, ["w3"], [], named=True, limits=LIMITS)
-    step = cluster.step(named)
-    assert isinstance(step, GiveUp) and "cluster.launch TOPOLOGY --node w3" in step.reason
+    assert workers.skipped == [("w1", "it is drained")]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_worker_that_is_not_there_is_waited_for_and_in_the_end_an_error(named):
+    cluster = Cluster()
+    late = cluster.workers.pop("w2")
+    restart = Course(Wanted.AGAIN, ["w1", "w2"], [], named=named, limits=LIMITS)
+    assert cluster.step(restart) == Rest("worker w2 is not there yet")
+    cluster.workers["w2"] = late
+    assert cluster.step(restart).node == "w1"
+    never = Course(Wanted.AGAIN, ["w1", "w3", "w4"], [], named=named, limits=LIMITS)
+    assert isinstance(cluster.step(never), Rest)
+    assert isinstance(cluster.step(never, LIMITS.back - TICK), Rest)
+    step = cluster.step(never)
+    assert isinstance(step, GiveUp) and step.node == "" and never.skipped == []
+    assert "workers w3, w4 are not there, after 60 s. Nothing was done" in step.reason
+    assert "cluster.launch TOPOLOGY --node w3" in step.reason and "restart TOPOLOGY --node w1" in step.reason
+
+
+def test_a_node_that_was_asked_to_come_back_was_not_asked_to_end():
+    cluster = Cluster()
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
+    restart = course(cluster, named=True, nodes="w1")
+    while not isinstance(step := cluster.step(restart, SECOND), GiveUp):
+        pass
+    assert "w1 was asked to come back" in step.reason and "to end" not in step.reason
 
 
 def test_a_drained_worker_that_is_named_comes_back():
