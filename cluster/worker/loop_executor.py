@@ -14,9 +14,16 @@ only so can the worker see from outside whose code the loop is stuck in. Code in
 
 A task that raises SystemExit or KeyboardInterrupt has crashed, as in a slot; but the process goes on, because others
 run in it. os._exit, signals and the C library's abort end it, and who did that is not known.
+
+The same goes for what ends the loop, or the tasks of others in it: SystemExit in a subtask or a callback,
+`loop.stop()`, `cancel()` of everything in `asyncio.all_tasks()`. The process ends then at once and reports nothing. If
+the loop were ended in order, what runs in it would be cancelled, and each task would report that it failed: for good,
+and through no fault of its own.
 """
 
 import asyncio
+import os
+import traceback
 import types
 from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, Protocol, cast
@@ -63,6 +70,7 @@ THROWN_OUT = {
     ASK_CANCEL: (Why.CANCELLED, OUTCOME_CANCELLED),
 }
 BEAT_INTERVAL_S = BEAT_INTERVAL_NS / SECOND
+BROKEN_STATUS = 1           # of a process whose loop was ended by what runs in it
 
 Code = Coroutine[Any, Any, Any]
 
@@ -157,6 +165,8 @@ class LoopExecutor:
             body = codec.encode_result(value)
             status = OUTCOME_COMPLETED
         except BaseException as exception:
+            if self._is_no_outcome(run, exception):
+                return
             body = b""
             status, error = _fate(run, exception, is_users)
         here.id = 0
@@ -197,6 +207,23 @@ class LoopExecutor:
         finally:
             page.release()
         return run.is_begun
+
+    def _is_no_outcome(self, run: Run, exception: BaseException) -> bool:
+        """Whether this says nothing of the task: the process is about to end, or somebody in it, and not the worker,
+        has cancelled the task; then the process ends now. Who waits for something that was cancelled is not meant.
+        """
+        if self.ended.done():
+            return True
+        if run.asked is not None or not isinstance(exception, asyncio.CancelledError):
+            return False
+        me = asyncio.current_task()
+        assert me is not None
+        if not me.cancelling():
+            return False
+        strange = RuntimeError(f"something in this process has cancelled the task {run.assignment.name}, maybe all")
+        strange.__cause__ = exception
+        self.ended.set_exception(strange)
+        return True
 
     # -- what the worker hears ------------------------------------------------------------------------------
 
@@ -278,12 +305,22 @@ def main(host: LoopChannel, argument: bytes) -> None:
         return
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(host, report))
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        loop = runner.get_loop()
+        # A future and not a task, which a user's code could find and cancel.
+        loop.run_until_complete(_serve(host, report, loop))
+    except BaseException:
+        try:
+            traceback.print_exc()
+        finally:
+            # Not in order, for that cancels what runs. Outcomes that are in the ring are read when we are gone.
+            os._exit(BROKEN_STATUS)
+    runner.close()
 
 
-async def _serve(host: LoopChannel, report: Ready) -> None:
-    loop = asyncio.get_running_loop()
+def _serve(host: LoopChannel, report: Ready, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Listens; what it returns is done when the loop is to end."""
     executor = LoopExecutor(host, registered_tasks(), loop)     # before Ready: it makes the page
     host.send(encode(report))
 
@@ -295,4 +332,4 @@ async def _serve(host: LoopChannel, report: Ready) -> None:
             executor.close()
 
     loop.add_reader(host.fileno(), read)
-    await executor.ended
+    return executor.ended

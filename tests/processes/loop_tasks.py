@@ -142,3 +142,45 @@ async def tell(folder: str, number: int) -> None:
     await asyncio.to_thread(current().log.warning, "from a thread of %d", number)
     if number % 2:
         raise ValueError(str(number))
+
+
+async def _when_there(path: str) -> None:
+    while not os.path.exists(path):
+        await asyncio.sleep(0.005)
+
+
+@task
+async def exit_in_subtask(go: str) -> None:
+    """Its subtask calls sys.exit, which asyncio lets through to the process."""
+
+    async def leave() -> None:
+        await _when_there(go)
+        sys.exit("bad configuration")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leave())
+
+
+@task
+async def stop_loop(go: str) -> None:
+    await _when_there(go)
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(60)
+
+
+@task
+async def cancel_all(go: str) -> None:
+    """As a program does that thinks the loop is its own."""
+    await _when_there(go)
+    for other in asyncio.all_tasks():
+        if other is not asyncio.current_task():
+            other.cancel()
+    await asyncio.sleep(1)
+
+
+@task
+async def cancelled_within() -> None:
+    """Waits for a subtask that it has cancelled itself: nobody cancelled the task."""
+    subtask = asyncio.create_task(asyncio.sleep(60))
+    subtask.cancel()
+    await subtask

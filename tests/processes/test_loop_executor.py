@@ -20,6 +20,7 @@ from cluster.state.commands import (
     Failure,
     Outcome,
 )
+from cluster.task import Task
 from cluster.worker.slots import Why
 
 
@@ -231,6 +232,36 @@ def test_one_that_ends_the_process_is_the_culprit_if_it_ran_alone_else_all_are_s
             assert "last words" in failure(outcomes[0]).stderr
             assert ("any of them" in failure(outcomes[0]).message) is bool(others)
             assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+
+    run(main)
+
+
+@pytest.mark.parametrize("culprit", [tasks.exit_in_subtask, tasks.stop_loop, tasks.cancel_all])
+def test_one_that_ends_the_loop_of_all_fails_nobody_else_all_are_suspected(
+    culprit: Task[[str], None], tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with loop() as rig:
+            given = [rig.submit(culprit, str(tmp_path / "go")), rig.submit(tasks.look), rig.submit(tasks.nap, 60.0)]
+            given.append(rig.submit(tasks.clean_up, str(tmp_path / "note")))
+            await rig.running(*given)
+            (tmp_path / "go").touch()
+            outcomes = await rig.outcomes_of(*given)
+            assert statuses(outcomes) == [OUTCOME_SUSPECTED] * 4
+            assert {failure(outcome).exit_code for outcome in outcomes} == {1}
+            assert "Traceback" in failure(outcomes[0]).stderr
+            assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
+
+    run(main)
+
+
+def test_one_that_waits_for_what_it_has_cancelled_itself_has_failed_alone() -> None:
+    async def main() -> None:
+        async with loop() as rig:
+            stays = rig.submit(tasks.look)
+            failed = await rig.outcome(rig.submit(tasks.cancelled_within))
+            assert (failed.status, failure(failed).type) == (OUTCOME_FAILED, "asyncio.exceptions.CancelledError")
+            assert stays not in rig.done and rig.exits == 0
 
     run(main)
 
