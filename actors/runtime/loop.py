@@ -1,6 +1,7 @@
 """The composition root of a real process: its loop, and the ports over it."""
 
 import asyncio
+import atexit
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -51,7 +52,7 @@ def real_ports(
     """
     # Imported here, so that a process that only wants the names of `actors` does not load ZeroMQ.
     from actors.runtime.files import OsFiles
-    from actors.runtime.output import OutputGate, plain, write_to_stderr
+    from actors.runtime.output import Echo, OutputGate, plain, write_to_stderr
     from actors.runtime.processes import RealProcesses
     from actors.transport.zmq_link import ZmqNetwork
 
@@ -65,21 +66,17 @@ def real_ports(
         return "".join(written)
 
     gate = OutputGate(clock, as_event if json else plain, write_to_stderr)
+    echoes = Echo(loop.call_later, write_to_stderr) if echo else None
+    if echoes is not None:
+        atexit.register(echoes.flush)
     return Ports(
         clock=clock,
         entropy=OsEntropy(),
         files=OsFiles(loop.call_soon_threadsafe),
         network=ZmqNetwork(loop, log),
-        processes=RealProcesses(
-            loop, preload=preload, path=path, echo=_echo if echo else None, gate=gate, lingers=lingers
-        ),
+        processes=RealProcesses(loop, preload=preload, path=path, echo=echoes, gate=gate, lingers=lingers),
         log=log,
     )
-
-
-def _echo(output: bytes) -> None:
-    sys.stderr.buffer.write(output)
-    sys.stderr.buffer.flush()
 
 
 def run(
