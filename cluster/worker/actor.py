@@ -360,6 +360,9 @@ class Worker(Actor):
         for pair in zip(message.pairs[::2], message.pairs[1::2], strict=False):
             for child in self._children:
                 child.withdraw(pair)
+        for child in self._children:
+            if isinstance(child, LoopChild):
+                child.throw_out()           # after all of them: a look costs as much as it has tasks
 
     def _on_stop(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Stop)
