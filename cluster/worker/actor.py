@@ -398,7 +398,7 @@ class Worker(Actor):
         leader = self._links.leader
         if self._completions is not None and leader is not None and self._reports.is_due(now):
             rows = [row for child in self._children for row in child.progress()]
-            if rows and (items := self._reports.take(now, rows)):
+            if items := self._reports.take(now, rows):     # also of nothing, or it would be due at the next tick
                 leader.send(Progress(self.session, items))
 
     # -- completions ----------------------------------------------------------------------------------------
