@@ -84,4 +84,6 @@ class _Adapter(logging.LoggerAdapter[logging.Logger]):
 
 def task_logger(task: "CurrentTask", now: "Running | None") -> "logging.LoggerAdapter[logging.Logger]":
     """The logger of one attempt; `now` is what runs where it was asked for, None if that is another one by now."""
+    # A program that sets up its logging with `dictConfig` or `fileConfig` disables all loggers that are there already.
+    _logger.disabled = False
     return _Adapter(_logger, {SAID_BY: (task, now)})

@@ -341,6 +341,9 @@ class Worker(Actor):
         for pair in zip(message.pairs[::2], message.pairs[1::2], strict=False):
             for child in self._children:
                 child.withdraw(pair)
+        for child in self._children:
+            if isinstance(child, LoopChild):
+                child.throw_out()           # after all of them: a look costs as much as it has tasks
 
     def _on_stop(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Stop)
@@ -376,7 +379,7 @@ class Worker(Actor):
         leader = self._links.leader
         if self._session is not None and leader is not None and self._reports.is_due(now):
             rows = [row for child in self._children for row in child.progress()]
-            if rows and (items := self._reports.take(now, rows)):
+            if items := self._reports.take(now, rows):     # also of nothing, or it would be due at the next tick
                 leader.send(Progress(self.session, items))
 
     # -- completions ----------------------------------------------------------------------------------------

@@ -161,23 +161,26 @@ class Executor:
                 raise LookupError(f"no task of this name in this worker: {assignment.name}")
             codec = task.codec
             args, kwargs = codec.decode_arguments(assignment.body)
-            self._in_users_code = is_users = True
-            if assignment.soft_timeout_ms and not task.is_async:
-                self.warn()                     # the signal came before, when nobody could be told
-            is_coroutine = isinstance(task, AsyncTask)
-            if isinstance(task, MethodTask):
-                args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
-                is_coroutine = task.is_coroutine
-            value = task.function(*args, **kwargs)
-            if is_coroutine:
-                value = self._complete(value)
-            self._in_users_code = is_users = False
+            is_users = True
+            try:
+                self._in_users_code = True
+                if assignment.soft_timeout_ms and not task.is_async:
+                    self.warn()                 # the signal came before, when nobody could be told
+                is_coroutine = isinstance(task, AsyncTask)
+                if isinstance(task, MethodTask):
+                    args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
+                    is_coroutine = task.is_coroutine
+                value = task.function(*args, **kwargs)
+                if is_coroutine:
+                    value = self._complete(value)
+            finally:
+                self._in_users_code = False     # here, or a warning could be raised where nobody catches it
+            is_users = False
             body = codec.encode_result(value)
             status = OUTCOME_COMPLETED
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exception:
-            self._in_users_code = False
             body, status, error = b"", OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
         running.id = 0
         self._task = None

@@ -222,8 +222,8 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
     def _collect(self) -> None:
         """Empties the ring."""
         page = self._page
-        if page is None or page.ring.is_empty:
-            return
+        if page is None or page.ring.is_empty or self.slot.ending is not None:
+            return                          # of a child that is ended the lock may stay taken, and its exit comes
         taken = self._locked(LOCK_TIMEOUT, page.ring.take)
         if taken is not None:
             self._finish(self._decode(*taken))

@@ -66,6 +66,7 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
     def tick(self, now: Nanos) -> None:
         """Collects what is finished and enforces time limits."""
         page = self._page
+        self.slot.watch(now)
         if page is None or not self.is_busy:
             return
         taken = self._locked_now(page.ring.take)
@@ -83,7 +84,8 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
         self._owner.outcomes([self.slot.hand_back(held) for held in list(self.slot.queued)])
 
     def withdraw(self, pair: Pair) -> None:
-        """The leader wants this attempt given up; if it runs, it is thrown out. Nothing is reported."""
+        """The leader wants this attempt given up; if it runs, `throw_out` or the next tick throws it out. Nothing is
+        reported."""
         held = self.slot.pairs.get(pair)
         if held is None:
             return
@@ -93,7 +95,13 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
         self._collect()
         if self.slot.pairs.get(pair) is held:
             held.is_given_up = True
-            self._look(self._context.clock.now())
+
+    def throw_out(self) -> None:
+        """What was withdrawn and runs is thrown out."""
+        if self._page is not None and any(held.is_given_up for held in self.slot.sent.values()):
+            now = self._context.clock.now()
+            self.slot.watch(now)
+            self._look(now)
 
     def stop(self, pair: Pair, grace: Nanos) -> None:
         """This attempt is cancelled. What has not begun ends here; what runs is asked to stop, and thrown out by a
@@ -123,7 +131,7 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
         elif is_withdrawn:
             self.slot.taken_back(held)
         else:
-            self.slot.settle(page)
+            self.slot.has_begun(held, page.started(held.place))
         return bool(is_withdrawn)
 
     def _look(self, now: Nanos) -> None:
@@ -148,8 +156,7 @@ class LoopChild(ExecutorChild[LoopSlot, LoopPage]):
         if orders.asks:
             self._child.send(encode(Asks([place for place, _ in orders.asks], [ask for _, ask in orders.asks])))
         if orders.end is not None:
-            step = page.step
-            self.slot.end(orders.end, 0 if stuck is None or step is None else step + 1, now)
+            self.slot.end(orders.end, 0 if stuck is None else stuck.place + 1, now)
             self._signal(SIGTERM)
         if orders.kill:
             self._signal(SIGKILL)

@@ -119,4 +119,5 @@ class LoopPage:
     @property
     def step(self) -> int | None:
         """The place whose code the loop is in."""
-        return self._words[_STEP] - 1 if self._words[_STEP] else None
+        step = self._words[_STEP]           # read once: the child may write it meanwhile
+        return step - 1 if step else None

@@ -46,6 +46,7 @@ from cluster.worker.slots import (
 
 THROWN_GRACE_NS: Nanos = 2_000_000_000  # for a task to end that is thrown out of its `await`
 STUCK_NS: Nanos = 2_000_000_000         # a loop that has not turned for so long is stuck
+LATE_NS: Nanos = 1_000_000_000          # a worker that has not looked for so long was stopped itself
 NOWHERE = -1
 HELD_UP = "it held up its event loop until that had to be ended"
 
@@ -96,6 +97,7 @@ class Stuck(Struct, frozen=True):
     since: Nanos
     by: Assignment | None
     running: tuple[int, ...]
+    place: int = NOWHERE
 
 
 class Orders(Struct):
@@ -125,6 +127,8 @@ class LoopSlot:
         self._withdrawn: list[int] = []
         self._fresh: dict[int, Held] = {}
         self._fresh_bytes = 0
+        self._looked_at: Nanos = 0
+        self._watched_since: Nanos = 0          # when the worker was last late
 
     # -- in and out -----------------------------------------------------------------------------------------
 
@@ -139,11 +143,15 @@ class LoopSlot:
         """Notes what the page says has begun, and which places are free again."""
         for place, held in list(self._fresh.items()):
             if started := page.started(place):
-                held.started = started
-                self._grow_up(held)
+                self.has_begun(held, started)
         if self._withdrawn:
             self._free += [place for place in self._withdrawn if not page.is_withdrawn(place)]
             self._withdrawn = [place for place in self._withdrawn if page.is_withdrawn(place)]
+
+    def has_begun(self, held: Held, started: Nanos) -> None:
+        """The page says so of this one."""
+        held.started = started
+        self._grow_up(held)
 
     def next_batch(self, now: Nanos) -> list[Held]:
         """What to send to the child now, each to its place. The page is settled."""
@@ -238,17 +246,26 @@ class LoopSlot:
                 orders.end = held.thrown
         return orders
 
+    def watch(self, now: Nanos) -> None:
+        """The worker looks, as it does often. If it could not for long, the loop may have stood still with it, and has
+        to be given time to turn before it is judged."""
+        if now - self._looked_at > LATE_NS:
+            self._watched_since = now
+        self._looked_at = now
+
     def stuck(self, now: Nanos, page: Page) -> Stuck | None:
         """Whether the loop should turn, for there is something to do, and has not for long."""
         if not self.sent or self.ending is not None:
             return None
         # The loop of a child without tasks does not beat.
-        since = max(page.beaten_at, min(held.started or held.sent_at for held in self.sent.values()))
+        began = min(held.started or held.sent_at for held in self.sent.values())
+        since = max(page.beaten_at, began, self._watched_since)
         if now - since < STUCK_NS:
             return None
-        by = None if page.step is None else self.sent.get(page.step)
+        step = page.step
+        by = None if step is None else self.sent.get(step)
         running = tuple(held.assignment.task for held in self.running)
-        return Stuck(since, None if by is None else by.assignment, running)
+        return Stuck(since, None if by is None else by.assignment, running, NOWHERE if step is None else step)
 
     def end(self, why: Why, number: int, now: Nanos, grace: Nanos = TERM_GRACE_NS) -> None:
         """The worker ends the child; the first reason counts. `number` is 1 + the place that the loop is stuck in."""

@@ -210,6 +210,7 @@ def test_what_is_withdrawn_ends_in_silence(tmp_path: Path) -> None:
             await rig.running(stays, naps)
             rig.child.withdraw((waits, 1))
             rig.child.withdraw((naps, 1))
+            rig.child.throw_out()
             assert (await rig.outcome(rig.submit(tasks.nap, 0.0))).status == OUTCOME_COMPLETED
             assert set(rig.done) & {stays, naps, waits} == set()
             assert (tmp_path / "note").exists() and rig.exits == 0

@@ -59,6 +59,7 @@ class ChildProcess:
         self.page = Page()
         self.places: dict[int, int] = {}        # task -> place
         self.asks: list[tuple[int, int]] = []   # (place, ask)
+        self.frames_of_asks = 0
         self.signals: list[int] = []
 
     def send(self, frame: bytes) -> None:
@@ -67,6 +68,7 @@ class ChildProcess:
             self.places |= {item.task: place for place, item in zip(message.places, message.items, strict=True)}
         else:
             assert isinstance(message, Asks)
+            self.frames_of_asks += 1
             self.asks += zip(message.places, message.asks, strict=True)
 
     def signal(self, number: int) -> None:
@@ -76,7 +78,7 @@ class ChildProcess:
 class Rig:
     """One loop, ready; it is the context and the owner of its `LoopChild` as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = PLACES) -> None:
         self.time: Nanos = SECOND
         self.child = ChildProcess()
         self.said: list[Outcome] = []
@@ -84,7 +86,7 @@ class Rig:
         self.pauses: list[Nanos] = []
         self.labels: list[object] = []
         self.clock = self.processes = self.log = self
-        self.loop = LoopChild(2, PLACES, self, b"", self)  # type: ignore[arg-type]
+        self.loop = LoopChild(2, places, self, b"", self)  # type: ignore[arg-type]
         self.begins()
 
     def begins(self) -> None:
@@ -206,6 +208,7 @@ def test_what_is_withdrawn_is_thrown_out_at_once_and_the_child_terminated_and_ki
     rig.begin(1, 2)
     rig.loop.withdraw((1, 1))
     rig.loop.withdraw((3, 1))
+    rig.loop.throw_out()
     assert rig.asked == [(1, ASK_WITHDRAW)]
     rig.passes(2 * SECOND)
     assert rig.child.signals == [15]
@@ -214,6 +217,30 @@ def test_what_is_withdrawn_is_thrown_out_at_once_and_the_child_terminated_and_ki
     assert rig.child.signals == [15, 9]
     rig.loop._on_exit(Exit(None, 9))
     assert rig.fates == []
+
+
+def test_all_that_is_withdrawn_at_once_is_thrown_out_with_one_look():
+    rig = Rig(places=1_000)
+    tasks = range(1, 1_001)
+    rig.assign(*tasks)
+    rig.begin(*tasks)
+    for task in tasks:
+        rig.loop.withdraw((task, 1))
+    rig.loop.throw_out()
+    assert sorted(rig.asked) == [(task, ASK_WITHDRAW) for task in tasks]
+    assert rig.child.frames_of_asks == 1
+
+
+def test_a_loop_is_not_stuck_because_its_worker_was_late(rig: Rig):
+    rig.assign(1, 2)
+    rig.begin(1, 2)
+    rig.passes(50 * MILLISECOND)
+    rig.passes(10 * SECOND, turns=False)     # both were stopped, and the worker goes on first
+    assert rig.events == []
+    rig.passes(50 * MILLISECOND)
+    for _ in range(41):
+        rig.passes(50 * MILLISECOND, turns=False)
+    assert [name for name, _ in rig.events] == ["loop_stuck"]
 
 
 def test_a_drain_hands_back_what_has_not_begun(rig: Rig):
@@ -234,6 +261,16 @@ def test_a_lock_that_stays_taken_is_waited_for_once_and_costs_the_child(rig: Rig
     assert sorted(rig.fates) == [(1, OUTCOME_RETURNED), (2, OUTCOME_RETURNED), (3, OUTCOME_RETURNED)]
 
 
+def test_a_lock_that_stays_taken_is_not_waited_for_again_while_the_child_ends(rig: Rig):
+    rig.assign(1, 2, 3)
+    rig.begin(1, 2, 3)
+    rig.ends(1)
+    rig.child.page.is_stuck = True
+    for task in (1, 2, 3):
+        rig.loop.withdraw((task, 1))
+    assert rig.child.page.waits == 1
+
+
 def test_ticks_that_find_the_lock_taken_too_often_cost_the_child_too(rig: Rig):
     rig.assign(1)
     rig.child.page.is_stuck = True
@@ -243,7 +280,7 @@ def test_ticks_that_find_the_lock_taken_too_often_cost_the_child_too(rig: Rig):
 
 
 def test_a_stuck_loop_is_logged_once_a_minute_with_whom_it_is_stuck_in(rig: Rig):
-    rig.assign(1, 2)
+    rig.assign(1, 2, timeout_ms=64_000)
     rig.begin(1, 2)
     rig.page.enter(rig.child.places[2])
     for _ in range(50):
@@ -251,7 +288,8 @@ def test_a_stuck_loop_is_logged_once_a_minute_with_whom_it_is_stuck_in(rig: Rig)
     (event,) = rig.events
     assert event[0] == "loop_stuck"
     assert {key: event[1][key] for key in ("peer", "task", "running")} == {"peer": "f", "task": 2, "running": 2}
-    rig.passes(15 * SECOND, turns=False)     # past the minute, and the limit
+    for _ in range(15):                      # past the minute, and the limit
+        rig.passes(SECOND, turns=False)
     assert [name for name, _ in rig.events] == ["loop_stuck", "loop_stuck"] and rig.child.signals == [15]
 
 

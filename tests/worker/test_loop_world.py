@@ -107,3 +107,21 @@ def test_the_heartbeat_says_which_coroutines_run():
     rig.submit(*[30_000 * MS] * 8, task=nap)
     rig.until(lambda: in_flight(rig) == 5)
     assert sorted(loop_of(rig).running_tasks) == sorted(rig.runs)
+
+
+def test_who_has_nothing_to_tell_of_is_asked_twice_a_second_at_most():
+    rig = WorkerWorld(7, async_tasks=5)
+    rig.submit(*[30_000 * MS] * 5, task=nap)
+    rig.until(lambda: in_flight(rig) == 5)
+    loop, asked = loop_of(rig), 0
+    rows = loop.progress
+
+    def progress() -> list[tuple[int, int, int, int]]:
+        nonlocal asked
+        asked += 1
+        return rows()
+
+    loop.progress = progress  # type: ignore[method-assign]
+    until = rig.world.now + 10 * SECOND
+    rig.until(lambda: rig.world.now >= until)
+    assert 15 <= asked <= 21
