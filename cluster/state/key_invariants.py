@@ -2,7 +2,7 @@
 
 from cluster.state.credit import NOWHERE, canonical
 from cluster.state.keys import KeyedChannel, homes_of
-from cluster.state.queues import HELD
+from cluster.state.queues import HELD, PENDING
 from cluster.state.tables import Tables
 
 
@@ -66,8 +66,15 @@ def _check_homeless(tables: Tables, channel: KeyedChannel) -> None:
 def _check_homed(channel: KeyedChannel) -> None:
     home = channel.home
     assert home is not None
-    for priority, lane in enumerate(channel.lanes):
-        if lane and channel.index in home.ready[priority]:
+    blocked = False         # by what its home does not announce, here or in a lane above
+    for priority in range(len(channel.lanes) - 1, -1, -1):
+        head = next((message for message in channel.lanes[priority] or () if message.state == PENDING), None)
+        if head is None:
+            continue
+        blocked = blocked or not home.slot.pool.announces(head.spec.name)
+        if channel.index in home.ready[priority]:
             assert home.slot.place == NOWHERE, "a message waits although its home has room"
-        elif lane:
-            assert channel.held or not channel.waiting, "a message waits for nothing"
+        else:
+            # Its home has forgotten it until nothing of it is held, since it moves then.
+            assert channel.held, "a message waits for nothing"
+            assert blocked, "a message waits although its home announces all that is before it"

@@ -95,12 +95,14 @@ class KeyedChannel(Channel):
 
     def prepend(self, message: Message) -> None:
         super().prepend(message)
-        if self.home is None:
-            self.rouse()
+        self.rouse()
 
     def went_stale(self, message: Message) -> None:
+        lane = self.lanes[message.spec.priority]
+        assert lane
+        may_be_next = lane[0].state != PENDING      # of its lane; asked before `lane` is rebuilt
         super().went_stale(message)
-        if self.home is None:
+        if self.home is None or may_be_next:
             self.rouse()
 
     def freed(self, count: int) -> None:
@@ -162,10 +164,11 @@ class KeyedChannel(Channel):
         return taken
 
     def rouse(self) -> None:
-        """Its head may be another one now, or may have found who serves it: the pools hear of it, or its home."""
+        """Its head may be another one now, or may have found who serves it: the pools hear of it, or its home, which
+        may have forgotten it for the sake of the one before."""
         if self.home is not None:
-            for priority, lane in enumerate(self.lanes):
-                if lane:
+            for priority in range(len(self.lanes)):
+                if self.head_of(priority) is not None:
                     self.home.wake(self, priority)
             return
         head = self.head()
