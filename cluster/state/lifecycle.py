@@ -28,7 +28,7 @@ from cluster.state.commands import (
     TASK_NUMBER_BITS,
     Failure,
 )
-from cluster.state.credit import SLOT_BITS
+from cluster.state.credit import SLOT_BITS, pools_of
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
 from cluster.state.queues import DELAYED, HELD, PENDING, Message
 from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
@@ -114,9 +114,8 @@ def drain(tables: Tables, session: Session) -> None:
     only it knows which that is."""
     if not session.draining:
         session.draining = True
-        pools = len(tables.credit.pools)
         tables.credit.drain(session.slots, tables.queues)
-        _vacate(tables, session, pools)
+        _vacate(tables, session)
         tables.ledger.draining(session.id)
 
 
@@ -127,17 +126,16 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
             _hand_back(tables, session)
         else:
             _lose(tables, session)
-        pools = len(tables.credit.pools)
         tables.credit.leave(session.slots, tables.queues)
-        _vacate(tables, session, pools)
+        if not session.draining:        # else it has left its pools before
+            _vacate(tables, session)
     tables.sessions.close(session)
     tables.ledger.session_ended(session.id)
 
 
-def _vacate(tables: Tables, session: Session, pools: int) -> None:
-    """Its slots are in no pool any more; there were so many pools before."""
-    if len(tables.credit.pools) != pools:
-        tables.keys.pools_changed()
+def _vacate(tables: Tables, session: Session) -> None:
+    """Its slots are in no pool any more, and pools without slots have ended."""
+    tables.keys.pools_changed([pool for pool in pools_of(session.slots) if not pool.sessions])
     tables.keys.vacate(session.slots)
 
 

@@ -316,7 +316,7 @@ class Rebuilding:
         queues.made = max(queues.made, self._channels_made)
         for channel in keys.by_key.values():
             if channel.home is None and channel.waiting:
-                keys.homeless[channel.index] = channel
+                keys.homeless.file(channel, channel.peek())
                 channel.pools = keys.serving(channel, channel.peek())
 
     # -- what is shared --------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_the_same_when_it_was_one_of_many_that_were_cancelled(rig: Rig) -> None:
 
 def test_what_comes_back_to_the_front_of_a_key_goes_before_what_its_home_does_not_announce(rig: Rig) -> None:
     client, worker = rig.client(), rig.worker(names=(PREDICT,), prefetch=4)
-    running, returned = client.submit(PREDICT, 2, **of("a"))
+    _, returned = client.submit(PREDICT, 2, **of("a"))
     client.submit(TRAIN, **of("a"))
     worker.end(worker.inbox[1], OUTCOME_RETURNED)
     worker.complete(worker.inbox[0])
