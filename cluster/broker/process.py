@@ -34,6 +34,7 @@ EXIT_STATUS = {
     "Locked": EXIT_OPERATOR,
     "NewerState": EXIT_OPERATOR,
     "NoRoom": EXIT_NO_ROOM,
+    "OlderState": EXIT_OPERATOR,
     "UnsupportedVersion": EXIT_OPERATOR,
 }
 ADVICE = {                          # where the error itself does not say what to do

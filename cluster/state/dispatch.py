@@ -183,7 +183,10 @@ def _fill_home(tables: Tables, home: Home) -> None:
         head = channel.head_of(priority)
         if head is None:
             continue        # the lane is empty now
-        if not pool.announces(head.spec.name):
+        first = channel.head()
+        assert first is not None
+        # Not this lane's alone: what came to a lane below one whose head this worker does not announce waits as well.
+        if not pool.announces(first.spec.name):
             if channel.held:
                 home.forget(channel)        # until nothing of it is held; nothing overtakes its head
             else:

@@ -21,3 +21,18 @@ class NewerState(Exception):
         )
         self.version = version
         self.known = known
+
+
+class OlderState(NewerState):
+    """An image was written by an older version of this program, and holds what this one cannot read. Nothing is wrong
+    with it either, and who meets it has to do the same: leave it alone, and tell the operator."""
+
+    def __init__(self, version: int, known: int, what: str) -> None:
+        Exception.__init__(
+            self,
+            f"the state was written by an older version: its image version is {version}, this release writes {known} "
+            f"and cannot read {what}; start this broker with the version that wrote it, let its workers go, and stop "
+            "it when it has made its next snapshot, or begin with an empty data directory",
+        )
+        self.version = version
+        self.known = known

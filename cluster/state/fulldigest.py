@@ -69,7 +69,7 @@ def _queues(queues: Queues) -> Iterator[object]:
 
 def _keys(tables: Tables) -> Iterator[object]:
     keys = tables.keys
-    yield (keys.epochs, keys.homes, list(keys.idle), sorted(keys.homeless))
+    yield (keys.epochs, keys.homes, list(keys.idle), sorted(keys.homeless.by_index.items()))
     for home in homes_of(tables.sessions):
         yield (home.index, home.mask, sorted(home.channels), [list(ring) for ring in home.ready])
 

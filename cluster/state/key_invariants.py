@@ -2,7 +2,7 @@
 
 from cluster.state.credit import NOWHERE, canonical
 from cluster.state.keys import KeyedChannel, homes_of
-from cluster.state.queues import HELD
+from cluster.state.queues import HELD, PENDING
 from cluster.state.tables import Tables
 
 
@@ -23,6 +23,9 @@ def check_keys(tables: Tables) -> None:
             if task.state == HELD:
                 held.setdefault(index, set()).add(task.holder)
                 held_count[index] = held_count.get(index, 0) + 1
+    filed = [(index, head) for head, some in keys.homeless.by_head.items() for index in some]
+    assert sorted(filed) == sorted(keys.homeless.by_index.items())
+    assert all(keys.homeless.by_head.values())
     epochs: set[int] = set()
     for channel in keyed:
         index, queue, labels = channel.index, channel.queue.name, channel.labels
@@ -33,7 +36,7 @@ def check_keys(tables: Tables) -> None:
         holders = held.get(index, set())
         assert len(holders) <= 1, f"several slots hold tasks of channel {index}"
         assert (index in keys.idle) == (channel.home is not None and not channel.unfinished)
-        assert (index in keys.homeless) == (channel.home is None and channel.waiting > 0)
+        assert (index in keys.homeless.by_index) == (channel.home is None and channel.waiting > 0)
         if channel.home is None:
             assert channel.unfinished, f"channel {index} is empty, has no home and was not freed"
             _check_homeless(tables, channel)
@@ -54,6 +57,10 @@ def check_keys(tables: Tables) -> None:
 def _check_homeless(tables: Tables, channel: KeyedChannel) -> None:
     head = channel.peek()
     assert channel.pools == tables.keys.serving(channel, head)
+    if head is not None:
+        key = tables.keys.homeless.by_index[channel.index]
+        assert key == (channel.queue.name, head.spec.name)
+        assert tables.keys.homeless.by_head[key][channel.index] is channel
     for pool in tables.credit.pools.values():
         if pool not in channel.pools:
             assert not any(channel.index in ring for ring in pool.ready), "a pool that does not serve it knows it"
@@ -66,8 +73,15 @@ def _check_homeless(tables: Tables, channel: KeyedChannel) -> None:
 def _check_homed(channel: KeyedChannel) -> None:
     home = channel.home
     assert home is not None
-    for priority, lane in enumerate(channel.lanes):
-        if lane and channel.index in home.ready[priority]:
+    blocked = False         # by what its home does not announce, here or in a lane above
+    for priority in range(len(channel.lanes) - 1, -1, -1):
+        head = next((message for message in channel.lanes[priority] or () if message.state == PENDING), None)
+        if head is None:
+            continue
+        blocked = blocked or not home.slot.pool.announces(head.spec.name)
+        if channel.index in home.ready[priority]:
             assert home.slot.place == NOWHERE, "a message waits although its home has room"
-        elif lane:
-            assert channel.held or not channel.waiting, "a message waits for nothing"
+        else:
+            # Its home has forgotten it until nothing of it is held, since it moves then.
+            assert channel.held, "a message waits for nothing"
+            assert blocked, "a message waits although its home announces all that is before it"

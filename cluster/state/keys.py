@@ -35,6 +35,7 @@ from msgspec import structs
 
 from cluster.state.commands import Options
 from cluster.state.credit import Labels, Pool, Slot, canonical
+from cluster.state.homeless import Homeless
 from cluster.state.queues import LANES, PENDING, Channel, Message, Name, Queue, Queues, Spec, spec_of
 from cluster.state.sessions import Session
 from cluster.state.turns import Turns
@@ -95,12 +96,14 @@ class KeyedChannel(Channel):
 
     def prepend(self, message: Message) -> None:
         super().prepend(message)
-        if self.home is None:
-            self.rouse()
+        self.rouse()
 
     def went_stale(self, message: Message) -> None:
+        lane = self.lanes[message.spec.priority]
+        assert lane
+        may_be_next = lane[0].state != PENDING      # of its lane; asked before `lane` is rebuilt
         super().went_stale(message)
-        if self.home is None:
+        if self.home is None or may_be_next:
             self.rouse()
 
     def freed(self, count: int) -> None:
@@ -162,10 +165,11 @@ class KeyedChannel(Channel):
         return taken
 
     def rouse(self) -> None:
-        """Its head may be another one now, or may have found who serves it: the pools hear of it, or its home."""
+        """Its head may be another one now, or may have found who serves it: the pools hear of it, or its home, which
+        may have forgotten it for the sake of the one before."""
         if self.home is not None:
-            for priority, lane in enumerate(self.lanes):
-                if lane:
+            for priority in range(len(self.lanes)):
+                if self.head_of(priority) is not None:
                     self.home.wake(self, priority)
             return
         head = self.head()
@@ -177,10 +181,7 @@ class KeyedChannel(Channel):
         for pool in serving:
             assert head is not None
             pool.wake(self, head.spec.priority)
-        if head is None:
-            self._keys.homeless.pop(self.index, None)
-        else:
-            self._keys.homeless[self.index] = self
+        self._keys.homeless.file(self, head)
 
     def shrink(self) -> None:
         """Nothing waits: gives up its lanes, which cost more than all else, and what is stale in them."""
@@ -192,7 +193,7 @@ class KeyedChannel(Channel):
         assert self.home is None and not self.held
         for pool in self.pools:
             pool.forget(self)
-        self._keys.homeless.pop(self.index, None)
+        self._keys.homeless.file(self, None)
         self.home = home
         self.pools = [home]
         self.epoch = epoch
@@ -223,7 +224,7 @@ class Keys:
         self._queues = queues
         self._pools_serving = pools_serving
         self.by_key: dict[tuple[str, str, str, Labels], KeyedChannel] = {}      # (queue, actor, key, labels)
-        self.homeless: dict[int, KeyedChannel] = {}             # by index: without a home, and something waits there
+        self.homeless = Homeless()                              # without a home, and something waits there
         self.idle: OrderedDict[int, KeyedChannel] = OrderedDict()       # a home and no tasks; the longest idle first
         self.emptied: dict[int, KeyedChannel] = {}              # their last task ended; empty between entries
         self.homes = 0
@@ -260,10 +261,11 @@ class Keys:
             return []
         return list(self._pools_serving(channel.queue.name, head.spec.name, channel.labels))
 
-    def pools_changed(self) -> None:
-        """Pools were made, or ended. In order of the indexes: what `homeless` remembers of the past decides nothing."""
-        for index in sorted(self.homeless):
-            self.homeless[index].rouse()
+    def pools_changed(self, pools: Iterable[Pool]) -> None:
+        """These pools were made, or have ended: they serve others than before."""
+        for pool in pools:
+            for channel in self.homeless.served(pool):
+                channel.rouse()
 
     def vacate(self, slots: dict[int, Slot]) -> None:
         """These slots get nothing more: what they own needs other homes."""

@@ -9,7 +9,9 @@ result:
 - *returned*: handed back unrun, lost with a child through another's fault, or held by a worker that closed its
   session in order. Not counted.
 
-Of these three, the first two are dispatched alone from then on, so that the next loss names its culprit. All three
+Of these three, the first two are dispatched alone from then on, so that the next loss names its culprit. One exception:
+what a lost worker held in its loop, with others, goes alone only if it was lost before. Workers are mostly lost with
+their machines, through no task's fault, and hundreds of async tasks would go one after another from then on. All three
 raise the attempt number, which fences off whatever the old holder still says, and put the task back at the front of
 its lane. Tasks that come back together come back in the order of their ids: the order of submission, for one client.
 """
@@ -22,10 +24,11 @@ from cluster.state.commands import (
     GRACE_NONE,
     OUTCOME_CRASHED,
     OUTCOME_RETURNED,
+    OUTCOME_SUSPECTED,
     TASK_NUMBER_BITS,
     Failure,
 )
-from cluster.state.credit import SLOT_BITS
+from cluster.state.credit import SLOT_BITS, pools_of
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
 from cluster.state.queues import DELAYED, HELD, PENDING, Message
 from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
@@ -111,9 +114,8 @@ def drain(tables: Tables, session: Session) -> None:
     only it knows which that is."""
     if not session.draining:
         session.draining = True
-        pools = len(tables.credit.pools)
         tables.credit.drain(session.slots, tables.queues)
-        _vacate(tables, session, pools)
+        _vacate(tables, session)
         tables.ledger.draining(session.id)
 
 
@@ -124,27 +126,28 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
             _hand_back(tables, session)
         else:
             _lose(tables, session)
-        pools = len(tables.credit.pools)
         tables.credit.leave(session.slots, tables.queues)
-        _vacate(tables, session, pools)
+        if not session.draining:        # else it has left its pools before
+            _vacate(tables, session)
     tables.sessions.close(session)
     tables.ledger.session_ended(session.id)
 
 
-def _vacate(tables: Tables, session: Session, pools: int) -> None:
-    """Its slots are in no pool any more; there were so many pools before."""
-    if len(tables.credit.pools) != pools:
-        tables.keys.pools_changed()
+def _vacate(tables: Tables, session: Session) -> None:
+    """Its slots are in no pool any more, and pools without slots have ended."""
+    tables.keys.pools_changed([pool for pool in pools_of(session.slots) if not pool.sessions])
     tables.keys.vacate(session.slots)
 
 
 def _lose(tables: Tables, session: Session) -> None:
-    """Everything that a lost worker held."""
+    """Everything that a lost worker held. What was at one slot with others is suspected; in a loop, unless this is
+    its first loss."""
     culprits = {slot.key: slot.count == 1 for slot in session.slots.values()}
     back: list[Task] = []
     for task in list(session.held.values()):
         assert isinstance(task, Task)
         crashed = culprits[task.holder]
+        in_loop = session.slots[task.holder].pool.is_loop
         release(tables, session, task)
         if crashed:
             error = Failure("WorkerLost", f"worker {session.name} was lost while it held this task alone")
@@ -152,9 +155,19 @@ def _lose(tables: Tables, session: Session) -> None:
             if crash(tables, task, attempt):
                 back.append(task)
         else:
-            suspect(tables, task, Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms))
+            attempt = Attempt(task.attempt, session.name, OUTCOME_RETURNED, 0, tables.now_ms)
+            if in_loop and not any(map(_is_loss, task.attempts or ())):
+                tables.evidence.record(task, attempt)
+            else:
+                suspect(tables, task, attempt)
             back.append(task)
     requeue(tables, back)
+
+
+def _is_loss(attempt: Attempt) -> bool:
+    """Whether it ended with its worker or its child, among others. What is handed back is written down only if it had
+    begun; of what was at a lost worker nobody knows."""
+    return attempt.status == OUTCOME_SUSPECTED or (attempt.status == OUTCOME_RETURNED and not attempt.started_ms)
 
 
 def _hand_back(tables: Tables, session: Session) -> None:

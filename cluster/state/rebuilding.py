@@ -12,11 +12,14 @@ from typing import Any
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
-from cluster.state.effects import STATE_CANCELLED
+from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
+from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
 from cluster.state.rows import (
+    DEAD_LISTED_SINCE,
+    IMAGE_VERSION,
     ROWS,
     ChannelRow,
     CountersRow,
@@ -48,11 +51,22 @@ from cluster.state.turns import Turns
 class Rebuilding:
     """The tables of an image of which some rows were read."""
 
-    __slots__ = ("_channels_made", "_offers", "_owned", "_pools", "_specs", "_texts", "applied_index", "tables")
+    __slots__ = (
+        "_channels_made",
+        "_offers",
+        "_owned",
+        "_pools",
+        "_specs",
+        "_texts",
+        "_version",
+        "applied_index",
+        "tables",
+    )
 
     def __init__(self) -> None:
         self.tables = Tables()
         self.applied_index = 0
+        self._version = IMAGE_VERSION
         self._channels_made = 0
         self._texts: dict[str, str] = {}                        # each text once
         self._specs: list[Spec] = []                            # by number
@@ -62,6 +76,7 @@ class Rebuilding:
 
     def head(self, row: HeadRow) -> None:
         tables = self.tables
+        self._version = row.image_version
         self.applied_index = row.applied_index
         tables.machine_version = row.machine_version
         tables.now_ms = row.now_ms
@@ -147,6 +162,9 @@ class Rebuilding:
     def _slots(self, session: Session, row: SessionRow) -> None:
         session.worker, keys = self._offers[row.offer]
         known = self.tables.credit.pools
+        if self._version < IMAGE_VERSION and not session.draining and any(key not in known for key in keys):
+            what = f"the pool of worker {session.name}, in which workers have different labels"
+            raise OlderState(self._version, IMAGE_VERSION, what)
         # The pool of a worker that drains does not know its slots and may be gone; they are never listed again.
         pools = [known[key] if not session.draining else known.get(key) or Pool(0, key, {}) for key in keys]
         session.slots = slots_of(session.id, session.worker, pools, session.held)
@@ -312,11 +330,15 @@ class Rebuilding:
         """After all rows: which pools may house what waits for a home follows from the heads of lanes."""
         if self._owned:
             raise LookupError(f"homes of slots {sorted(self._owned)}")
+        if self._version < DEAD_LISTED_SINCE and not self.tables.retention.dead:
+            for task in self.tables.tasks.in_order():       # in which they died is not known
+                if task.state == STATE_DEAD:
+                    self.tables.retention.bury(task)
         keys, queues = self.tables.keys, self.tables.queues
         queues.made = max(queues.made, self._channels_made)
         for channel in keys.by_key.values():
             if channel.home is None and channel.waiting:
-                keys.homeless[channel.index] = channel
+                keys.homeless.file(channel, channel.peek())
                 channel.pools = keys.serving(channel, channel.peek())
 
     # -- what is shared --------------------------------------------------------------------------------------

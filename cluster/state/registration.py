@@ -1,7 +1,7 @@
 """Register: who becomes a session, and on what terms. See `sessions` for the rules."""
 
 from cluster.state.commands import PREFETCH_AUTO, ROLE_CLIENT, ROLE_WORKER, Register, WorkerSpec
-from cluster.state.credit import PREFETCH_MAX, SLOTS_MAX
+from cluster.state.credit import PREFETCH_MAX, SLOTS_MAX, pools_of
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
 from cluster.state.lifecycle import end_session
 from cluster.state.sessions import Session
@@ -37,10 +37,9 @@ def _session(tables: Tables, command: Register) -> Session | None:
     worker = command.worker if command.role == ROLE_WORKER else None
     session = sessions.open(owner, command.incarnation, worker)
     if worker is not None:
-        pools = tables.credit.made
+        made = tables.credit.made
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
-        if tables.credit.made != pools:
-            tables.keys.pools_changed()
+        tables.keys.pools_changed([pool for pool in pools_of(session.slots) if pool.index > made])
     return session
 
 

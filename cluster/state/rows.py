@@ -7,7 +7,10 @@ from msgspec import Struct
 from cluster.state.commands import Options, RetryRule, WorkerSpec
 from cluster.state.tasks import Attempt
 
-IMAGE_VERSION = 2           # 1: without retries and cancels that wait for their workers
+# 1: without retries and cancels that wait for their workers. 2: pools did not know labels, nor loops (but for the last
+# commits that wrote it), and dead letters were not listed.
+IMAGE_VERSION = 3
+DEAD_LISTED_SINCE = 3
 
 
 class Section(IntEnum):

@@ -351,8 +351,8 @@ class Stream:
 
 
 class CrowdedStream(Stream):
-    """Few keys and small slots, and much in each entry: tasks of a key are submitted, cancelled and expire, and homes come
-    and go, before dispatch has seen any of it."""
+    """Few keys and small slots, and much in each entry: tasks of a key are submitted, cancelled and expire, and homes
+    come and go, before dispatch has seen any of it."""
 
     COMMANDS = (2, 4, 8, 14)
     CANCELLED = 20

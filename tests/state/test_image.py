@@ -20,7 +20,7 @@ from image_rig import (
 from random_stream import Stream
 from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
-from cluster.state import credit, evidence, keys, queues, retention, sessions, tables, tasks, turns
+from cluster.state import credit, evidence, homeless, keys, queues, retention, sessions, tables, tasks, turns
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -359,6 +359,7 @@ KNOWN_FIELDS = {
     keys.Home: "_dirty channels slot",
     keys.KeyedChannel: "_keys epoch held home unfinished",
     keys.Keys: "_pools_serving _queues by_key emptied epochs homeless homes idle",
+    homeless.Homeless: "by_head by_index",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid slots held ended"
     ),
@@ -386,6 +387,7 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         keys.Home: set(keys.Home.__slots__),
         keys.KeyedChannel: set(keys.KeyedChannel.__slots__),
         keys.Keys: set(keys.Keys.__slots__),
+        homeless.Homeless: set(homeless.Homeless.__slots__),
         sessions.Session: {field.name for field in fields(sessions.Session)},
         sessions.Sessions: set(sessions.Sessions.__slots__),
         retention.Retention: set(retention.Retention.__slots__),

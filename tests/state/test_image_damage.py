@@ -1,5 +1,6 @@
 """What is wrong with an image is a typed error, whatever it is."""
 
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -11,10 +12,12 @@ from state_rig import Rig
 from cluster.state import image
 from cluster.state.commands import (
     MACHINE_VERSION,
+    OUTCOME_CRASHED,
 )
-from cluster.state.errors import ImageDamaged, NewerState
+from cluster.state.errors import ImageDamaged, NewerState, OlderState
 from cluster.state.restoration import Restoration
 from cluster.state.rows import Section
+from cluster.state.tasks import CRASHES_MAX
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,46 @@ def test_an_older_image_whose_rows_are_shorter_is_read(rig: Rig):
         shorter.append(msgspec.msgpack.encode([section, number, rows]))
         crc = image.crc32(shorter[-1], crc)
     assert_equal(restore(shorter), rig.leader)
+
+
+def older(parts: list[bytes], edit: Callable[[int, list[list[object]]], list[list[object]]]) -> list[bytes]:
+    """The image as version 2, with the rows of each section edited."""
+    written: list[bytes] = []
+    crc = 0
+    for part in parts:
+        section, _, rows = msgspec.msgpack.decode(part)
+        if section == Section.HEAD:
+            rows[0][0] = 2
+        rows = [[len(written), crc]] if section == Section.END else edit(section, rows)
+        if rows:
+            written.append(msgspec.msgpack.encode([section, len(written), rows]))
+            crc = image.crc32(written[-1], crc)
+    return written
+
+
+def test_an_image_of_version_2_is_read_where_defaults_do(rig: Rig):
+    client, worker = rig.client(), rig.worker(labels=("gpu",))
+    client.submit(count=3)
+    worker.complete(worker.inbox[0])
+    assert_equal(restore(older(list(rig.leader.image()), lambda section, rows: rows)), rig.leader)
+
+
+def test_dead_tasks_of_an_image_of_version_2_are_listed(rig: Rig):
+    client, worker = rig.client(), rig.worker()
+    (task,) = client.submit()
+    for _ in range(CRASHES_MAX):
+        worker.end(worker.inbox[0], OUTCOME_CRASHED)
+    parts = older(list(rig.leader.image()), lambda section, rows: [] if section == Section.DEAD else rows)
+    restored = restore(parts)
+    assert list(restored._tables.retention.dead) == [task]
+    restored.check()
+    assert_equal(restored, rig.leader)
+
+
+def test_an_image_of_version_2_whose_pools_differ_only_in_labels_is_refused_and_says_so(rig: Rig):
+    rig.worker("w1", labels=("gpu",))
+    rig.worker("w2")
+    parts = older(list(rig.leader.image()), lambda section, rows: rows[:1] if section == Section.POOLS else rows)
+    with pytest.raises(OlderState, match=r"older version: its image version is 2, .* the pool of worker w2") as refused:
+        restore(parts)
+    assert (refused.value.version, refused.value.known) == (2, image.IMAGE_VERSION)

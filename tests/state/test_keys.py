@@ -160,6 +160,44 @@ def test_the_name_of_what_is_next_decides_who_may_own_a_key(rig: Rig) -> None:
     assert {a.epoch for a in new.inbox} == {2}
 
 
+def test_behind_a_cancelled_task_that_its_home_does_not_announce_a_key_goes_on(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(names=(PREDICT,), prefetch=4)
+    (first,) = client.submit(PREDICT, **of("a"))
+    (unannounced,) = client.submit(TRAIN, **of("a"))
+    (second,) = client.submit(PREDICT, **of("a"))
+    assert worker.tasks() == [first]
+    client.cancel(unannounced)
+    assert worker.tasks() == [first, second]
+
+
+def test_the_same_when_it_was_one_of_many_that_were_cancelled(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(names=(PREDICT,), prefetch=4)
+    (first,) = client.submit(PREDICT, **of("a"))
+    unannounced = client.submit(TRAIN, 100, **of("a"))
+    (second,) = client.submit(PREDICT, **of("a"))
+    client.cancel(*unannounced[1:])
+    assert worker.tasks() == [first]
+    client.cancel(unannounced[0])
+    assert worker.tasks() == [first, second]
+
+
+def test_what_comes_back_to_the_front_of_a_key_goes_before_what_its_home_does_not_announce(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(names=(PREDICT,), prefetch=4)
+    _, returned = client.submit(PREDICT, 2, **of("a"))
+    client.submit(TRAIN, **of("a"))
+    worker.end(worker.inbox[1], OUTCOME_RETURNED)
+    worker.complete(worker.inbox[0])
+    assert worker.tasks() == [returned]
+
+
+def test_nothing_of_lower_priority_overtakes_what_a_home_does_not_announce(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(names=(PREDICT,), prefetch=4)
+    (first,) = client.submit(PREDICT, **of("a"))
+    client.submit(TRAIN, **of("a", priority=9))
+    client.submit(PREDICT, **of("a"))
+    assert worker.tasks() == [first], "or the one that is next might never get a home"
+
+
 def test_labels_of_a_keyed_task_count(rig: Rig) -> None:
     client, plain = rig.client(), rig.worker("plain", names=BOTH)
     client.submit(PREDICT, **of("a", labels=("gpu",)))

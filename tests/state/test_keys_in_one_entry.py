@@ -56,7 +56,7 @@ def test_a_key_that_loses_its_last_task_and_its_home_gets_what_is_submitted_then
 
 
 def test_the_same_when_its_worker_registers_again(rig: Rig) -> None:
-    client, worker, waiting = a_key_whose_only_task_waits_at_a_busy_home(rig)
+    client, _, waiting = a_key_whose_only_task_waits_at_a_busy_home(rig)
     other = rig.worker("w2", slots=2, names=("f",), prefetch=9)
     cancel = Cancel(client.session, client.seq, client.seq, [waiting])
     client.seq += 1

@@ -94,7 +94,46 @@ def test_of_a_lost_worker_only_what_was_alone_in_its_loop_has_crashed(rig: Rig, 
     worker.expire()
     assert [rig.leader._tables.tasks.get(task).crashes for task in tasks] == [crashes] * held
     successor = loop_worker(rig, "next")
-    assert successor.tasks() == tasks[:1] and successor.inbox[0].alone
+    assert successor.tasks() == tasks
+    assert [assignment.alone for assignment in successor.inbox] == [held == 1] * held
+
+
+def test_async_tasks_of_a_lost_machine_run_together_again_and_what_comes_later_is_not_held_up(rig: Rig) -> None:
+    client, worker = rig.client(), loop_worker(rig, loop_tasks=100)
+    tasks = client.submit("g", 90)
+    successor = loop_worker(rig, "next", loop_tasks=100)
+    worker.expire()
+    assert successor.tasks() == tasks
+    assert {(assignment.attempt, assignment.alone) for assignment in successor.inbox} == {(2, False)}
+    assert client.submit("g", 5, priority=9) == successor.tasks()[90:]
+    assert [attempt.status for attempt in rig.leader.attempts(tasks[0])] == [OUTCOME_RETURNED]
+    assert rig.leader._tables.tasks.get(tasks[0]).crashes == 0
+
+
+def test_of_the_async_tasks_of_a_second_lost_worker_those_go_alone_that_were_lost_before(rig: Rig) -> None:
+    client, worker = rig.client(), loop_worker(rig, loop_tasks=100)
+    lost_twice = client.submit("g", 2)
+    worker.expire()
+    second = loop_worker(rig, "second", loop_tasks=100)
+    lost_once = client.submit("g", 2)
+    assert second.tasks() == lost_twice + lost_once
+    second.report(*[outcome_of(assignment, OUTCOME_RETURNED) for assignment in second.inbox[2:]])     # had begun
+    second.expire()
+    third = loop_worker(rig, "third", loop_tasks=100)
+    assert [(assignment.task, assignment.alone) for assignment in third.inbox] == [(lost_twice[0], True)]
+    for _ in lost_twice:
+        third.complete(third.inbox[0])
+    assert [(assignment.task, assignment.alone) for assignment in third.inbox] == [(task, False) for task in lost_once]
+
+
+def test_a_suspect_of_a_lost_child_is_still_alone_after_its_worker_was_lost(rig: Rig) -> None:
+    client, worker = rig.client(), loop_worker(rig)
+    tasks = client.submit("g", 2)
+    worker.report(*[outcome_of(assignment, OUTCOME_SUSPECTED) for assignment in worker.inbox])
+    worker.expire()
+    assert [rig.leader._tables.tasks.get(task).crashes for task in tasks] == [1, 0]
+    (alone,) = loop_worker(rig, "next").inbox
+    assert (alone.task, alone.alone) == (tasks[0], True)
 
 
 def test_a_loop_that_drains_gets_nothing_more_and_its_names_are_parked(rig: Rig) -> None:

@@ -57,7 +57,7 @@ def test_invariants_hold_when_there_is_always_too_much(seed, monkeypatch):
     stream = Stream(seed)
     stream.run(300, check=True)
     counters = stream.machine.status()["counters"]
-    assert counters["evicted"] > counters["evicted_early"] > 100
+    assert counters["evicted"] >= counters["evicted_early"] > 100
     assert counters["blanked_attempts"] > 3
     again = replay(stream.log)
     assert again.rolling == stream.machine.rolling
