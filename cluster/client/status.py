@@ -21,10 +21,11 @@ Pause = Callable[[float], Awaitable[None]]      # for so many seconds
 async def gather_status(
     actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, pause: Pause, *, stale: bool = False
 ) -> dict[str, Any]:
-    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`.
+    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`,
+    `parked_more`.
 
-    Brokers that do not answer have role "down" and nulls; the last three are empty while no leader knows that
-    it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
+    Brokers that do not answer have role "down" and nulls; what follows `brokers` is empty while no leader knows that
+    it leads. With `stale` nobody has to know: it is that of the broker that has applied most, and `leader` is the
     one that it follows. Raises Unavailable if the client has ended, Overloaded if a broker would not answer.
     """
 
@@ -63,6 +64,7 @@ async def gather_status(
         "workers": source["workers"] if source else [],
         "queues": source["queues"] if source else [],
         "parked": source.get("parked", []) if source else [],
+        "parked_more": source.get("parked_more", 0) if source else 0,
     }
 
 
