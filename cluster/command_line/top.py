@@ -108,7 +108,7 @@ def picture(before: Report, now: Report, seconds: float) -> RenderableType:
             str(row["slots"]),
             str(row["running"]),
             str(row["waiting"]),
-            "draining" if row["draining"] else "",
+            "drained" if row.get("drained") else "draining" if row["draining"] else "",
         )
         for row in now["workers"]
     ]

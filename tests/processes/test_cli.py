@@ -175,7 +175,7 @@ def test_a_wait_for_a_task_that_nobody_can_run_says_so_after_two_seconds(cluster
         line = waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(DEADLINE_S) == 1
-    assert line.startswith("waiting: no worker that serves the queue 'nobody' has cluster_tasks:add")
+    assert line.startswith("waiting: no worker announces cluster_tasks:add for queue nobody")
 
 
 # -- single tasks ------------------------------------------------------------------------------------------------
