@@ -1,6 +1,6 @@
 """What a user sees of single tasks: lists of them, and one with all that its record has."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -208,6 +208,13 @@ def checked_id(task: object) -> int:
     if not 0 <= task < 1 << 64:
         raise ValueError(f"{task} is no task's id: they have 64 bits")
     return task
+
+
+def ids_of(tasks: object) -> Iterator[int]:
+    """Ids of tasks, checked one by one. Raises TypeError at once for what is not several of them."""
+    if not isinstance(tasks, Iterable) or isinstance(tasks, str | bytes):
+        raise TypeError(f"tasks: expected ids of tasks, such as [{tasks!r}], not {tasks!r} alone")
+    return map(checked_id, tasks)
 
 
 def _checked_states(state: str | Iterable[str] | None) -> tuple[str, ...]:
