@@ -44,5 +44,24 @@ def milliseconds(what: str, value: object) -> int:
     return result
 
 
+def seconds(what: str, value: object) -> float:
+    """The same as seconds, in whole milliseconds."""
+    return milliseconds(what, value) / 1_000
+
+
+def timeout_seconds(value: object) -> float | None:
+    """The argument `timeout`: how long somebody waits, None for as long as it takes. Raises as `milliseconds`."""
+    return None if value is None else seconds("timeout", value)
+
+
+def deadline_seconds(value: object) -> float:
+    """The argument `deadline` of every request. Raises as `milliseconds`, and ValueError for 0: nothing is done in no
+    time."""
+    allowed = seconds("deadline", value)
+    if not allowed:
+        raise ValueError(f"deadline: {value!r} leaves no time for a request; write for example \"30s\" or 30")
+    return allowed
+
+
 def _negative(what: str, value: object) -> ValueError:
     return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")

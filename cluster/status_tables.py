@@ -83,8 +83,11 @@ def print_tables(report: dict[str, Any], console: Console, *, stale: bool = Fals
         console.print("[bold]parked[/]", highlight=False)
         for row in parked[:PARKED_LINES_MAX]:
             console.print(f"  {row['ready']}: {row['why']}", highlight=False, markup=False)
-        if len(parked) > PARKED_LINES_MAX:
-            console.print(f"  and {len(parked) - PARKED_LINES_MAX} more, see --json", highlight=False)
+        more, unsaid = max(0, len(parked) - PARKED_LINES_MAX), report.get("parked_more", 0)
+        if more:
+            console.print(f"  and {more} more, see --json", highlight=False)
+        if unsaid:
+            console.print(f"  and {unsaid} names that the status has no room for", highlight=False)
 
 
 def print_part(part: str, report: dict[str, Any], console: Console) -> None:

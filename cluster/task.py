@@ -165,6 +165,8 @@ def task_of(function: object) -> Task[..., Any]:
         if any(known.function is function for known in _registry.values()):
             owner, _, method = name.rpartition(".")
             raise TaskNotFound(f"{name} is a method of a TaskActor: call it as cluster.actor({owner}).{method}(...)")
+        if called := getattr(function, "is_called_as", ""):
+            raise TaskNotFound(f"{called} has a submit of its own: write {called}.submit(...)")
         raise TaskNotFound(f"{name} is not a task: put @task above it")
     if function.__module__ == "__main__":
         raise TaskNotFound(

@@ -361,7 +361,8 @@ class End(Message, tag=65, frozen=True):
 
 
 class NodeAnswer(Message, tag=66, frozen=True):
-    """Broker -> client: the request is on its way, or `refusal` says why not."""
+    """Broker -> client: the request is on its way, or `refusal` says why not. Also of any other question with a number
+    that will not be answered."""
 
     request: int
     refusal: str = ""

@@ -131,10 +131,14 @@ class Delivery:
         it holds and waits for, so that nothing which was dropped here stays unknown to it."""
         if link.peer.send(message):
             return True
-        if self.links.of_peer(link.peer) is link:
-            self.log.event("message_undelivered", node=link.name, message=type(message).__name__)
-            self._drop(link)
+        self.let_go(link, type(message).__name__)
         return False
+
+    def let_go(self, link: Link, message: str) -> None:
+        """It did not take a message of this type."""
+        if self.links.of_peer(link.peer) is link:
+            self.log.event("message_undelivered", node=link.name, message=message)
+            self._drop(link)
 
     def on_holding(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Holding)
@@ -182,10 +186,9 @@ class Delivery:
         for start in range(0, len(tasks), HELLO_ITEMS_MAX):
             link.peer.send(Unknown(tasks[start : start + HELLO_ITEMS_MAX]))
 
-    def describe(self, link: Link, message: msgspec.Struct) -> None:
-        """Tells what the state has of some tasks, as it is here and now."""
-        assert isinstance(message, Describe)
-        link.peer.send(Described(message.request, [self._record(task) for task in message.tasks]))
+    def described(self, message: Describe) -> Described:
+        """What the state has of some tasks, as it is here and now."""
+        return Described(message.request, [self._record(task) for task in message.tasks])
 
     def _record(self, task: int) -> Record:
         # Attempts that went back uncounted, to begin elsewhere, are no attempts to a user.

@@ -4,11 +4,11 @@ That is known from the workers' heartbeats, which name the tasks that run and go
 a second old: what has begun since counts as waiting.
 
 An answer takes up to a millisecond or two, and a program may ask for thousands of tasks at once. So a few are given in
-a turn of the loop, in the order in which they were asked for. A later answer is no worse: what the state has then
-includes what it had when the question was confirmed.
+a turn of the loop, of all links in turns, and of each in the order in which they were asked for. A later answer is no
+worse: what the state has then includes what it had when the question was confirmed.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from msgspec import structs
@@ -16,12 +16,13 @@ from msgspec import structs
 from cluster.broker.link import Link, Links
 from cluster.state.machine import Machine
 from cluster.state.task_rows import PLACE_RUNS, PLACE_UNKNOWN, PLACE_WAITS, TaskRow
-from cluster.wire import ListTasks, ShowTask, TaskRows, TaskShown
+from cluster.wire import ListTasks, Message, ShowTask, TaskRows, TaskShown
 
 ANSWERS_PER_TURN = 4
-WAITING_MAX = 65_536            # as many as may wait for a round
+LINK_WAITING_MAX = 8_192        # of one link, as many of which may wait for a round
 
 Question = ListTasks | ShowTask
+Answer = Callable[[Link, Question, Message], None]
 
 
 class Inspection:
@@ -33,27 +34,33 @@ class Inspection:
         self._machine = machine
         self._links = links
         self._next_turn = next_turn
-        self._waiting: deque[tuple[Link, Question]] = deque()
+        self._waiting: OrderedDict[Link, deque[tuple[Question, Answer]]] = OrderedDict()
         self.leading = False
 
-    def answer(self, link: Link, question: Question) -> bool:
-        """False: too many wait already, and this one will not be answered."""
-        if len(self._waiting) >= WAITING_MAX:
-            return False
-        self._waiting.append((link, question))
-        if len(self._waiting) == 1:
+    def answer(self, link: Link, question: Question, answer: Answer) -> bool:
+        """Calls `answer` later. False: too many of this link wait already, and this one will not be answered."""
+        if not self._waiting:
             self._next_turn(self._answer_some)
+        questions = self._waiting.setdefault(link, deque())
+        if len(questions) >= LINK_WAITING_MAX:
+            return False
+        questions.append((question, answer))
         return True
 
     def _answer_some(self) -> None:
-        for _ in range(min(ANSWERS_PER_TURN, len(self._waiting))):
-            link, question = self._waiting.popleft()
+        for _ in range(ANSWERS_PER_TURN):
+            if not self._waiting:
+                break
+            link, questions = self._waiting.popitem(last=False)
             if self._links.of_peer(link.peer) is not link:
                 continue
+            question, answer = questions.popleft()
+            if questions:
+                self._waiting[link] = questions         # behind the others
             if isinstance(question, ListTasks):
-                link.peer.send(listed(self._machine, self._links, question, leading=self.leading))
+                answer(link, question, listed(self._machine, self._links, question, leading=self.leading))
             else:
-                link.peer.send(shown(self._machine, self._links, question, leading=self.leading))
+                answer(link, question, shown(self._machine, self._links, question, leading=self.leading))
         if self._waiting:
             self._next_turn(self._answer_some)
 

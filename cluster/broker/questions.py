@@ -12,6 +12,7 @@ that. Of the own term, because only this broker tells of it, and only of what it
 nothing, which is what the round has shown. And what is committed but not applied yet, nobody was told of.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -22,7 +23,25 @@ from cluster.broker.link import Link, Links
 from cluster.broker.rounds import Rounds
 from cluster.broker.status import cluster_status, replica_status
 from cluster.state.machine import Machine
-from cluster.wire import Describe, ListTasks, ShowTask, StatusReply, StatusRequest, Watch
+from cluster.wire import (
+    MESSAGE_BYTES_MAX,
+    Describe,
+    Lease,
+    ListTasks,
+    Message,
+    NodeAnswer,
+    ShowTask,
+    StatusReply,
+    StatusRequest,
+    Watch,
+)
+
+LINK_QUESTIONS_MAX = 8_192      # of one link that wait for a round, so that one client does not take all the room
+STATUS_BYTES_MAX = MESSAGE_BYTES_MAX // 2
+TOO_MANY = "too many questions of this client wait at the leader; ask for fewer at a time, many tasks in one question"
+NOT_TAKEN = "the link to this client is full, or the answer is too large for it; ask for fewer tasks, or again later"
+
+Asked = Describe | ListTasks | ShowTask | StatusRequest     # what has a number, so that it can be refused
 
 Answering = Callable[[Link, msgspec.Struct], None]
 
@@ -54,11 +73,13 @@ class Questions:
         self._inspection = inspection
         self._leading = False
         self._rounds: Rounds[tuple[Answering, Link, msgspec.Struct]] = Rounds()
+        self._of_link: Counter[Link] = Counter()        # that wait for a round
         self._stalled = 0               # the round that was under way at the last `look`
 
     def restart(self, *, leading: bool) -> None:
         """Another term, or none: whoever asked the leader asks the next one. Who asked this broker is answered."""
         self._leading = self._inspection.leading = leading
+        self._of_link.clear()
         for _, link, question in self._rounds.end():
             if isinstance(question, StatusRequest):
                 self._tell_own(link, question)
@@ -68,10 +89,26 @@ class Questions:
     def after_round(self, answering: Answering, link: Link, question: msgspec.Struct) -> None:
         """Calls `answering` once it is certain that this broker led after the question came. All that come in one turn
         share a round."""
-        if self._rounds.add((answering, link, question)):
+        if not isinstance(question, Lease) and self._of_link[link] >= LINK_QUESTIONS_MAX:
+            self.refuse(link, question, TOO_MANY)
+        elif self._rounds.add((answering, link, question)):
+            self._of_link[link] += not isinstance(question, Lease)
             self._at_turn_end(self._begin)
         else:
-            self._refuse(link, "too many questions at once")
+            self.refuse(link, question, TOO_MANY)
+
+    def refuse(self, link: Link, question: msgspec.Struct, reason: str) -> None:
+        """Says so, where a question has a number. Who waits for results or follows tasks says all of that again over
+        its next link, in few messages; a lease is asked for again anyhow."""
+        self._refuse(link, reason)
+        if isinstance(question, Lease):
+            return
+        if not (isinstance(question, Asked) and link.peer.send(NodeAnswer(question.request, reason))):
+            self._delivery.let_go(link, type(question).__name__)
+
+    def answer(self, link: Link, question: Asked, answer: Message) -> None:
+        if not link.peer.send(answer):
+            self.refuse(link, question, NOT_TAKEN)
 
     def _begin(self) -> None:
         if self._leading and (number := self._rounds.begin()):
@@ -80,6 +117,8 @@ class Questions:
     def confirmed(self, number: int) -> None:
         """A majority has answered a heartbeat that was sent after round `number` had begun."""
         for answering, link, question in self._rounds.confirmed(number):
+            if not isinstance(question, Lease):
+                self._forget_one(link)
             if self._links.of_peer(link.peer) is link:
                 answering(link, question)
         self._begin()
@@ -90,8 +129,14 @@ class Questions:
         under_way = self._rounds.under_way
         if under_way and under_way == self._stalled:
             for _, link, question in self._rounds.withdraw(lambda item: isinstance(item[2], StatusRequest)):
+                self._forget_one(link)
                 self._tell_own(link, question)
         self._stalled = under_way
+
+    def _forget_one(self, link: Link) -> None:
+        self._of_link[link] -= 1
+        if not self._of_link[link]:
+            del self._of_link[link]
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
@@ -108,9 +153,13 @@ class Questions:
     def on_describe(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Describe)
         if message.stale:
-            self._delivery.describe(link, message)
+            self._describe(link, message)
         else:
-            self.after_round(self._delivery.describe, link, message)
+            self.after_round(self._describe, link, message)
+
+    def _describe(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, Describe)
+        self.answer(link, message, self._delivery.described(message))
 
     def on_inspect(self, link: Link, message: msgspec.Struct) -> None:
         """One task, or a list of them."""
@@ -122,8 +171,8 @@ class Questions:
 
     def _inspect(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, ListTasks | ShowTask)
-        if not self._inspection.answer(link, message):
-            self._refuse(link, "too many questions at once")
+        if not self._inspection.answer(link, message, self.answer):
+            self.refuse(link, message, TOO_MANY)
 
     # -- status -----------------------------------------------------------------------------------------------------
 
@@ -149,4 +198,13 @@ class Questions:
 
     def _reply(self, link: Link, message: msgspec.Struct, report: dict[str, object]) -> None:
         assert isinstance(message, StatusRequest)
-        link.peer.send(StatusReply(message.request, msgspec.Raw(msgspec.msgpack.encode(report))))
+        encoded = msgspec.msgpack.encode(report)
+        if len(encoded) > STATUS_BYTES_MAX:
+            self.refuse(
+                link,
+                message,
+                f"the status takes {len(encoded)} bytes, more than a message may: there are too many queues, workers "
+                "or long names; `tasks` lists what is in one queue",
+            )
+        else:
+            self.answer(link, message, StatusReply(message.request, msgspec.Raw(encoded)))

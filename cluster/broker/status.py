@@ -70,7 +70,7 @@ def _drained(name: str) -> dict[str, object]:
 
 
 def _parked(status: Status) -> dict[str, object]:
-    return {"parked": [dict(row) for row in status["parked"]]}
+    return {"parked": [dict(row) for row in status["parked"]], "parked_more": status["parked_more"]}
 
 
 def _running(held: list[Assignment], heard: tuple[int, ...], loop: int) -> set[int]:

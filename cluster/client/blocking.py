@@ -15,10 +15,10 @@ from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
-from cluster.client.inspection import Listing, TaskInfo
+from cluster.client.inspection import Listing, TaskInfo, ids_of
 from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
-from cluster.durations import Duration
+from cluster.durations import Duration, seconds, timeout_seconds
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
 from cluster.task_actor import TaskActor
@@ -109,12 +109,12 @@ class BlockingClient:
 
     def replay(self, tasks: Iterable[int]) -> int:
         """Runs tasks again that ended without a result; returns how many. As `Client.replay`."""
-        ids = list(tasks)
+        ids = list(ids_of(tasks))
         return self.run(lambda: self._client.replay(ids))
 
     def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:
         """What the cluster has of these tasks, as `Client.records`."""
-        ids = list(tasks)
+        ids = list(ids_of(tasks))
         return self.run(lambda: self._client.records(ids, stale=stale))
 
     def tasks(
@@ -136,7 +136,7 @@ class BlockingClient:
 
     def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Client.cancel`."""
-        ids = list(tasks)
+        ids = list(ids_of(tasks))
         self.run(lambda: self._client.cancel(ids, grace))
 
     def status(self, *, stale: bool = False) -> dict[str, Any]:
@@ -182,8 +182,9 @@ class BlockingHandle(Generic[R]):
     def id(self) -> int:
         return self._handle.id
 
-    def result(self, timeout: float | None = None) -> R:
-        """The result, or DeadlineExceeded after `timeout` seconds; the task goes on and may be asked for again."""
+    def result(self, timeout: Duration | None = None) -> R:
+        """The result, or DeadlineExceeded after `timeout`; the task goes on and may be asked for again."""
+        timeout_seconds(timeout)
         if not self._handle.done():
             self._client.run(lambda: self._handle.wait(timeout))
         return self._handle.value()
@@ -251,10 +252,10 @@ class BlockingBatch(Generic[R]):
         """(finished, not completed among them, all)."""
         return self._batch.progress
 
-    def results(self, timeout: float | None = None) -> list[R]:
+    def results(self, timeout: Duration | None = None) -> list[R]:
         """All results, in the order of the items; raises the first item's error (in item order) once all are finished.
 
-        DeadlineExceeded after `timeout` seconds; the tasks go on.
+        DeadlineExceeded after `timeout`; the tasks go on.
         """
         self._client.run(lambda: self._batch.wait(timeout))
         return self._batch.values()
@@ -266,8 +267,9 @@ class BlockingBatch(Generic[R]):
                 self._client.run(lambda count=place + 1: self._batch.wait(finished=count))  # type: ignore[misc]
             yield BlockingHandle(self._client, self._batch.finished(place))
 
-    def on_progress(self, report: Callable[[int, int, int], None], every: float = 0.1) -> None:
-        """Calls `report(finished, not completed, all)` about each `every` seconds until all are finished."""
+    def on_progress(self, report: Callable[[int, int, int], None], every: Duration = 0.1) -> None:
+        """Calls `report(finished, not completed, all)` about each `every` (a duration) until all are finished."""
+        seconds("every", every)
         while self._batch.progress[0] < len(self._batch):
             with suppress(DeadlineExceeded):
                 self._client.run(lambda: self._batch.wait(every))

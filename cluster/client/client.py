@@ -12,10 +12,10 @@ from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
-from cluster.client.inspection import Listing, TaskInfo, checked_id, show
+from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.succession import SessionLimits, Succession
 from cluster.client.task_actors import ActorProxy
-from cluster.durations import Duration, milliseconds
+from cluster.durations import Duration, deadline_seconds, milliseconds
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -45,12 +45,12 @@ class Client:
     """An asynchronous client of one cluster. Make it with `connect`; it lives in the running event loop."""
 
     def __init__(
-        self, plan: topology.Topology, ports: Callable[[], Ports], deadline: float, require_leader: bool = True,
+        self, plan: topology.Topology, ports: Callable[[], Ports], deadline: Duration, require_leader: bool = True,
         *, only_looks: bool = False, limits: SessionLimits | None = None,
     ) -> None:
         self._topology = plan
         self._make_ports = ports
-        self._deadline = deadline
+        self._deadline = deadline_seconds(deadline)
         self._require_leader = require_leader
         self._only_looks = only_looks
         self._limits = limits or SessionLimits()
@@ -60,16 +60,16 @@ class Client:
 
     @classmethod
     def connect(
-        cls, topology_file: str | Path, *, deadline: float = DEADLINE_S, require_leader: bool = True,
+        cls, topology_file: str | Path, *, deadline: Duration = DEADLINE_S, require_leader: bool = True,
         only_looks: bool = False,
     ) -> "Client":
         """A client of the cluster that `topology_file` describes; use it as `async with`.
 
-        Entering waits until a session stands, at most `deadline` seconds, which is also the default deadline of
-        every request. Without `require_leader` it enters all the same after that time, to look at what there is.
+        Entering waits until a session stands, at most `deadline` (a duration), which is also the deadline of every
+        request. Without `require_leader` it enters all the same after that time, to look at what there is.
         With `only_looks` it opens no session, so that nothing of it is written into the log: it can ask for status,
         records and results, and submits nothing.
-        Raises TopologyError; on entering Unavailable.
+        Raises TopologyError, TypeError and ValueError for a deadline that is none; on entering Unavailable.
         """
         plan = topology.load(Path(topology_file))
 
@@ -82,7 +82,7 @@ class Client:
 
     @classmethod
     def open(
-        cls, topology_file: str | Path, *, deadline: float = DEADLINE_S, require_leader: bool = True,
+        cls, topology_file: str | Path, *, deadline: Duration = DEADLINE_S, require_leader: bool = True,
         only_looks: bool = False,
     ) -> "BlockingClient":
         """The same for programs without an event loop: a client whose calls block, for any number of threads. Use it as
@@ -168,7 +168,7 @@ class Client:
         run again. Raises Overloaded, Unavailable and DeadlineExceeded by the deadline.
         """
         replayed = 0
-        remaining = map(checked_id, tasks)
+        remaining = ids_of(tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
             actor = await self._session(self._sessions.for_cancel, end)
@@ -187,7 +187,7 @@ class Client:
         Raises Unavailable or DeadlineExceeded.
         """
         found: list[Record] = []
-        remaining = map(checked_id, tasks)
+        remaining = ids_of(tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, HELLO_ITEMS_MAX)):
             answer = await self._ask(lambda number, chunk=chunk: Describe(number, chunk, stale), end, stale=stale)  # type: ignore[misc]
@@ -222,7 +222,7 @@ class Client:
 
     async def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Handle.cancel` does. Nothing is said of those that have ended or are not known."""
-        remaining = map(checked_id, tasks)
+        remaining = ids_of(tasks)
         while chunk := list(islice(remaining, CANCEL_TASKS_MAX)):
             await self._cancel(chunk, grace)
 
@@ -385,7 +385,8 @@ def _encoded(task: Task[..., Any], items: Iterable[Any], kwargs: dict[str, Any],
         try:
             bodies.append(task.encode((item,), kwargs))
         except (ClusterError, TypeError) as error:
-            error.add_note(f"item {first + len(bodies)} of the map; the chunks before it are submitted")
+            submitted = f"the {first} items before its chunk are submitted" if first else "nothing of it was submitted"
+            error.add_note(f"item {first + len(bodies)} of the map; {submitted}")
             raise
     return bodies
 

@@ -158,6 +158,8 @@ def _task_for(fn: object) -> Task[..., Any]:
     for task in registered_tasks().values():
         if task.function is fn and not isinstance(task, MethodTask):
             return task_of(task)
+    if getattr(fn, "is_called_as", ""):
+        return task_of(fn)      # raises, and says how
     name = getattr(fn, "__qualname__", repr(fn))
     raise TaskNotFound(
         f"{name} is not a task: put @task above it, in a module that workers import; they find it by its name, and "

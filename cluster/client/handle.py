@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from actors import MILLISECOND, SECOND
+from actors import MILLISECOND
 from cluster.client.watching import Event, watch
-from cluster.durations import Duration
+from cluster.durations import Duration, seconds, timeout_seconds
 from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
 from cluster.state.effects import (
     STATE_CANCELLED,
@@ -58,18 +58,20 @@ class Handle(Generic[R]):
             yield from self._arrival().__await__()
         return self.value()
 
-    async def result(self, timeout: float | None = None) -> R:
-        """The result, or DeadlineExceeded after `timeout` seconds; the task goes on and may be awaited again."""
+    async def result(self, timeout: Duration | None = None) -> R:
+        """The result, or DeadlineExceeded after `timeout`; the task goes on and may be awaited again.
+        Raises TypeError and ValueError for a timeout that is none."""
         await self.wait(timeout)
         return self.value()
 
-    async def wait(self, timeout: float | None = None) -> None:
+    async def wait(self, timeout: Duration | None = None) -> None:
         """Until the task has ended, whatever became of it, or DeadlineExceeded."""
+        limit = timeout_seconds(timeout)
         if not self.done():
             await self._client._within(
                 self._arrival(),
-                timeout,
-                lambda: DeadlineExceeded(f"task {self.id} has no result after {timeout:g} s", outcome="unknown"),
+                limit,
+                lambda: DeadlineExceeded(f"task {self.id} has no result after {limit:g} s", outcome="unknown"),
             )
 
     def value(self) -> R:
@@ -193,18 +195,19 @@ class Batch(Generic[R]):
     def __await__(self) -> Generator[Any, None, list[R]]:
         return self.results().__await__()
 
-    async def results(self, timeout: float | None = None) -> list[R]:
+    async def results(self, timeout: Duration | None = None) -> list[R]:
         """All results; raises the first item's error (in item order) once all are finished.
 
-        DeadlineExceeded after `timeout` seconds; the tasks go on.
+        DeadlineExceeded after `timeout`; the tasks go on.
         """
         await self.wait(timeout)
         return self.values()
 
-    async def wait(self, timeout: float | None = None, *, finished: int | None = None) -> None:
+    async def wait(self, timeout: Duration | None = None, *, finished: int | None = None) -> None:
         """Until all, or `finished` of them, have ended, or DeadlineExceeded."""
         wanted = len(self._records) if finished is None else finished
-        end = None if timeout is None else self._client._ports.clock.now() + int(timeout * SECOND)
+        limit = timeout_seconds(timeout)
+        end = None if limit is None else self._client._deadline_at(limit)
         while len(self._finished) < wanted or not self._complete:
             waiter: asyncio.Future[None] = self._client._loop.create_future()
             self._waiters.append(waiter)
@@ -238,13 +241,14 @@ class Batch(Generic[R]):
             handle.deliver(record)
         return handle
 
-    async def on_progress(self, report: Callable[[int, int, int], None], every: float = 0.1) -> None:
-        """Calls `report(finished, not completed, all)` about each `every` seconds until all are finished."""
+    async def on_progress(self, report: Callable[[int, int, int], None], every: Duration = 0.1) -> None:
+        """Calls `report(finished, not completed, all)` about each `every` (a duration) until all are finished."""
         clock = self._client._ports.clock
+        pause = int(seconds("every", every) * 1_000) * MILLISECOND
         while len(self._finished) < len(self._records):
             waiter: asyncio.Future[None] = self._client._loop.create_future()
             timer = clock.call_at(
-                clock.now() + int(every * 1000) * MILLISECOND,
+                clock.now() + pause,
                 lambda waiter=waiter: None if waiter.done() else waiter.set_result(None),  # type: ignore[misc]
             )
             await waiter

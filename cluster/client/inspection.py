@@ -1,6 +1,6 @@
 """What a user sees of single tasks: lists of them, and one with all that its record has."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ class AttemptInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """What the cluster has of one task. In a list it ends with `error`: what follows that is of `Client.task`."""
+    """What the cluster has of one task. In a list it ends with `parked_why`: what follows is of `Client.task`."""
 
     id: int
     state: str                          # pending, processing, completed, failed, dead, cancelled or expired
@@ -61,6 +61,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None  # the last attempt that has ended
     ended_at: datetime | None = None
     error: str = ""                     # of the last attempt: type, and the message's first line
+    parked_why: str = ""                # what a worker would need that took it
     attempts: tuple[AttemptInfo, ...] = ()      # that have ended, the last 10
     timeout_s: float | None = None
     soft_timeout_s: float | None = None         # None: it has none
@@ -153,6 +154,7 @@ def info_of(row: TaskRow, details: TaskDetails | None = None) -> TaskInfo:
         started_at=_date(row.started_ms),
         ended_at=_date(row.ended_ms),
         error=row.error,
+        parked_why=row.why_parked,
     )
     if details is None:
         return info
@@ -206,6 +208,13 @@ def checked_id(task: object) -> int:
     if not 0 <= task < 1 << 64:
         raise ValueError(f"{task} is no task's id: they have 64 bits")
     return task
+
+
+def ids_of(tasks: object) -> Iterator[int]:
+    """Ids of tasks, checked one by one. Raises TypeError at once for what is not several of them."""
+    if not isinstance(tasks, Iterable) or isinstance(tasks, str | bytes):
+        raise TypeError(f"tasks: expected ids of tasks, such as [{tasks!r}], not {tasks!r} alone")
+    return map(checked_id, tasks)
 
 
 def _checked_states(state: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from actors import Peer
-from cluster.errors import ClusterError, Unavailable
+from cluster.errors import ClusterError, Overloaded, Unavailable
 from cluster.wire import Described, EndNode, Message, NodeAnswer, StatusReply, StatusRequest, TaskRows, TaskShown
+
+RETRY_AFTER_S = 1.0         # a question that was refused
 
 Answered = Described | TaskRows | TaskShown
 
@@ -82,9 +84,14 @@ class Questions:
         return future
 
     def on_node_answer(self, peer: Peer, message: NodeAnswer) -> None:
-        future = self._ends.pop(message.request, None)
+        """Also the refusal of any other question."""
+        number = message.request
+        future = self._ends.pop(number, None)
         if future is not None and not future.done():
             future.set_result(message.refusal)
+        asked: Future[Any] | None = self._asked.get(number) or self._stale.get(number) or self._status.get(number)
+        if asked is not None and message.refusal:
+            reject(asked, Overloaded(f"not answered: {message.refusal}", RETRY_AFTER_S))
 
     def on_status(self, peer: Peer, message: StatusReply) -> None:
         future = self._status.pop(message.request, None)

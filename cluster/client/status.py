@@ -8,7 +8,7 @@ import msgspec
 
 from actors import MILLISECOND, Clock, Nanos
 from cluster.client.actor import ClientActor
-from cluster.errors import Unavailable
+from cluster.errors import Overloaded, Unavailable
 from cluster.topology import Topology
 
 BROKER_ANSWER_TIMEOUT = 2_000 * MILLISECOND     # a broker that is silent for so long is shown as down
@@ -21,11 +21,12 @@ Pause = Callable[[float], Awaitable[None]]      # for so many seconds
 async def gather_status(
     actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, pause: Pause, *, stale: bool = False
 ) -> dict[str, Any]:
-    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`.
+    """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`,
+    `parked_more`.
 
-    Brokers that do not answer have role "down" and nulls; the last three are empty while no leader knows that
-    it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
-    one that it follows. Raises Unavailable if the client has ended.
+    Brokers that do not answer have role "down" and nulls; what follows `brokers` is empty while no leader knows that
+    it leads. With `stale` nobody has to know: it is that of the broker that has applied most, and `leader` is the
+    one that it follows. Raises Unavailable if the client has ended, Overloaded if a broker would not answer.
     """
 
     async def ask(node: str) -> bytes:
@@ -47,6 +48,9 @@ async def gather_status(
     refused = [reply for reply in replies if isinstance(reply, Unavailable)]
     if refused and actor.has_ended:
         raise refused[0]
+    for reply in replies:
+        if isinstance(reply, Overloaded):
+            raise reply
     reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
     source = max([report for report in known if "queues" in report], key=_age, default=None)
@@ -60,6 +64,7 @@ async def gather_status(
         "workers": source["workers"] if source else [],
         "queues": source["queues"] if source else [],
         "parked": source.get("parked", []) if source else [],
+        "parked_more": source.get("parked_more", 0) if source else 0,
     }
 
 

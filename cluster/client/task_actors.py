@@ -52,6 +52,11 @@ class ActorMethod(Generic[P, R]):
         """The same with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
         return ActorMethod(self._client, self._task.options(**options))
 
+    @property
+    def is_called_as(self) -> str:
+        """For who hands it to `submit` instead of calling it."""
+        return _called_as(self._task)
+
     def __repr__(self) -> str:
         return f"<method {self._task.name}>"
 
@@ -83,8 +88,17 @@ class BlockingActorMethod(Generic[P, R]):
         """The same with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
         return BlockingActorMethod(self._client, self._task.options(**options))
 
+    @property
+    def is_called_as(self) -> str:
+        """For who hands it to `submit` instead of calling it."""
+        return _called_as(self._task)
+
     def __repr__(self) -> str:
         return f"<method {self._task.name}>"
+
+
+def _called_as(task: MethodTask[..., Any]) -> str:
+    return f"cluster.actor({task.actor.__name__}).{task.name.rpartition('.')[2]}"
 
 
 class ActorProxy(Generic[A]):

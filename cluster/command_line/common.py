@@ -67,8 +67,9 @@ Command = Callable[..., None]
 
 topology_argument = click.argument("topology", type=click.Path(dir_okay=False))
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text for people.")
+DEADLINE = click.FloatRange(min=0, min_open=True)
 _deadline = click.option(
-    "--deadline", default=LOOK_DEADLINE_S, show_default=True, help="Seconds to wait for a leader."
+    "--deadline", default=LOOK_DEADLINE_S, show_default=True, type=DEADLINE, help="Seconds to wait for a leader."
 )
 _stale = click.option("--stale", is_flag=True, help="Ask no leader: show what a broker has, which may be old.")
 

@@ -14,6 +14,7 @@ from actors import MILLISECOND, Nanos
 from cluster.client.client import Client
 from cluster.client.nodes import carry_out
 from cluster.client.rolling import SECOND, Ask, Course, GiveUp, Limits, Rest, Step, Turn, Wanted
+from cluster.command_line.common import DEADLINE
 from cluster.durations import milliseconds
 from cluster.topology import Topology, load
 from cluster.wire import END_LIMIT_MS_MAX
@@ -41,7 +42,9 @@ wait_option = click.option(
     help="How long a node may take to be back, beside that.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object in the end, nothing else.")
-deadline_option = click.option("--deadline", default=5.0, show_default=True, help="Seconds to wait for a leader.")
+deadline_option = click.option(
+    "--deadline", default=5.0, show_default=True, type=DEADLINE, help="Seconds to wait for a leader."
+)
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import click
 
 from cluster.client.client import Client
-from cluster.command_line.common import EXIT_SAID, TaskId, run, topology_argument
+from cluster.command_line.common import DEADLINE, EXIT_SAID, TaskId, run, topology_argument
 from cluster.state.commands import REPLAY_TASKS_MAX
 
 DEADLINE_S = 30.0
@@ -103,7 +103,8 @@ def report(done: Replayed, *, dry_run: bool) -> None:
 @click.option("--queue", help="All of this queue.")
 @click.option("--name", help="All of this task name, as in MODULE:FUNCTION.")
 @click.option("--dry-run", is_flag=True, help="Only say which of them would be run again.")
-@click.option("--deadline", default=DEADLINE_S, show_default=True, help="Seconds until it must be confirmed.")
+@click.option("--deadline", default=DEADLINE_S, show_default=True, type=DEADLINE,
+              help="Seconds until it must be confirmed.")
 def replay(
     topology: str,
     tasks: tuple[int, ...],

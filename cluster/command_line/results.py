@@ -8,6 +8,7 @@ import click
 from cluster.client.client import DEADLINE_S, Client
 from cluster.client.handle import CANCEL_GRACE
 from cluster.command_line.common import (
+    DEADLINE,
     EXIT_SAID,
     LOOK_DEADLINE_S,
     DurationText,
@@ -41,7 +42,8 @@ EXITS: dict[type[ClusterError], int] = {
 @topology_argument
 @click.argument("task", metavar="ID", type=TaskId())
 @click.option("--timeout", type=DurationText(), help="How long to wait for it; for ever without.")
-@click.option("--deadline", default=LOOK_DEADLINE_S, show_default=True, help="Seconds to wait for a leader.")
+@click.option("--deadline", default=LOOK_DEADLINE_S, show_default=True, type=DEADLINE,
+              help="Seconds to wait for a leader.")
 def result(topology: str, task: int, timeout: str | float | None, deadline: float) -> None:
     """Wait for the result of a task and print it as JSON.
 
@@ -65,7 +67,8 @@ async def _result(topology: str, task: int, timeout_s: float | None, deadline: f
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True, type=TaskId())
 @click.option("--grace", default=CANCEL_GRACE, show_default=True, type=DurationText(),
               help="From being asked to stop until its process is ended.")
-@click.option("--deadline", default=DEADLINE_S, show_default=True, help="Seconds until it must be confirmed.")
+@click.option("--deadline", default=DEADLINE_S, show_default=True, type=DEADLINE,
+              help="Seconds until it must be confirmed.")
 def cancel(topology: str, task_ids: tuple[int, ...], grace: str | float, deadline: float) -> None:
     """Cancel tasks; print the state of each after that.
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from cluster.client.client import Client
-from cluster.command_line.common import DurationText, busy, run, topology_argument
+from cluster.command_line.common import DEADLINE, DurationText, busy, run, topology_argument
 from cluster.command_line.waiting import as_json_text, awaited
 from cluster.errors import TaskNotFound
 from cluster.task import Task
@@ -43,7 +43,8 @@ class TakesNegativeNumbers(click.Command):
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
-@click.option("--deadline", default=30.0, show_default=True, help="Seconds until the submit must be confirmed.")
+@click.option("--deadline", default=30.0, show_default=True, type=DEADLINE,
+              help="Seconds until the submit must be confirmed.")
 @click.option("--key", help="For the instance of a TaskActor that owns this key; FUNCTION is then CLASS.METHOD.")
 @click.option("--queue", help="Only workers that serve this queue take it.")
 @click.option("--priority", type=int, help="0 to 9, 9 comes first.")

@@ -135,7 +135,7 @@ def note(info: TaskInfo) -> str:
     if info.state == "processing":
         return {True: "running", False: f"waits at slot {info.slot}", None: ""}[info.running]
     if info.parked:
-        return "parked: no worker has it"
+        return f"parked: {info.parked_why or 'no worker has it'}"
     if info.delayed:
         return f"delayed; {info.error}" if info.error else "delayed"
     return info.error

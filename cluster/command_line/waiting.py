@@ -40,7 +40,8 @@ async def _say_what_it_waits_for(cluster: Client, task: int) -> None:
 def waits_for(info: TaskInfo) -> str:
     """What a task waits for other than its turn; "" if it is that."""
     if info.parked:
-        return f"no worker that serves the queue {info.queue!r} has {info.name}; `status` shows the workers"
+        why = info.parked_why or f"no worker that serves the queue {info.queue!r} has {info.name}"
+        return f"{why}; `status` shows the workers"
     if info.delayed and info.ready_at is not None:
         return f"not due before {info.ready_at:%Y-%m-%d %H:%M:%S} UTC"
     return ""

@@ -23,7 +23,7 @@ from cluster.state.commands import Failure
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.queues import DELAYED, HELD, PENDING
-from cluster.state.status import STATE_NAMES
+from cluster.state.status import STATE_NAMES, why_parked
 from cluster.state.tables import Tables
 from cluster.state.task_rows import PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
 from cluster.state.tasks import SHARDS, Task, place_of
@@ -79,6 +79,8 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         slot = task.holder & ((1 << SLOT_BITS) - 1)
         worker = tables.sessions.by_id[session].name
         last = None         # the times are of the attempt that is shown
+    channel = tables.queues.channels[spec.channel]
+    is_parked = state == PENDING and not channel.pools
     return TaskRow(
         task.id,
         STATE_NAMES[state],
@@ -90,7 +92,7 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         task.crashes,
         task.failures,
         state == DELAYED,
-        state == PENDING and not tables.queues.channels[spec.channel].pools,
+        is_parked,
         task.is_cancelled,
         worker,
         session,
@@ -99,6 +101,7 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         last.started_ms if last is not None else 0,
         last.ended_ms if last is not None else 0,
         "" if state == STATE_COMPLETED or not ended else first_line(ended[-1].error),
+        why_parked(tables, channel) if is_parked else "",
     )
 
 

@@ -16,8 +16,12 @@ from cluster.state.keys import KeyedChannel
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
+from cluster.state.texts import head
 
 PARKED_NAMES_SHOWN_MAX = 1_000
+PARKED_BYTES_MAX = 512 * 1024       # of their texts: a task may have 64 labels of 512 bytes
+PARKED_OVERHEAD_BYTES = 64
+WHY_LABELS_BYTES_MAX = 256          # of the labels in a reason; the row has them all
 
 STATE_NAMES = {
     STATE_COMPLETED: "completed",
@@ -72,6 +76,7 @@ class Status(TypedDict):
     workers: list[WorkerStatus]
     clients: int
     parked: list[ParkedStatus]
+    parked_more: int        # names that have no row in `parked`: there are too many, or their labels are too long
     counters: dict[str, int]
     now_ms: int
 
@@ -82,6 +87,7 @@ def status_of(tables: Tables) -> Status:
     per_queue: dict[str, int] = {}
     for channel in parked:
         per_queue[channel.queue.name] = per_queue.get(channel.queue.name, 0) + channel.waiting
+    rows = _parked_rows(tables, parked)
     return Status(
         queues=[
             QueueStatus(
@@ -101,23 +107,49 @@ def status_of(tables: Tables) -> Status:
         ],
         workers=[_worker(session) for session in tables.sessions if session.worker is not None],
         clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
-        parked=[
-            _parked(tables, channel) for channel in parked[:PARKED_NAMES_SHOWN_MAX]
-        ],
+        parked=rows,
+        parked_more=len(parked) - len(rows),
         counters=tables.counters.as_dict(),
         now_ms=tables.now_ms,
     )
 
 
+def _parked_rows(tables: Tables, parked: list[Channel]) -> list[ParkedStatus]:
+    rows: list[ParkedStatus] = []
+    size = 0
+    for channel in parked[:PARKED_NAMES_SHOWN_MAX]:
+        row = _parked(tables, channel)
+        texts = (row["queue"], row["name"], row["why"], *row["labels"])
+        size += PARKED_OVERHEAD_BYTES + sum([len(text.encode()) for text in texts])
+        if size > PARKED_BYTES_MAX:
+            break
+        rows.append(row)
+    return rows
+
+
 def _parked(tables: Tables, channel: Channel) -> ParkedStatus:
+    return ParkedStatus(
+        queue=channel.queue.name,
+        name=_next_name(channel),
+        labels=list(channel.labels),
+        ready=channel.waiting,
+        why=why_parked(tables, channel),
+    )
+
+
+def why_parked(tables: Tables, channel: Channel) -> str:
+    """What a worker would need that took what waits there."""
     queue, name, labels = channel.queue.name, _next_name(channel), list(channel.labels)
-    who = f"no worker with {'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}" if labels else "no worker"
+    listed = ", ".join(labels)
+    if len(listed.encode()) > WHY_LABELS_BYTES_MAX:
+        listed = head(listed, WHY_LABELS_BYTES_MAX) + f"... ({len(labels)} in all)"
+    who = f"no worker with {'label' if len(labels) == 1 else 'labels'} {listed}" if labels else "no worker"
     why = f"{who} announces {name} for queue {queue}"
     if labels and tables.credit.serving(queue, name, ()):
         why += "; workers without do"
     if channel.key:
         why += f", which is next for key {channel.key} of {channel.name.name}"
-    return ParkedStatus(queue=queue, name=name, labels=labels, ready=channel.waiting, why=why)
+    return why
 
 
 def _next_name(channel: Channel) -> str:

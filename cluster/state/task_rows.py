@@ -52,6 +52,7 @@ class TaskRow(Struct, array_like=True, gc=False, frozen=True):
     started_ms: int
     ended_ms: int
     error: str
+    why_parked: str = ""    # what a worker would need that took it, as in the status
 
 
 class TaskDetails(Struct, array_like=True, gc=False, frozen=True):

@@ -213,7 +213,8 @@ class Executor:
             return
         self._in_users_code = False             # once
         if self._coroutine is None:
-            raise soft_time_limit(running.name)
+            assert self._task is not None, "a task runs in its own code"
+            raise soft_time_limit(self._task)
         self._coroutine.cancel()
         self._coroutine.get_loop().call_soon_threadsafe(lambda: None)      # it may sleep in `select`
 
@@ -228,7 +229,8 @@ class Executor:
             return self._runner.run(self._watched(coroutine))
         except asyncio.CancelledError:
             if self._page.is_warned(self._number):
-                raise soft_time_limit(running.name) from None
+                assert self._task is not None
+                raise soft_time_limit(self._task) from None
             raise
         finally:
             self._coroutine = None
@@ -239,8 +241,9 @@ class Executor:
         return await coroutine
 
 
-def soft_time_limit(name: str) -> SoftTimeLimit:
-    return SoftTimeLimit(f"{name} has run for its soft time limit")
+def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:
+    limit_s = assignment.soft_timeout_ms / 1_000
+    return SoftTimeLimit(f"{assignment.name} has run for its soft time limit of {limit_s:g} s")
 
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:

@@ -281,7 +281,7 @@ def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Fail
         exit_code = code if isinstance(code, int) else int(code is not None)
         return OUTCOME_CRASHED, replace(failure_of(exception), exit_code=exit_code & 0xFF)
     if asked == ASK_WARN and isinstance(exception, asyncio.CancelledError):
-        late = soft_time_limit(assignment.name).with_traceback(exception.__traceback__)
+        late = soft_time_limit(assignment).with_traceback(exception.__traceback__)
         return OUTCOME_FAILED, failure_of(late, may_retry=True)
     return OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
 

@@ -404,7 +404,7 @@ def test_an_item_that_cannot_travel_and_one_that_failed_are_named_by_their_posit
         return refused.value.__notes__, failed.value.__notes__, batch.ids
 
     refused, failed, ids = rig.run(user)
-    assert refused == ["item 2000 of the map; the chunks before it are submitted"]
+    assert refused == ["item 2000 of the map; the 1024 items before its chunk are submitted"]
     assert failed == [f"item 0 of the map, task {ids[0]}"]
 
 

@@ -133,6 +133,7 @@ def test_commands_options_and_choices_are_completed(words: list[str], offers: li
     [
         ({}, ""),
         ({"parked": True}, "parked: no worker has it"),
+        ({"parked": True, "parked_why": "no worker with label gpu"}, "parked: no worker with label gpu"),
         ({"delayed": True}, "delayed"),
         ({"delayed": True, "error": "OSError: away"}, "delayed; OSError: away"),
         ({"state": "processing", "slot": 1, "running": True}, "running"),
@@ -149,6 +150,8 @@ def test_what_a_state_does_not_say_is_noted(changes: dict[str, Any], says: str) 
 def test_what_a_task_waits_for_besides_its_turn_is_said() -> None:
     assert waits_for(WAITS) == waits_for(FAILED) == ""
     assert waits_for(structs.replace(WAITS, parked=True)).startswith("no worker that serves the queue 'mail' has shop:")
+    known = structs.replace(WAITS, parked=True, parked_why="no worker with label gpu announces shop:total")
+    assert waits_for(known) == "no worker with label gpu announces shop:total; `status` shows the workers"
     assert waits_for(structs.replace(WAITS, delayed=True)) == ""
     assert waits_for(structs.replace(WAITS, delayed=True, ready_at=DATE)) == "not due before 2026-01-31 09:30:05 UTC"
 
@@ -200,6 +203,12 @@ def test_top_shows_rates_between_two_looks() -> None:
     assert lines["mail"][1] == "1.5"
     assert lines["b1"][2:5] == ["1005", "2.5", "7"]
     assert lines["w1"][-1] == "draining"
+
+
+def test_top_marks_a_worker_that_an_operator_has_taken_out() -> None:
+    out = {"node": "w2", "pid": None, "slots": 0, "running": 0, "waiting": 0, "draining": False, "drained": True}
+    text = text_of(top.picture(REPORT, {**REPORT, "workers": [WORKER, out]}, 1.0), 100)
+    assert next(line for line in text.splitlines() if line.startswith("w2")).split()[-1] == "drained"
 
 
 def test_top_has_no_rates_at_first_and_none_across_a_time_without_a_leader() -> None:

@@ -141,7 +141,8 @@ def test_a_time_limit_is_retried_if_the_retry_says_so(cluster: LocalCluster) -> 
 
 def test_a_task_is_warned_once_of_its_soft_time_limit(cluster: LocalCluster) -> None:
     value, record = outcome(cluster, lambda client: client.submit(finish_when_warned, "x"))
-    assert value == [f"SoftTimeLimit: {finish_when_warned.name} has run for its soft time limit"]
+    limit_s = finish_when_warned.wire_options.soft_timeout_ms / 1_000
+    assert value == [f"SoftTimeLimit: {finish_when_warned.name} has run for its soft time limit of {limit_s:g} s"]
     assert (record.state, record.attempts) == ("completed", 1)
 
 

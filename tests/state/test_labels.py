@@ -82,3 +82,14 @@ def test_options_with_labels_in_another_order_are_other_options_of_one_channel(r
     queues = rig.leader._tables.queues
     one, other = (queues.spec("f", Options(labels=labels), 0) for labels in (("a", "b"), ("b", "a")))
     assert one.channel == other.channel
+
+
+def test_a_single_task_that_is_parked_has_the_reason_of_the_status(rig: Rig) -> None:
+    client = rig.client()
+    (task,) = client.submit(labels=("gpu",))
+    (free,) = client.submit("f")
+    rig.worker(names=("f",))
+    found = [rig.leader.details(number) for number in (task, free)]
+    (row,) = parked(rig)
+    assert [details.row.why_parked for details in found if details] == [row["why"], ""]
+    assert row["why"].startswith("no worker with label gpu")

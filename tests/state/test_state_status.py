@@ -1,5 +1,6 @@
 """What status shows."""
 
+from msgspec import msgpack
 from state_rig import Rig
 
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_FAILED
@@ -63,3 +64,20 @@ def test_effects_of_several_entries_together_are_all_that_the_worker_got(rig: Ri
         for session, assignments in rig.effects.assignments.items():
             collected.assignments.setdefault(session, []).extend(assignments)
     assert collected.assignments == {worker.session: worker.inbox}
+
+
+def test_what_is_parked_takes_a_bounded_part_of_the_status(rig: Rig):
+    client = rig.client()
+    for number in range(200):
+        labels = tuple(f"{number:03}{label:03}" + "x" * 500 for label in range(64))
+        client.submit(f"f{number}", labels=labels)
+    status = rig.leader.status()
+    assert 0 < len(status["parked"]) < 200 and len(status["parked"]) + status["parked_more"] == 200
+    assert len(msgpack.encode(status)) < 1024 * 1024
+    assert status["parked"][0]["why"].endswith("... (64 in all) announces f0 for queue default")
+    assert len(status["parked"][0]["labels"]) == 64
+
+
+def test_of_few_names_that_are_parked_none_is_left_out(rig: Rig):
+    rig.client().submit("nobody")
+    assert rig.leader.status()["parked_more"] == 0

@@ -1,0 +1,183 @@
+"""Too many questions, and answers that are too large: whoever asked hears of it, and others do not wait for it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from client_world import ClientWorld, Parcel, unserved, work
+
+from actors import SECOND, Ports
+from cluster import Client, Overloaded, TaskNotFound
+from cluster.broker import questions
+from cluster.broker.delivery import Delivery
+from cluster.broker.inspection import ANSWERS_PER_TURN, Inspection
+from cluster.broker.link import Link, Links
+from cluster.broker.questions import LINK_QUESTIONS_MAX, STATUS_BYTES_MAX, Questions
+from cluster.state.machine import Machine
+from cluster.wire import (
+    Describe,
+    Described,
+    Lease,
+    NodeAnswer,
+    ShowTask,
+    StatusReply,
+    StatusRequest,
+    TaskShown,
+    Watch,
+)
+
+
+class Line:
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.takes: Callable[[object], bool] = lambda message: True
+
+    def send(self, message: object) -> bool:
+        if self.takes(message):
+            self.said.append(message)
+            return True
+        return False
+
+
+class Quiet:
+    def event(self, name: str, /, **fields: object) -> None:
+        return
+
+
+class Leader:
+    """Its questions, and links of clients. `report` is its own row of the status."""
+
+    def __init__(self) -> None:
+        machine = Machine()
+        self.links = Links(machine)
+        self.later: deque[Callable[[], object]] = deque()
+        self.round = 0
+        self.dropped: list[Link] = []
+        self.report: dict[str, object] = {}
+        delivery = Delivery(machine, self.links, Quiet(), self.dropped.append)
+        inspection = Inspection(machine, self.links, self.later.append)
+        self.questions = Questions(
+            machine, self.links, delivery, lambda: self.report, lambda callback: callback(), self._ask,
+            lambda link, reason: None, inspection,
+        )  # fmt: skip
+        self.questions.restart(leading=True)
+
+    def _ask(self, number: int) -> None:
+        self.round = number
+
+    def link(self, name: str) -> tuple[Link, Line]:
+        line = Line()
+        link = Link(line, name, 1, 2)  # type: ignore[arg-type]
+        self.links.add(link)
+        return link, line
+
+    def confirm(self) -> None:
+        for _ in range(3):
+            self.questions.confirmed(self.round)
+
+
+def refusals(line: Line) -> list[NodeAnswer]:
+    return [message for message in line.said if isinstance(message, NodeAnswer)]
+
+
+def test_one_client_does_not_take_all_the_room_for_questions():
+    leader = Leader()
+    (greedy, loud), (modest, quiet) = leader.link("greedy"), leader.link("modest")
+    for number in range(LINK_QUESTIONS_MAX + 100):
+        leader.questions.on_describe(greedy, Describe(number, [1]))
+    leader.questions.on_describe(modest, Describe(7, [1]))
+    assert [message.request for message in refusals(loud)] == list(range(LINK_QUESTIONS_MAX, LINK_QUESTIONS_MAX + 100))
+    assert "fewer at a time" in refusals(loud)[0].refusal
+    leader.confirm()
+    assert isinstance(quiet.said[0], Described) and len(loud.said) == LINK_QUESTIONS_MAX + 100
+    leader.questions.on_describe(greedy, Describe(1, [1]))
+    leader.confirm()
+    assert isinstance(loud.said[-1], Described), "there is room again"
+
+
+def test_who_waits_for_too_many_results_one_by_one_says_it_again_over_the_next_link():
+    leader = Leader()
+    link, line = leader.link("c")
+    for task in range(LINK_QUESTIONS_MAX + 1):
+        leader.questions.on_watch(link, Watch([task]))
+    assert leader.dropped == [link] and line.said == []
+
+
+def test_leases_are_not_counted():
+    leader = Leader()
+    link, line = leader.link("c")
+    for sent in range(LINK_QUESTIONS_MAX + 1):
+        leader.questions.after_round(lambda link, question: None, link, Lease(1, sent))
+    leader.questions.on_describe(link, Describe(1, [1]))
+    leader.confirm()
+    assert [type(message) for message in line.said] == [Described]
+
+
+def test_single_tasks_are_shown_to_all_links_in_turns():
+    leader = Leader()
+    (greedy, loud), (modest, quiet) = leader.link("greedy"), leader.link("modest")
+    for number in range(1_000):
+        leader.questions.on_inspect(greedy, ShowTask(number, 1, stale=True))
+    leader.questions.on_inspect(modest, ShowTask(7, 1, stale=True))
+    leader.later.popleft()()
+    assert [type(message) for message in quiet.said] == [TaskShown] and len(loud.said) == ANSWERS_PER_TURN - 1
+    while leader.later:
+        leader.later.popleft()()
+    assert [message.request for message in loud.said] == list(range(1_000))
+
+
+def test_an_answer_that_the_link_does_not_take_is_refused_with_what_to_do():
+    leader = Leader()
+    link, line = leader.link("c")
+    line.takes = lambda message: isinstance(message, NodeAnswer)
+    leader.questions.on_describe(link, Describe(7, [1], stale=True))
+    assert [message.request for message in refusals(line)] == [7] and not leader.dropped
+    line.takes = lambda message: False
+    leader.questions.on_describe(link, Describe(8, [1], stale=True))
+    assert leader.dropped == [link], "over the next link it asks again"
+
+
+def test_a_status_that_is_too_large_is_refused():
+    leader = Leader()
+    link, line = leader.link("c")
+    leader.questions.on_status(link, StatusRequest(1, stale=True))
+    leader.report = {"text": "x" * STATUS_BYTES_MAX}
+    leader.questions.on_status(link, StatusRequest(2, stale=True))
+    answered, refused = line.said
+    assert isinstance(answered, StatusReply) and msgspec.msgpack.decode(answered.report)["queues"] == []
+    assert isinstance(refused, NodeAnswer) and refused.request == 2 and "more than a message may" in refused.refusal
+
+
+def test_a_user_who_asks_too_much_at_once_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(questions, "LINK_QUESTIONS_MAX", 100)       # as if the client's own link took more at once
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        task = (await cluster.submit(unserved)).id
+        begun = ports.clock.now()
+        found = await asyncio.gather(*(cluster.records([task]) for _ in range(1_000)), return_exceptions=True)
+        refused = [answer for answer in found if isinstance(answer, Overloaded)]
+        (record,) = await cluster.records([task])
+        return ports.clock.now() - begun, len(refused), str(refused[0]), record.state, len(found)
+
+    waited, refused, text, state, asked = rig.run(user)
+    assert waited < 5 * SECOND and 0 < refused <= asked - 100 and state == "pending"
+    assert "ask for fewer at a time" in text
+
+
+def test_a_user_may_attach_to_any_number_of_tasks():
+    rig = ClientWorld()
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        handle = await cluster.submit(work, Parcel(1))
+        unknown = [cluster.handle((1 << 40) + number) for number in range(LINK_QUESTIONS_MAX * 2)]
+        with pytest.raises(TaskNotFound):
+            await unknown[-1]
+        with pytest.raises(TaskNotFound):
+            await unknown[0]
+        return (await handle).number
+
+    assert rig.run(user) == 1
