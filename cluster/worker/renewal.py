@@ -84,8 +84,8 @@ class Renewal:
         return f"its process had {size_text(memory)} in memory, more than its limit of {size_text(limit)}"
 
     def admit(self, start: Start, message: Ready, then: Callable[[], None]) -> None:
-        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory limit
-        before it had any task would be killed for each: it is killed now, as one that failed to start."""
+        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory
+        limit before it had any task would be killed for each: it is killed now, as one that failed to start."""
         limit = self._limits.memory_limit
         memory = start.child.rss_bytes() if limit else 0
         if start.has_ended:
@@ -97,8 +97,8 @@ class Renewal:
             self._log.event("child_above_limit", str(slot), known=True, slot=slot, memory=found, memory_limit=allowed)
             start.failure = StartFailed(
                 "",
-                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task would "
-                "be killed in it; use a higher memory_limit, or import less",
+                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task "
+                "would be killed in it; use a higher memory_limit, or import less",
             )
             start.child.signal(SIGKILL)
         else:
