@@ -79,6 +79,11 @@ class LoopProcess:
         """Whether the child has a task."""
         return bool(self.slot.sent)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a child that was let go has not ended: none ever is, but of slots."""
+        return False
+
     def start(self) -> None:
         assert self.state is State.DOWN
         self.state = State.STARTING

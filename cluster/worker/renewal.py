@@ -66,6 +66,7 @@ class Renewal:
         self._pauses = Pauses()             # between children of the slot
         self._successors = Pauses()         # and between successors
         self._is_pausing = False            # after a successor that failed
+        self.leaving = 0                    # children that were let go and have not ended
         self._is_vacant = False             # the slot waits for the end of the child that it had
         self._log = PeerLog(context.log, context.clock)
 
@@ -172,9 +173,12 @@ class Renewal:
             memory=size_text(child.rss_bytes()),
             memory_after=size_text(successor.child.rss_bytes()),
         )
+        self.leaving += 1
         former.let_go(self._former_gone)
 
     def _former_gone(self) -> None:
+        self.leaving -= 1
+        assert self.leaving >= 0
         if self._is_vacant:
             self._is_vacant = False
             self.start_next(was_steady=True)

@@ -116,6 +116,11 @@ class SlotChild:
         return bool(self.slot.sent)
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether a child that was let go has not ended: its instances may be at their end."""
+        return self._renewal.leaving > 0
+
+    @property
     def child(self) -> Child | None:
         """The child, if it is ready and not about to be ended."""
         return self._child if self.state is State.READY and self.slot.ending is None else None
