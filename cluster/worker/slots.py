@@ -229,6 +229,9 @@ class Slot:
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)
+            else:
+                outcomes.append(_cut_off(culprit, claimed_at, ended))
+                self._remove(culprit)
         outcomes.extend(self.hand_back(held) for held in list(self.pairs.values()))
         assert not self.pairs and not self.queued
         self.ending = None
@@ -249,7 +252,12 @@ class Slot:
             self.queued.remove(held)
 
 
-def _blame(held: Held, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
+def _cut_off(held: Held, started: Nanos, ended: Ended) -> Outcome:
+    """It had begun, and goes back through no fault of its own, as at the end of a drain: uncounted, but recorded."""
+    return _blame(held, OUTCOME_RETURNED, None, started, ended)
+
+
+def _blame(held: Held, status: int, failure: Failure | None, started: Nanos, ended: Ended) -> Outcome:
     ran = max(0, ended.now - started)
     return Outcome(
         held.assignment.task,
