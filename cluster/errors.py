@@ -78,7 +78,8 @@ class TaskFailed(ClusterError):
 
 
 class TaskDead(ClusterError):
-    """The task ended its child process in each of its `attempts`; `evidence` is that of the last one."""
+    """The task ended its child process, or was alone at its slot when its worker was lost, three times; `evidence` is
+    that of the last one."""
 
     def __init__(self, evidence: Failure, attempts: int) -> None:
         super().__init__(f"gave up after {attempts} attempts: {evidence.type}: {evidence.message}")

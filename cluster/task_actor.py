@@ -98,6 +98,7 @@ class MethodTask(Task[P, R]):
     def codec(self) -> Codec:
         codec = self._codec
         if codec is None:
+            _check_init(self.actor)         # again: a decorator may have given the class another one
             codec = self._codec = Codec(self.name, MethodType(self.function, self.actor))     # takes no `self`
         return codec
 
@@ -162,12 +163,21 @@ def task_named(found: object, method: str) -> MethodTask[..., Any] | None:
     return definition_of(found).tasks.get(method) if is_actor(found) else None
 
 
+def check_actors() -> None:
+    """Once all modules are imported: raises TypeError for a class whose `__init__` needs arguments. It may have got
+    that after it was defined, by `@dataclass`."""
+    for actor in _actors.values():
+        _check_init(actor)
+
+
 _definitions: dict[type, Definition] = {}
 _actors: dict[str, type[TaskActor]] = {}
+_last_made: dict[tuple[str, str], type] = {}    # by module and last name
 
 
 def _define(cls: type[TaskActor], given_name: object, given: Mapping[str, object]) -> None:
     """Registers the class and its tasks."""
+    given_name, given = _given(cls, given_name, given)
     name = _checked_name(cls, given_name)
     _check_unique(name, cls)
     _check_init(cls)
@@ -182,6 +192,20 @@ def _define(cls: type[TaskActor], given_name: object, given: Mapping[str, object
         add_task(task)
     _definitions[cls] = Definition(name, given, tasks)
     _actors[name] = cls
+    _last_made[cls.__module__, cls.__name__] = cls
+
+
+def _given(cls: type[TaskActor], name: object, given: Mapping[str, object]) -> tuple[object, Mapping[str, object]]:
+    """The name and options of the class. `@dataclass(slots=True)` and `attrs.define` make it a second time, of the same
+    functions, and do not repeat what it was given, nor at this moment where it stands."""
+    earlier = _last_made.get((cls.__module__, cls.__name__))
+    if name is not None or given or earlier is None:
+        return name, given
+    functions = [(key, value) for key, value in vars(earlier).items() if isinstance(value, FunctionType)]
+    if not functions or any(vars(cls).get(key) is not function for key, function in functions):
+        return name, given
+    cls.__qualname__ = earlier.__qualname__
+    return _definitions[earlier].name, _definitions[earlier].options
 
 
 def _task(

@@ -254,8 +254,8 @@ class _Reader:
         if size < least:
             self.fail(
                 (*where, key),
-                f"{key} = {row[key]!r}: use at least {size_text(least)}, or leave it out; a child that does nothing takes "
-                "more than 16 MiB, and what its modules take",
+                f"{key} = {row[key]!r}: use at least {size_text(least)}, or leave it out; a child that does "
+                "nothing takes more than 16 MiB, and what its modules take",
             )
         return size
 

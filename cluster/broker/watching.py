@@ -314,7 +314,10 @@ class Watching:
 def _reason(attempt: Attempt) -> str:
     error = attempt.error
     if error is None or not error.type:
-        return "its worker was lost" if attempt.status == OUTCOME_RETURNED else ""
+        if attempt.status != OUTCOME_RETURNED:
+            return ""
+        # Only the worker itself knows when it began.
+        return "its worker ended it to stop, and handed it back" if attempt.started_ms else "its worker was lost"
     return f"{error.type}: {error.message}" if error.message else error.type
 
 

@@ -21,8 +21,9 @@ from msgspec import Struct
 
 from cluster.state.commands import Failure
 from cluster.state.credit import SLOT_BITS
-from cluster.state.effects import STATE_COMPLETED
+from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.queues import DELAYED, HELD, PENDING
+from cluster.state.retention import DEAD_KEPT_MS
 from cluster.state.status import STATE_NAMES, why_parked
 from cluster.state.tables import Tables
 from cluster.state.task_rows import PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
@@ -116,7 +117,7 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
         task.all_attempts(),
         spec.timeout_ms,
         spec.soft_timeout_ms,
-        spec.result_ttl_ms,
+        max(spec.result_ttl_ms, DEAD_KEPT_MS) if task.state == STATE_DEAD else spec.result_ttl_ms,
         spec.retries,
         task.expires_at_ms,
         _ready_at_ms(tables, task) if task.state == DELAYED else 0,

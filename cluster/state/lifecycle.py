@@ -150,7 +150,7 @@ def _lose(tables: Tables, session: Session) -> None:
         in_loop = session.slots[task.holder].pool.is_loop
         release(tables, session, task)
         if crashed:
-            error = Failure("WorkerLost", f"worker {session.name} was lost while it held this task alone")
+            error = Failure("WorkerLost", f"worker {session.name} was lost while this task was alone at its slot")
             attempt = Attempt(task.attempt, session.name, OUTCOME_CRASHED, 0, tables.now_ms, error)
             if crash(tables, task, attempt):
                 back.append(task)

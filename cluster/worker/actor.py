@@ -406,7 +406,7 @@ class Worker(Actor):
         """One look at how far the stop is."""
         assert self._session is not None
         if self.life is Life.DRAINING:
-            if any(child.is_working for child in self._children) and now < self._drain_until:
+            if any(child.is_working or child.is_leaving for child in self._children) and now < self._drain_until:
                 return
             self.life = Life.CLOSING
             self._drain_until = now + (ASKED_ANSWERS if self.end_status else DRAIN_ANSWERS)
@@ -438,4 +438,4 @@ class Worker(Actor):
         self.context.stop(Shutdown())
 
     def _has_children(self) -> bool:
-        return any(child.state is not State.DOWN for child in self._children)
+        return any(child.state is not State.DOWN or child.is_leaving for child in self._children)

@@ -28,7 +28,7 @@ class Ended(Struct, frozen=True):
 ALIVE = Ended(None, None, b"", 0, 0)    # a child that lives on
 
 
-def blamed(assignment: Assignment, status: int, failure: Failure, started: Nanos, ended: Ended) -> Outcome:
+def blamed(assignment: Assignment, status: int, failure: Failure | None, started: Nanos, ended: Ended) -> Outcome:
     """The outcome of a task that ran from `started` to the end of its child."""
     ran = max(0, ended.now - started)
     return Outcome(

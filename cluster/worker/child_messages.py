@@ -58,7 +58,8 @@ class Ready(Struct, array_like=True, tag=0, frozen=True):
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):
     """Child -> worker instead of Ready, then it ends: this module could not be imported. Without a
-    module it is what the worker found wrong with a child that was ready, and `traceback` says that."""
+    module something else is wrong, and `traceback` says what. The worker makes one itself for a child that is of no
+    use."""
 
     module: str
     traceback: str

@@ -29,7 +29,7 @@ from cluster.errors import SoftTimeLimit, error_name
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
-from cluster.task_actor import MethodTask
+from cluster.task_actor import MethodTask, check_actors
 from cluster.task_log import Lines
 from cluster.worker.child_messages import (
     FINISHED,
@@ -328,6 +328,10 @@ def load(modules: tuple[str, ...]) -> Ready | StartFailed:
         except BaseException as exception:      # SystemExit too: a module that ends the process must be named
             text = "".join(traceback.format_exception(exception))
             return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
+    try:
+        check_actors()
+    except TypeError as error:
+        return StartFailed("", str(error))
     tasks = registered_tasks()
     names = tuple(sorted(tasks))
     has_actors = any(isinstance(task, MethodTask) for task in tasks.values())

@@ -99,6 +99,11 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
         """Whether the child has a task."""
         return bool(self.slot.sent)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a child that was let go has not ended: none ever is, but of slots."""
+        return False
+
     def start(self) -> None:
         if not self.is_stopped:
             self.adopt(self._spawn())

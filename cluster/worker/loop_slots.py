@@ -314,15 +314,17 @@ class LoopSlot:
         def fate(held: Held) -> Outcome | None:
             if held.is_given_up:
                 return None
-            if ending.why is Why.STOPPING or not held.started:
+            if not held.started:
                 return _returned(held)
+            if ending.why is Why.STOPPING:
+                return _outcome(held, OUTCOME_RETURNED, None, ended)
             if held.thrown is Why.TIME_LIMIT:
                 return _outcome(held, OUTCOME_TIMED_OUT, time_limit(held.assignment, ended), ended)
             if held.thrown is Why.CANCELLED:
                 return _outcome(held, OUTCOME_CANCELLED, not_stopped(ended), ended)
             if held is stuck_in:
                 return _outcome(held, OUTCOME_SUSPECTED, failure_of_child("LoopHeldUp", HELD_UP, ended), ended)
-            return _returned(held)
+            return _outcome(held, OUTCOME_RETURNED, None, ended)
 
         return fate
 
@@ -350,7 +352,7 @@ def _returned(held: Held) -> Outcome:
     return Outcome(held.assignment.task, held.assignment.attempt, OUTCOME_RETURNED, 0, 0, b"")
 
 
-def _outcome(held: Held, status: int, failure: Failure, ended: Ended) -> Outcome:
+def _outcome(held: Held, status: int, failure: Failure | None, ended: Ended) -> Outcome:
     return blamed(held.assignment, status, failure, held.started, ended)
 
 

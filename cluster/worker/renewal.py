@@ -68,6 +68,7 @@ class Renewal:
         self._successor: Start | None = None
         self._successors = Pauses()         # between successors
         self._is_pausing = False            # after a successor that failed
+        self.leaving = 0                    # children that were let go and have not ended
         self._is_vacant = False             # the slot waits for the end of the child that it had
         self._log = PeerLog(context.log, context.clock)
 
@@ -86,8 +87,8 @@ class Renewal:
         return f"its process had {size_text(memory)} in memory, more than its limit of {size_text(limit)}"
 
     def admit(self, start: Start, message: Ready, then: Callable[[], None]) -> None:
-        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory limit
-        before it had any task would be killed for each: it is killed now, as one that failed to start."""
+        """The child says that it is ready; calls `then` when it is known to be of use. One that is above its memory
+        limit before it had any task would be killed for each: it is killed now, as one that failed to start."""
         limit = self._limits.memory_limit
         memory = start.child.rss_bytes() if limit else 0
         if start.has_ended:
@@ -99,8 +100,8 @@ class Renewal:
             self._log.event("child_above_limit", str(slot), known=True, slot=slot, memory=found, memory_limit=allowed)
             start.failure = StartFailed(
                 "",
-                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task would "
-                "be killed in it; use a higher memory_limit, or import less",
+                f"a child that has run no task has {found} in memory, more than memory_limit = {allowed}: every task "
+                "would be killed in it; use a higher memory_limit, or import less",
             )
             start.child.signal(SIGKILL)
         else:
@@ -165,9 +166,12 @@ class Renewal:
             memory=size_text(child.rss_bytes()),
             memory_after=size_text(successor.child.rss_bytes()),
         )
+        self.leaving += 1
         former.let_go(self._former_gone)
 
     def _former_gone(self) -> None:
+        self.leaving -= 1
+        assert self.leaving >= 0
         if self._is_vacant:
             self._is_vacant = False
             self._place.start_next()

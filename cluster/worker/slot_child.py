@@ -62,6 +62,11 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
         return super().is_busy or self._renewal.wear.wants_look(is_working=False)
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether a child that was let go has not ended: its instances may be at their end."""
+        return self._renewal.leaving > 0
+
+    @property
     def child(self) -> Child | None:
         """The child, if it is ready and not about to be ended."""
         return self._child if self.state is State.READY and self.slot.ending is None else None

@@ -222,6 +222,9 @@ class Slot:
                 self._remove(culprit)
             elif ending.number == culprit.number and ending.why is Why.WITHDRAWN:
                 self._remove(culprit)
+            else:
+                outcomes.append(_cut_off(culprit, claimed_at, ended))
+                self._remove(culprit)
         outcomes.extend(self.hand_back(held) for held in list(self.pairs.values()))
         assert not self.pairs and not self.queued
         self.ending = None
@@ -240,3 +243,8 @@ class Slot:
             self._sent_bytes -= len(held.assignment.body)
         else:
             self.queued.remove(held)
+
+
+def _cut_off(held: Held, started: Nanos, ended: Ended) -> Outcome:
+    """It had begun, and goes back through no fault of its own, as at the end of a drain: uncounted, but recorded."""
+    return blamed(held.assignment, OUTCOME_RETURNED, None, started, ended)

@@ -32,8 +32,8 @@ class Start:
         )
 
     def let_go(self, gone: Callable[[], None]) -> None:
-        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears what it says; `gone`
-        is called when it has ended."""
+        """It has no task and gets none: it ends by itself, or is killed after a grace. Nobody hears what it says;
+        `gone` is called when it has ended."""
 
         def on_exit(exit: Exit) -> None:
             self.on_exit = _ignore          # it would keep itself

@@ -48,7 +48,9 @@ def test_what_was_alone_at_its_slot_has_crashed_and_all_else_goes_back_uncounted
     crashes = [rig.leader._tables.tasks.get(task).crashes for task in (first, second, third)]
     assert crashes == [0, 1, 0]
     assert [a.status for a in rig.leader.attempts(second)] == [OUTCOME_CRASHED]
-    assert rig.leader.attempts(second)[0].error.type == "WorkerLost"
+    error = rig.leader.attempts(second)[0].error
+    assert error.type == "WorkerLost"
+    assert error.message.endswith(" was lost while this task was alone at its slot")
     assert [a.status for a in rig.leader.attempts(first)] == [OUTCOME_RETURNED]
     assert rig.queue()["ready"] == 3 and rig.queue()["running"] == 0
 

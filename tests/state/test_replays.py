@@ -50,6 +50,12 @@ def dead_task(rig: Rig, **options: object) -> tuple[Client, Worker, int]:
     return client, worker, task
 
 
+def test_what_is_shown_of_a_dead_task_is_how_long_it_is_kept_as_one(rig: Rig) -> None:
+    _, _, short = dead_task(rig, result_ttl_ms=1_000)
+    details = rig.leader.details(short)
+    assert details is not None and details.result_ttl_ms == DEAD_KEPT_MS
+
+
 def say_seen(client: Client, *flat: int) -> None:
     client.rig.apply(Seen(client.session, list(flat)))
 

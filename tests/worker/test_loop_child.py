@@ -32,6 +32,7 @@ from cluster.worker.child_messages import (
 from cluster.worker.executor_child import LOCK_MISSES_MAX
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_page import LOOP_PAGE_BYTES, LoopPage
+from cluster.worker.slots import Why
 
 PLACES = 4
 
@@ -309,6 +310,18 @@ def test_a_child_that_dies_is_started_again_and_gets_what_comes_next(rig: Rig):
     rig.begin(3, 4)
     rig.loop._on_exit(Exit(3, None))
     assert rig.fates[2:] == [(3, OUTCOME_SUSPECTED), (4, OUTCOME_SUSPECTED)]
+
+
+def test_what_a_stopping_worker_cuts_off_goes_back_with_the_time_of_its_beginning(rig: Rig):
+    rig.assign(1, 2)
+    rig.begin(1)
+    rig.passes(SECOND)
+    rig.loop.kill(Why.STOPPING)
+    rig.loop._on_exit(Exit(None, 9))
+    assert rig.fates == [(1, OUTCOME_RETURNED), (2, OUTCOME_RETURNED)]
+    began, waited = rig.said
+    assert (began.started_ms, began.run_us) == (rig.wall_ms() - 1_000, SECOND // 1_000)
+    assert (waited.started_ms, waited.run_us) == (0, 0)
 
 
 def test_garbage_from_the_child_costs_it(rig: Rig):

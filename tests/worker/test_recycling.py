@@ -105,6 +105,19 @@ def test_a_task_above_the_memory_limit_is_dead_after_three_times_and_says_limit_
     assert rig.overlapping() == []
 
 
+def test_a_drain_waits_for_a_child_that_was_let_go_before():
+    """Its instances run their `stopped`."""
+    rig = WorkerWorld(7, wear=WearLimits(recycle_after=1))
+    rig.closing_us = 1_500 * MS
+    rig.submit(MS)
+    rig.until(lambda: ("w1", "child_recycled") in rig.log)
+    ((run,),) = rig.runs.values()
+    assert rig.closed == []
+    rig.drain("w1")
+    rig.until(lambda: not rig.workers[0].alive)
+    assert run.child in rig.closed and ("w1", "worker_closed") in rig.log
+
+
 def test_a_worker_whose_children_are_above_their_memory_limit_without_a_task_does_not_start():
     rig = WorkerWorld(5, wear=WearLimits(memory_limit=FRESH_BYTES - 1))
     rig.until(lambda: "w1" in rig.actors and rig.actors["w1"].start_failure is not None)

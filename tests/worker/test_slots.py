@@ -201,7 +201,10 @@ def test_a_stopping_worker_blames_nobody():
     slot = slot_with(2)
     sent(slot)
     slot.end(Why.STOPPING, 0, 0)
-    assert [outcome.status for outcome in slot.lost(1, 0, KILLED)] == [OUTCOME_RETURNED] * 2
+    first, second = slot.lost(1, 0, KILLED)
+    assert (first.status, second.status) == (OUTCOME_RETURNED, OUTCOME_RETURNED)
+    assert (first.started_ms, first.run_us) == (KILLED.wall_ms - KILLED.now // 1_000_000, KILLED.now // 1_000), "it ran"
+    assert (first.error, second.started_ms) == (None, 0), "nobody is to blame, and the other one had not begun"
 
 
 def test_a_slot_starts_over_with_a_new_child():

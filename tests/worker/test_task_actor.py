@@ -9,7 +9,7 @@ from cluster.client.task_actors import ActorMethod, ActorProxy
 from cluster.errors import TaskNotFound
 from cluster.state.commands import Options
 from cluster.task import registered_tasks, task, task_of
-from cluster.task_actor import TaskActor, definition_of, method
+from cluster.task_actor import TaskActor, check_actors, definition_of, method
 
 
 @dataclass
@@ -164,6 +164,49 @@ def test_an_init_that_needs_arguments_is_refused_with_what_to_do_instead():
 
     class Takes(TaskActor):
         def __init__(self, *paths: str, depth: int = 1, **other: int) -> None: ...
+
+
+def test_a_class_that_a_decorator_makes_anew_keeps_its_name_and_options():
+    """`@dataclass(slots=True)` makes a second class and says nothing of what is behind the bases of the first."""
+
+    @dataclass(slots=True)
+    class Scaled(TaskActor, name="tests:Scaled", queue="models", timeout="30s"):
+        scale: int = 2
+
+        def predict(self, number: int) -> int:
+            return number * self.scale
+
+    found = definition_of(Scaled)
+    assert found.name == "tests:Scaled" and registered_tasks()["tests:Scaled.predict"] is found.tasks["predict"]
+    assert (found.tasks["predict"].settings.queue, found.tasks["predict"].settings.timeout_ms) == ("models", 30_000)
+    assert found.tasks["predict"].actor is Scaled
+
+
+def test_a_class_that_is_defined_again_with_other_methods_begins_anew():
+    def define(**options: Any) -> Any:
+        class Again(TaskActor, **options):
+            def work(self) -> None: ...
+
+        return definition_of(Again).tasks["work"].settings
+
+    assert define(queue="models").queue == "models" and define().queue == "default"
+
+
+def test_an_init_that_a_decorator_added_is_refused_when_all_modules_are_imported_and_at_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cluster.task_actor._actors", {})
+
+    @dataclass
+    class Lacks(TaskActor):
+        path: str
+
+        def work(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Lacks.__init__ needs 'path', but workers make instances without arguments"):
+        check_actors()
+    with pytest.raises(TypeError, match=r"Lacks.__init__ needs 'path', but workers make instances without arguments"):
+        definition_of(Lacks).tasks["work"].encode((), {})
 
 
 def test_wrong_options_are_refused_with_the_place_where_they_are():

@@ -94,6 +94,8 @@ class WorkerWorld:
         self.fresh_bytes = FRESH_BYTES
         self.needs_bytes = 0                        # that a task has in memory while it runs ...
         self.leaves_bytes = 0                       # ... and that it leaves
+        self.closing_us = 0                         # that instances take for their `stopped`
+        self.closed: list[int] = []                 # children that came to the end of that
         self.is_broken = False                      # children cannot start
         self.async_tasks = async_tasks
         self.ports: list[ChildPort] = []            # of the children that are loops, in the order of their starts
@@ -161,6 +163,8 @@ class WorkerWorld:
                 executor.flush()
                 frame = await port.receive()
                 if frame is None:
+                    await port.work(self.closing_us * MICROSECOND)
+                    self.closed.append(number)
                     return
             executor.receive(frame)
 
