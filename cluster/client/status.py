@@ -25,12 +25,14 @@ async def gather_status(
 
     Brokers that do not answer have role "down" and nulls; the last three are empty while no leader knows that
     it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
-    one that it follows. Raises Unavailable if the client has ended.
+    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the client has ended.
     """
 
     async def ask(node: str) -> bytes:
         """Links come up one after the other: one that is not there in the first moments is no broker that is down."""
         while True:
+            if actor.is_refused:
+                raise Unavailable(actor.refusal, outcome="refused")
             try:
                 return await actor.status(node, stale=stale)
             except Unavailable:
@@ -49,6 +51,7 @@ async def gather_status(
         raise refused[0]
     reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
+    refused_for = {"refusal": actor.refusal} if not known and actor.refusal else {}
     source = max([report for report in known if "queues" in report], key=_age, default=None)
     return {
         "leader": source["leader"] if source else None,
@@ -60,6 +63,7 @@ async def gather_status(
         "workers": source["workers"] if source else [],
         "queues": source["queues"] if source else [],
         "parked": source.get("parked", []) if source else [],
+        **refused_for,
     }
 
 

@@ -203,3 +203,9 @@ def test_tables_that_nobody_has_confirmed_say_so_and_how_old_they_are() -> None:
     print_tables({**REPORT, "workers": []}, Console(file=screen, width=TERMINAL_COLUMNS), stale=True)
     assert "not confirmed by a leader: workers and queues as of entry 100000013" in screen.getvalue()
     assert "not confirmed" not in shown(REPORT)
+
+
+def test_a_refusal_by_the_brokers_is_not_told_as_silence() -> None:
+    rows = [{"node": name, "role": "down", "applied_index": None} for name in ("b1", "b2", "b3")]
+    report = {"leader": None, "term": 0, "brokers": rows, "workers": [], "queues": [], "refusal": "wrong cluster"}
+    assert who_leads(report) == "refused: wrong cluster"
