@@ -25,7 +25,8 @@ async def gather_status(
 
     Brokers that do not answer have role "down" and nulls; the last three are empty while no leader knows that
     it leads. With `stale` nobody has to know: they are those of the broker that has applied most, and `leader` is the
-    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the client has ended.
+    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the
+    client has ended.
     """
 
     async def ask(node: str) -> bytes:

@@ -83,7 +83,7 @@ def test_arguments_by_name_are_json_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"), [(("rows",), "NAME=JSON"), (("=1",), "NAME=JSON"), (("a=1", "a=2"), "--keyword a is given twice")]
+    ("texts", "said"), [(("rows",), "NAME=JSON"), (("=1",), "NAME=JSON"), (("a=1", "a=2"), "keyword a is given twice")]
 )
 def test_arguments_by_name_that_make_no_sense_are_refused(texts: tuple[str, ...], said: str) -> None:
     with pytest.raises(click.UsageError, match=said):
