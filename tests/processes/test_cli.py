@@ -178,6 +178,7 @@ def test_a_wait_for_a_task_that_nobody_can_run_says_so_after_two_seconds(cluster
     command = [sys.executable, "-m", "cluster", "submit", str(cluster.topology), "cluster_tasks:add", "1"]
     with subprocess.Popen([*command, "--queue", "nobody", "--wait"], stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("task ")
         line = waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(DEADLINE_S) == 1
