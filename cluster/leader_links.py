@@ -22,7 +22,8 @@ class LeaderLinks:
     """The links of one incarnation of a worker or client. `leader` is set only while its link is up.
 
     `on_leader(peer)` comes for each new leader, and for the same one over a new link; `on_message(peer,
-    message)` for everything that is not about leadership; `on_lost()` when the leader so far is one no more.
+    message)` for everything that is not about leadership; `on_lost()` when the leader so far is one no more;
+    `on_refused_by_all()` when no broker will ever read what comes from here.
     `term` is the highest that was heard of.
     """
 
@@ -35,6 +36,7 @@ class LeaderLinks:
         on_leader: Callable[[Peer], None],
         on_message: Callable[[Peer, msgspec.Struct], None],
         on_lost: Callable[[], None] = lambda: None,
+        on_refused_by_all: Callable[[], None] = lambda: None,
     ) -> None:
         self._context = context
         self._brokers = brokers
@@ -43,6 +45,8 @@ class LeaderLinks:
         self._on_leader = on_leader
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_refused_by_all = on_refused_by_all
+        self._refused_by: set[Peer] = set()     # for good
         self._peers: dict[str, Peer] = {}
         self._endpoint: Endpoint | None = None
         self.term = 0
@@ -77,6 +81,7 @@ class LeaderLinks:
             self._endpoint.close()
             self._endpoint = None
             self._peers.clear()
+            self._refused_by.clear()
             self.leader = None
 
     def _on_messages(self, peer: Peer, messages: list[msgspec.Struct]) -> None:
@@ -110,6 +115,7 @@ class LeaderLinks:
 
     def _on_welcome(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, Welcome)
+        self._refused_by.discard(peer)
         if message.leader:
             self._heard(peer, message.term, message.leader)
 
@@ -121,6 +127,10 @@ class LeaderLinks:
         assert isinstance(message, Refused)
         self.refusal = message.reason
         self._context.log.event("hello_refused", broker=peer.address, reason=message.reason)
+        if message.for_good:
+            self._refused_by.add(peer)
+            if len(self._refused_by) == len(self._peers):
+                self._on_refused_by_all()
 
     def _heard(self, peer: Peer, term: int, node: str) -> None:
         """`peer` says that `node` leads in `term`."""

@@ -209,7 +209,11 @@ class Launch(Actor):
 
     @handles
     def on_ready(self, message: NodeReady) -> None:
+        was_complete = len(self._ran) == len(self.nodes)
         self._ran.add(message.node)
+        if len(self._ran) == len(self.nodes) and not was_complete:
+            brokers = sum(spec.is_broker for spec in self.nodes)
+            self.context.log.event("ready", brokers=brokers, workers=len(self.nodes) - brokers)
         self._await_no_more(message.node)
 
     def _await_no_more(self, node: str) -> None:

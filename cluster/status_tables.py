@@ -109,6 +109,8 @@ def who_leads(report: dict[str, Any]) -> str:
     away = [row["node"] for row in rows if row["role"] == "down"]
     votes = len([row for row in rows if row["role"] != "down" and not row.get("quarantined")])
     needed = len(rows) // 2 + 1
+    if len(away) == len(rows) and report.get("refusal"):
+        return f"refused: {report['refusal']}"
     if len(away) == len(rows):
         return "no broker answers: the cluster does not run, or cannot be reached from here"
     if any(row["role"] == "forming" for row in rows):

@@ -73,9 +73,10 @@ class Welcome(Message, tag=33, frozen=True):
 
 
 class Refused(Message, tag=34, frozen=True):
-    """Broker -> dialler: nothing from you will be read, for this reason."""
+    """Broker -> dialler: nothing from you will be read, for this reason. `for_good`: nor from whoever says the same."""
 
     reason: str
+    for_good: bool = False
 
 
 class LeaderIs(Message, tag=35, frozen=True):

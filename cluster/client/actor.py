@@ -88,6 +88,7 @@ class ClientActor(Actor):
         self._registered: list[Waiter] = []
         self._heard: Nanos = 0
         self._refused_registration = ""
+        self.is_refused = False                             # by every broker, for good; `refusal` says why
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,7 @@ class ClientActor(Actor):
             self._rejoin,
             self._on_message,
             self._questions.lost_leader,
+            self._refused_by_all,
         )
         self._begin(0)
         self._links.open()
@@ -147,6 +149,8 @@ class ClientActor(Actor):
         self._check_open()
         if self.session or (self.only_looks and self._follows):
             waiter.set_result(None)
+        elif self.is_refused:
+            reject(waiter, self._refused())
         else:
             self._registered.append(waiter)
 
@@ -230,6 +234,15 @@ class ClientActor(Actor):
         """Why a broker does not want this client; "" if none said so."""
         return self._links.refusal or self._refused_registration
 
+    def _refused(self) -> Unavailable:
+        return Unavailable(f"every broker refuses this client: {self.refusal}", outcome="refused")
+
+    def _refused_by_all(self) -> None:
+        self.is_refused = True
+        waiters, self._registered = self._registered, []
+        for waiter in waiters:
+            reject(waiter, self._refused())
+
     def is_up(self, node: str) -> bool:
         return self._links.peer(node).is_up
 
@@ -300,7 +313,7 @@ class ClientActor(Actor):
     def _rejoin(self, leader: Peer) -> None:
         """To a new leader, or to the same one over a new link: everything that is unanswered, again."""
         self._heard = self.context.clock.now()
-        self._follows = True
+        self._follows, self.is_refused = True, False
         self._on_term(self._links.term)
         self._watchers.ask_all(leader, self._heard)
         if self.only_looks:

@@ -216,8 +216,8 @@ class Course:
         return GiveUp(
             "",
             f"{_workers(absent)} not there, after {seconds} s. Nothing was done. Look at the log of the launch that "
-            f"runs {absent[0]}, or start it, on its machine (python -m cluster.launch TOPOLOGY --node {absent[0]}), and try "
-            f"again{others}",
+            f"runs {absent[0]}, or start it, on its machine (python -m cluster.launch TOPOLOGY --node {absent[0]}), "
+            f"and try again{others}",
         )
 
     def _begin(self, look: Look) -> None:

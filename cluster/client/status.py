@@ -26,12 +26,15 @@ async def gather_status(
 
     Brokers that do not answer have role "down" and nulls; what follows `brokers` is empty while no leader knows that
     it leads. With `stale` nobody has to know: it is that of the broker that has applied most, and `leader` is the
-    one that it follows. Raises Unavailable if the client has ended, Overloaded if a broker would not answer.
+    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the client
+    has ended, Overloaded if a broker would not answer.
     """
 
     async def ask(node: str) -> bytes:
         """Links come up one after the other: one that is not there in the first moments is no broker that is down."""
         while True:
+            if actor.is_refused:
+                raise Unavailable(actor.refusal, outcome="refused")
             try:
                 return await actor.status(node, stale=stale)
             except Unavailable:
@@ -53,6 +56,7 @@ async def gather_status(
             raise reply
     reports = [_report(reply) for reply in replies]
     known = [report for report in reports if report is not None]
+    refused_for = {"refusal": actor.refusal} if not known and actor.refusal else {}
     source = max([report for report in known if "queues" in report], key=_age, default=None)
     return {
         "leader": source["leader"] if source else None,
@@ -65,6 +69,7 @@ async def gather_status(
         "queues": source["queues"] if source else [],
         "parked": source.get("parked", []) if source else [],
         "parked_more": source.get("parked_more", 0) if source else 0,
+        **refused_for,
     }
 
 

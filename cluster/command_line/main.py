@@ -38,6 +38,7 @@ OF_TASKS: tuple[click.Command, ...] = (
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
 def main() -> None:
     """Look at a quorumq cluster and give it work. Start one with `python -m cluster.launch TOPOLOGY`.
 

@@ -120,7 +120,9 @@ def replay(
     failed ones. Prints a line for each. Exit status 1 if one that was named could not be run again.
     """
     by_filter = bool(states or queue or name)
-    if by_filter == bool(tasks):
+    if by_filter and tasks:
+        raise click.UsageError("name the tasks by their ids, or by --state, --queue and --name, not both")
+    if not by_filter and not tasks:
         raise click.UsageError("name the tasks by their ids, or by --state, --queue and --name")
     asked = {"state": list(states or REPLAYED_BY_DEFAULT), "queue": queue, "name": name}
     done = run(_replay(topology, tasks, asked, dry_run, deadline))

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,11 +14,11 @@ from typing import Any, NoReturn
 import click
 
 from cluster.client.client import Client
-from cluster.command_line.common import DEADLINE, DurationText, busy, run, topology_argument
+from cluster.command_line.common import DEADLINE, DurationText, Said, busy, run, topology_argument
 from cluster.command_line.waiting import as_json_text, awaited
-from cluster.errors import TaskNotFound
+from cluster.errors import ClusterError, TaskNotFound
 from cluster.task import Task
-from cluster.task_actor import MethodTask, checked_key, task_named
+from cluster.task_actor import MethodTask, TaskActor, checked_key, task_named
 
 NEGATIVE_NUMBER = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 LOOKS_LIKE_JSON = ("{", "[", '"')
@@ -43,6 +44,8 @@ class TakesNegativeNumbers(click.Command):
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
+@click.option("--keyword", "keywords", multiple=True, metavar="NAME=JSON",
+              help="An argument by its name; may be repeated.")
 @click.option("--deadline", default=30.0, show_default=True, type=DEADLINE,
               help="Seconds until the submit must be confirmed.")
 @click.option("--key", help="For the instance of a TaskActor that owns this key; FUNCTION is then CLASS.METHOD.")
@@ -60,6 +63,7 @@ def submit(
     function: str,
     arguments: tuple[str, ...],
     wait: bool,
+    keywords: tuple[str, ...],
     deadline: float,
     key: str | None,
     **options: Any,
@@ -76,19 +80,28 @@ def submit(
     if key is not None:
         task = _at_key(task, function, key)
     values = [_argument(text) for text in arguments]
+    named = _keywords(keywords)
     try:
-        task.encode(tuple(values), {})
+        task.encode(tuple(values), named)
     except TypeError as error:
         raise click.UsageError(f"{function}: {error}") from None
-    click.echo(run(_submit(topology, task, values, wait, deadline)))
+    click.echo(run(_submit(topology, task, values, named, wait, deadline)))
 
 
-async def _submit(topology: str, task: Task[..., Any], values: list[Any], wait: bool, deadline: float) -> str:
+async def _submit(
+    topology: str, task: Task[..., Any], values: list[Any], named: dict[str, Any], wait: bool, deadline: float
+) -> str:
     async with AsyncExitStack() as stack:
         async with busy("submitting"):
             cluster = await stack.enter_async_context(Client.connect(topology, deadline=deadline))
-            handle = await cluster.submit(task, *values)
-        return as_json_text(await awaited(cluster, handle)) if wait else str(handle.id)
+            handle = await cluster.submit(task, *values, **named)
+        if not wait:
+            return str(handle.id)
+        click.echo(f"task {handle.id}", err=True)       # known also if the wait fails, or somebody breaks it off
+        try:
+            return as_json_text(await awaited(cluster, handle))
+        except ClusterError as error:
+            raise Said(f"{type(error).__name__}: {error} (task {handle.id})") from None
 
 
 def _with_options(task: Task[..., Any], options: dict[str, Any]) -> Task[..., Any]:
@@ -118,10 +131,38 @@ def _find_task(topology: str, function: str) -> Task[..., Any]:
         found: object = importlib.import_module(module_name)
     except ImportError as error:
         raise TaskNotFound(f"module {module_name!r} cannot be imported: {error}") from None
+    prefix = f"{module_name}:"
     for part in name.split("."):
-        found = task_named(found, part) or getattr(found, part, None)
+        holder, found = found, task_named(found, part) or getattr(found, part, None)
+        if found is None:
+            raise TaskNotFound(f"{function} is not a @task: {prefix}{part} is not there{_near(holder, prefix, part)}")
+        prefix += f"{part}."
     if not isinstance(found, Task):
         raise TaskNotFound(f"{function} is not a @task")
+    return found
+
+
+def _near(holder: object, prefix: str, name: str) -> str:
+    """What may be meant: a task, or a class whose methods are tasks."""
+    known = [other for other in dir(holder) if _leads_to_task(holder, other)]
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(prefix + other for other in near)}?" if near else ""
+
+
+def _leads_to_task(holder: object, name: str) -> bool:
+    found = task_named(holder, name) or getattr(holder, name, None)
+    return isinstance(found, Task) or (isinstance(found, type) and issubclass(found, TaskActor))
+
+
+def _keywords(texts: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.UsageError(f"--keyword {text}: write NAME=JSON")
+        if name in found:
+            raise click.UsageError(f"--keyword {name} is given twice")
+        found[name] = _argument(value)
     return found
 
 

@@ -49,11 +49,12 @@ class Reception:
     def _on_hello(self, peer: Peer, hello: Hello) -> "msgspec.msgpack.Decoder[Any] | None":
         service = self._services.get(hello.role)
         reason = self._objection(hello)
+        for_good = bool(reason)
         if not reason and service is not None:
             reason = service.accept(peer, hello)
         if reason or service is None:
             self._log.event("hello_refused", hello.node, role=hello.role, reason=reason or "unknown role")
-            peer.send(Refused(reason or f"this broker does not serve role {hello.role}"))
+            peer.send(Refused(reason or f"this broker does not serve role {hello.role}", for_good))
             return None
         self._owners[peer] = service
         return service.decoder

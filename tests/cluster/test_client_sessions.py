@@ -65,6 +65,18 @@ def test_a_client_of_another_cluster_is_told_so():
 
     with pytest.raises(Unavailable, match="this is a broker of cluster 'world', not of 'other'"):
         rig.run(user, deadline=5.0, cluster="other")
+    assert rig.world.now < SECOND, "no broker will ever say anything else"
+
+
+def test_the_status_says_why_brokers_refuse():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        return await cluster.status()
+
+    status = rig.run(user, deadline=5.0, cluster="other", require_leader=False)
+    assert status["leader"] is None and status["refusal"] == "this is a broker of cluster 'world', not of 'other'"
+    assert rig.world.now < 2 * SECOND, "not after its deadline"
 
 
 def test_a_client_that_comes_before_the_brokers_waits_for_them():

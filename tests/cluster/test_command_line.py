@@ -2,13 +2,17 @@
 
 import io
 import re
+import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from cluster.command_line.submit import _argument, submit
+from cluster.command_line.main import main
+from cluster.command_line.submit import _argument, _find_task, _keywords, submit
+from cluster.errors import TaskNotFound
 from cluster.status_tables import print_part, print_tables, who_leads
 
 TERMINAL_COLUMNS = 80
@@ -72,6 +76,46 @@ def test_broken_json_is_refused_with_how_to_quote_it(text: str) -> None:
     said = str(refused.value)
     assert said.startswith(f"{text} is not valid JSON: ")
     assert "single quotes" in said and """'{"a": 1}'""" in said
+
+
+def test_arguments_by_name_are_json_as_well() -> None:
+    assert _keywords(("rows=[1, 2]", "text=a=b")) == {"rows": [1, 2], "text": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"), [(("rows",), "NAME=JSON"), (("=1",), "NAME=JSON"), (("a=1", "a=2"), "keyword a is given twice")]
+)
+def test_arguments_by_name_that_make_no_sense_are_refused(texts: tuple[str, ...], said: str) -> None:
+    with pytest.raises(click.UsageError, match=said):
+        _keywords(texts)
+
+
+@pytest.mark.parametrize(
+    ("function", "near"),
+    [("near_tasks:cuont", "near_tasks:count"), ("near_tasks:Acount.add", "near_tasks:Account"),
+     ("near_tasks:Account.addd", "near_tasks:Account.add")],
+)  # fmt: skip
+def test_a_function_that_is_not_there_is_answered_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, near: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "near_tasks.py").write_text(
+        "from cluster import TaskActor, method, task\n\n\n@task(timeout=1)\ndef count() -> int:\n    return 1\n\n\n"
+        "class Account(TaskActor):\n    @method(timeout=1)\n    def add(self) -> int:\n        return 1\n"
+    )
+    with pytest.raises(TaskNotFound) as error:
+        _find_task(str(tmp_path / "topology.toml"), function)
+    assert f"did you mean {near}" in str(error.value)
+
+
+def test_ids_and_filters_together_are_refused_as_such() -> None:
+    result = CliRunner().invoke(main, ["replay", "topology.toml", "5", "--state", "dead"])
+    assert result.exit_code == 2 and "not both" in result.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.exit_code == 0 and result.output.startswith("quorumq, version ")
 
 
 # -- status ------------------------------------------------------------------------------------------------------
@@ -159,3 +203,9 @@ def test_tables_that_nobody_has_confirmed_say_so_and_how_old_they_are() -> None:
     print_tables({**REPORT, "workers": []}, Console(file=screen, width=TERMINAL_COLUMNS), stale=True)
     assert "not confirmed by a leader: workers and queues as of entry 100000013" in screen.getvalue()
     assert "not confirmed" not in shown(REPORT)
+
+
+def test_a_refusal_by_the_brokers_is_not_told_as_silence() -> None:
+    rows = [{"node": name, "role": "down", "applied_index": None} for name in ("b1", "b2", "b3")]
+    report = {"leader": None, "term": 0, "brokers": rows, "workers": [], "queues": [], "refusal": "wrong cluster"}
+    assert who_leads(report) == "refused: wrong cluster"

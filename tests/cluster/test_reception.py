@@ -95,7 +95,8 @@ def test_a_visitor_of_a_served_role_is_heard(world):
     ],
 )
 def test_whoever_is_not_wanted_is_told_why_and_never_heard(world, hello, reason):
-    assert visit(world, hello, Lease(1, 2), Seen(1, [])) == [Refused(reason)]
+    is_final = hello.role == ROLE_CLIENT and reason != "not you"
+    assert visit(world, hello, Lease(1, 2), Seen(1, [])) == [Refused(reason, for_good=is_final)]
     assert server(world).heard == []
     assert [name for _, _, name, _ in world.log].count("hello_refused") >= 1
 

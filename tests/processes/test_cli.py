@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -101,11 +102,14 @@ def test_status_of_a_cluster_that_is_down_says_so(tmp_path: Path) -> None:
 def test_submit_prints_the_id_or_waits_for_the_result_as_json(cluster: LocalCluster) -> None:
     topology = str(cluster.topology)
     found = command_line("cluster", "submit", topology, "cluster_tasks:add", "20", "22", "--wait")
-    assert (found.returncode, found.stdout, found.stderr) == (0, "42\n", "")
+    assert (found.returncode, found.stdout) == (0, "42\n")
+    assert re.fullmatch(r"task \d+\n", found.stderr), "known before the result is"
+    found = command_line("cluster", "submit", topology, "cluster_tasks:add", "20", "--keyword", "right=5", "--wait")
+    assert (found.returncode, found.stdout) == (0, "25\n")
     found = command_line("cluster", "submit", topology, "cluster_tasks:later", "word", "--wait")
     assert (found.returncode, found.stdout) == (0, '"word!"\n')
     found = command_line("cluster", "submit", topology, "cluster_tasks:add", "-5", "--wait")
-    assert (found.returncode, found.stdout, found.stderr) == (0, "-4\n", "")
+    assert (found.returncode, found.stdout) == (0, "-4\n")
     found = command_line("cluster", "submit", topology, "cluster_tasks:add", "1")
     assert found.returncode == 0
 
@@ -140,6 +144,8 @@ def test_submit_says_what_is_wrong_in_one_line(
     assert message in found.stderr
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
+    if said := re.match(r"task (\d+)\n", found.stderr):
+        assert f"(task {said[1]})" in found.stderr.splitlines()[-1]
 
 
 def test_submit_where_nobody_listens_is_unavailable_by_the_deadline(tmp_path: Path) -> None:
@@ -172,6 +178,7 @@ def test_a_wait_for_a_task_that_nobody_can_run_says_so_after_two_seconds(cluster
     command = [sys.executable, "-m", "cluster", "submit", str(cluster.topology), "cluster_tasks:add", "1"]
     with subprocess.Popen([*command, "--queue", "nobody", "--wait"], stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("task ")
         line = waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(DEADLINE_S) == 1
