@@ -26,8 +26,8 @@ async def gather_status(
 
     Brokers that do not answer have role "down" and nulls; what follows `brokers` is empty while no leader knows that
     it leads. With `stale` nobody has to know: it is that of the broker that has applied most, and `leader` is the
-    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the client
-    has ended, Overloaded if a broker would not answer.
+    one that it follows. If no broker can be asked, and one said why, that is `refusal`. Raises Unavailable if the
+    client has ended, Overloaded if a broker would not answer.
     """
 
     async def ask(node: str) -> bytes:
