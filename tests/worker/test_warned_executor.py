@@ -76,7 +76,7 @@ def outcome(function: Any, warned_at: int) -> tuple[Outcome, bool]:
     finally:
         sys.settrace(before)
     executor.claim()                        # writes the outcome
-    (ended,) = decode_outcomes(*worker.take())
+    (ended,) = decode_outcomes(*worker.ring.take())
     return ended, lines >= warned_at
 
 
