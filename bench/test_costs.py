@@ -60,17 +60,17 @@ async def compare(cluster: LocalCluster, work: Work, tasks: int) -> dict[str, An
         await plain(client, WARM_UP)
         meter = Meter(await client.status())
         ratios, seconds = [], []
-        us: dict[str, float] = {}
+        spent: list[dict[str, float]] = []
         for _ in range(ROUNDS):
             base = await timed(plain, client, tasks)
             meter.start()
             seconds.append(await timed(work, client, tasks))
-            us = meter.us_per_task(tasks)
+            spent.append(meter.us_per_task(tasks))
             ratios.append(seconds[-1] / base)
     return {
         "us": round(statistics.median(seconds) * 1e6 / tasks, 1),
         "ratio": round(statistics.median(ratios), 2),
-        "processor_us": us,
+        "processor_us": {role: statistics.median(row[role] for row in spent) for role in spent[0]},
     }
 
 

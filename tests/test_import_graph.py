@@ -94,6 +94,18 @@ MAY_TOUCH_THE_WORLD = (
 )
 
 PUBLIC_ACTORS = ("actors", "actors.testing", "actors.simulation")
+# What makes objects of any class out of bytes, and with that runs whatever their sender likes.
+UNPICKLERS = {"pickle", "_pickle", "marshal", "shelve", "cloudpickle", "dill", "copyreg"}
+
+# Who loads modules by their names, and whose names these are. Never those of a message.
+MAY_LOAD_BY_NAME = {
+    "actors/__init__.py": "its own, when somebody first asks for one of their names",
+    "actors/runtime/child.py": "the entry that the code which starts a child gives",
+    "actors/runtime/forkserver.py": "those that the code which starts it wants loaded before",
+    "cluster/__main__.py": "the one that somebody types",
+    "cluster/worker/executor.py": "those that the topology lists",
+}
+
 CLUSTER_MAY_NAME = {
     # path -> modules of `actors` that it may import besides the public ones, and why
     "cluster/worker/executor.py": {"actors.runtime.ports"},    # runs in the child, which loads as little as it can
@@ -169,6 +181,17 @@ def test_only_the_rooms_of_the_real_world_touch_it(path):
             continue    # a number
         touched = {module, module.split(".")[0]} & WORLD
         assert not touched, f"{path} imports {module}: time, chance and the system come through ports"
+
+
+@pytest.mark.parametrize("path", sources())
+def test_nothing_is_unpickled_and_few_load_modules_by_name(path):
+    for module, name in imports(path, typing_too=True):
+        assert module.split(".")[0] not in UNPICKLERS, f"{path} imports {module}"
+        if module.split(".")[0] == "importlib":
+            assert path in MAY_LOAD_BY_NAME, f"{path} imports {module}.{name}: say whose names it loads"
+    nodes = ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"__import__", "eval", "exec"}, f"{path} runs what it is given"
 
 
 def test_actors_know_nothing_of_the_cluster():

@@ -32,7 +32,6 @@ COMMAND_TIMEOUT_S = 60
 LONG_TASKS = "range(400)"       # of the quick start: time enough for a person to kill a leader
 LONG_TASKS_HERE = 120           # time enough for a test
 
-
 ALL = [block for page in PAGES for block in blocks(page)]
 
 

@@ -9,6 +9,13 @@ PAGE = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
 NAMED = re.findall(r'`(tests/[\w/]+\.py)(?: -k (?:"([^"]+)"|(\w+)))?`', PAGE)
 
 
+def test_each_promise_names_a_test():
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert rows
+    for line in rows:
+        assert "`tests/" in line.rpartition(" | ")[2], line
+
+
 @pytest.mark.parametrize(("file", "quoted", "word"), NAMED)
 def test_a_promise_names_tests_that_exist(file, quoted, word):
     source = (ROOT / file).read_text(encoding="utf-8")

@@ -64,6 +64,12 @@ def mark(folder: str, what: str) -> None:
     partial.replace(Path(folder, what))
 
 
+def leave_line(folder: str, name: str) -> None:
+    """Tells the test how often a task came here: a line for each time."""
+    with open(Path(folder, name), "a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
 def wait_for(path: Path) -> None:
     while not path.exists():
         time.sleep(POLL_S)
@@ -100,25 +106,22 @@ def hold_a_while(folder: str, seconds: float) -> float:
 def once(number: int, folder: str) -> int:
     """Leaves a line for each time it runs. Takes long enough to be alone at its slot."""
     time.sleep(0.03)
-    with open(Path(folder, f"ran-{number}"), "a") as file:
-        file.write(f"{os.getpid()}\n")
+    leave_line(folder, f"ran-{number}")
     return number
 
 
 @task(timeout="10m")
-def last(seconds: float, folder: str) -> int:
+def sleep_long(seconds: float, folder: str) -> int:
     """Leaves a line for each time it begins. Returns its attempt."""
-    with open(Path(folder, "began"), "a") as file:
-        file.write(f"{os.getpid()}\n")
+    leave_line(folder, "began")
     time.sleep(seconds)
     return current().attempt
 
 
 @task(timeout="10m")
-def last_in_c(seconds: int, folder: str) -> int:
+def keep_the_lock(seconds: int, folder: str) -> int:
     """Likewise, inside of C code that keeps the interpreter's lock: no other thread of its process runs."""
-    with open(Path(folder, "began"), "a") as file:
-        file.write(f"{os.getpid()}\n")
+    leave_line(folder, "began")
     ctypes.PyDLL(None).sleep(seconds)
     return current().attempt
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cluster_rig import is_whole, launched, make_topology, row, run, running, status_when
-from cluster_tasks import echo, last, last_in_c, once
+from cluster_tasks import echo, keep_the_lock, once, sleep_long
 
 from bench.watch import pss_mb
 from cluster import Client, Task, TaskCancelled
@@ -14,12 +14,12 @@ from cluster import Client, Task, TaskCancelled
 LEASE_S = 10.0
 LONG_S = int(6 * LEASE_S)
 DELAYED_TASKS = 1_000_000
-AT_ONCE = 100_000
+SUBMITTED_AT_ONCE = 100_000
 GROWTH_MB_MAX = 2.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [last, last_in_c], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", [sleep_long, keep_the_lock], ids=lambda task: task.__name__)
 def test_a_task_that_lives_through_six_leases_runs_once(tmp_path: Path, task: Task[[float, str], int]) -> None:
     """Promises 2 and 4: the worker renews its lease, whatever the task's process does."""
 
@@ -47,8 +47,8 @@ def test_a_million_delayed_tasks_cost_workers_nothing(tmp_path: Path, figure: Ca
             await (await client.map(echo, range(20)))
             before = [pss_mb(pid) for pid in pids]
             later = echo.options(delay="1h")
-            for _ in range(DELAYED_TASKS // AT_ONCE):
-                await client.map(later, range(AT_ONCE))
+            for _ in range(DELAYED_TASKS // SUBMITTED_AT_ONCE):
+                await client.map(later, range(SUBMITTED_AT_ONCE))
             status = await status_when(client, "all of them wait", is_whole)
             assert row(status["queues"], "default")["delayed"] == DELAYED_TASKS
             grown = [pss_mb(pid) - was for pid, was in zip(pids, before, strict=True)]
