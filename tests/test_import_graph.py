@@ -102,7 +102,7 @@ MAY_LOAD_BY_NAME = {
     "actors/__init__.py": "its own, when somebody first asks for one of their names",
     "actors/runtime/child.py": "the entry that the code which starts a child gives",
     "actors/runtime/forkserver.py": "those that the code which starts it wants loaded before",
-    "cluster/__main__.py": "the one that somebody types",
+    "cluster/command_line/submit.py": "the one that somebody types",
     "cluster/worker/executor.py": "those that the topology lists",
 }
 
