@@ -18,6 +18,8 @@ import msgspec
 if TYPE_CHECKING:
     from cluster.peer.config import BrokerLimits
 
+__all__ = ["LocalCluster", "free_ports", "write_topology"]
+
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 POLL_INTERVAL_S = 0.05

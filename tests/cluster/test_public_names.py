@@ -8,7 +8,9 @@ import pytest
 
 import actors
 import cluster
+import cluster.local
 
+PUBLIC = [cluster, cluster.local, actors]
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "index.md"
 ROW = re.compile(r"\| `(\w+)` \| (.+) \|")
 
@@ -20,20 +22,21 @@ def documented(module: ModuleType) -> list[str]:
     return [row.group(1) for row in ROW.finditer(section)]
 
 
-@pytest.mark.parametrize("module", [cluster, actors], ids=["cluster", "actors"])
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_public_names_are_exactly_the_documented_ones(module):
     assert documented(module) == list(module.__all__)
 
 
-@pytest.mark.parametrize("module", [cluster, actors], ids=["cluster", "actors"])
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_public_names_are_sorted_and_exist(module):
     assert list(module.__all__) == sorted(set(module.__all__))
     assert all(getattr(module, name) is not None for name in module.__all__)
 
 
 def test_public_classes_and_functions_say_what_they_are():
-    for name in cluster.__all__:
-        assert (getattr(cluster, name).__doc__ or "").strip(), f"{name} has no docstring"
+    for module in (cluster, cluster.local):
+        for name in module.__all__:
+            assert (getattr(module, name).__doc__ or "").strip(), f"{name} has no docstring"
 
 
 def test_every_error_of_the_cluster_is_a_cluster_error():

@@ -182,6 +182,21 @@ def test_the_script_without_an_event_loop_does_what_it_says(site):
     assert site.type_in(pool.text) == "300\n"
 
 
+def test_the_tests_of_the_page_on_testing_pass(tmp_path):
+    page = list(blocks(ROOT / "docs/guide/testing.md"))
+    for block in page:
+        if block.file_name:
+            (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
+    (command,) = [block.text for block in page if block.language == "sh"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-e", "-c", f"{command.strip()} --basetemp={tmp_path / 'own'}"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 passed" in done.stdout
+
+
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)
 def test_the_examples_of_the_command_line_do_what_they_say(site):
     submit, results, tasks, parts, top, completion = (block.text for block in site.commands)
