@@ -1,6 +1,9 @@
 """Options and summary lines that all tests share."""
 
+import ctypes
+import gc
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +15,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder with transcripts of etcd's Raft tests for tests/conformance/test_etcd_raft.py; may be repeated",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _worlds_are_let_go() -> Iterator[None]:
+    """A simulated world is one large cycle that runs with the collector off, and glibc keeps what it freed: a session
+    would have gigabytes."""
+    yield
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
