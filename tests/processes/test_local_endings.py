@@ -102,8 +102,8 @@ def test_a_part_of_a_cluster_that_never_had_a_leader_stops_at_once(tmp_path: Pat
     """One broker of three, and a worker that waits for the others."""
     topology = make_topology(tmp_path, workers=1)
     with launched(topology, "--node", "b1") as broker, launched(topology, "--node", "w1") as worker:
-        # A child for the slot, below the fork server of the worker.
-        wait_until("both have started", lambda: len(descendants(broker.pid)) == 2 and len(descendants(worker.pid)) == 4)
+        # A child for the slot and one for the event loop, below the fork server of the worker.
+        wait_until("both have started", lambda: len(descendants(broker.pid)) == 2 and len(descendants(worker.pid)) == 5)
         for launch in (worker, broker):
             launch.send_signal(signal.SIGTERM)
             assert launch.wait(QUICK_S) == 0
