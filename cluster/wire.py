@@ -330,10 +330,12 @@ class ShowTask(Message, tag=62, frozen=True):
 
 
 class TaskShown(Message, tag=63, frozen=True):
-    """The answer; `found` is None if the state has no such task."""
+    """The answer; `found` is None if the state has no such task. `progress` is done and total (or NO_TOTAL), as what
+    runs has said last; None if it has said nothing, or this broker does not lead."""
 
     request: int
     found: TaskDetails | None
+    progress: tuple[int, int] | None = None
 
 
 

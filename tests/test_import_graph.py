@@ -43,6 +43,7 @@ PURE = (
     "cluster/broker/entries.py",
     "cluster/broker/gate.py",
     "cluster/broker/rounds.py",
+    "cluster/client/arguments.py",
     "cluster/client/outbox.py",
     "cluster/client/rolling.py",
     "cluster/client/seen.py",

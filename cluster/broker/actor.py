@@ -113,7 +113,7 @@ class Broker(Actor):
             self.context.at_turn_end,
             lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
             self._refuse,
-            Inspection(self.machine, self._links, self._next_turn),
+            Inspection(self.machine, self._links, self._next_turn, lambda task: self._watching.progress(task)),
         )
         self._watching = watching = Watching(
             self.machine,

@@ -26,14 +26,22 @@ Answer = Callable[[Link, Question, Message], None]
 
 
 class Inspection:
-    """Answers what may be answered. `next_turn` calls back in the next turn of the loop, once for each call."""
+    """Answers what may be answered. `next_turn` calls back in the next turn of the loop, once for each call; `progress`
+    is what a task that runs has said last, at a leader."""
 
-    __slots__ = ("_links", "_machine", "_next_turn", "_waiting", "leading")
+    __slots__ = ("_links", "_machine", "_next_turn", "_progress", "_waiting", "leading")
 
-    def __init__(self, machine: Machine, links: Links, next_turn: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        links: Links,
+        next_turn: Callable[[Callable[[], None]], object],
+        progress: Callable[[int], tuple[int, int] | None],
+    ) -> None:
         self._machine = machine
         self._links = links
         self._next_turn = next_turn
+        self._progress = progress
         self._waiting: OrderedDict[Link, deque[tuple[Question, Answer]]] = OrderedDict()
         self.leading = False
 
@@ -60,7 +68,8 @@ class Inspection:
             if isinstance(question, ListTasks):
                 answer(link, question, listed(self._machine, self._links, question, leading=self.leading))
             else:
-                answer(link, question, shown(self._machine, self._links, question, leading=self.leading))
+                progress = self._progress(question.task) if self.leading else None
+                answer(link, question, shown(self._machine, self._links, question, progress, leading=self.leading))
         if self._waiting:
             self._next_turn(self._answer_some)
 
@@ -72,13 +81,15 @@ def listed(machine: Machine, links: Links, question: ListTasks, *, leading: bool
     return TaskRows(question.request, rows, page.after)
 
 
-def shown(machine: Machine, links: Links, question: ShowTask, *, leading: bool) -> TaskShown:
+def shown(
+    machine: Machine, links: Links, question: ShowTask, progress: tuple[int, int] | None, *, leading: bool
+) -> TaskShown:
     """The task that was asked for."""
     found = machine.details(question.task)
     if found is not None and leading:
         (row,) = _placed([found.row], links)
         found = structs.replace(found, row=row)
-    return TaskShown(question.request, found)
+    return TaskShown(question.request, found, progress)
 
 
 def _placed(rows: list[TaskRow], links: Links) -> list[TaskRow]:

@@ -264,14 +264,19 @@ class Watching:
         if held is None or link is None:
             return None
         attempt = held[1]
-        known, done, total = self._progress.get(task, (0, 0, NO_TOTAL))
-        if known == attempt:
+        if (said := self.progress(task)) is not None:
             self._runs[task] = attempt
-            return TaskEvent(task, EVENT_PROGRESS, self._now_ms(), attempt, link.name, done, total)
+            return TaskEvent(task, EVENT_PROGRESS, self._now_ms(), attempt, link.name, *said)
         if task in link.running:
             self._runs[task] = attempt
             return TaskEvent(task, EVENT_STARTED, self._now_ms(), attempt, link.name)
         return None
+
+    def progress(self, task: int) -> tuple[int, int] | None:
+        """Done and total (or NO_TOTAL), as what runs has said last; None if it has said nothing."""
+        held = self._machine.held(task)
+        attempt, done, total = self._progress.get(task, (0, 0, NO_TOTAL))
+        return (done, total) if held is not None and held[1] == attempt else None
 
     def _waiting(self, task: int) -> TaskEvent | None:
         """Why it waits again; None if that is nothing that concerns it: it waits for the first time, or was handed back

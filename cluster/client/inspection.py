@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from cluster.client.arguments import call_of
 from cluster.client.waits import NO_RECORD_ADVICE
 from cluster.errors import TaskNotFound
 from cluster.state.task_rows import OUTCOME_NAMES, PLACE_RUNS, PLACE_WAITS, TaskDetails, TaskRow
 from cluster.state.tasks import Attempt
-from cluster.wire import ListTasks, ShowTask, TaskRows, TaskShown
+from cluster.wire import NO_TOTAL, ListTasks, ShowTask, TaskRows, TaskShown
 
 if TYPE_CHECKING:
     from cluster.client.client import Client
@@ -71,6 +72,10 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     ready_at: datetime | None = None            # if it is delayed; None if too many other dates come before
     cancel_grace_s: float | None = None         # if it is being cancelled
     body_bytes: int | None = None               # of its arguments, encoded; once it has completed of its result
+    args: tuple[object, ...] | None = None      # its arguments as plain values, all of which JSON has
+    kwargs: dict[str, object] | None = None
+    arguments_why: str = ""                     # why there are none: they are too long, not kept, or nothing for JSON
+    progress: tuple[int, int | None] | None = None      # done, and of how much, if it runs and has said so
 
 
 class Listing:
@@ -131,10 +136,12 @@ async def show(client: "Client", task: int, *, stale: bool) -> TaskInfo:
     answer: TaskShown = await client._ask(lambda number: ShowTask(number, task, stale), end, stale=stale)
     if answer.found is None:
         raise TaskNotFound(f"the cluster has no record of task {task}: {NO_RECORD_ADVICE}")
-    return info_of(answer.found.row, answer.found)
+    return info_of(answer.found.row, answer.found, answer.progress)
 
 
-def info_of(row: TaskRow, details: TaskDetails | None = None) -> TaskInfo:
+def info_of(
+    row: TaskRow, details: TaskDetails | None = None, progress: tuple[int, int] | None = None
+) -> TaskInfo:
     """A row as users see it, and what else is known of that task."""
     info = TaskInfo(
         id=row.task,
@@ -158,6 +165,7 @@ def info_of(row: TaskRow, details: TaskDetails | None = None) -> TaskInfo:
     )
     if details is None:
         return info
+    call = call_of(row.state, details.arguments, details.body_bytes)
     return structs.replace(
         info,
         attempts=tuple(map(_attempt, details.attempts)),
@@ -169,6 +177,10 @@ def info_of(row: TaskRow, details: TaskDetails | None = None) -> TaskInfo:
         ready_at=_date(details.ready_at_ms),
         cancel_grace_s=details.grace_ms / 1_000 if details.grace_ms >= 0 else None,
         body_bytes=details.body_bytes,
+        args=call.args,
+        kwargs=call.kwargs,
+        arguments_why=call.why,
+        progress=None if progress is None else (progress[0], None if progress[1] == NO_TOTAL else progress[1]),
     )
 
 

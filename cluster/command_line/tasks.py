@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.client.inspection import STATES, AttemptInfo, TaskInfo
 from cluster.command_line.common import TaskId, busy, known, look_options, looking, run, stderr, topology_argument
-from cluster.command_line.waiting import waits_for
+from cluster.command_line.waiting import as_json_text, waits_for
 from cluster.status_tables import plain_table
 
 LIMIT_DEFAULT = 100
@@ -182,7 +182,9 @@ def described(info: TaskInfo) -> Iterator[str]:
         "retries": f"{info.failures} of {info.retries}" if info.retries else "",
         "cancel grace": _seconds(info.cancel_grace_s),
         "result kept": _seconds(info.result_ttl_s),
-        "result" if info.state == "completed" else "arguments": f"{info.body_bytes} bytes" if info.body_bytes else "",
+        "progress": "" if info.progress is None else progress_text(*info.progress),
+        "arguments": arguments_text(info),
+        "result": f"{info.body_bytes} bytes" if info.state == "completed" else "",
     }
     width = max(map(len, fields))
     for name, value in fields.items():
@@ -191,6 +193,19 @@ def described(info: TaskInfo) -> Iterator[str]:
     for attempt in info.attempts:
         yield ""
         yield from _attempt(attempt)
+
+
+def progress_text(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done} of {total}"
+
+
+def arguments_text(info: TaskInfo) -> str:
+    """As in a call, with the values as JSON."""
+    if info.args is None or info.kwargs is None:
+        return info.arguments_why
+    named = [f"{name if name.isidentifier() else as_json_text(name)}={as_json_text(value)}"
+             for name, value in info.kwargs.items()]  # fmt: skip
+    return ", ".join([*map(as_json_text, info.args), *named]) or "none"
 
 
 def _attempt(attempt: AttemptInfo) -> Iterator[str]:

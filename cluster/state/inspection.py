@@ -26,7 +26,7 @@ from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import DEAD_KEPT_MS
 from cluster.state.status import STATE_NAMES, why_parked
 from cluster.state.tables import Tables
-from cluster.state.task_rows import PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
+from cluster.state.task_rows import ARGUMENTS_BYTES_MAX, PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
 from cluster.state.tasks import SHARDS, Task, place_of
 from cluster.state.texts import head
 from cluster.state.timers import LIFE_SHIFT, READY
@@ -123,6 +123,7 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
         _ready_at_ms(tables, task) if task.state == DELAYED else 0,
         task.grace_ms,
         len(task.body),
+        task.body if task.state != STATE_COMPLETED and len(task.body) <= ARGUMENTS_BYTES_MAX else None,
     )
 
 

@@ -27,6 +27,8 @@ PLACE_UNKNOWN = 1
 PLACE_WAITS = 2
 PLACE_RUNS = 3
 
+ARGUMENTS_BYTES_MAX = 4 * 1024      # encoded, that are told of one task
+
 
 class TaskRow(Struct, array_like=True, gc=False, frozen=True):
     """One task in a list. `attempt` = how often it was handed out. `worker` holds it, or had its last attempt, whose
@@ -57,7 +59,8 @@ class TaskRow(Struct, array_like=True, gc=False, frozen=True):
 
 class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     """All that the state has of one task. `body_bytes` are of its arguments, once it has completed of its result.
-    `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled."""
+    `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled.
+    `arguments` are its body, None if that is longer than ARGUMENTS_BYTES_MAX, or holds the result."""
 
     row: TaskRow
     attempts: list[Attempt]
@@ -69,3 +72,4 @@ class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     ready_at_ms: int
     grace_ms: int
     body_bytes: int
+    arguments: bytes | None = None

@@ -58,7 +58,7 @@ class Leader:
         self.dropped: list[Link] = []
         self.report: dict[str, object] = {}
         delivery = Delivery(machine, self.links, Quiet(), self.dropped.append)
-        inspection = Inspection(machine, self.links, self.later.append)
+        inspection = Inspection(machine, self.links, self.later.append, lambda task: None)
         self.questions = Questions(
             machine, self.links, delivery, lambda: self.report, lambda callback: callback(), self._ask,
             lambda link, reason: None, inspection,

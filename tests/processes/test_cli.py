@@ -224,6 +224,9 @@ def test_tasks_are_listed_and_shown_with_what_became_of_them(cluster: LocalClust
         (attempt,) = shown["attempts"]
         assert (attempt["outcome"], attempt["error_message"]) == ("failed", "[bold] luck")
         assert "Traceback" in attempt["traceback"]
+        assert (shown["args"], shown["kwargs"], shown["progress"]) == (["[bold] luck"], {}, None)
+        found = command_line("cluster", "tasks", "show", topology, str(held))
+        assert f'arguments     "{folder}", 1\n' in found.stdout
     finally:
         (tmp_path / "go").touch()
     found = command_line("cluster", "tasks", "show", topology, "5")

@@ -64,6 +64,8 @@ def test_who_stops_watching_goes_on_with_the_client(client):
             break
     progress = handle.progress()
     assert progress is not None and progress[1] == 20
+    info = client.task(handle.id)
+    assert info.progress is not None and info.progress >= progress and info.args == (20, 0.1)
     assert handle.result(timeout=TIMEOUT_S) == 20
     assert [event.kind for event in client.handle(handle.id).watch()] == ["finished"]
 

@@ -170,7 +170,7 @@ def test_a_task_that_waits(rig: Rig) -> None:
     assert (row.attempt, row.is_parked, row.is_delayed, row.worker, row.slot) == (0, True, False, "", -1)
     assert (details.timeout_ms, details.retries, details.expires_at_ms) == (5_000, 2, EPOCH_MS + 9_000)
     assert (details.attempts, details.ready_at_ms, details.grace_ms) == ([], 0, -1)
-    assert details.body_bytes == 1
+    assert details.body_bytes == 1 and details.arguments is not None and len(details.arguments) == 1
 
 
 def test_a_task_is_parked_until_a_worker_announces_its_name(rig: Rig) -> None:
@@ -223,7 +223,7 @@ def test_a_task_that_completed_at_once_has_one_attempt(rig: Rig) -> None:
     row = details.row
     assert (row.state, row.worker, row.attempt, row.error) == ("completed", "w1", 1, "")
     assert (row.started_ms, row.ended_ms) == (EPOCH_MS, EPOCH_MS + 2_500)
-    assert details.body_bytes == 5
+    assert details.body_bytes == 5 and details.arguments is None, "that is its result"
 
 
 def test_attempts_say_how_they_ended(rig: Rig) -> None:
