@@ -35,5 +35,12 @@ class Refused(Struct, array_like=True, tag=1, frozen=True):
     reason: str
 
 
+class Drained(Struct, array_like=True, tag=2, frozen=True):
+    """Worker -> launch, before it exits with EXIT_DRAINED: so many tasks still ran when the limit of its drain was
+    over; they were ended, and went back."""
+
+    cut_off: int
+
+
 encode = msgspec.msgpack.Encoder().encode
-decoder: msgspec.msgpack.Decoder[Ready | Refused] = msgspec.msgpack.Decoder(Ready | Refused)
+decoder: msgspec.msgpack.Decoder[Ready | Refused | Drained] = msgspec.msgpack.Decoder(Ready | Refused | Drained)

@@ -40,8 +40,9 @@ from actors import (
     TerminateChild,
     handles,
 )
-from cluster.node_report import ASKED, EXIT_AGAIN, EXIT_UNUSABLE, REFUSED, Ready, decoder
+from cluster.node_report import ASKED, EXIT_AGAIN, EXIT_UNUSABLE, REFUSED, Drained, Ready, decoder
 from cluster.stand_in import StandIn, StandInConfig
+from cluster.wire import CUT_OFF_UNKNOWN
 
 DRAIN_TIMEOUT = 10 * SECOND             # from SIGTERM to SIGKILL of a node
 BACKOFF = Backoff(min_ns=100 * MILLISECOND, max_ns=10 * SECOND, reset_after_ns=30 * SECOND)
@@ -97,6 +98,14 @@ class NodeRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class NodeDrained:
+    """Node -> Launch: my process ends, and has ended so many tasks that still ran."""
+
+    node: str
+    cut_off: int
+
+
 class Node(Actor):
     """One node's process. It ends with its process: `Crashed` lets the supervisor start another, `Normal` does not."""
 
@@ -139,6 +148,8 @@ class Node(Actor):
         report = decoder.decode(frame)
         if isinstance(report, Ready):
             self.launch.tell(NodeReady(self.spec.name))
+        elif isinstance(report, Drained):
+            self.launch.tell(NodeDrained(self.spec.name, report.cut_off))
         else:
             self._refusal = report.reason
 
@@ -161,8 +172,8 @@ class Node(Actor):
 class Out(StandIn):
     """A drained worker's place in the tree."""
 
-    def __init__(self, spec: NodeSpec, launch: Ref[object], config: StandInConfig) -> None:
-        super().__init__(spec.name, config)
+    def __init__(self, spec: NodeSpec, launch: Ref[object], config: StandInConfig, cut_off: int) -> None:
+        super().__init__(spec.name, config, cut_off)
         self.spec = spec
         self.launch = launch
 
@@ -190,6 +201,7 @@ class Launch(Actor):
         self._ran: set[str] = set()             # nodes that were ready at least once
         self._asked_for: set[str] = set()       # nodes that an operator has ended at least once
         self._out: set[str] = set()             # of these, workers that are drained
+        self._cut_off: dict[str, int] = {}      # tasks that these ended, where they have said it
         # Brokers that were neither ready nor have crashed yet; workers wait for them.
         self._awaited = {spec.name for spec in nodes if spec.is_broker}
 
@@ -203,7 +215,8 @@ class Launch(Actor):
 
     def _node(self, spec: NodeSpec) -> Actor:
         if spec.name in self._out and spec.stand_in is not None:
-            return Out(spec, self.context.self_ref, spec.stand_in)
+            cut_off = self._cut_off.get(spec.name, CUT_OFF_UNKNOWN)
+            return Out(spec, self.context.self_ref, spec.stand_in, cut_off)
         has_run, was_asked = spec.name in self._ran, spec.name in self._asked_for
         return Node(spec, self.context.self_ref, has_run=has_run, was_asked=was_asked)
 
@@ -236,6 +249,10 @@ class Launch(Actor):
             self.refusal = message      # the stop follows when that node has ended
 
     @handles
+    def on_drained(self, message: NodeDrained) -> None:
+        self._cut_off[message.node] = message.cut_off
+
+    @handles
     def on_stop(self, message: Stop) -> None:
         if not self._stopping:
             self._stopping = True
@@ -263,6 +280,7 @@ class Launch(Actor):
             self._out.add(spec.name)
         else:
             self._out.discard(spec.name)
+            self._cut_off.pop(spec.name, None)
         self.context.log.event("node_out" if is_out else "node_again", node=spec.name)
         if not is_out or spec.stand_in is not None:
             self._supervisor.tell(RestartChild(spec.name))

@@ -8,7 +8,7 @@ import msgspec
 
 from actors import SECOND, Actor, Nanos, Peer
 from cluster.leader_links import LeaderLinks
-from cluster.wire import ROLE_WORKER, End, Hello, StandingBy, ToWorker
+from cluster.wire import CUT_OFF_UNKNOWN, ROLE_WORKER, End, Hello, StandingBy, ToWorker
 
 SAY_INTERVAL: Nanos = 2 * SECOND        # in case it was not heard
 INCARNATION_BITS = 63
@@ -22,11 +22,13 @@ class StandInConfig(msgspec.Struct, frozen=True):
 
 
 class StandIn(Actor):
-    """Stands in for the worker `node`; `asked_back` is called when an operator wants it to run again."""
+    """Stands in for the worker `node`, whose drain has ended `cut_off` tasks; `asked_back` is called when an operator
+    wants it to run again."""
 
-    def __init__(self, node: str, config: StandInConfig) -> None:
+    def __init__(self, node: str, config: StandInConfig, cut_off: int = CUT_OFF_UNKNOWN) -> None:
         self.node = node
         self.config = config
+        self.cut_off = cut_off
 
     def asked_back(self) -> None:
         raise NotImplementedError
@@ -48,12 +50,12 @@ class StandIn(Actor):
         return Hello(self.config.cluster, self.node, self.incarnation, ROLE_WORKER)
 
     def _greet(self, leader: Peer) -> None:
-        leader.send(StandingBy())
+        leader.send(StandingBy(cut_off=self.cut_off))
 
     def _say(self) -> None:
         self.context.timer("say", SAY_INTERVAL, self._say)
         if self._links.leader is not None:
-            self._links.leader.send(StandingBy())
+            self._links.leader.send(StandingBy(cut_off=self.cut_off))
 
     def _on_message(self, peer: Peer, message: msgspec.Struct) -> None:
         if isinstance(message, End) and message.again:

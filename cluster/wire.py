@@ -25,6 +25,7 @@ EVENT_UNKNOWN = 6       # there is no such task
 NO_TOTAL = -1           # a task that did not say how much there is to do
 WATCHED_TASKS_MAX = 1_000_000   # of one client, by Watch and by Follow each
 END_LIMIT_MS_MAX = 24 * 60 * 60 * 1_000     # of EndNode: for what runs at a worker
+CUT_OFF_UNKNOWN = -1    # of StandingBy: its worker has not said it
 
 ROLE_BROKER = 0
 ROLE_WORKER = 1
@@ -373,9 +374,11 @@ class NodeAnswer(Message, tag=66, frozen=True):
 
 class StandingBy(Message, tag=67, frozen=True):
     """Stand-in of a drained worker, at its launch -> leader, over each new link: this worker stays out until an End
-    asks it back. Not `stands`: that is over."""
+    asks it back. Not `stands`: that is over. `cut_off` tasks still ran when the limit of the drain was over: they were
+    ended, and went back."""
 
     stands: bool = True
+    cut_off: int = CUT_OFF_UNKNOWN
 
 
 class Progress(Message, tag=68, frozen=True):

@@ -48,7 +48,7 @@ class Ending:
     def on_standing_by(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, StandingBy)
         if link.role == ROLE_WORKER and not link.session:
-            link.stands_by = message.stands
+            link.stands_by, link.cut_off = message.stands, message.cut_off
 
     def on_end_here(self, link: Link, message: msgspec.Struct) -> None:
         """To a broker that does not lead: it ends itself, and nobody else."""

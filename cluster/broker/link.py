@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from actors import Nanos, Peer
 from cluster.state.machine import Machine
+from cluster.wire import CUT_OFF_UNKNOWN
 
 
 @dataclass(eq=False, slots=True)
@@ -24,6 +25,7 @@ class Link:
     pid: int = 0
     heard: Nanos = 0
     stands_by: bool = False                                 # of a worker that was drained: nothing runs there
+    cut_off: int = CUT_OFF_UNKNOWN                          # tasks that the drain ended
 
 
 class Links:

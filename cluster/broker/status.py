@@ -4,6 +4,7 @@ from cluster.broker.link import Links
 from cluster.state.effects import Assignment
 from cluster.state.machine import Machine
 from cluster.state.status import Status
+from cluster.wire import CUT_OFF_UNKNOWN
 
 
 def replica_status(machine: Machine) -> dict[str, object]:
@@ -17,6 +18,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
             "async_tasks": row["async_tasks"],
             "draining": row["draining"],
             "drained": False,
+            "cut_off": None,
             "running": row["held"],
             "waiting": 0,
             "children": [],
@@ -49,13 +51,15 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
                 "async_tasks": session.worker.loop_tasks if session.worker.loop_names else 0,
                 "draining": session.draining,
                 "drained": False,
+                "cut_off": None,
                 "running": len(held) - len(waits),
                 "waiting": len(waits),
                 "children": list(link.children) if link is not None else [],
             }
         )
     there = {row["node"] for row in workers}
-    workers += [_drained(name) for name in {link.name: None for link in links if link.stands_by} if name not in there]
+    out = {link.name: link.cut_off for link in links if link.stands_by}
+    workers += [_drained(name, cut_off) for name, cut_off in out.items() if name not in there]
     queues = []
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
@@ -63,10 +67,20 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_parked(status)}
 
 
-def _drained(name: str) -> dict[str, object]:
+def _drained(name: str, cut_off: int) -> dict[str, object]:
     """The row of a worker that an operator has taken out."""
-    numbers: dict[str, object] = {"slots": 0, "async_tasks": 0, "running": 0, "waiting": 0}
-    return {"node": name, "pid": None, "draining": False, "drained": True, **numbers, "children": []}
+    return {
+        "node": name,
+        "pid": None,
+        "slots": 0,
+        "async_tasks": 0,
+        "draining": False,
+        "drained": True,
+        "cut_off": None if cut_off == CUT_OFF_UNKNOWN else cut_off,
+        "running": 0,
+        "waiting": 0,
+        "children": [],
+    }
 
 
 def _parked(status: Status) -> dict[str, object]:

@@ -75,12 +75,14 @@ Step = Ask | Rest | Done | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One node that had its turn; pid 0 where there was no process, or is none now."""
+    """One node that had its turn; pid 0 where there was no process, or is none now. `cut_off`: tasks that still ran
+    when the limit of its drain was over, if it stays out and that is known."""
 
     node: str
     old_pid: int
     new_pid: int
     took: Nanos
+    cut_off: int | None = None
 
 
 class Look:
@@ -98,6 +100,10 @@ class Look:
 
     def is_drained(self, worker: str) -> bool:
         return bool(self.workers.get(worker, {}).get("drained"))
+
+    def cut_off(self, worker: str) -> int | None:
+        """Of a drained one: how many tasks its drain has ended, if that is known."""
+        return self.workers.get(worker, {}).get("cut_off")
 
     def is_serving(self, worker: str) -> bool:
         """Registered, with all its children, and not leaving."""
@@ -268,7 +274,8 @@ class Course:
     def _watch(self, current: _Current, look: Look, now: Nanos) -> Step | None:
         """None: its turn is over."""
         if self._has_arrived(current, look, now):
-            self.turns.append(Turn(current.node, current.pid, look.pid(current.node), now - current.since))
+            took, cut_off = now - current.since, look.cut_off(current.node)
+            self.turns.append(Turn(current.node, current.pid, look.pid(current.node), took, cut_off))
             self._current = None
             return None
         running = 0 if current.is_broker else self.limits.running + LEAVE_AFTER

@@ -129,7 +129,7 @@ def _carry_out(topology: str, course: Course, as_json: bool, deadline: float) ->
     if as_json:
         click.echo(json.dumps(report(course, failure, took)))
     elif failure is None:
-        click.echo(f"{_done(course)} in {took / SECOND:.1f} s")
+        click.echo(f"{_done(course)} in {took / SECOND:.1f} s{_cut_off(course)}")
     if failure is not None:
         click.echo(f"error: {failure.reason}", err=True)
         raise SystemExit(1)
@@ -138,6 +138,15 @@ def _carry_out(topology: str, course: Course, as_json: bool, deadline: float) ->
 def _done(course: Course) -> str:
     names = ", ".join(turn.node for turn in course.turns) or "nothing"
     return f"drained: {names}" if course.wanted is Wanted.OUT else f"restarted: {names}"
+
+
+def _cut_off(course: Course) -> str:
+    """What the limit of a drain has cost, and where."""
+    return "".join(
+        f"; {turn.cut_off} running {'task' if turn.cut_off == 1 else 'tasks'} of {turn.node} ended and handed back"
+        for turn in course.turns
+        if turn.cut_off
+    )
 
 
 def report(course: Course, failure: GiveUp | None, took: Nanos) -> dict[str, object]:
@@ -157,6 +166,7 @@ def _turn(course: Course, turn: Turn) -> dict[str, object]:
         "role": ROLE[turn.node in course.brokers],
         "old_pid": turn.old_pid or None,
         "new_pid": turn.new_pid or None,
+        "cut_off": turn.cut_off,
         "seconds": round(turn.took / SECOND, 3),
     }
 

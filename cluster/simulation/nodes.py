@@ -163,6 +163,7 @@ class WorkerProcess(Node):
         self._on_end = on_end
         self._system: ActorSystem | None = None         # while it runs
         self._is_out = False                            # an operator has drained it
+        self._cut_off = 0                               # tasks that its drain has ended
         super().__init__(world, name)
 
     def drain(self) -> bool:
@@ -183,6 +184,7 @@ class WorkerProcess(Node):
         worker, self._system, ended = start_worker(ports, self.config, self.process.incarnation)
         system = self._system
         await system.wait_stopped()
+        self._cut_off = worker.cut_off
         for reason in ended:
             if isinstance(reason, Failed):
                 self._on_end(self.name, reason)
@@ -191,7 +193,8 @@ class WorkerProcess(Node):
     async def _stand_in(self, ports: Ports) -> None:
         """What its launch does meanwhile."""
         system = ActorSystem(ports, node=self.name)
-        system.spawn(Out(self.name, StandInConfig(self.config.cluster, self.config.brokers)), name="out")
+        config = StandInConfig(self.config.cluster, self.config.brokers)
+        system.spawn(Out(self.name, config, self._cut_off), name="out")
         ports.clock.call_at(ports.clock.now() + self._random.randrange(OUT_NS_MAX), system.stop)
         await system.wait_stopped()
         raise SystemExit(EXIT_AGAIN)

@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from actors import MILLISECOND, SECOND, Actor, Exit, ExitReason, Failed, Nanos, Peer, Shutdown, handles
 from cluster.leader_links import LeaderLinks
 from cluster.node_report import EXIT_AGAIN, EXIT_DRAINED
+from cluster.state.commands import OUTCOME_RETURNED, Close, Outcome, Register, WorkerSpec
 from cluster.state.commands import ROLE_WORKER as REGISTER_WORKER
-from cluster.state.commands import Close, Outcome, Register, WorkerSpec
 from cluster.state.effects import ANSWER_OK
 from cluster.wire import (
     HELLO_ITEMS_MAX,
@@ -88,6 +88,7 @@ class Worker(Actor):
         self.pid = pid
         self.start_failure: StartFailed | Exit | None = None
         self.end_status = 0                         # of the process, after an end in order
+        self.cut_off = 0                            # tasks that ran when the limit of its drain was over
         self.life = Life.STARTING
         self.incarnation = 0
         self.dropped_assignments = 0                # of older terms or other sessions, or held already
@@ -191,6 +192,8 @@ class Worker(Actor):
 
     def outcomes(self, outcomes: list[Outcome]) -> None:
         if self._session is not None and outcomes:      # else they are of one that is lost
+            if self.life is Life.CLOSING:       # with a date: it had begun
+                self.cut_off += sum(one.status == OUTCOME_RETURNED and one.started_ms > 0 for one in outcomes)
             self._session.add(outcomes)
             self.context.at_turn_end(self._flush)
 
@@ -260,6 +263,7 @@ class Worker(Actor):
         self.context.log.event("worker_session_lost", session=self.session, reason=reason)
         self._session = None
         if self.life in ENDING:
+            self._give_up_running()
             self.context.stop(Shutdown())
             return
         for child in self._children:
@@ -420,6 +424,7 @@ class Worker(Actor):
     def _say_goodbye(self) -> None:
         """Closes the session and waits for the leader to let go of the link. A goodbye that is lost would make this
         worker one that was lost, and that counts against the tasks that were assigned to it meanwhile."""
+        self._give_up_running()
         self.life = Life.CLOSED
         leader = self._links.leader
         if leader is None:
@@ -428,6 +433,11 @@ class Worker(Actor):
         leader.send(Close(self.session, self.incarnation))
         leader.flush()
         self.context.timer("goodbye", DRAIN_GOODBYE, self._end)
+
+    def _give_up_running(self) -> None:
+        """What still runs has no outcome from here; the end of the session gives it back."""
+        if self.life is not Life.CLOSED:
+            self.cut_off += sum(len(child.running_tasks) for child in self._children)
 
     def _leader_lost(self) -> None:
         if self.life is Life.CLOSED:

@@ -4,7 +4,17 @@ import msgspec
 
 from actors import ActorSystem, ExitReason, Failed, Locked, Ports, freeze_memory, on_terminate, process_id, run
 from cluster.data_directory import LOCKED_ADVICE, DataUnusable, hold
-from cluster.node_report import EXIT_FAULT, EXIT_OPERATOR, EXIT_UNUSABLE, Parent, Ready, Refused, encode
+from cluster.node_report import (
+    EXIT_DRAINED,
+    EXIT_FAULT,
+    EXIT_OPERATOR,
+    EXIT_UNUSABLE,
+    Drained,
+    Parent,
+    Ready,
+    Refused,
+    encode,
+)
 from cluster.worker.actor import Drain, Worker
 from cluster.worker.config import WorkerConfig, explain
 
@@ -50,6 +60,8 @@ async def _serve(ports: Ports, config: WorkerConfig, parent: Parent) -> int:
     if worker.start_failure is not None:
         refuse(explain(worker.start_failure))
         return EXIT_OPERATOR
+    if worker.end_status == EXIT_DRAINED:
+        parent.send(encode(Drained(worker.cut_off)))
     return EXIT_FAULT if any(isinstance(reason, Failed) for reason in ended) else worker.end_status
 
 

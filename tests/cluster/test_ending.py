@@ -13,6 +13,7 @@ from cluster.broker.ending import Ending
 from cluster.broker.link import Link
 from cluster.peer.neighbours import MOMENT, SILENCE, Neighbours
 from cluster.wire import (
+    CUT_OFF_UNKNOWN,
     END_LIMIT_MS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
@@ -227,6 +228,9 @@ def test_a_stand_in_is_asked_when_no_worker_of_that_name_has_a_session():
     broker.ending.on_standing_by(out, StandingBy())
     assert broker.answer(broker.ending.on_end, EndNode(1, "w1", 0, again=True)) == ""
     assert sent(out) == [End(again=True)]
+    assert out.cut_off == CUT_OFF_UNKNOWN
+    broker.ending.on_standing_by(out, StandingBy(cut_off=2))
+    assert out.stands_by and out.cut_off == 2
     broker.ending.on_standing_by(out, StandingBy(stands=False))
     assert "no worker 'w1'" in broker.answer(broker.ending.on_end, EndNode(2, "w1", 0, again=True))
 

@@ -14,13 +14,14 @@ from cluster.node_report import (
     EXIT_NO_ROOM,
     EXIT_OPERATOR,
     EXIT_UNUSABLE,
+    Drained,
     Ready,
     Refused,
     encode,
 )
 from cluster.node_tree import Launch, NodeSpec, Stop
 from cluster.stand_in import StandInConfig
-from cluster.wire import End, FromWorker, Hello, StandingBy, Welcome
+from cluster.wire import CUT_OFF_UNKNOWN, End, FromWorker, Hello, StandingBy, Welcome
 
 ENTRY = "node:main"
 LIMIT = 60 * SECOND
@@ -29,7 +30,8 @@ LEADER = "leader:1"
 
 class Machine:
     """`launch` with three brokers and two workers. `lives[name]` says how each process of a node goes: "ready" and
-    then it runs, "silent", an exit status, or both as "ready 73"; the last one is repeated.
+    then it runs, "silent", an exit status, or both as "ready 73", with "drained" before it of a worker that has ended
+    three tasks; the last one is repeated.
     """
 
     def __init__(self, **lives: list[str]) -> None:
@@ -66,6 +68,8 @@ class Machine:
         for step in life:
             if step == "ready":
                 port.send(encode(Ready()))
+            elif step == "drained":
+                port.send(encode(Drained(3)))
             elif step.isdigit():
                 port.send(encode(Refused(f"reason {step}")))
                 raise SystemExit(int(step))
@@ -86,6 +90,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.standing: dict[str, bool] = {}
+        self.cut_off: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
 
     def start(self, ports: Ports) -> None:
@@ -107,6 +112,7 @@ class Leader:
         for message in messages:
             if isinstance(message, StandingBy):
                 self.standing[node] = message.stands
+                self.cut_off[node] = message.cut_off
 
 
 def test_workers_start_when_all_brokers_are_ready():
@@ -213,6 +219,18 @@ def test_a_drained_worker_stays_out_and_its_stand_in_says_so():
     assert machine.started.count("w1") == 1 and machine.started.count("w2") == 1
     assert leader.standing == {"w1": True}
     assert [event for event, _ in machine.log if event.startswith("node")] == ["node_out"]
+
+
+def test_a_stand_in_says_how_many_tasks_the_drain_has_ended_and_forgets_it_with_the_worker():
+    machine = Machine(w1=[f"ready drained {EXIT_DRAINED}", f"ready {EXIT_DRAINED}"], w2=[f"ready {EXIT_DRAINED}"])
+    leader = machine.lead()
+    machine.run()
+    assert leader.cut_off == {"w1": 3, "w2": CUT_OFF_UNKNOWN}
+    machine.world.run_for(60 * SECOND)
+    assert leader.cut_off["w1"] == 3, "it is said again and again"
+    leader.peers["w1"].send(End(again=True))
+    machine.run(10)
+    assert leader.standing["w1"] and leader.cut_off["w1"] == CUT_OFF_UNKNOWN
 
 
 def test_a_drained_worker_comes_back_when_it_is_asked_for_and_only_then():

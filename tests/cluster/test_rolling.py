@@ -291,6 +291,7 @@ def test_a_drain_is_over_when_the_worker_is_shown_as_drained():
     assert isinstance(cluster.step(drain), Rest)
     cluster.workers["w1"] = {**row, "pid": None, "draining": False, "drained": True}
     assert isinstance(cluster.step(drain), Done)
+    assert drain.turns[0].cut_off is None, "nobody knows it"
     again = course(cluster, named=True, wanted=Wanted.OUT, nodes="w1")
     assert isinstance(cluster.step(again), Done) and again.skipped == [("w1", "it is drained")]
 
@@ -301,3 +302,12 @@ def test_a_worker_that_crashed_before_it_heard_of_its_drain_is_asked_again_in_it
     cluster.step(drain)
     cluster.replace("w1")
     assert cluster.step(drain, ASK_AGAIN_AFTER) == Ask("w1", 111, again=False, is_broker=False)
+
+
+def test_a_drain_says_how_many_running_tasks_it_has_ended():
+    cluster = Cluster()
+    drain = course(cluster, named=True, wanted=Wanted.OUT, nodes="w1")
+    cluster.step(drain)
+    cluster.workers["w1"].update(pid=None, drained=True, cut_off=2)
+    assert isinstance(cluster.step(drain), Done)
+    assert [(turn.node, turn.cut_off) for turn in drain.turns] == [("w1", 2)]

@@ -1,12 +1,14 @@
 """A worker that is asked to stop while it runs a long task: it is given nothing more, others do the rest meanwhile."""
 
+import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster_rig import is_whole, make_topology, row, run, running, status_when, until
+from cluster_rig import command_line, is_whole, make_topology, row, run, running, status_when, until
 from cluster_tasks import echo_when, wait_at_first
 
 from cluster import Client
@@ -62,6 +64,32 @@ def test_a_worker_that_drains_begins_nothing_more_and_finishes_what_runs(
                 and row(status["workers"], leaving["node"])["pid"] != leaving["pid"]
                 and not any(worker["draining"] for worker in status["workers"]),
             )
+
+    with running(topology):
+        run(main())
+
+
+def test_a_drain_says_how_many_running_tasks_its_limit_has_ended(tmp_path: Path) -> None:
+    topology = make_topology(tmp_path, slots=2)
+
+    async def main() -> None:
+        async with Client.connect(topology) as client:
+            await status_when(client, "the cluster is whole", lambda status: is_whole(status, slots=2))
+            long = await client.submit(wait_at_first, str(tmp_path))
+            await until("it runs", (tmp_path / "started-1").exists)
+            busy = (await client.task(long.id)).worker
+            idle = "w2" if busy == "w1" else "w1"
+            done = await asyncio.to_thread(command_line, "cluster", "drain", str(topology), busy, "--timeout", "300ms")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.strip().endswith(f" s; 1 running task of {busy} ended and handed back")
+            status = await client.status()
+            assert row(status["workers"], busy)["cut_off"] == 1 and row(status["workers"], idle)["cut_off"] is None
+
+            (tmp_path / "go").touch()
+            await long.result(timeout=10)
+            done = await asyncio.to_thread(command_line, "cluster", "drain", str(topology), idle, "--json")
+            (turn,) = json.loads(done.stdout)["nodes"]
+            assert (turn["node"], turn["cut_off"]) == (idle, 0)
 
     with running(topology):
         run(main())

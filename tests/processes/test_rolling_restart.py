@@ -140,7 +140,7 @@ def test_a_drained_worker_is_shown_as_such_and_comes_back_when_it_is_named(clust
             w1 = Process(row(status["workers"], "w1")["pid"])
             (turn,) = (await asyncio.to_thread(operator, "drain", topology, "w1"))["nodes"]
             assert (turn["node"], turn["old_pid"], turn["new_pid"]) == ("w1", w1.pid, None)
-            assert not w1.is_alive
+            assert not w1.is_alive and turn["cut_off"] == 0
             status = await client.status()
             assert row(status["workers"], "w1")["drained"] and row(status["workers"], "w1")["pid"] is None
             assert not row(status["workers"], "w2")["drained"]
@@ -157,7 +157,7 @@ def test_a_drained_worker_is_shown_as_such_and_comes_back_when_it_is_named(clust
             assert row((await client.status())["workers"], "w1")["drained"]
 
             (turn,) = (await asyncio.to_thread(operator, "restart", topology, "--node", "w1"))["nodes"]
-            assert turn["old_pid"] is None and turn["new_pid"]
+            assert turn["old_pid"] is None and turn["new_pid"] and turn["cut_off"] is None
             status = await status_when(client, "it serves", lambda later: is_whole(later, slots=2))
             assert len(status["workers"]) == 2
 

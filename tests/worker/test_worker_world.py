@@ -1,7 +1,7 @@
 """A worker among real brokers in the simulated world."""
 
 import pytest
-from worker_world import WorkerWorld
+from worker_world import WorkerWorld, nap
 
 from actors import MILLISECOND, SECOND
 
@@ -96,6 +96,44 @@ def test_a_drained_worker_finishes_what_runs_hands_back_the_rest_and_closes():
     rig.world.restart(rig.workers[0])
     rig.until(lambda: len(rig.results) == 3)
     assert all(len(runs) == 1 for runs in rig.runs.values())
+
+
+def test_a_drained_worker_knows_how_many_tasks_its_limit_has_ended():
+    """What runs may go on for nine seconds; half of this does so for longer, at a slot and in the event loop."""
+    rig = WorkerWorld(6, slots=2, async_tasks=10)
+    rig.until(rig.registered)
+    rig.submit(20_000 * MS, 1_000 * MS, 20_000 * MS, 20_000 * MS)
+    rig.submit(20_000 * MS, 20_000 * MS, 2_000 * MS, task=nap)
+    rig.until(lambda: len(rig.runs) == 5)
+    rig.drain("w1")
+    rig.until(lambda: not rig.workers[0].alive)
+    assert rig.actors["w1"].cut_off == 3
+    cut_off = [run for runs in rig.runs.values() for run in runs if run.ended is None]
+    assert len(cut_off) == 3
+    rig.world.restart(rig.workers[0])
+    rig.until(lambda: len(rig.results) == 7)
+
+
+def test_a_drain_within_its_limit_ends_nothing():
+    rig = WorkerWorld(7, slots=2)
+    rig.until(rig.registered)
+    rig.submit(2_000 * MS, 8_000 * MS, 100 * MS)
+    rig.until(lambda: len(rig.runs) == 2)
+    rig.drain("w1")
+    rig.until(lambda: not rig.workers[0].alive)
+    assert rig.actors["w1"].cut_off == 0
+
+
+def test_what_runs_at_a_draining_worker_that_loses_its_session_is_counted():
+    rig = WorkerWorld(8, slots=2)
+    rig.until(rig.registered)
+    rig.submit(20_000 * MS, 20_000 * MS)
+    rig.until(lambda: len(rig.runs) == 2)
+    rig.drain("w1")
+    for broker in rig.brokers:
+        rig.world.pause(broker)
+    rig.until(lambda: ("w1", "worker_session_lost") in rig.log)
+    assert rig.actors["w1"].cut_off == 2
 
 
 @pytest.mark.parametrize("seed", range(4))
