@@ -162,7 +162,8 @@ def task_of(function: object) -> Task[..., Any]:
     """The task to submit for what a caller gave. Raises TaskNotFound, saying what to change."""
     if not isinstance(function, Task):
         name = getattr(function, "__qualname__", repr(function))
-        if any(known.function is function for known in _registry.values()):
+        plain = getattr(function, "__func__", function)     # of a bound method
+        if any(known.function is plain for known in _registry.values()):
             owner, _, method = name.rpartition(".")
             raise TaskNotFound(f"{name} is a method of a TaskActor: call it as cluster.actor({owner}).{method}(...)")
         if called := getattr(function, "is_called_as", ""):

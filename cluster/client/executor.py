@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
 from cluster.client.client import Client
+from cluster.client.task_actors import BlockingActorMethod
 from cluster.errors import ClusterError, TaskFailed, TaskNotFound
 from cluster.task import Task, registered_tasks, task_of
 from cluster.task_actor import MethodTask
@@ -31,8 +32,8 @@ Call = tuple[Future[Any], Task[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class ClusterExecutor(Executor):
-    """`BlockingClient.executor` makes it. `submit` takes tasks, and plain functions of which `@task` was made; `map`
-    and `shutdown` are those of every executor.
+    """`BlockingClient.executor` makes it. `submit` takes tasks, plain functions of which `@task` was made, and methods
+    of task actors as `BlockingClient.actor` gives them; `map` and `shutdown` are those of every executor.
 
     A future raises what the function raised if that is one of Python's own exceptions, with the TaskFailed and its
     remote traceback as the cause; else the TaskFailed. Calls that the cluster has cannot be cancelled here.
@@ -50,9 +51,10 @@ class ClusterExecutor(Executor):
         self._changed = threading.Condition()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Raises TaskNotFound for a function that is no task, RuntimeError after `shutdown`, ClusterError after the
-        client was closed, or in a process that was forked. What else is wrong with the call is in its future."""
-        task = _task_for(fn)
+        """Raises TaskNotFound for a function that is no task, ValueError for a method of another client's actor,
+        RuntimeError after `shutdown`, ClusterError after the client was closed, or in a process that was forked. What
+        else is wrong with the call is in its future."""
+        task = _task_for(fn, self._client)
         future: Future[T] = Future()
         call: Call = (future, task, args, kwargs)
         if self._thread.is_foreign:     # before the lock, which another thread may have held in the moment of the fork
@@ -152,12 +154,15 @@ def _original(failed: TaskFailed) -> BaseException:
     return original
 
 
-def _task_for(fn: object) -> Task[..., Any]:
+def _task_for(fn: object, client: Client) -> Task[..., Any]:
     if isinstance(fn, Task):
         return task_of(fn)
+    if isinstance(fn, BlockingActorMethod):
+        return task_of(fn.task_for(client))
+    function = getattr(fn, "__func__", fn)
     for task in registered_tasks().values():
-        if task.function is fn and not isinstance(task, MethodTask):
-            return task_of(task)
+        if task.function is function:
+            return task_of(fn if isinstance(task, MethodTask) else task)    # of the former it raises, and says how
     if getattr(fn, "is_called_as", ""):
         return task_of(fn)      # raises, and says how
     name = getattr(fn, "__qualname__", repr(fn))

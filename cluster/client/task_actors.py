@@ -93,6 +93,12 @@ class BlockingActorMethod(Generic[P, R]):
         """For who hands it to `submit` instead of calling it."""
         return _called_as(self._task)
 
+    def task_for(self, client: "Client") -> MethodTask[P, R]:
+        """For the executor of a client. Raises ValueError if that is not the one whose method this is."""
+        if self._client._client is not client:
+            raise ValueError(f"{self.is_called_as} is of another client: take it from the one that made the executor")
+        return self._task
+
     def __repr__(self) -> str:
         return f"<method {self._task.name}>"
 

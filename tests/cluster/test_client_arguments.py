@@ -107,12 +107,42 @@ def test_a_method_of_an_actor_says_how_it_is_submitted():
         method = cluster.actor(Desk).add
         with pytest.raises(TaskNotFound) as caught:
             await cluster.submit(method, 1)
-        with pytest.raises(TaskNotFound) as blocking:
-            _task_for(BlockingClient(cluster).actor(Desk).add)
-        return str(caught.value), str(blocking.value)
+        with pytest.raises(TaskNotFound) as executor:
+            _task_for(method, cluster)
+        return str(caught.value), str(executor.value)
 
     expected = "cluster.actor(Desk).add has a submit of its own: write cluster.actor(Desk).add.submit(...)"
     assert rig.run(user) == (expected, expected)
+
+
+def test_a_method_in_its_class_or_of_an_instance_here_is_no_task():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        said: list[str] = []
+        for method in (Desk.add, Desk().add):
+            with pytest.raises(TaskNotFound) as caught:
+                await cluster.submit(method, 1)  # type: ignore[call-overload]
+            with pytest.raises(TaskNotFound) as executor:
+                _task_for(method, cluster)
+            said += [str(caught.value), str(executor.value)]
+        return said
+
+    expected = "Desk.add is a method of a TaskActor: call it as cluster.actor(Desk).add(...)"
+    assert rig.run(user) == [expected] * 4
+
+
+def test_an_executor_takes_methods_of_its_own_clients_actors_only():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        method = BlockingClient(cluster).actor(Desk, key="north").add.options(priority=9)
+        task = _task_for(method, cluster)
+        with pytest.raises(ValueError, match=r"cluster.actor\(Desk\).add is of another client: take it from the one"):
+            _task_for(method, Client(topology(), lambda: ports, 1.0))
+        return task.name.rpartition(":")[2], task.settings.key, task.settings.priority
+
+    assert rig.run(user) == ("Desk.add", "north", 9)
 
 
 def test_an_error_in_a_map_says_what_of_it_was_submitted():

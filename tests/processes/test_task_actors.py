@@ -11,7 +11,7 @@ import pytest
 from actor_tasks import AlsoCounter, Counter
 from cluster_rig import command_line, run, running
 
-from cluster import BlockingClient, Client, TaskDead, TaskFailed
+from cluster import BlockingClient, Client, TaskDead, TaskFailed, TaskNotFound
 from cluster.local import LocalCluster, write_topology
 
 MODULE = "actor_tasks"
@@ -77,6 +77,20 @@ def test_the_blocking_client_has_the_same_calls(client: BlockingClient) -> None:
     assert len(counter[Counter.add].options(priority=9).map([1] * 10).results(TIMEOUT_S)) == 10
     with pytest.raises(TaskFailed, match="no luck"):
         counter.fail("no luck")
+
+
+def test_an_executor_takes_methods_of_actors(client: BlockingClient) -> None:
+    with client.executor() as pool:
+        mine = client.actor(Counter, key="executor")
+        totals = [total for total, _ in pool.map(mine.add, [1] * ROUNDS, timeout=TIMEOUT_S)]
+        assert sorted(totals) == list(range(1, ROUNDS + 1)), "one instance has counted them all"
+        assert pool.submit(mine.who).result(TIMEOUT_S)[0] == "executor"
+        assert pool.submit(client.actor(Counter)[Counter.add_later], number=0).result(TIMEOUT_S)[0] >= 0
+        error = pool.submit(mine.fail, "no luck").exception(TIMEOUT_S)
+        assert isinstance(error, ValueError) and str(error) == "no luck"
+        assert isinstance(pool.submit(mine.add).exception(TIMEOUT_S), TypeError)
+        with pytest.raises(TaskNotFound, match=r"call it as cluster.actor\(Counter\).add"):
+            pool.submit(Counter().add, 1)
 
 
 def test_calls_of_one_key_from_two_clients_have_one_owner(cluster: LocalCluster) -> None:
