@@ -14,8 +14,9 @@ class Backoff:
     `jitter` up to half of that less, so that tasks which failed together do not come back together.
 
     `on` are the exceptions that are worth a retry, their subclasses included; without it all are that the function
-    raises. `TimeoutError` stands for the task's time limit as well. What cannot go better the next time is never tried
-    again: arguments that do not fit, a result that cannot be encoded.
+    raises. They are compared by name, of the type and of its bases, with the module: nothing is imported for that.
+    `TimeoutError` stands for the task's time limit as well. What cannot go better the next time is never tried again:
+    arguments that do not fit, a result that cannot be encoded.
 
     Raises TypeError for a field of another type, ValueError for one out of range.
     """

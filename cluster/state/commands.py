@@ -54,7 +54,8 @@ class Stamp(Command, tag=0, frozen=True):
 
 class RetryRule(Struct, array_like=True, gc=False, frozen=True):
     """When a task that raised is tried again: before its n-th retry it waits first_ms * factor ** (n - 1), at most
-    `cap_ms`, and with `jitter` up to half of that less. `on` are names of exception types, () = all."""
+    `cap_ms`, and with `jitter` up to half of that less. `on` are names of exception types, () = all: one of them must
+    be among the `kinds` of the failure."""
 
     first_ms: int = 1_000
     cap_ms: int = 600_000
@@ -109,8 +110,13 @@ class Submit(Command, tag=1, frozen=True):
 
 
 class Failure(Struct, array_like=True, gc=False, frozen=True):
-    """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set. `kinds` are
-    the names of the exception's type and its bases, for `RetryRule.on`; () = not worth a retry. They are not kept.
+    """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set.
+
+    `kinds` says what a retry may be for: the names of the exception's type and its bases, from the type itself up to
+    "Exception", as `RetryRule.on` names types (`errors.error_name`); "TimeoutError" is among those of a time limit. A
+    task that may be tried again is, if `on` is () or has one of them. () = never tried again, whatever its options say.
+    They serve that decision, when the outcome is applied, and are not kept: `type` is what is recorded.
+
     `log` is the end of what the attempt logged. One that completed and logged has a Failure with nothing but that: a
     field of Outcome would be a byte of every success, and nearly all are silent.
     """

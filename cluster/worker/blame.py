@@ -63,7 +63,8 @@ def not_stopped(ended: Ended) -> Failure:
 
 
 def failure_of_child(kind: str, message: str, ended: Ended, kinds: tuple[str, ...] = ()) -> Failure:
-    """With how the child ended and the end of what it printed; `kinds` are the types that a retry may be for."""
+    """With how the child ended and the end of what it printed. `kinds` are the names of the types that a retry may be
+    for, as in Failure; () = none: what becomes of a lost child's task is no matter of `retry=`."""
     return Failure(
         kind,
         message,

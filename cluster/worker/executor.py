@@ -248,7 +248,7 @@ def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:
 
 def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
-    `may_retry` also the types that a retry may be for."""
+    `may_retry` also its `kinds`, the names of the types that a retry may be for; none of what is no Exception."""
     kind = type(exception)
     try:
         message = str(exception)
