@@ -166,13 +166,10 @@ class Executor:
                 self._in_users_code = True
                 if assignment.soft_timeout_ms and not task.is_async:
                     self.warn()                 # the signal came before, when nobody could be told
-                is_coroutine = isinstance(task, AsyncTask)
-                if isinstance(task, MethodTask):
-                    args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
-                    is_coroutine = task.is_coroutine
-                value = task.function(*args, **kwargs)
-                if is_coroutine:
-                    value = self._complete(value)
+                if type(task) is Task:
+                    value = task.function(*args, **kwargs)
+                else:
+                    value = self._call(task, assignment, args, kwargs)
             finally:
                 self._in_users_code = False     # here, or a warning could be raised where nobody catches it
             is_users = False
@@ -221,6 +218,15 @@ class Executor:
     def close(self) -> None:
         """The process is about to end in order."""
         self._instances.close()
+
+    def _call(self, task: Task[..., Any], assignment: Assignment, args: list[Any], kwargs: dict[str, Any]) -> object:
+        """The value of what is not a plain function."""
+        is_coroutine = isinstance(task, AsyncTask)
+        if isinstance(task, MethodTask):
+            args.insert(0, self._instances.get(task.actor, assignment.key, assignment.epoch))
+            is_coroutine = task.is_coroutine
+        value = task.function(*args, **kwargs)
+        return self._complete(value) if is_coroutine else value
 
     def _complete(self, coroutine: Any) -> object:
         if self._runner is None:
