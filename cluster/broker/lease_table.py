@@ -1,6 +1,8 @@
 """Who was heard when: the leader's unlogged knowledge of leases.
 
 Who is silent is judged by the leader's own clock from what it heard itself; a new leader gives everyone a full lease.
+Time in which the leader itself did nothing, stopped or on a machine that slept, is nobody's silence: what was said to it
+meanwhile lies in its sockets, and it may look here before it looks there.
 When a heartbeat may be answered is another matter (`cluster.broker.rounds`).
 """
 
@@ -11,6 +13,7 @@ from actors import SECOND, Nanos
 
 WORKER_LEASE = 10 * SECOND
 CLIENT_LEASE = 3_600 * SECOND
+AWAY = 2 * SECOND                   # between two looks, which follow each other twice a second
 
 
 class SessionView(Protocol):
@@ -23,7 +26,7 @@ class SessionView(Protocol):
 class LeaseTable:
     """Leases of all sessions. Cleared by every change of leader."""
 
-    __slots__ = ("_heard",)
+    __slots__ = ("_heard", "_looked_at")
 
     def __init__(self) -> None:
         self.restart(0, [])
@@ -31,6 +34,13 @@ class LeaseTable:
     def restart(self, now: Nanos, sessions: list[int]) -> None:
         """A new term of ours: every session has a full lease from now."""
         self._heard: dict[int, Nanos] = dict.fromkeys(sessions, now)
+        self._looked_at = now
+
+    def looks(self, now: Nanos) -> None:
+        """The leader is about to look who is silent, as it does twice a second."""
+        away, self._looked_at = now - self._looked_at, now
+        if away > AWAY:
+            self._heard = {session: min(now, heard + away) for session, heard in self._heard.items()}
 
     def heard(self, session: int, now: Nanos) -> None:
         self._heard[session] = now

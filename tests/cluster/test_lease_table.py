@@ -63,3 +63,27 @@ def test_a_session_that_the_state_does_not_know_is_named_after_the_shorter_lease
     leases = table()
     leases.heard(9, 0)
     assert sorted(leases.silent(WORKER_LEASE, SESSIONS.get)) == [WORKER, 9]
+
+
+def test_what_the_leader_slept_through_is_nobodys_silence():
+    """Stopped for a minute, on a machine that slept: the heartbeats of that minute are read after this look."""
+    leases = table()
+    leases.looks(SECOND)
+    leases.looks(61 * SECOND)
+    assert leases.silent(60 * SECOND + WORKER_LEASE - 1, SESSIONS.get) == []
+    assert leases.silent(60 * SECOND + WORKER_LEASE, SESSIONS.get) == [WORKER]
+
+
+def test_looks_that_follow_each_other_add_nothing():
+    leases = table()
+    for half_second in range(1, 21):
+        leases.looks(half_second * SECOND // 2)
+    assert leases.silent(WORKER_LEASE, SESSIONS.get) == [WORKER]
+
+
+def test_nobody_was_heard_in_the_future():
+    leases = table()
+    leases.heard(WORKER, 9 * SECOND)
+    leases.looks(10 * SECOND)
+    assert leases.silent(10 * SECOND + WORKER_LEASE - 1, SESSIONS.get) == []
+    assert leases.silent(10 * SECOND + WORKER_LEASE, SESSIONS.get) == [WORKER]
