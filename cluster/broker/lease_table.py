@@ -1,9 +1,9 @@
 """Who was heard when: the leader's unlogged knowledge of leases.
 
 Who is silent is judged by the leader's own clock from what it heard itself; a new leader gives everyone a full lease.
-Time in which the leader itself did nothing, stopped or on a machine that slept, is nobody's silence: what was said to it
-meanwhile lies in its sockets, and it may look here before it looks there.
-When a heartbeat may be answered is another matter (`cluster.broker.rounds`).
+Time in which the leader itself did nothing, stopped or on a machine that slept, is nobody's silence: what was said to
+it meanwhile lies in its sockets, and it may look here before it looks there. When a heartbeat may be answered is
+another matter (`cluster.broker.rounds`).
 """
 
 from collections.abc import Callable
