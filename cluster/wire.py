@@ -5,8 +5,22 @@ Tags below 32 are commands (`cluster.state.commands`), which travel as they are 
 
 from msgspec import Raw, Struct
 
-from cluster.state.commands import Cancel, Close, Complete, Drain, Register, Replay, Seen, Submit, WorkerSpec
-from cluster.state.effects import Answer, Assignment, Registered, TaskResult
+from cluster.state.commands import (
+    Acquire,
+    Cancel,
+    Close,
+    Complete,
+    Drain,
+    Extend,
+    Register,
+    Release,
+    Replay,
+    Seen,
+    Submit,
+    WorkerSpec,
+)
+from cluster.state.effects import Answer, Assignment, ClaimNews, Registered, TaskResult
+from cluster.state.lock_rows import Holder, LockRow
 from cluster.state.task_rows import TaskDetails, TaskRow
 
 WIRE_VERSION = 1
@@ -421,6 +435,60 @@ class Events(Message, tag=70, frozen=True):
     items: list[TaskEvent]
 
 
+class Claims(Message, tag=71, frozen=True):
+    """Client -> leader: what has become of these claims of this session, at most HELLO_ITEMS_MAX (asked of every new
+    leader, over every new link, and now and then while one waits)? Owes: ClaimsNews of those that do not wait, once the
+    leader knows it led after this arrived."""
+
+    session: int
+    claims: list[int]
+
+
+class ClaimsNews(Message, tag=72, frozen=True):
+    """Leader -> client: what became of its claims."""
+
+    session: int
+    items: list[ClaimNews]
+
+
+class WatchLock(Message, tag=73, frozen=True):
+    """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the leader
+    knows it led after this arrived, and after every change. With `stop`: no more of them."""
+
+    name: str
+    stop: bool = False
+
+
+class LockIs(Message, tag=74, frozen=True):
+    """Leader -> client that watches a lock: who holds it, in order of their fences, and how many wait. The first
+    HOLDERS_SHOWN of them; `held` is how many there are. If changes come faster than the link takes them, only the
+    last is told."""
+
+    name: str
+    holders: list[Holder]
+    held: int
+    waiting: int
+
+
+class ListLocks(Message, tag=75, frozen=True):
+    """Client -> leader: the locks behind the name `after` that begin with `prefix`, in order. Owes: LockRows, at most
+    `limit` of them, once the leader knows it led after this arrived. `stale`: client -> any broker, at once."""
+
+    request: int
+    after: str
+    limit: int
+    prefix: str = ""
+    stale: bool = False
+
+
+class LockRows(Message, tag=76, frozen=True):
+    """The answer. `more`: there are others behind the last."""
+
+    request: int
+    rows: list[LockRow]
+    more: bool
+
+
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress | StandingBy
 FromClient = (
     Hello
@@ -439,6 +507,12 @@ FromClient = (
     | Replay
     | Follow
     | EndNode
+    | Acquire
+    | Release
+    | Extend
+    | Claims
+    | WatchLock
+    | ListLocks
 )
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck | End
 ToClient = (
@@ -457,6 +531,9 @@ ToClient = (
     | TaskShown
     | Events
     | NodeAnswer
+    | ClaimsNews
+    | LockIs
+    | LockRows
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

@@ -28,6 +28,12 @@ RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
 REPLAY_TASKS_MAX = 1_024 # in one command
 
+HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
+HOLD_MS_MAX = 24 * 60 * 60 * 1_000
+LOCK_NOTE_BYTES_MAX = 256
+LOCK_LIMIT_MAX = 1_000_000_000
+RELEASE_CLAIMS_MAX = 1_024      # in one command
+
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result; error is set if it logged, and has nothing but that
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
@@ -100,6 +106,7 @@ class Submit(Command, tag=1, frozen=True):
     """Client -> leader -> log. Session command `seq`; `low` = lowest seq whose answer the sender still waits for.
 
     `seen` = task numbers of this session whose results the client has, as flat inclusive ranges [a, b, c, d, ...].
+    `fence`: only if some claim is held under it when this is applied, else ANSWER_LOST. 0 = whatever is held.
     """
 
     session: int
@@ -107,6 +114,7 @@ class Submit(Command, tag=1, frozen=True):
     low: int
     groups: list[TaskGroup]
     seen: list[int] = []
+    fence: int = 0
 
 
 class Failure(Struct, array_like=True, gc=False, frozen=True):
@@ -248,3 +256,53 @@ class Replay(Command, tag=11, frozen=True):
     seq: int
     low: int
     tasks: list[int]
+
+
+class Acquire(Command, tag=12, frozen=True):
+    """Client -> leader -> log. Session command `seq`: claims `units` of the lock `name`, which has `limit` of them, under
+    the id `session << 24 | number`; the client counts its claims from 1. A mutex has one unit, a semaphore has n, a
+    read-write lock has LOCK_LIMIT_MAX: a reader claims one of them and a writer all.
+
+    Answered with the fence if the claim is granted at once, else with 0: it waits, behind those that came before. Not
+    `waits`: then it is not kept, and answered ANSWER_BUSY. The claim ends by a Release, with its session, or by a Lapse
+    when its client has been silent for `hold_ms`. `note` says who it is, for people and for those who watch the lock.
+    """
+
+    session: int
+    seq: int
+    low: int
+    number: int
+    name: str
+    units: int
+    limit: int
+    hold_ms: int
+    waits: bool = True
+    note: str = ""
+
+
+class Release(Command, tag=13, frozen=True):
+    """Client -> leader -> log. Session command `seq`: these claims (ids) of this session end, held or waiting; others
+    are passed over. The answer's value is how many there were."""
+
+    session: int
+    seq: int
+    low: int
+    claims: list[int]
+
+
+class Extend(Command, tag=14, frozen=True):
+    """Client -> leader -> log. Session command `seq`: from now on the claim may be silent for `hold_ms`. The answer's
+    value is its fence; 0 if it waits, ANSWER_LOST if this session has no such claim."""
+
+    session: int
+    seq: int
+    low: int
+    claim: int
+    hold_ms: int
+
+
+class Lapse(Command, tag=15, frozen=True):
+    """Leader -> log: the clients of these claims have been silent for as long as they may. Flat, [claim, hold_ms, ...]:
+    one that may be silent for another time by now is passed over."""
+
+    claims: list[int]

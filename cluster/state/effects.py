@@ -11,6 +11,10 @@ ANSWER_OK = 0
 ANSWER_GAP = 1            # value = the sequence number expected
 ANSWER_NO_SESSION = 2     # unknown, expired or ended; the outcome of what was sent under it is unknown
 ANSWER_REFUSED = 3        # registration of an ended incarnation, a wrapped task number, ...
+ANSWER_BUSY = 4           # of an Acquire that does not wait
+ANSWER_OTHER_LIMIT = 5    # of an Acquire: the lock is in use with another limit, the value
+ANSWER_CROWDED = 6        # of an Acquire: too many claims, the value is how many are allowed
+ANSWER_LOST = 7           # of an Extend, or of a Submit with a fence: the session does not hold that
 
 STATE_COMPLETED = 0
 STATE_FAILED = 1
@@ -69,10 +73,29 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
     error: Failure | None = None
 
 
+class ClaimNews(Struct, array_like=True, gc=False, frozen=True):
+    """What became of a claim, for its client: granted under this fence; 0: it has ended otherwise than by its client's
+    Release."""
+
+    claim: int
+    fence: int
+
+
 class Effects:
     """Collected over one or more `apply` calls, then carried out by the leader's shell."""
 
-    __slots__ = ("answers", "assignments", "cancelled", "ended", "moved", "registered", "results", "withdrawn")
+    __slots__ = (
+        "answers",
+        "assignments",
+        "cancelled",
+        "claims",
+        "ended",
+        "locks",
+        "moved",
+        "registered",
+        "results",
+        "withdrawn",
+    )
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -83,3 +106,5 @@ class Effects:
         self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records
         self.ended: list[int] = []                              # sessions that ended
         self.moved: list[int] = []                              # tasks that lost their slot and wait again
+        self.claims: dict[int, list[ClaimNews]] = {}            # client session -> what became of its claims
+        self.locks: dict[str, None] = {}                        # names of locks whose holders changed, in order
