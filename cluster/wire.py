@@ -452,8 +452,8 @@ class ClaimsNews(Message, tag=72, frozen=True):
 
 
 class WatchLock(Message, tag=73, frozen=True):
-    """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the leader
-    knows it led after this arrived, and after every change. With `stop`: no more of them."""
+    """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the
+    leader knows it led after this arrived, and after every change. With `stop`: no more of them."""
 
     name: str
     stop: bool = False

@@ -259,9 +259,9 @@ class Replay(Command, tag=11, frozen=True):
 
 
 class Acquire(Command, tag=12, frozen=True):
-    """Client -> leader -> log. Session command `seq`: claims `units` of the lock `name`, which has `limit` of them, under
-    the id `session << 24 | number`; the client counts its claims from 1. A mutex has one unit, a semaphore has n, a
-    read-write lock has LOCK_LIMIT_MAX: a reader claims one of them and a writer all.
+    """Client -> leader -> log. Session command `seq`: claims `units` of the lock `name`, which has `limit` of them,
+    under the id `session << 24 | number`; the client counts its claims from 1. A mutex has one unit, a semaphore has n,
+    a read-write lock has LOCK_LIMIT_MAX: a reader claims one of them and a writer all.
 
     Answered with the fence if the claim is granted at once, else with 0: it waits, behind those that came before. Not
     `waits`: then it is not kept, and answered ANSWER_BUSY. The claim ends by a Release, with its session, or by a Lapse

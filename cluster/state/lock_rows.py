@@ -6,8 +6,8 @@ HOLDERS_SHOWN = 16      # of one lock; a semaphore may have many more
 
 
 class Holder(Struct, array_like=True, gc=False, frozen=True):
-    """Of a lock: `note` is what its claim says of itself, `client` the name of the session's owner, `since_ms` the stamp
-    of the grant."""
+    """Of a lock: `note` is what its claim says of itself, `client` the name of the session's owner, `since_ms` the
+    stamp of the grant."""
 
     claim: int
     fence: int

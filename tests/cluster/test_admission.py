@@ -13,15 +13,19 @@ from cluster.state.commands import (
     BODY_BYTES_MAX,
     REPLAY_TASKS_MAX,
     ROLE_WORKER,
+    Acquire,
     Cancel,
     Close,
     Command,
     Complete,
     Expire,
+    Extend,
     Failure,
+    Lapse,
     Options,
     Outcome,
     Register,
+    Release,
     Replay,
     RetryRule,
     Seen,
@@ -58,10 +62,16 @@ groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
 specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers)
 commands = st.one_of(
-    every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists),
+    every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists, numbers),
     every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
     every(Cancel, numbers, numbers, numbers, number_lists, numbers),
     every(Replay, numbers, numbers, numbers, number_lists),
+    every(
+        Acquire, numbers, numbers, numbers, numbers, texts, numbers, numbers, numbers, st.booleans(), texts
+    ),
+    every(Release, numbers, numbers, numbers, number_lists),
+    every(Extend, numbers, numbers, numbers, numbers, numbers),
+    every(Lapse, number_lists),
     every(Seen, numbers, number_lists),
     every(Register, texts, numbers, numbers, st.none() | specs),
     every(Expire, numbers, numbers),
