@@ -71,8 +71,10 @@ def size_of(command: Command) -> int:
                 size += _failure(outcome.error)
     elif isinstance(command, Cancel | Replay):
         size += NUMBER_BYTES * len(command.tasks)
-    elif isinstance(command, Release | Lapse):
+    elif isinstance(command, Release):
         size += NUMBER_BYTES * len(command.claims)
+    elif isinstance(command, Lapse):
+        size += NUMBER_BYTES * (len(command.silent) + len(command.over))
     elif isinstance(command, Acquire):
         size += CLAIM_OVERHEAD_BYTES + _text(command.name) + _text(command.note)
     elif isinstance(command, Seen):

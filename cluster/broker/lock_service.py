@@ -11,9 +11,12 @@ Silence. The heartbeats of a session count for all of its claims, so a held lock
 make a holder safe that counts for itself (`cluster.client.holding`). The holder counts from the moment it sent its last
 heartbeat that was answered, the leader from when it heard of it, which is later. And a heartbeat is not answered while
 a Lapse of the same session is on its way to the log, for its holder would count from that one on.
+
+Turns that are bounded, and rests, are counted from when this leader saw them in its state: never from too early, and a
+new leader counts anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -22,13 +25,15 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import Questions
 from cluster.state.commands import HOLD_MS_MIN, Lapse
-from cluster.state.effects import ClaimNews, Effects
+from cluster.state.effects import CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
+from cluster.state.locks import Claim
 from cluster.state.machine import Machine
 from cluster.state.texts import is_name
 from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, ListLocks, LockIs, LockRows, WatchLock
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
+PROPOSED: Nanos = -1
 
 
 class LockService:
@@ -52,14 +57,15 @@ class LockService:
         self._log = log
         self._propose = propose
         self._refuse = refuse
-        self._lapsing: dict[int, dict[int, int]] = {}           # session -> claims that were proposed to lapse
+        self._lapsing: dict[int, dict[int, int]] = {}           # session -> claims proposed to lapse, and their terms
+        self._bounded: dict[int, tuple[int, Nanos]] = {}        # fence -> terms of its claim, and since when they are
         self._watchers: dict[str, dict[Link, None]] = {}
         self._watched: dict[Link, dict[str, None]] = {}
         self._untold: dict[Link, dict[str, None]] = {}          # whose link was full: of these only what is then
 
     def restart(self) -> None:
         """Another term: everyone says again what it watches, and asks for its claims."""
-        for kept in (self._lapsing, self._watchers, self._watched, self._untold):
+        for kept in (self._lapsing, self._bounded, self._watchers, self._watched, self._untold):
             kept.clear()
 
     def forget(self, link: Link) -> None:
@@ -84,39 +90,62 @@ class LockService:
             self._look_at_lapsing(session)
 
     def _look_at_lapsing(self, session: int) -> None:
-        """Forgets the claims that have lapsed, or will not: they were extended before."""
+        """Forgets the claims that have lapsed, or will not: their terms are others by now."""
         claims = self._machine.locks.claims
-        for number, hold_ms in list(self._lapsing[session].items()):
+        for number, terms in list(self._lapsing[session].items()):
             claim = claims.get(number)
-            if claim is None or claim.hold_ms != hold_ms:
+            if claim is None or claim.terms != terms:
                 del self._lapsing[session][number]
         if not self._lapsing[session]:
             del self._lapsing[session]
 
-    # -- silence ------------------------------------------------------------------------------------------------------
+    # -- silence and turns --------------------------------------------------------------------------------------------
 
     def is_lapsing(self, session: int) -> bool:
         """Whether a claim of this session is about to end for its silence: then its heartbeats are not answered."""
         return session in self._lapsing
 
     def look(self, now: Nanos) -> None:
-        """Twice a second: proposes the end of claims whose sessions were not heard of for as long as they allow."""
-        late: list[int] = []
+        """Twice a second: proposes the end of claims whose time is over."""
+        silent, over = self._silent(now), self._over(now)
+        for claims in _chunks(silent):
+            self._propose(Lapse(claims))
+        for claims in _chunks(over):
+            self._propose(Lapse([], claims))
+        for link, names in list(self._untold.items()):
+            del self._untold[link]
+            for name in names:
+                self._tell(link, name)
+
+    def _silent(self, now: Nanos) -> list[Claim]:
+        """Claims whose sessions were not heard of for as long as they allow."""
+        silent: list[Claim] = []
         for session, claims in self._machine.locks.by_session.items():
             silence_ms = self._leases.silence(session, now) // MILLISECOND
             if silence_ms < HOLD_MS_MIN:
                 continue
             for claim in claims.values():
                 if silence_ms >= claim.hold_ms and claim.id not in self._lapsing.get(session, ()):
-                    self._lapsing.setdefault(session, {})[claim.id] = claim.hold_ms
-                    late += (claim.id, claim.hold_ms)
+                    self._lapsing.setdefault(session, {})[claim.id] = claim.terms
+                    silent.append(claim)
                     self._log.event("lock_lapsed", lock=claim.lock.name, session=session, fence=claim.fence)
-        for start in range(0, len(late), 2 * LAPSES_MAX):
-            self._propose(Lapse(late[start : start + 2 * LAPSES_MAX]))
-        for link, names in list(self._untold.items()):
-            del self._untold[link]
-            for name in names:
-                self._tell(link, name)
+        return silent
+
+    def _over(self, now: Nanos) -> list[Claim]:
+        """Claims that are held, or rest, for as long as they may, counted from when this leader first saw that."""
+        over: list[Claim] = []
+        before, self._bounded = self._bounded, {}
+        for fence, claim in self._machine.locks.bounded.items():
+            terms, since = before.get(fence, (-1, now))
+            if terms != claim.terms:
+                since = now
+            elif since != PROPOSED and now - since >= (claim.rest_ms or claim.at_most_ms) * MILLISECOND:
+                since = PROPOSED
+                over.append(claim)
+                if not claim.rest_ms:
+                    self._log.event("lock_turn_over", lock=claim.lock.name, session=claim.session, fence=fence)
+            self._bounded[fence] = (claim.terms, since)
+        return over
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +166,7 @@ class LockService:
             if claim is None:
                 items.append(ClaimNews(number, 0))
             elif claim.fence:       # of one that waits there is nothing to say
-                items.append(ClaimNews(number, claim.fence))
+                items.append(ClaimNews(number, claim.fence, CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT))
         if items:
             link.peer.send(ClaimsNews(message.session, items))
 
@@ -181,3 +210,9 @@ class LockService:
         assert isinstance(message, ListLocks)
         rows, more = self._machine.locks.rows(message.after, message.limit, message.prefix)
         self._questions.answer(link, message, LockRows(message.request, rows, more))
+
+
+def _chunks(claims: list[Claim]) -> Iterator[list[int]]:
+    """Flat, claim and terms, for one command each."""
+    for start in range(0, len(claims), LAPSES_MAX):
+        yield [number for claim in claims[start : start + LAPSES_MAX] for number in (claim.id, claim.terms)]

@@ -99,6 +99,7 @@ def _locks(locks: Locks) -> Iterator[object]:
         yield (name, lock.limit, lock.taken)
         for claim in (*lock.holders.values(), *lock.waiting.values()):
             yield (claim.id, claim.session, claim.units, claim.hold_ms, claim.note, claim.fence, claim.since_ms)
+            yield (claim.at_most_ms, claim.rest_ms, claim.terms, claim.is_wanted)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

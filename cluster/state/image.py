@@ -215,8 +215,21 @@ def _ended(tables: Tables) -> Iterator[Row]:
 def _claims(tables: Tables) -> Iterator[Row]:
     for name, lock in sorted(tables.locks.by_name.items()):
         for claim in (*lock.holders.values(), *lock.waiting.values()):
-            terms = (claim.units, claim.hold_ms, claim.note)
-            yield ClaimRow(claim.id, claim.session, name, lock.limit, *terms, claim.fence, claim.since_ms)
+            yield ClaimRow(
+                claim.id,
+                claim.session,
+                name,
+                lock.limit,
+                claim.units,
+                claim.hold_ms,
+                claim.note,
+                claim.fence,
+                claim.since_ms,
+                claim.at_most_ms,
+                claim.rest_ms,
+                claim.terms,
+                claim.is_wanted,
+            )
 
 
 def _orders(tables: Tables) -> Iterator[Row]:

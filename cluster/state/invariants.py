@@ -36,7 +36,9 @@ def _check_locks(tables: Tables) -> None:
     locks = tables.locks
     claims = [claim for lock in locks.by_name.values() for claim in (*lock.holders.values(), *lock.waiting.values())]
     assert len(claims) == len(locks.claims) and all(locks.claims[claim.id] is claim for claim in claims)
-    assert sum(map(len, locks.by_session.values())) == len(claims)
+    assert sum(map(len, locks.by_session.values())) == sum(not claim.rest_ms for claim in claims)
+    bounded = {claim.fence: claim for claim in claims if claim.fence and (claim.at_most_ms or claim.rest_ms)}
+    assert locks.bounded == bounded
     held = {claim.fence: claim for claim in claims if claim.fence}
     assert locks.by_fence == held and all(fence <= locks.fences for fence in held)
     for name, lock in locks.by_name.items():
@@ -47,11 +49,14 @@ def _check_locks(tables: Tables) -> None:
             assert not claim.fence and not lock.fits(claim.units), f"{claim.id} waits for what is free"
             break
     for claim in claims:
+        assert 1 <= claim.units <= claim.lock.limit
+        if claim.rest_ms:
+            assert claim.fence and claim.lock.limit == 1
+            continue
         session = tables.sessions.by_id.get(claim.session)
         assert session is not None, f"{claim.id} is of a session that has ended"
         assert locks.by_session[claim.session][claim.id] is claim
         assert session.id == claim.id >> TASK_NUMBER_BITS and claim.id & CLAIM_NUMBER_MAX <= session.last_claim
-        assert 1 <= claim.units <= claim.lock.limit
 
 
 def _check_places(tables: Tables) -> None:

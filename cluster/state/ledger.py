@@ -18,14 +18,15 @@ Marks are negative, so that no two different sequences of decisions write the sa
     REPLAYED, task...               ended once, and are pending again
     HOUSED, slot key, epoch         a slot owns another key
     GRANTED, claim, fence           of a lock, to one that waited
-    LAPSED, claim                   its client was silent
+    LAPSED, claim, why              it has ended, as one of CLAIM_* says
+    WANTED, claim                   its holder is to give it up
 """
 
 from zlib import crc32
 
 import msgspec
 
-from cluster.state.effects import Answer, ClaimNews, Effects, Registered, TaskResult
+from cluster.state.effects import CLAIM_WANTED, Answer, ClaimNews, Effects, Registered, TaskResult
 
 DIGEST_INTERVAL = 256       # entries between two reported digests
 
@@ -41,6 +42,7 @@ REPLAYED = -9
 HOUSED = -10
 GRANTED = -11
 LAPSED = -12
+WANTED = -13
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -108,11 +110,17 @@ class Ledger:
         if self.effects is not None:
             self.effects.claims.setdefault(session, []).append(ClaimNews(claim, fence))
 
-    def lapsed(self, session: int, claim: int) -> None:
-        """A claim ends since its client was not heard of."""
-        self.decisions += (LAPSED, claim)
+    def lapsed(self, session: int, claim: int, why: int) -> None:
+        """A claim ends otherwise than by its client's word; `why` is one of CLAIM_*."""
+        self.decisions += (LAPSED, claim, why)
         if self.effects is not None:
-            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, 0))
+            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, 0, why))
+
+    def wanted(self, session: int, claim: int, fence: int) -> None:
+        """The holder of this claim is to give it up."""
+        self.decisions += (WANTED, claim)
+        if self.effects is not None:
+            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, fence, CLAIM_WANTED))
 
     def holders_changed(self, lock: str) -> None:
         """For those who watch it: no decision of its own."""

@@ -16,6 +16,14 @@ the next in the same entry, and only to a session that is there at that moment, 
 before anything is granted. (etcd's lock service once looked at the lease of a waiter only when it began to wait:
 github.com/etcd-io/etcd issue 11457.)
 
+Turns. An exclusive job is a mutex with two durations. `at_most` bounds a turn, for a holder that lives and hangs, and a
+rest after a short turn keeps out a replica that comes late with the same idea. Both are judged as silence is: by the
+clock of the leader, which counts anew if it is new, and ended by a Lapse. So a turn never ends here before the holder,
+which counts from an earlier moment, has stopped; whatever wall clocks do, which is why stamps are not used. A rest
+outlives the session that asked for it: its client may have been started for this one job.
+
+Who replaces a holder waits for it as well. The holder is asked to give up, and it is granted when that is done.
+
 Cost: O(1) for each claim, whatever waits.
 """
 
@@ -30,6 +38,7 @@ from cluster.state.commands import (
     LOCK_NOTE_BYTES_MAX,
     RELEASE_CLAIMS_MAX,
     TASK_NUMBER_BITS,
+    TURN_MS_MAX,
     Acquire,
     Extend,
     Lapse,
@@ -42,6 +51,9 @@ from cluster.state.effects import (
     ANSWER_OK,
     ANSWER_OTHER_LIMIT,
     ANSWER_REFUSED,
+    CLAIM_OVER,
+    CLAIM_REPLACED,
+    CLAIM_SILENT,
 )
 from cluster.state.ledger import Ledger
 from cluster.state.lock_rows import HOLDERS_SHOWN, Holder, LockRow
@@ -58,7 +70,7 @@ assert SESSION_CLAIMS_MAX * 2 <= CLAIMS_MAX, "one client leaves room for others"
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """`fence` is 0 while it waits, `since_ms` the stamp of the grant."""
+    """`fence` is 0 while it waits, `since_ms` the stamp of the grant. One that rests has no session any more."""
 
     id: int
     session: int
@@ -68,6 +80,10 @@ class Claim:
     note: str
     fence: int = 0
     since_ms: int = 0
+    at_most_ms: int = 0                                         # that it may be held; 0 = while its client lives
+    rest_ms: int = 0                                            # it was released, and keeps others out for so long
+    terms: int = 0                                              # how often any of its durations has changed
+    is_wanted: bool = False                                     # its holder was asked to give up
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +104,7 @@ class Lock:
 class Locks:
     """All locks and all claims."""
 
-    __slots__ = ("_ledger", "_sessions", "by_fence", "by_name", "by_session", "claims", "fences")
+    __slots__ = ("_ledger", "_sessions", "bounded", "by_fence", "by_name", "by_session", "claims", "fences")
 
     def __init__(self, sessions: Sessions, ledger: Ledger) -> None:
         self._sessions = sessions
@@ -98,10 +114,12 @@ class Locks:
         self.by_session: dict[int, dict[int, Claim]] = {}       # by session, then by id
         self.by_fence: dict[int, Claim] = {}                    # those that are held
         self.fences = 0                                         # granted so far
+        self.bounded: dict[int, Claim] = {}                     # by fence: held for a while, or at rest
 
     def holds(self, fence: int) -> bool:
-        """Whether something is held under this fence."""
-        return fence in self.by_fence
+        """Whether something is held under this fence. What rests is held by nobody."""
+        claim = self.by_fence.get(fence)
+        return claim is not None and not claim.rest_ms
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -116,8 +134,7 @@ class Locks:
         at_once = lock is None or (not lock.waiting and lock.fits(command.units))
         if not (at_once or command.waits):
             return ANSWER_BUSY, 0
-        own = self.by_session.get(session.id, {})
-        if len(own) >= SESSION_CLAIMS_MAX:
+        if len(self.by_session.get(session.id, ())) >= SESSION_CLAIMS_MAX:
             return ANSWER_CROWDED, SESSION_CLAIMS_MAX
         if len(self.claims) >= CLAIMS_MAX:
             return ANSWER_CROWDED, CLAIMS_MAX
@@ -125,40 +142,58 @@ class Locks:
             lock = self.by_name[command.name] = Lock(command.name, command.limit)
         number = session.id << TASK_NUMBER_BITS | command.number
         claim = Claim(number, session.id, lock, command.units, command.hold_ms, command.note)
+        claim.at_most_ms = command.at_most_ms
+        if command.replaces:
+            self._replace(lock)
         self.add(claim)
         if at_once:
             self._grant(claim, now_ms)
         return ANSWER_OK, claim.fence
 
+    def _replace(self, lock: Lock) -> None:
+        """Somebody new is to be the next, and soon."""
+        for claim in list(lock.waiting.values()):
+            self._ledger.lapsed(claim.session, claim.id, CLAIM_REPLACED)
+            self._forget(claim)
+        for claim in lock.holders.values():
+            if not (claim.is_wanted or claim.rest_ms):
+                claim.is_wanted = True
+                self._ledger.wanted(claim.session, claim.id, claim.fence)
+
     def release(self, session: Session, command: Release, now_ms: int) -> tuple[int, int]:
         """Applies a Release in its turn; returns its answer's (code, value). What is another's is passed over."""
-        if len(command.claims) > RELEASE_CLAIMS_MAX:
+        if len(command.claims) > RELEASE_CLAIMS_MAX or not 0 <= command.rest_ms <= TURN_MS_MAX:
             return ANSWER_REFUSED, 0
         own = self.by_session.get(session.id, {})
         found = [own[number] for number in dict.fromkeys(command.claims) if number in own]
-        self._end(found, now_ms)
+        ended = [claim for claim in found if not (command.rest_ms and self._rest(claim, command.rest_ms))]
+        self._end(ended, now_ms)
         return ANSWER_OK, len(found)
 
     def extend(self, session: Session, command: Extend) -> tuple[int, int]:
         """Applies an Extend in its turn; returns its answer's (code, value)."""
-        if not HOLD_MS_MIN <= command.hold_ms <= HOLD_MS_MAX:
+        hold_ms, at_most_ms = command.hold_ms, command.at_most_ms
+        if (hold_ms and not HOLD_MS_MIN <= hold_ms <= HOLD_MS_MAX) or not 0 <= at_most_ms <= TURN_MS_MAX:
             return ANSWER_REFUSED, 0
         claim = self.by_session.get(session.id, {}).get(command.claim)
         if claim is None:
             return ANSWER_LOST, 0
-        claim.hold_ms = command.hold_ms
+        claim.hold_ms = hold_ms or claim.hold_ms
+        if claim.at_most_ms:
+            claim.at_most_ms = at_most_ms or claim.at_most_ms
+        claim.terms += 1
         return ANSWER_OK, claim.fence
 
     def lapse(self, command: Lapse, now_ms: int) -> None:
-        """Ends claims whose sessions were silent for too long, unless they may be silent for another time by now."""
-        pairs = iter(command.claims)
+        """Ends claims whose sessions were silent, or whose time is over, unless their terms are others by now."""
         found: dict[int, Claim] = {}
-        for number, hold_ms in zip(pairs, pairs, strict=False):
-            claim = self.claims.get(number)
-            if claim is not None and claim.hold_ms == hold_ms:
-                found[number] = claim
-        for claim in found.values():
-            self._ledger.lapsed(claim.session, claim.id)
+        for judged, why in ((command.silent, CLAIM_SILENT), (command.over, CLAIM_OVER)):
+            pairs = iter(judged)
+            for number, terms in zip(pairs, pairs, strict=False):
+                claim = self.claims.get(number)
+                if claim is not None and claim.terms == terms and number not in found:
+                    found[number] = claim
+                    self._ledger.lapsed(claim.session, claim.id, why)
         self._end(found.values(), now_ms)
 
     def end_session(self, session: int, now_ms: int) -> None:
@@ -172,7 +207,8 @@ class Locks:
     def add(self, claim: Claim) -> None:
         """Tables a claim, which waits if it has no fence. Its lock is tabled."""
         self.claims[claim.id] = claim
-        self.by_session.setdefault(claim.session, {})[claim.id] = claim
+        if not claim.rest_ms:
+            self.by_session.setdefault(claim.session, {})[claim.id] = claim
         if claim.fence:
             self._hold(claim)
         else:
@@ -192,6 +228,25 @@ class Locks:
         assert lock.fits(claim.units)
         lock.taken += claim.units
         lock.holders[claim.fence] = self.by_fence[claim.fence] = claim
+        if claim.at_most_ms or claim.rest_ms:
+            self.bounded[claim.fence] = claim
+
+    def _rest(self, claim: Claim, rest_ms: int) -> bool:
+        """Lets what is held of a mutex stay there, without its session; False if it is not held."""
+        if not claim.fence or claim.lock.limit != 1:
+            return False
+        self._leave_session(claim)
+        claim.rest_ms = rest_ms
+        claim.terms += 1
+        self.bounded[claim.fence] = claim
+        self._ledger.holders_changed(claim.lock.name)
+        return True
+
+    def _leave_session(self, claim: Claim) -> None:
+        own = self.by_session[claim.session]
+        del own[claim.id]
+        if not own:
+            del self.by_session[claim.session]
 
     def _end(self, claims: Iterable[Claim], now_ms: int) -> None:
         """Forgets them all, then grants what is free: none of them may be granted because of another."""
@@ -203,14 +258,14 @@ class Locks:
             self._go_on(lock, now_ms)
 
     def _forget(self, claim: Claim) -> None:
-        lock, own = claim.lock, self.by_session[claim.session]
+        lock = claim.lock
         del self.claims[claim.id]
-        del own[claim.id]
-        if not own:
-            del self.by_session[claim.session]
+        if not claim.rest_ms:
+            self._leave_session(claim)
         if claim.fence:
             del lock.holders[claim.fence]
             del self.by_fence[claim.fence]
+            self.bounded.pop(claim.fence, None)
             lock.taken -= claim.units
             self._ledger.holders_changed(lock.name)
         else:
@@ -243,8 +298,9 @@ class Locks:
         return [self.row(name) for name in found[:limit]], len(found) > limit
 
     def _holder(self, claim: Claim) -> Holder:
-        client = self._sessions.by_id[claim.session].name
-        return Holder(claim.id, claim.fence, claim.units, claim.note, client, claim.since_ms)
+        session = self._sessions.by_id.get(claim.session)       # what rests may have outlived it
+        terms = (claim.since_ms, claim.at_most_ms, claim.rest_ms > 0)
+        return Holder(claim.id, claim.fence, claim.units, claim.note, session.name if session else "", *terms)
 
 
 def _is_valid(command: Acquire) -> bool:
@@ -254,4 +310,6 @@ def _is_valid(command: Acquire) -> bool:
         and HOLD_MS_MIN <= command.hold_ms <= HOLD_MS_MAX
         and len(command.note) <= LOCK_NOTE_BYTES_MAX
         and len(command.note.encode()) <= LOCK_NOTE_BYTES_MAX
+        and 0 <= command.at_most_ms <= TURN_MS_MAX
+        and (command.limit == 1 or not (command.at_most_ms or command.replaces))
     )

@@ -200,15 +200,17 @@ class Rebuilding:
 
     def claim(self, row: ClaimRow) -> None:
         locks, sessions = self.tables.locks, self.tables.sessions.by_id
-        if row.session not in sessions or row.id in locks.claims:
+        if (row.session not in sessions and not row.rest_ms) or row.id in locks.claims:
             raise LookupError(f"claim {row.id} of session {row.session}")
         lock = locks.by_name.get(row.lock)
         if lock is None:
             lock = locks.by_name[row.lock] = Lock(row.lock, row.limit)
         if row.fence and not lock.fits(row.units):
             raise LookupError(f"claim {row.id} of what others hold")
-        terms = (row.units, row.hold_ms, self._text(row.note))
-        locks.add(Claim(row.id, row.session, lock, *terms, row.fence, row.since_ms))
+        claim = Claim(row.id, row.session, lock, row.units, row.hold_ms, self._text(row.note), row.fence, row.since_ms)
+        claim.at_most_ms, claim.rest_ms, claim.terms = row.at_most_ms, row.rest_ms, row.terms
+        claim.is_wanted = row.is_wanted
+        locks.add(claim)
 
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:

@@ -197,6 +197,10 @@ class ClaimRow(Row, frozen=True):
     note: str
     fence: int
     since_ms: int
+    at_most_ms: int
+    rest_ms: int
+    terms: int
+    is_wanted: bool
 
 
 class TasksRow(Row, frozen=True):

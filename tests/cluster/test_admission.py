@@ -67,11 +67,13 @@ commands = st.one_of(
     every(Cancel, numbers, numbers, numbers, number_lists, numbers),
     every(Replay, numbers, numbers, numbers, number_lists),
     every(
-        Acquire, numbers, numbers, numbers, numbers, texts, numbers, numbers, numbers, st.booleans(), texts
+        Acquire,
+        *(numbers, numbers, numbers, numbers, texts, numbers, numbers, numbers),
+        *(st.booleans(), texts, numbers, st.booleans()),
     ),
-    every(Release, numbers, numbers, numbers, number_lists),
-    every(Extend, numbers, numbers, numbers, numbers, numbers),
-    every(Lapse, number_lists),
+    every(Release, numbers, numbers, numbers, number_lists, numbers),
+    every(Extend, numbers, numbers, numbers, numbers, numbers, numbers),
+    every(Lapse, number_lists, number_lists),
     every(Seen, numbers, number_lists),
     every(Register, texts, numbers, numbers, st.none() | specs),
     every(Expire, numbers, numbers),

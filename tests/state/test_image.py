@@ -365,9 +365,9 @@ KNOWN_FIELDS = {
         "ended"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
-    locks.Locks: "_ledger _sessions by_fence by_name by_session claims fences",
+    locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences",
     locks.Lock: "holders limit name taken waiting",
-    locks.Claim: "fence hold_ms id lock note session since_ms units",
+    locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",

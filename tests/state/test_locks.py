@@ -13,6 +13,7 @@ from cluster.state.commands import (
     LOCK_NOTE_BYTES_MAX,
     RELEASE_CLAIMS_MAX,
     ROLE_CLIENT,
+    TURN_MS_MAX,
     Acquire,
     Close,
     Expire,
@@ -30,6 +31,9 @@ from cluster.state.effects import (
     ANSWER_OK,
     ANSWER_OTHER_LIMIT,
     ANSWER_REFUSED,
+    CLAIM_OVER,
+    CLAIM_REPLACED,
+    CLAIM_WANTED,
     Answer,
     ClaimNews,
 )
@@ -67,14 +71,15 @@ class Contender:
         """Of its last claim, or of an earlier one."""
         return self.session << 24 | (number or self.number)
 
-    def release(self, *claims: int) -> int:
+    def release(self, *claims: int, rest_ms: int = 0) -> int:
         """How many ended; without claims the last one."""
-        answer = self.client.send(Release(self.session, self.client.seq, self.client.seq, list(claims) or [self.id()]))
+        seq = self.client.seq
+        answer = self.client.send(Release(self.session, seq, seq, list(claims) or [self.id()], rest_ms))
         assert answer.code == ANSWER_OK
         return answer.value
 
-    def extend(self, claim: int, hold_ms: int) -> Answer:
-        return self.client.send(Extend(self.session, self.client.seq, self.client.seq, claim, hold_ms))
+    def extend(self, claim: int, hold_ms: int, at_most_ms: int = 0) -> Answer:
+        return self.client.send(Extend(self.session, self.client.seq, self.client.seq, claim, hold_ms, at_most_ms))
 
     def close(self) -> None:
         self.client.close()
@@ -274,7 +279,7 @@ def test_a_lapse_ends_a_claim_tells_its_client_and_grants_to_the_next(rig, conte
     one, two = contend("one"), contend("two")
     one.acquire()
     two.acquire()
-    rig.apply(Lapse([one.id(), HOLD_MS]))
+    rig.apply(Lapse([one.id(), 0]))
     assert one.news() == [ClaimNews(one.id(), 0)] and two.news() == [ClaimNews(two.id(), 2)]
     assert one.release() == 0
 
@@ -283,7 +288,7 @@ def test_a_lapse_of_what_waits_ends_that_too(rig, contend):
     one, two = contend("one"), contend("two")
     one.acquire()
     two.acquire()
-    rig.apply(Lapse([two.id(), HOLD_MS]))
+    rig.apply(Lapse([two.id(), 0]))
     assert two.news() == [ClaimNews(two.id(), 0)]
     one.release()
     assert rig.leader.locks.by_name == {}
@@ -293,9 +298,9 @@ def test_a_lapse_that_was_judged_by_an_older_term_of_the_claim_is_void(rig, cont
     one = contend("one")
     one.acquire()
     assert one.extend(one.id(), 60_000).value == 1
-    rig.apply(Lapse([one.id(), HOLD_MS]))
+    rig.apply(Lapse([one.id(), 0], [one.id(), 0]))
     assert holders(rig) == ["one"]
-    rig.apply(Lapse([one.id(), 60_000, 999, HOLD_MS, one.id()]))
+    rig.apply(Lapse([one.id(), 1, 999, 0, one.id()]))
     assert holders(rig) == []
 
 
@@ -303,8 +308,91 @@ def test_an_extend_of_what_the_session_does_not_have_says_that_it_is_lost(rig, c
     one, two = contend("one"), contend("two")
     one.acquire()
     assert two.extend(one.id(), HOLD_MS).code == ANSWER_LOST
-    rig.apply(Lapse([one.id(), HOLD_MS]))
+    rig.apply(Lapse([one.id(), 0]))
     assert one.extend(one.id(), HOLD_MS).code == ANSWER_LOST
+
+
+# -- turns ---------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_is_over_ends_and_its_client_is_told_why(rig, contend):
+    one, two = contend("one"), contend("two")
+    one.acquire(at_most_ms=5_000)
+    two.acquire()
+    assert list(rig.leader.locks.bounded) == [1]
+    rig.apply(Lapse([], [one.id(), 0]))
+    assert one.news() == [ClaimNews(one.id(), 0, CLAIM_OVER)] and holders(rig) == ["two"]
+
+
+def test_an_extension_of_a_turn_gives_it_other_terms(rig, contend):
+    one = contend("one")
+    one.acquire(at_most_ms=5_000)
+    one.extend(one.id(), 0, 9_000)
+    rig.apply(Lapse([], [one.id(), 0]))
+    (holder,) = rig.leader.locks.row("a").holders
+    assert (holder.at_most_ms, rig.leader.locks.claims[one.id()].hold_ms) == (9_000, HOLD_MS)
+
+
+def test_a_turn_that_was_short_rests_and_keeps_everybody_out_until_the_leader_says_so(rig, contend):
+    one, two = contend("one"), contend("two")
+    fence = one.acquire()
+    two.acquire()
+    assert one.release(rest_ms=4_000) == 1
+    (holder,) = rig.leader.locks.row("a").holders
+    assert holder.rests and two.news() == []
+    assert submit(one.client, fence).code == ANSWER_LOST, "it is held by nobody"
+    assert one.release() == 0 and one.extend(one.id(), HOLD_MS).code == ANSWER_LOST
+    one.close()
+    assert [holder.client for holder in rig.leader.locks.row("a").holders] == [""], "a rest outlives its session"
+    rig.apply(Lapse([], [one.id(), 0]))
+    assert two.news() == [], "judged before it rested"
+    rig.apply(Lapse([], [one.id(), 1]))
+    assert two.news() == [ClaimNews(two.id(), 2)]
+
+
+def test_only_what_was_held_of_a_mutex_rests(rig, contend):
+    one, two = contend("one"), contend("two")
+    one.acquire("pool", 1, 2)
+    one.release(rest_ms=4_000)
+    assert rig.leader.locks.by_name == {}
+    one.acquire()
+    two.acquire()
+    two.release(rest_ms=4_000)
+    one.release()
+    assert rig.leader.locks.by_name == {}
+
+
+def test_a_session_that_ends_leaves_no_rest(rig, contend):
+    one, two = contend("one"), contend("two")
+    one.acquire(at_most_ms=5_000)
+    two.acquire()
+    one.close()
+    assert holders(rig) == ["two"]
+
+
+def test_who_replaces_ends_those_that_wait_and_waits_for_the_holder_who_is_asked(rig, contend):
+    one, two, three = contend("one"), contend("two"), contend("three")
+    one.acquire()
+    two.acquire()
+    assert three.acquire(replaces=True) == 0
+    assert one.news() == [ClaimNews(one.id(), 1, CLAIM_WANTED)]
+    assert two.news() == [ClaimNews(two.id(), 0, CLAIM_REPLACED)]
+    assert holders(rig) == ["one"], "nobody begins before the other has stopped"
+    one.release()
+    assert three.news() == [ClaimNews(three.id(), 2)]
+
+
+def test_who_replaces_what_is_free_is_granted_at_once(contend):
+    one = contend("one")
+    assert one.acquire(replaces=True) == 1 and one.news() == []
+
+
+def test_a_holder_is_asked_once(rig, contend):
+    one, two, three = contend("one"), contend("two"), contend("three")
+    one.acquire()
+    two.acquire(replaces=True)
+    three.acquire(replaces=True)
+    assert one.news() == [] and two.news() == [ClaimNews(two.id(), 0, CLAIM_REPLACED)]
 
 
 # -- fences --------------------------------------------------------------------------------------------------
@@ -322,7 +410,7 @@ def test_a_submit_with_a_fence_is_taken_only_while_something_is_held_under_it(ri
     two.acquire()
     assert submit(one.client, fence).code == ANSWER_OK
     assert submit(two.client, fence).code == ANSWER_OK, "whoever was handed the fence"
-    rig.apply(Lapse([one.id(), HOLD_MS]))
+    rig.apply(Lapse([one.id(), 0]))
     refused = submit(one.client, fence)
     assert (refused.code, refused.value) == (ANSWER_LOST, fence)
     assert submit(two.client, fence + 1).code == ANSWER_OK
@@ -344,6 +432,10 @@ def test_a_submit_with_a_fence_is_taken_only_while_something_is_held_under_it(ri
         {"hold_ms": HOLD_MS_MIN - 1},
         {"hold_ms": HOLD_MS_MAX + 1},
         {"note": "é" * (LOCK_NOTE_BYTES_MAX // 2 + 1)},
+        {"at_most_ms": -1},
+        {"at_most_ms": TURN_MS_MAX + 1},
+        {"at_most_ms": 1, "limit": 2},
+        {"replaces": True, "limit": 2},
     ],
 )
 def test_terms_out_of_range_are_refused_and_leave_nothing(rig, contend, terms):
