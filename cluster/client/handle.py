@@ -108,6 +108,7 @@ class Handle(Generic[R]):
                 "`records` says which"
             )
         return self._client._watch(Handle(self._client, self._task), self.id)
+
     def watch(self) -> AsyncGenerator[Event, None]:
         """What happens to the task, beginning with how it is, until it has ended: `async for event in handle.watch()`.
 

@@ -213,6 +213,7 @@ class Machine:
         """How often a task was run again after its end; 0 if it is not known."""
         found = self._tables.tasks.get(task)
         return 0 if found is None else found.replays
+
     def held(self, task: int) -> tuple[int, int] | None:
         """The session of the worker that a task is with, and which attempt this is; None if it is with none."""
         found = self._tables.tasks.get(task)
