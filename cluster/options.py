@@ -12,6 +12,7 @@ from cluster.state.commands import PRIORITY_MAX, RETRIES_MAX, Options
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
 
+
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     """`base` with what was `given` under the names that users type. Raises TypeError and ValueError, naming
     the option.

@@ -221,7 +221,6 @@ class StatusReply(Message, tag=48, frozen=True):
     report: Raw
 
 
-
 class Describe(Message, tag=54, frozen=True):
     """Client -> leader. Owes: Described, with a row for each task, in order, once the leader knows it led after this
     arrived. `stale`: client -> any broker, which answers at once, as things are there."""
@@ -351,8 +350,6 @@ class TaskShown(Message, tag=63, frozen=True):
     request: int
     found: TaskDetails | None
     progress: tuple[int, int] | None = None
-
-
 
 
 class EndNode(Message, tag=64, frozen=True):
