@@ -1,6 +1,7 @@
 """The chart of a report: how quick, and what a kill costs."""
 
 from pathlib import Path
+from typing import Any
 
 from bench.peers.report import TITLES, Report, number, rate_of
 
@@ -10,24 +11,12 @@ OURS, OTHERS, LOST, UNREAD = "#1b7f5c", "#8a94a6", "#c0392b", "#e6b0aa"
 
 def plot_peers(report: Report, target: Path) -> None:
     """Three panels over the same rows: tasks per second, one round trip, and what is gone after a server was killed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "peers"       # the same figures are the same file
-    from matplotlib import pyplot
-
     rows = sorted((row for row in report.rows if row.rates), key=lambda row: rate_of(row) or 0.0)
-    names = [TITLES.get(row.name, row.name).replace("*", "").replace("`", "") for row in rows]
-    colours = [OURS if row.name.startswith("quorumq") else OTHERS for row in rows]
-    figure, (rate, trip, gone) = pyplot.subplots(1, 3, sharey=True, figsize=(WIDTH_IN, HEIGHT_IN))
-
-    rates = [rate_of(row) or 0.0 for row in rows]
-    rate.bar_label(rate.barh(names, rates, color=colours), [number(value) for value in rates], padding=3, fontsize=8)
-    rate.set_title("no-op tasks per second", fontsize=10)
-
-    trips = [row.p50_ms or 0.0 for row in rows]
-    trip.bar_label(trip.barh(names, trips, color=colours), [number(value) for value in trips], padding=3, fontsize=8)
-    trip.set_title("one round trip, ms (p50)", fontsize=10)
+    names = [plain(TITLES.get(row.name, row.name)) for row in rows]
+    colours = [colour_of(row.name) for row in rows]
+    figure, (rate, trip, gone) = three_panels(HEIGHT_IN)
+    bars_of(rate, "no-op tasks per second", names, [rate_of(row) or 0.0 for row in rows], colours)
+    bars_of(trip, "one round trip, ms (p50)", names, [row.p50_ms or 0.0 for row in rows], colours)
 
     known = [row for row in rows if row.fates is not None]
     places = [name for row, name in zip(rows, names, strict=True) if row.fates is not None]
@@ -43,8 +32,30 @@ def plot_peers(report: Report, target: Path) -> None:
     confirmed = max((row.fates.confirmed for row in known if row.fates), default=0)
     gone.set_title(f"lost of {confirmed:,} confirmed tasks\nwhen the leading server is killed", fontsize=10)
     gone.legend(fontsize=7, frameon=False, loc="lower right")
+    save_panels(figure, target)
 
-    for axis in (rate, trip, gone):
+
+def three_panels(height_in: float) -> tuple[Any, Any]:
+    """A figure and its axes, which share the names at the left."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "peers"       # the same figures are the same file
+    from matplotlib import pyplot
+
+    return pyplot.subplots(1, 3, sharey=True, figsize=(WIDTH_IN, height_in))
+
+
+def bars_of(axis: Any, title: str, names: list[str], values: list[float], colours: list[str]) -> None:
+    bars = axis.barh(names, values, color=colours)
+    axis.bar_label(bars, [number(value) for value in values], padding=3, fontsize=8)
+    axis.set_title(title, fontsize=10)
+
+
+def save_panels(figure: Any, target: Path) -> None:
+    from matplotlib import pyplot
+
+    for axis in figure.axes:
         axis.margins(x=0.3)
         axis.set_xlim(left=0)
         axis.tick_params(labelsize=8)
@@ -55,3 +66,12 @@ def plot_peers(report: Report, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, metadata={"Date": None}, facecolor="white")
     pyplot.close(figure)
+
+
+def plain(title: str) -> str:
+    """Without the marks of Markdown."""
+    return title.replace("*", "").replace("`", "")
+
+
+def colour_of(name: str) -> str:
+    return OURS if name.startswith("quorumq") else OTHERS
