@@ -53,8 +53,8 @@ class Actor:
 
     context: "Context"    # set before `started`
     handlers: ClassVar[dict[type, Handler]] = {}
-    # Errors by which this actor refuses to run, and no crash: it ends as Failed all the same, but whoever watches it
-    # has the word; they are not logged.
+    # Errors by which this actor refuses to run, those derived from them included, and no crash: it ends as Failed all
+    # the same, but whoever watches it has the word; they are not logged.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -1,13 +1,12 @@
 """Options of the benchmarks, and a folder on a real disk."""
 
-import os
 from pathlib import Path
 
+import click
 import pytest
 
-from bench.disk import file_system_of
+from bench.disk import results_folder
 
-RESULTS = Path(__file__).parent / "results"
 LONGEST_S = 1_800           # a benchmark; what it waits for has shorter limits of its own
 
 
@@ -36,10 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def bench_folder() -> Path:
-    """$QUORUMQ_BENCH_DIR or bench/results; refuses a file system in memory, where a sync costs nothing."""
-    folder = Path(os.environ.get("QUORUMQ_BENCH_DIR", RESULTS))
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = file_system_of(folder)
-    if kind in ("tmpfs", "ramfs"):
-        pytest.exit(f"{folder} is on {kind}: set QUORUMQ_BENCH_DIR to a folder on a disk", returncode=2)
-    return folder
+    """A folder on a disk; without one nothing is measured at all."""
+    try:
+        return results_folder()
+    except click.ClickException as error:
+        pytest.exit(error.message, returncode=2)

@@ -1,12 +1,26 @@
-"""What disk a benchmark ran on: figures of a log mean nothing without it."""
+"""Where benchmarks write, and what disk that is: figures of a log mean nothing without it."""
 
 import os
 import statistics
 import time
 from pathlib import Path
 
+import click
+
+RESULTS = Path(__file__).parent / "results"
+IN_MEMORY = ("tmpfs", "ramfs")
 PROBES = 64
 PROBE_BYTES = 4_096
+
+
+def results_folder() -> Path:
+    """$QUORUMQ_BENCH_DIR or bench/results, made if it is not there. Raises ClickException for a file system in memory,
+    where a sync costs nothing."""
+    folder = Path(os.environ.get("QUORUMQ_BENCH_DIR", RESULTS)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if (kind := file_system_of(folder)) in IN_MEMORY:
+        raise click.ClickException(f"{folder} is on {kind}: set QUORUMQ_BENCH_DIR to a folder on a disk")
+    return folder
 
 
 def file_system_of(folder: Path) -> str:

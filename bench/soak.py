@@ -26,8 +26,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.conftest import RESULTS
-from bench.disk import file_system_of
+from bench.disk import file_system_of, results_folder
 from bench.tasks import echo
 from bench.watch import Watcher
 from cluster import Batch, Client
@@ -165,7 +164,7 @@ def problems_of(course: Course, status: dict[str, Any], disk_mb: float) -> Itera
 def main(minutes: float, rate: int, kill_every: float, only_json: bool) -> None:
     """Run three brokers and two workers under load, kill brokers, and account for every task."""
     console = Console(stderr=True, quiet=only_json)
-    folder = Path(os.environ.get("QUORUMQ_BENCH_DIR", RESULTS)) / "soak"
+    folder = results_folder() / "soak"
     shutil.rmtree(folder, ignore_errors=True)
     topology = write_topology(folder, name="soak", modules=["bench.tasks"])
     console.print(f"data in {folder} ({file_system_of(folder)})")

@@ -56,6 +56,7 @@ async def retries(client: Client, tasks: int) -> None:
 
 
 async def compare(cluster: LocalCluster, work: Work, tasks: int) -> dict[str, Any]:
+    """`us` and `ratio` are of wall time; `processor_us` is that of `work` alone, by role."""
     async with Client.connect(cluster.topology) as client:
         await plain(client, WARM_UP)
         meter = Meter(await client.status())

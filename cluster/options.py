@@ -14,6 +14,7 @@ NAME_CHARACTERS_MAX = 255
 FENCE_MAX = 2**63 - 1
 
 
+
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     """`base` with what was `given` under the names that users type. Raises TypeError and ValueError, naming
     the option.

@@ -221,7 +221,6 @@ class StatusReply(Message, tag=48, frozen=True):
     report: Raw
 
 
-
 class Describe(Message, tag=54, frozen=True):
     """Client -> leader. Owes: Described, with a row for each task, in order, once the leader knows it led after this
     arrived. `stale`: client -> any broker, which answers at once, as things are there."""
@@ -353,8 +352,6 @@ class TaskShown(Message, tag=63, frozen=True):
     progress: tuple[int, int] | None = None
 
 
-
-
 class EndNode(Message, tag=64, frozen=True):
     """Client -> a broker that is to end itself, or the leader, which passes it on to a worker as End. Owes: NodeAnswer.
 
@@ -452,8 +449,8 @@ class ClaimsNews(Message, tag=72, frozen=True):
 
 
 class WatchLock(Message, tag=73, frozen=True):
-    """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the leader
-    knows it led after this arrived, and after every change. With `stop`: no more of them."""
+    """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the
+    leader knows it led after this arrived, and after every change. With `stop`: no more of them."""
 
     name: str
     stop: bool = False

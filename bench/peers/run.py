@@ -21,8 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.conftest import RESULTS
-from bench.disk import file_system_of, sync_p50_ms
+from bench.disk import file_system_of, results_folder, sync_p50_ms
 from bench.peers.measure import FULL, QUICK, STEPS, Size, measure
 from bench.peers.peers import Peer, all_peers
 from bench.peers.plot import plot_peers
@@ -39,14 +38,6 @@ def peers_python() -> Path:
     if not found.exists():
         raise click.ClickException(f"{found} is missing: run `make bench-peers`, which sets it up")
     return found
-
-
-def results_folder() -> Path:
-    folder = Path(os.environ.get("QUORUMQ_BENCH_DIR", RESULTS)).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system_of(folder)) in ("tmpfs", "ramfs"):
-        raise click.ClickException(f"{folder} is on {kind}: set QUORUMQ_BENCH_DIR to a folder on a disk")
-    return folder
 
 
 def versions_of(peers: Sequence[Peer], python: Path) -> dict[str, str]:

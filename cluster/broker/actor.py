@@ -12,12 +12,14 @@ from collections.abc import Callable
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
-from cluster.broker.admission import well_formed
+from cluster.broker.admission import size_of, well_formed
 from cluster.broker.delivery import Delivery
 from cluster.broker.ending import Ending
+from cluster.broker.entries import Passing
 from cluster.broker.inspection import Inspection
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
+from cluster.broker.lock_service import LockService
 from cluster.broker.proposals import Proposals
 from cluster.broker.questions import Answering, Questions
 from cluster.broker.watching import Watching
@@ -31,12 +33,15 @@ from cluster.peer.messages import (
 )
 from cluster.peer.reception import Reception, Service
 from cluster.state.commands import (
+    Acquire,
     Cancel,
     Close,
     Complete,
     Drain,
     Expire,
+    Extend,
     Register,
+    Release,
     Replay,
     Seen,
     Submit,
@@ -52,6 +57,7 @@ from cluster.wire import (
     ROLE_CLIENT,
     ROLE_WORKER,
     Answers,
+    Claims,
     Describe,
     EndNode,
     Follow,
@@ -63,12 +69,14 @@ from cluster.wire import (
     LeaderIs,
     Lease,
     LeaseAck,
+    ListLocks,
     ListTasks,
     Progress,
     ShowTask,
     StandingBy,
     StatusRequest,
     Watch,
+    WatchLock,
     Welcome,
 )
 
@@ -124,6 +132,15 @@ class Broker(Actor):
             self._refuse,
             self._next_turn,
         )
+        self._locks = locks = LockService(
+            self.machine,
+            self._links,
+            self._leases,
+            questions,
+            self.context.log,
+            lambda lapse: self._proposals.propose(lapse, size_of(lapse)),
+            self._refuse,
+        )
         self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end, self.raft, self._later)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
@@ -131,6 +148,9 @@ class Broker(Actor):
             Drain: self._on_session_command,
             Cancel: self._on_session_command,
             Replay: self._on_session_command,
+            Acquire: self._on_acquire,
+            Release: self._on_session_command,
+            Extend: self._on_session_command,
             Register: self._on_register,
             Close: self._on_close,
             Seen: self._on_seen,
@@ -141,6 +161,9 @@ class Broker(Actor):
             StatusRequest: questions.on_status,
             ListTasks: questions.on_inspect,
             ShowTask: questions.on_inspect,
+            Claims: locks.on_claims,
+            WatchLock: locks.on_watch,
+            ListLocks: locks.on_list,
             Follow: watching.on_follow,
             Progress: watching.on_progress,
             Following: self._on_following,
@@ -169,6 +192,7 @@ class Broker(Actor):
         if link is not None:
             self._delivery.forget(link)
             self._watching.forget(link)
+            self._locks.forget(link)
 
     def _drop(self, link: Link) -> None:
         link.peer.close()
@@ -196,7 +220,7 @@ class Broker(Actor):
                 self._questions.on_status(link, message)
             elif isinstance(message, Following):
                 self._on_following(link, message)
-            elif isinstance(message, Describe | ListTasks | ShowTask) and message.stale:
+            elif isinstance(message, Describe | ListTasks | ShowTask | ListLocks) and message.stale:
                 self._handlers[type(message)](link, message)
             elif isinstance(message, EndNode):
                 self._ending.on_end_here(link, message)
@@ -221,13 +245,20 @@ class Broker(Actor):
         self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Drain | Cancel | Replay)
+        assert isinstance(message, Complete | Drain | Passing)
         if not self._links.claim(link, message.session):
             self._refuse(link, "a command for another's session")
-        elif isinstance(message, Cancel | Replay):
-            self._proposals.cancel(link, message)
+        elif isinstance(message, Passing):
+            self._proposals.let_pass(link, message)
         else:
             self._proposals.admit(link, message)
+
+    def _on_acquire(self, link: Link, message: msgspec.Struct) -> None:
+        """Its client counts from it as from a heartbeat."""
+        assert isinstance(message, Acquire)
+        if self.machine.session(message.session) is not None and self._links.claim(link, message.session):
+            self._leases.heard(message.session, self.context.clock.now())
+        self._on_session_command(link, message)
 
     def _on_register(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Register)
@@ -266,6 +297,7 @@ class Broker(Actor):
         self._questions.restart(leading=True)
         self._delivery.restart(message.term)
         self._watching.restart()
+        self._locks.restart()
         for link in self._links:
             link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
@@ -279,6 +311,7 @@ class Broker(Actor):
         self._questions.restart(leading=False)
         self._delivery.restart(message.term)
         self._watching.restart()
+        self._locks.restart()
         for link in self._links:
             if message.node:
                 link.peer.send(LeaderIs(message.term, message.node))
@@ -292,6 +325,7 @@ class Broker(Actor):
         effects = message.effects
         self._delivery.carry_out(effects)
         self._watching.carry_out(effects)
+        self._locks.carry_out(effects)
         self._proposals.go_on()
         now = self.context.clock.now()
         for registered in effects.registered:
@@ -323,7 +357,8 @@ class Broker(Actor):
 
     def _on_lease_confirmed(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Lease)
-        if self.machine.session(message.session) is not None and message.session not in self._expiring:
+        ends = message.session in self._expiring or self._locks.is_lapsing(message.session)
+        if self.machine.session(message.session) is not None and not ends:
             link.peer.send(LeaseAck(message.session, message.sent))
 
     def _check_leases(self) -> None:
@@ -337,6 +372,7 @@ class Broker(Actor):
         self._questions.look()
         self._proposals.go_on()
         self._watching.go_on()
+        self._locks.look(now)
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:

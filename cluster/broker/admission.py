@@ -9,12 +9,15 @@ from cluster.state.commands import (
     PRIORITY_MAX,
     SUBMIT_BYTES_MAX,
     SUBMIT_TASKS_MAX,
+    Acquire,
     Cancel,
     Command,
     Complete,
     Failure,
+    Lapse,
     Options,
     Register,
+    Release,
     Replay,
     Seen,
     Submit,
@@ -26,6 +29,7 @@ COMMAND_BYTES_MAX = BODY_BYTES_MAX + SUBMIT_BYTES_MAX       # the largest body, 
 NUMBER_BYTES = 9
 TEXT_OVERHEAD_BYTES = 5
 GROUP_OVERHEAD_BYTES = 2 * NUMBER_BYTES
+CLAIM_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OPTIONS_OVERHEAD_BYTES = 10 * NUMBER_BYTES
 RULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
@@ -67,6 +71,12 @@ def size_of(command: Command) -> int:
                 size += _failure(outcome.error)
     elif isinstance(command, Cancel | Replay):
         size += NUMBER_BYTES * len(command.tasks)
+    elif isinstance(command, Release):
+        size += NUMBER_BYTES * len(command.claims)
+    elif isinstance(command, Lapse):
+        size += NUMBER_BYTES * (len(command.silent) + len(command.over))
+    elif isinstance(command, Acquire):
+        size += CLAIM_OVERHEAD_BYTES + _text(command.name) + _text(command.note)
     elif isinstance(command, Seen):
         size += NUMBER_BYTES * len(command.seen)
     elif isinstance(command, Register):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.state.commands import MACHINE_VERSION, Cancel, Command, Replay, Stamp, Submit
+from cluster.state.commands import MACHINE_VERSION, Acquire, Cancel, Command, Extend, Release, Replay, Stamp, Submit
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
@@ -22,6 +22,7 @@ WAITING_BYTES_MAX = 64 * 1024 * 1024
 WAITING_COMMANDS_MAX = 131_072
 
 Group = tuple[int, int, list[Command]]
+Passing = Cancel | Replay | Acquire | Release | Extend      # what clients say that passes where submits do not
 
 
 class EntryBuilder:
@@ -74,7 +75,7 @@ class EntryBuilder:
         self.bytes += size
         self._waiting_bytes += size
         self._waiting.append((command, size))
-        if isinstance(command, Submit | Cancel | Replay):
+        if isinstance(command, Submit | Passing):
             self._numbers.add((command.session, command.seq))
 
     def is_waiting_for(self, session: int, seq: int) -> bool:
@@ -87,9 +88,9 @@ class EntryBuilder:
         self._drop_waiting(lambda command: isinstance(command, Submit))
         return submits
 
-    def drop_cancels(self, is_useless: Callable[[Cancel | Replay], bool]) -> None:
-        """Forgets those that wait of which this is true, and replays likewise; it is asked in order."""
-        self._drop_waiting(lambda command: isinstance(command, Cancel | Replay) and is_useless(command))
+    def drop_passing(self, is_useless: Callable[[Passing], bool]) -> None:
+        """Forgets those that wait of which this is true, which are no submits; it is asked in order."""
+        self._drop_waiting(lambda command: isinstance(command, Passing) and is_useless(command))
 
     def _drop_waiting(self, judge: Callable[[Command], bool]) -> None:
         kept: deque[tuple[Command, int]] = deque()
@@ -103,7 +104,7 @@ class EntryBuilder:
 
     def _waits_no_more(self, command: Command, size: int) -> None:
         self._waiting_bytes -= size
-        if isinstance(command, Submit | Cancel | Replay):
+        if isinstance(command, Submit | Passing):
             self._numbers.discard((command.session, command.seq))
 
     def fill(self) -> None:

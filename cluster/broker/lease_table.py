@@ -48,6 +48,10 @@ class LeaseTable:
     def forget(self, session: int) -> None:
         self._heard.pop(session, None)
 
+    def silence(self, session: int, now: Nanos) -> Nanos:
+        """For how long a session was not heard of."""
+        return now - self._heard.get(session, now)
+
     def silent(self, now: Nanos, session: Callable[[int], SessionView | None]) -> list[int]:
         """Sessions whose lease has run out; each is named once per lease, until it is heard or forgotten."""
         late: list[int] = []

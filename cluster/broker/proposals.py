@@ -9,7 +9,8 @@ say does not queue behind it. But large results alone may be that much for as lo
 whenever all is applied that was proposed up to the last one: nobody starves.
 
 What waits is in no log. So when the log closes, submits that wait are refused like those that come: each copy is told
-of once, in order, as its client counts them. The rest of the lane goes on, but for cancels behind such a submit.
+of once, in order, as its client counts them. The rest of the lane goes on, but for what the same client said behind
+such a submit: cancels, replays, locks.
 A command that waits already is not added again: the first copy will be answered, or refused, as this one would be.
 """
 
@@ -17,12 +18,12 @@ from collections.abc import Callable
 
 from actors import Context, PeerLog
 from cluster.broker.admission import COMMAND_BYTES_MAX, size_of
-from cluster.broker.entries import EntryBuilder
+from cluster.broker.entries import EntryBuilder, Passing
 from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
 from cluster.broker.link import Link, Links
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import Propose
-from cluster.state.commands import Cancel, Command, Register, Replay, Submit
+from cluster.state.commands import Command, Register, Submit
 from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, Answer
 from cluster.wire import ROLE_WORKER, Answers, Overload
 
@@ -76,8 +77,8 @@ class Proposals:
         if not (closed or self._gate.has_put_off) or self._may_pass(link, command, closed):
             self.admit(link, command, size)
 
-    def cancel(self, link: Link, command: Cancel | Replay) -> None:
-        """Takes a cancel or a replay, unless it could only be written to be refused."""
+    def let_pass(self, link: Link, command: Passing) -> None:
+        """Takes what is no submit from a client, unless it could only be written to be refused."""
         if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_turned_away(command):
             self.admit(link, command)
 
@@ -144,9 +145,9 @@ class Proposals:
                 passed = self._may_pass(link, command, closed)
                 assert not passed, "a closed log takes no submit"
         if self._gate.has_put_off:
-            self._entry.drop_cancels(self._is_turned_away)
+            self._entry.drop_passing(self._is_turned_away)
 
-    def _is_turned_away(self, command: Cancel | Replay) -> bool:
+    def _is_turned_away(self, command: Passing) -> bool:
         """True if a submit that was refused would have to come first. Then its client is told, as by the state."""
         if not self._gate.has_put_off or (known := self._machine.session(command.session)) is None:
             return False

@@ -219,6 +219,7 @@ class BlockingHandle(Generic[R]):
     def replay(self) -> "BlockingHandle[R]":
         """As `Handle.replay`: runs a task again that ended without a result; returns a handle for its new end."""
         return BlockingHandle(self._client, self._client.run(self._handle.replay))
+
     def watch(self) -> Iterator[Event]:
         """What happens to the task, until it has ended, as `Handle.watch`: `for event in handle.watch()`."""
         events = self._handle.watch()

@@ -309,6 +309,7 @@ class Client:
         """The future's value, or `error` after `seconds`, on the client's clock."""
         if seconds is None or future.done():
             return await future
+
         def expire() -> None:
             if not future.done():
                 future.set_exception(error())

@@ -8,7 +8,7 @@ import msgspec
 
 from actors import MILLISECOND
 from cluster.client.watching import Event, watch
-from cluster.durations import Duration, seconds, timeout_seconds
+from cluster.durations import Duration, milliseconds, timeout_seconds
 from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
 from cluster.state.effects import (
     STATE_CANCELLED,
@@ -108,6 +108,7 @@ class Handle(Generic[R]):
                 "`records` says which"
             )
         return self._client._watch(Handle(self._client, self._task), self.id)
+
     def watch(self) -> AsyncGenerator[Event, None]:
         """What happens to the task, beginning with how it is, until it has ended: `async for event in handle.watch()`.
 
@@ -244,7 +245,7 @@ class Batch(Generic[R]):
     async def on_progress(self, report: Callable[[int, int, int], None], every: Duration = 0.1) -> None:
         """Calls `report(finished, not completed, all)` about each `every` (a duration) until all are finished."""
         clock = self._client._ports.clock
-        pause = int(seconds("every", every) * 1_000) * MILLISECOND
+        pause = milliseconds("every", every) * MILLISECOND
         while len(self._finished) < len(self._records):
             waiter: asyncio.Future[None] = self._client._loop.create_future()
             timer = clock.call_at(

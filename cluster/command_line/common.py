@@ -67,16 +67,20 @@ Command = Callable[..., None]
 
 topology_argument = click.argument("topology", type=click.Path(dir_okay=False))
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text for people.")
-DEADLINE = click.FloatRange(min=0, min_open=True)
-_deadline = click.option(
-    "--deadline", default=LOOK_DEADLINE_S, show_default=True, type=DEADLINE, help="Seconds to wait for a leader."
-)
 _stale = click.option("--stale", is_flag=True, help="Ask no leader: show what a broker has, which may be old.")
+
+
+def deadline_option(
+    default_s: float = LOOK_DEADLINE_S, help: str = "Seconds to wait for a leader."
+) -> Callable[[Command], Command]:
+    """`--deadline`, a number of seconds above 0."""
+    above_0 = click.FloatRange(min=0, min_open=True)
+    return click.option("--deadline", default=default_s, show_default=True, type=above_0, help=help)
 
 
 def look_options(command: Command) -> Command:
     """`--json`, `--deadline` and `--stale`, of a command that changes nothing."""
-    return json_option(_deadline(_stale(command)))
+    return json_option(deadline_option()(_stale(command)))
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------

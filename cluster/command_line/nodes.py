@@ -14,7 +14,7 @@ from actors import MILLISECOND, Nanos
 from cluster.client.client import Client
 from cluster.client.nodes import carry_out
 from cluster.client.rolling import SECOND, Ask, Course, GiveUp, Limits, Rest, Step, Turn, Wanted
-from cluster.command_line.common import DEADLINE
+from cluster.command_line.common import deadline_option
 from cluster.durations import milliseconds
 from cluster.topology import Topology, load
 from cluster.wire import END_LIMIT_MS_MAX
@@ -42,9 +42,6 @@ wait_option = click.option(
     help="How long a node may take to be back, beside that.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object in the end, nothing else.")
-deadline_option = click.option(
-    "--deadline", default=5.0, show_default=True, type=DEADLINE, help="Seconds to wait for a leader."
-)
 
 
 @click.command()
@@ -53,7 +50,7 @@ deadline_option = click.option(
 @timeout_option
 @wait_option
 @json_option
-@deadline_option
+@deadline_option()
 def drain(topology: str, worker: str, timeout: Nanos, wait: Nanos, as_json: bool, deadline: float) -> None:
     """Take WORKER out: it is given nothing more, hands back what waits, finishes what runs, and ends.
 
@@ -74,7 +71,7 @@ def drain(topology: str, worker: str, timeout: Nanos, wait: Nanos, as_json: bool
 @timeout_option
 @wait_option
 @json_option
-@deadline_option
+@deadline_option()
 def restart(
     topology: str,
     nodes: tuple[str, ...],

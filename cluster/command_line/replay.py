@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import click
 
-from cluster.client.client import Client
-from cluster.command_line.common import DEADLINE, EXIT_SAID, TaskId, run, topology_argument
+from cluster.client.client import DEADLINE_S, Client
+from cluster.command_line.common import EXIT_SAID, TaskId, deadline_option, run, topology_argument
 from cluster.state.commands import REPLAY_TASKS_MAX
 
-DEADLINE_S = 30.0
 REPLAYABLE = ("dead", "failed", "cancelled", "expired")
 REPLAYED_BY_DEFAULT = ("dead", "failed")        # of those that a filter finds: the others ended as somebody wished
 
@@ -103,8 +102,7 @@ def report(done: Replayed, *, dry_run: bool) -> None:
 @click.option("--queue", help="All of this queue.")
 @click.option("--name", help="All of this task name, as in MODULE:FUNCTION.")
 @click.option("--dry-run", is_flag=True, help="Only say which of them would be run again.")
-@click.option("--deadline", default=DEADLINE_S, show_default=True, type=DEADLINE,
-              help="Seconds until it must be confirmed.")
+@deadline_option(DEADLINE_S, "Seconds until it must be confirmed.")
 def replay(
     topology: str,
     tasks: tuple[int, ...],

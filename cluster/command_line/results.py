@@ -8,12 +8,11 @@ import click
 from cluster.client.client import DEADLINE_S, Client
 from cluster.client.handle import CANCEL_GRACE
 from cluster.command_line.common import (
-    DEADLINE,
     EXIT_SAID,
-    LOOK_DEADLINE_S,
     DurationText,
     TaskId,
     busy,
+    deadline_option,
     known,
     looking,
     run,
@@ -42,8 +41,7 @@ EXITS: dict[type[ClusterError], int] = {
 @topology_argument
 @click.argument("task", metavar="ID", type=TaskId())
 @click.option("--timeout", type=DurationText(), help="How long to wait for it; for ever without.")
-@click.option("--deadline", default=LOOK_DEADLINE_S, show_default=True, type=DEADLINE,
-              help="Seconds to wait for a leader.")
+@deadline_option()
 def result(topology: str, task: int, timeout: str | float | None, deadline: float) -> None:
     """Wait for the result of a task and print it as JSON.
 
@@ -67,8 +65,7 @@ async def _result(topology: str, task: int, timeout_s: float | None, deadline: f
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True, type=TaskId())
 @click.option("--grace", default=CANCEL_GRACE, show_default=True, type=DurationText(),
               help="From being asked to stop until its process is ended.")
-@click.option("--deadline", default=DEADLINE_S, show_default=True, type=DEADLINE,
-              help="Seconds until it must be confirmed.")
+@deadline_option(DEADLINE_S, "Seconds until it must be confirmed.")
 def cancel(topology: str, task_ids: tuple[int, ...], grace: str | float, deadline: float) -> None:
     """Cancel tasks; print the state of each after that.
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from cluster.client.client import Client
-from cluster.command_line.common import DEADLINE, DurationText, Said, busy, run, topology_argument
+from cluster.client.client import DEADLINE_S, Client
+from cluster.command_line.common import DurationText, Said, busy, deadline_option, run, topology_argument
 from cluster.command_line.waiting import as_json_text, awaited
 from cluster.errors import ClusterError, TaskNotFound
 from cluster.task import Task
@@ -46,8 +46,7 @@ class TakesNegativeNumbers(click.Command):
 @click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
 @click.option("--keyword", "keywords", multiple=True, metavar="NAME=JSON",
               help="An argument by its name; may be repeated.")
-@click.option("--deadline", default=30.0, show_default=True, type=DEADLINE,
-              help="Seconds until the submit must be confirmed.")
+@deadline_option(DEADLINE_S, "Seconds until the submit must be confirmed.")
 @click.option("--key", help="For the instance of a TaskActor that owns this key; FUNCTION is then CLASS.METHOD.")
 @click.option("--queue", help="Only workers that serve this queue take it.")
 @click.option("--priority", type=int, help="0 to 9, 9 comes first.")

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from cluster.client.client import Client
-from cluster.command_line.common import DEADLINE, LOOK_DEADLINE_S, STALE_DEADLINE_S, run, stderr, topology_argument
+from cluster.command_line.common import STALE_DEADLINE_S, deadline_option, run, stderr, topology_argument
 from cluster.status_tables import plain_table, who_leads
 
 SAMPLE_S = 1.0
@@ -31,8 +31,7 @@ Report = dict[str, Any]
 @click.command()
 @topology_argument
 @click.option("--once", is_flag=True, help="Print one picture, after two looks a second apart, and end.")
-@click.option("--deadline", default=LOOK_DEADLINE_S, show_default=True, type=DEADLINE,
-              help="Seconds to wait for a leader.")
+@deadline_option()
 def top(topology: str, once: bool, deadline: float) -> None:
     """Show what the cluster does, once a second, until q or Ctrl-C."""
     if not once and not (sys.stdout.isatty() and sys.stdin.isatty()):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from actors import Files
 from cluster.compaction.messages import NotWritten, Plan, StillAtWork, Written, encode, plan_decoder
-from cluster.state.errors import ImageDamaged, NewerState
+from cluster.state.errors import ImageDamaged, UnreadableState
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
 from cluster.storage.errors import SnapshotDamaged, StorageError
@@ -45,7 +45,7 @@ class BaseDamaged(Exception):
 
 
 # That end a compaction in an orderly way.
-FAILURES = (OtherState, BaseDamaged, ImageDamaged, NewerState, StorageError, OSError)
+FAILURES = (OtherState, BaseDamaged, ImageDamaged, UnreadableState, StorageError, OSError)
 
 
 def compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:

@@ -44,7 +44,7 @@ from cluster.raft.membership import Configuration
 from cluster.raft.messages import NO_NODE, EntryKind, Message, MessageType, Role
 from cluster.state.commands import MACHINE_VERSION, Stamp
 from cluster.state.commands import Formation as FormationCommand
-from cluster.state.errors import NewerState
+from cluster.state.errors import UnreadableState
 from cluster.state.machine import Machine
 from cluster.storage.errors import ForeignDirectory, UnsupportedVersion, WalFailed
 from cluster.storage.record import decode_records
@@ -90,7 +90,7 @@ class RaftPeer(Actor):
         DataUnusable,
         ForeignDirectory,
         Locked,
-        NewerState,
+        UnreadableState,
         UnsupportedVersion,
         WalFailed,
     )

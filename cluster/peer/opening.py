@@ -39,7 +39,7 @@ class Opening:
         self._deadline = context.clock.now() + LOCK_PATIENCE
 
     def begin(self) -> None:
-        """Raises Locked, ForeignDirectory, UnsupportedVersion, NewerState, DataUnusable, BrokerRefused."""
+        """Raises Locked, ForeignDirectory, UnsupportedVersion, UnreadableState, DataUnusable, BrokerRefused."""
         try:
             wal, recovery = self._open()
         except Locked:

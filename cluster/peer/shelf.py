@@ -56,7 +56,7 @@ class Shelf:
     def load(self, machine: Machine) -> SnapshotMeta | None:
         """Takes the newest good snapshot into `machine`; None if there is none. Blocking.
 
-        Raises NewerState, UnsupportedVersion.
+        Raises UnreadableState, UnsupportedVersion.
         """
         files = self._context.files
         good: list[tuple[SnapshotMeta, int]] = []
@@ -171,7 +171,7 @@ def _keep_aside(files: Files, directory: str, index: int) -> None:
 
 
 def restored(file: SnapshotFile) -> Machine:
-    """The state of a snapshot. Blocking. Raises SnapshotDamaged, ImageDamaged."""
+    """The state of a snapshot. Blocking. Raises SnapshotDamaged, ImageDamaged, UnreadableState."""
     restoration = Restoration()
     for part in file.parts():
         restoration.add(part)

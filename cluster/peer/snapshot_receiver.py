@@ -12,7 +12,7 @@ from contextlib import suppress
 from actors import SECOND, Context, Nanos
 from cluster.peer.shelf import confirm, reading_copy
 from cluster.raft.messages import Message
-from cluster.state.errors import ImageDamaged, NewerState
+from cluster.state.errors import ImageDamaged, UnreadableState
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
 from cluster.storage.errors import StorageError, is_lack_of_room
@@ -262,7 +262,7 @@ class SnapshotArrivals:
                 return
             machine = restoration.finish()
             confirm(file, machine)
-        except (ImageDamaged, NewerState, StorageError, OSError) as error:
+        except (ImageDamaged, UnreadableState, StorageError, OSError) as error:
             file.close()
             self._refuse(incoming, f"it does not restore: {error}")
             return

@@ -24,6 +24,7 @@ ALARMS = (
     "ImageDamaged",
     "SnapshotDamaged",
     "NewerState",
+    "OlderState",
     "it ended with code 1",
     "it says",
 )

@@ -32,6 +32,7 @@ HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
 HOLD_MS_MAX = 24 * 60 * 60 * 1_000
 LOCK_NOTE_BYTES_MAX = 256
 LOCK_LIMIT_MAX = 1_000_000_000
+TURN_MS_MAX = 366 * 24 * 60 * 60 * 1_000        # of `at_most_ms` and `rest_ms`
 RELEASE_CLAIMS_MAX = 1_024      # in one command
 
 # What a worker says of one attempt.
@@ -259,13 +260,16 @@ class Replay(Command, tag=11, frozen=True):
 
 
 class Acquire(Command, tag=12, frozen=True):
-    """Client -> leader -> log. Session command `seq`: claims `units` of the lock `name`, which has `limit` of them, under
-    the id `session << 24 | number`; the client counts its claims from 1. A mutex has one unit, a semaphore has n, a
-    read-write lock has LOCK_LIMIT_MAX: a reader claims one of them and a writer all.
+    """Client -> leader -> log. Session command `seq`: claims `units` of the lock `name`, which has `limit` of them,
+    under the id `session << 24 | number`; the client counts its claims from 1. A mutex has one unit, a semaphore has n,
+    a read-write lock has LOCK_LIMIT_MAX: a reader claims one of them and a writer all.
 
     Answered with the fence if the claim is granted at once, else with 0: it waits, behind those that came before. Not
     `waits`: then it is not kept, and answered ANSWER_BUSY. The claim ends by a Release, with its session, or by a Lapse
     when its client has been silent for `hold_ms`. `note` says who it is, for people and for those who watch the lock.
+
+    Of a mutex only: with `at_most_ms` it is held for no longer than that, whatever its client says. One that `replaces`
+    ends those that wait, has the holder asked to give up, and waits for that.
     """
 
     session: int
@@ -278,31 +282,39 @@ class Acquire(Command, tag=12, frozen=True):
     hold_ms: int
     waits: bool = True
     note: str = ""
+    at_most_ms: int = 0
+    replaces: bool = False
 
 
 class Release(Command, tag=13, frozen=True):
     """Client -> leader -> log. Session command `seq`: these claims (ids) of this session end, held or waiting; others
-    are passed over. The answer's value is how many there were."""
+    are passed over. The answer's value is how many there were. With `rest_ms` a mutex that was held is granted to
+    nobody for so long."""
 
     session: int
     seq: int
     low: int
     claims: list[int]
+    rest_ms: int = 0
 
 
 class Extend(Command, tag=14, frozen=True):
-    """Client -> leader -> log. Session command `seq`: from now on the claim may be silent for `hold_ms`. The answer's
-    value is its fence; 0 if it waits, ANSWER_LOST if this session has no such claim."""
+    """Client -> leader -> log. Session command `seq`: from now on the claim may be silent for `hold_ms`; 0 = as before.
+    If it is held for a time that is bounded, that begins anew, with `at_most_ms` unless that is 0. The answer's value
+    is its fence; 0 if it waits, ANSWER_LOST if this session has no such claim."""
 
     session: int
     seq: int
     low: int
     claim: int
     hold_ms: int
+    at_most_ms: int = 0
 
 
 class Lapse(Command, tag=15, frozen=True):
-    """Leader -> log: the clients of these claims have been silent for as long as they may. Flat, [claim, hold_ms, ...]:
-    one that may be silent for another time by now is passed over."""
+    """Leader -> log: these claims end. The clients of `silent` have said nothing for as long as they may; `over` were
+    held for as long as they may be, or have rested. Flat, [claim, terms, ...]: one whose terms are others by now, since
+    it was extended or released meanwhile, is passed over."""
 
-    claims: list[int]
+    silent: list[int]
+    over: list[int] = []

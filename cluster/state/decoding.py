@@ -14,14 +14,18 @@ import msgspec
 from msgspec import Raw
 
 from cluster.state.commands import (
+    Acquire,
     Cancel,
     Close,
     Command,
     Complete,
     Drain,
     Expire,
+    Extend,
     Formation,
+    Lapse,
     Register,
+    Release,
     Replay,
     Seen,
     Stamp,
@@ -42,6 +46,10 @@ KINDS: dict[int, type[Command]] = {
     9: Formation,
     10: Drain,
     11: Replay,
+    12: Acquire,
+    13: Release,
+    14: Extend,
+    15: Lapse,
 }
 
 # ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError

@@ -73,12 +73,19 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
     error: Failure | None = None
 
 
+CLAIM_SILENT = 0          # why a claim has ended: its session was not heard of, or is not there any more
+CLAIM_OVER = 1            # its turn took too long
+CLAIM_REPLACED = 2        # while it waited
+CLAIM_WANTED = 3          # it has not ended: it is held, and somebody is to replace it
+
+
 class ClaimNews(Struct, array_like=True, gc=False, frozen=True):
-    """What became of a claim, for its client: granted under this fence; 0: it has ended otherwise than by its client's
-    Release."""
+    """What became of a claim, for its client: granted under this fence; 0: it has ended, otherwise than by its client's
+    Release. `why` is one of CLAIM_*."""
 
     claim: int
     fence: int
+    why: int = CLAIM_SILENT
 
 
 class Effects:

@@ -14,6 +14,7 @@ import msgspec
 from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
 from cluster.state.keys import KeyedChannel, homes_of
+from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.sessions import Sessions
@@ -37,6 +38,7 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _credit(tables.credit)
     yield from _keys(tables)
     yield from _sessions(tables.sessions)
+    yield from _locks(tables.locks)
     yield from _tasks(tables)
     yield from _retention(tables.retention)
     yield from _evidence(tables.evidence)
@@ -86,9 +88,18 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
     for session in sessions:
         yield (session.id, session.name, session.incarnation, session.role, session.worker, session.draining)
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
-        yield (session.unsaid, list(session.ended), list(session.held))
+        yield (session.unsaid, list(session.ended), list(session.held), session.last_claim)
         for key, slot in session.slots.items():
             yield (key, slot.count, slot.load_us, slot.closed, slot.draining, slot.place, slot.yields)
+
+
+def _locks(locks: Locks) -> Iterator[object]:
+    yield locks.fences
+    for name, lock in sorted(locks.by_name.items()):
+        yield (name, lock.limit, lock.taken)
+        for claim in (*lock.holders.values(), *lock.waiting.values()):
+            yield (claim.id, claim.session, claim.units, claim.hold_ms, claim.note, claim.fence, claim.since_ms)
+            yield (claim.at_most_ms, claim.rest_ms, claim.terms, claim.is_wanted)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

@@ -40,6 +40,7 @@ from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
     ChannelRow,
+    ClaimRow,
     CountersRow,
     DeadRow,
     EndedRow,
@@ -116,6 +117,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.POOLS, _pools(tables, offers)
     yield Section.SESSIONS, (_session(session, offers) for session in tables.sessions)
     yield Section.ENDED, _ended(tables)
+    yield Section.CLAIMS, _claims(tables)
     yield Section.TASKS, _tasks(tables, specs)
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
@@ -143,6 +145,7 @@ def _head(tables: Tables, applied_index: int) -> HeadRow:
         tables.retention.bytes,
         tables.queues.made,
         tables.keys.epochs,
+        tables.locks.fences,
     )
 
 
@@ -200,12 +203,33 @@ def _session(session: Session, offers: "_Offers") -> Row:
         [slot.index for slot in session.slots.values() if slot.closed],
         list(session.ended),
         [slot.index for slot in session.slots.values() if slot.yields],
+        session.last_claim,
     )
 
 
 def _ended(tables: Tables) -> Iterator[Row]:
     for (role, name), incarnations in tables.sessions.ended.items():
         yield EndedRow(role, name, list(incarnations))
+
+
+def _claims(tables: Tables) -> Iterator[Row]:
+    for name, lock in sorted(tables.locks.by_name.items()):
+        for claim in (*lock.holders.values(), *lock.waiting.values()):
+            yield ClaimRow(
+                claim.id,
+                claim.session,
+                name,
+                lock.limit,
+                claim.units,
+                claim.hold_ms,
+                claim.note,
+                claim.fence,
+                claim.since_ms,
+                claim.at_most_ms,
+                claim.rest_ms,
+                claim.terms,
+                claim.is_wanted,
+            )
 
 
 def _orders(tables: Tables) -> Iterator[Row]:

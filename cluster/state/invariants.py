@@ -6,6 +6,7 @@ from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.key_invariants import check_keys
+from cluster.state.locks import CLAIM_NUMBER_MAX
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import record_bytes
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
@@ -24,8 +25,38 @@ def check(tables: Tables) -> None:
     _check_rings(tables)
     check_keys(tables)
     _check_sessions(tables)
+    _check_locks(tables)
     _check_retention(tables)
     _check_evidence(tables)
+
+
+def _check_locks(tables: Tables) -> None:
+    """Every claim is of a live session and in its lock, once; no lock hands out more than it has, or keeps back what
+    the next one could have."""
+    locks = tables.locks
+    claims = [claim for lock in locks.by_name.values() for claim in (*lock.holders.values(), *lock.waiting.values())]
+    assert len(claims) == len(locks.claims) and all(locks.claims[claim.id] is claim for claim in claims)
+    assert sum(map(len, locks.by_session.values())) == sum(not claim.rest_ms for claim in claims)
+    bounded = {claim.fence: claim for claim in claims if claim.fence and (claim.at_most_ms or claim.rest_ms)}
+    assert locks.bounded == bounded
+    held = {claim.fence: claim for claim in claims if claim.fence}
+    assert locks.by_fence == held and all(fence <= locks.fences for fence in held)
+    for name, lock in locks.by_name.items():
+        assert lock.name == name and (lock.holders or lock.waiting), f"nobody claims {name}"
+        assert list(lock.holders) == sorted(lock.holders), f"fences of {name} are out of order"
+        assert lock.taken == sum(claim.units for claim in lock.holders.values()) <= lock.limit
+        for claim in lock.waiting.values():
+            assert not claim.fence and not lock.fits(claim.units), f"{claim.id} waits for what is free"
+            break
+    for claim in claims:
+        assert 1 <= claim.units <= claim.lock.limit
+        if claim.rest_ms:
+            assert claim.fence and claim.lock.limit == 1
+            continue
+        session = tables.sessions.by_id.get(claim.session)
+        assert session is not None, f"{claim.id} is of a session that has ended"
+        assert locks.by_session[claim.session][claim.id] is claim
+        assert session.id == claim.id >> TASK_NUMBER_BITS and claim.id & CLAIM_NUMBER_MAX <= session.last_claim
 
 
 def _check_places(tables: Tables) -> None:

@@ -17,13 +17,16 @@ Marks are negative, so that no two different sequences of decisions write the sa
     CANCELLED, task, grace          its worker is told to stop it
     REPLAYED, task...               ended once, and are pending again
     HOUSED, slot key, epoch         a slot owns another key
+    GRANTED, claim, fence           of a lock, to one that waited
+    LAPSED, claim, why              it has ended, as one of CLAIM_* says
+    WANTED, claim                   its holder is to give it up
 """
 
 from zlib import crc32
 
 import msgspec
 
-from cluster.state.effects import Answer, Effects, Registered, TaskResult
+from cluster.state.effects import CLAIM_WANTED, Answer, ClaimNews, Effects, Registered, TaskResult
 
 DIGEST_INTERVAL = 256       # entries between two reported digests
 
@@ -37,6 +40,9 @@ RETRIED = -7
 CANCELLED = -8
 REPLAYED = -9
 HOUSED = -10
+GRANTED = -11
+LAPSED = -12
+WANTED = -13
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -97,6 +103,29 @@ class Ledger:
         """It was in a slot, has not ended, and waits again. For those who watch it: no decision of its own."""
         if self.effects is not None:
             self.effects.moved.append(task)
+
+    def granted(self, session: int, claim: int, fence: int) -> None:
+        """A claim that waited holds its lock."""
+        self.decisions += (GRANTED, claim, fence)
+        if self.effects is not None:
+            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, fence))
+
+    def lapsed(self, session: int, claim: int, why: int) -> None:
+        """A claim ends otherwise than by its client's word; `why` is one of CLAIM_*."""
+        self.decisions += (LAPSED, claim, why)
+        if self.effects is not None:
+            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, 0, why))
+
+    def wanted(self, session: int, claim: int, fence: int) -> None:
+        """The holder of this claim is to give it up."""
+        self.decisions += (WANTED, claim)
+        if self.effects is not None:
+            self.effects.claims.setdefault(session, []).append(ClaimNews(claim, fence, CLAIM_WANTED))
+
+    def holders_changed(self, lock: str) -> None:
+        """For those who watch it: no decision of its own."""
+        if self.effects is not None:
+            self.effects.locks[lock] = None
 
     def ended(self, submitter: int, result: TaskResult) -> None:
         """A terminal record, for the session that submitted the task."""

@@ -120,7 +120,7 @@ def drain(tables: Tables, session: Session) -> None:
 
 
 def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> None:
-    """Closes, expires or replaces a session. A client's tasks live on; a worker's go back."""
+    """Closes, expires or replaces a session. A client's tasks live on, its locks are free; a worker's tasks go back."""
     if session.slots:
         if in_order:
             _hand_back(tables, session)
@@ -130,6 +130,7 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
         if not session.draining:        # else it has left its pools before
             _vacate(tables, session)
     tables.sessions.close(session)
+    tables.locks.end_session(session.id, tables.now_ms)
     tables.ledger.session_ended(session.id)
 
 

@@ -6,8 +6,9 @@ HOLDERS_SHOWN = 16      # of one lock; a semaphore may have many more
 
 
 class Holder(Struct, array_like=True, gc=False, frozen=True):
-    """Of a lock: `note` is what its claim says of itself, `client` the name of the session's owner, `since_ms` the stamp
-    of the grant."""
+    """Of a lock: `note` is what its claim says of itself, `client` the name of the session's owner, `since_ms` the
+    stamp of the grant. For `at_most_ms` it may be held, 0 = for as long as its client lives. One that `rests` was
+    released, and keeps others out for a while."""
 
     claim: int
     fence: int
@@ -15,6 +16,8 @@ class Holder(Struct, array_like=True, gc=False, frozen=True):
     note: str
     client: str
     since_ms: int
+    at_most_ms: int = 0
+    rests: bool = False
 
 
 class LockRow(Struct, array_like=True, gc=False, frozen=True):

@@ -18,13 +18,17 @@ from cluster.state.commands import (
     REPLAY_TASKS_MAX,
     ROLE_CLIENT,
     ROLE_WORKER,
+    Acquire,
     Cancel,
     Close,
     Complete,
     Drain,
     Expire,
+    Extend,
     Formation,
+    Lapse,
     Register,
+    Release,
     Replay,
     Seen,
     Stamp,
@@ -32,10 +36,11 @@ from cluster.state.commands import (
     Tick,
 )
 from cluster.state.credit import SLOT_BITS
-from cluster.state.decoding import decode_commands, decode_entry
+from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.dispatch import dispatch
 from cluster.state.effects import (
     ANSWER_GAP,
+    ANSWER_LOST,
     ANSWER_NO_SESSION,
     ANSWER_OK,
     ANSWER_REFUSED,
@@ -50,6 +55,7 @@ from cluster.state.inspection import Page, details_of, page_of
 from cluster.state.intake import submit
 from cluster.state.invariants import check
 from cluster.state.lifecycle import cancel, drain, end_session, run_timers
+from cluster.state.locks import Locks
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
 from cluster.state.replays import replay
@@ -67,6 +73,8 @@ class Unfinished(Enum):
 
 
 PENDING: Final = Unfinished.PENDING
+
+SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend
 
 
 class Machine:
@@ -91,7 +99,12 @@ class Machine:
             9: self._on_formation,
             10: self._on_drain,
             11: self._on_replay,
+            12: self._on_acquire,
+            13: self._on_release,
+            14: self._on_extend,
+            15: self._on_lapse,
         }
+        assert self._handlers.keys() == KINDS.keys()
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
         """Applies a committed entry. An empty payload is a no-op, but an entry."""
@@ -213,6 +226,7 @@ class Machine:
         """How often a task was run again after its end; 0 if it is not known."""
         found = self._tables.tasks.get(task)
         return 0 if found is None else found.replays
+
     def held(self, task: int) -> tuple[int, int] | None:
         """The session of the worker that a task is with, and which attempt this is; None if it is with none."""
         found = self._tables.tasks.get(task)
@@ -239,6 +253,11 @@ class Machine:
     def details(self, task: int) -> TaskDetails | None:
         """All that is known of one task; None if there is no such task, or it is forgotten."""
         return details_of(self._tables, task)
+
+    @property
+    def locks(self) -> Locks:
+        """Who holds what, and who waits; to be read only."""
+        return self._tables.locks
 
     def status(self) -> Status:
         return status_of(self._tables)
@@ -279,7 +298,11 @@ class Machine:
 
     def _on_submit(self, command: Submit) -> None:
         session = self._admit(command, ROLE_CLIENT)
-        if session is not None:
+        if session is None:
+            return
+        if command.fence and not self._tables.locks.holds(command.fence):
+            self._answer(session, command.low, ANSWER_LOST, command.fence)
+        else:
             self._answer(session, command.low, *submit(self._tables, session, command))
 
     def _on_complete(self, command: Complete) -> None:
@@ -312,6 +335,26 @@ class Machine:
         else:
             self._answer(session, command.low, ANSWER_OK, replay(self._tables, command.tasks))
 
+    def _on_acquire(self, command: Acquire) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            tables = self._tables
+            self._answer(session, command.low, *tables.locks.acquire(session, command, tables.now_ms))
+
+    def _on_release(self, command: Release) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            tables = self._tables
+            self._answer(session, command.low, *tables.locks.release(session, command, tables.now_ms))
+
+    def _on_extend(self, command: Extend) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            self._answer(session, command.low, *self._tables.locks.extend(session, command))
+
+    def _on_lapse(self, command: Lapse) -> None:
+        self._tables.locks.lapse(command, self._tables.now_ms)
+
     def _on_register(self, command: Register) -> None:
         register(self._tables, command)
 
@@ -340,7 +383,7 @@ class Machine:
         if known is not None and known.incarnation == incarnation:
             end_session(self._tables, known, in_order=in_order)
 
-    def _admit(self, command: Submit | Complete | Drain | Cancel | Replay, role: int) -> Session | None:
+    def _admit(self, command: SessionCommand, role: int) -> Session | None:
         """The session if this is its next command and may come from it; else None, and it has been
         answered."""
         counters, ledger = self._tables.counters, self._tables.ledger

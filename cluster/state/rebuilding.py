@@ -15,13 +15,16 @@ from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
+from cluster.state.locks import Claim, Lock
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
 from cluster.state.rows import (
     DEAD_LISTED_SINCE,
     IMAGE_VERSION,
+    LABELS_IN_POOLS_SINCE,
     ROWS,
     ChannelRow,
+    ClaimRow,
     CountersRow,
     DeadRow,
     EndedRow,
@@ -90,6 +93,7 @@ class Rebuilding:
         tables.retention.bytes = row.results_bytes
         self._channels_made = row.channels_made
         tables.keys.epochs = row.epochs
+        tables.locks.fences = row.fences
 
     def counters(self, row: CountersRow) -> None:
         counters = self.tables.counters
@@ -153,6 +157,7 @@ class Rebuilding:
         session.next_seq, session.kept_from = row.next_seq, row.kept_from
         session.refusals = {seq: (code, value) for seq, code, value in row.refusals}
         session.last_number, session.unsaid = row.last_number, row.unsaid
+        session.last_claim = row.last_claim
         session.ended.extend(row.ended)
         if row.offer >= 0:
             self._slots(session, row)
@@ -162,7 +167,7 @@ class Rebuilding:
     def _slots(self, session: Session, row: SessionRow) -> None:
         session.worker, keys = self._offers[row.offer]
         known = self.tables.credit.pools
-        if self._version < IMAGE_VERSION and not session.draining and any(key not in known for key in keys):
+        if self._version < LABELS_IN_POOLS_SINCE and not session.draining and any(key not in known for key in keys):
             what = f"the pool of worker {session.name}, in which workers have different labels"
             raise OlderState(self._version, IMAGE_VERSION, what)
         # The pool of a worker that drains does not know its slots and may be gone; they are never listed again.
@@ -192,6 +197,20 @@ class Rebuilding:
     def ended(self, row: EndedRow) -> None:
         owner = (row.role, self._text(row.name))
         self.tables.sessions.ended[owner] = deque(row.incarnations, maxlen=ENDED_INCARNATIONS_MAX)
+
+    def claim(self, row: ClaimRow) -> None:
+        locks, sessions = self.tables.locks, self.tables.sessions.by_id
+        if (row.session not in sessions and not row.rest_ms) or row.id in locks.claims:
+            raise LookupError(f"claim {row.id} of session {row.session}")
+        lock = locks.by_name.get(row.lock)
+        if lock is None:
+            lock = locks.by_name[row.lock] = Lock(row.lock, row.limit)
+        if row.fence and not lock.fits(row.units):
+            raise LookupError(f"claim {row.id} of what others hold")
+        claim = Claim(row.id, row.session, lock, row.units, row.hold_ms, self._text(row.note), row.fence, row.since_ms)
+        claim.at_most_ms, claim.rest_ms, claim.terms = row.at_most_ms, row.rest_ms, row.terms
+        claim.is_wanted = row.is_wanted
+        locks.add(claim)
 
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
@@ -397,6 +416,7 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.POOLS: Rebuilding.pool,
     Section.SESSIONS: Rebuilding.session,
     Section.ENDED: Rebuilding.ended,
+    Section.CLAIMS: Rebuilding.claim,
     Section.TASKS: Rebuilding.tasks,
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,

@@ -49,8 +49,8 @@ class Restoration:
         self._refused = False
 
     def add(self, part: bytes) -> None:
-        """Takes the next part. Raises ImageDamaged; NewerState for an image of a newer release; OlderState for one
-        of an older version that this one cannot read."""
+        """Takes the next part. Raises ImageDamaged, or UnreadableState: NewerState for an image of a newer release,
+        OlderState for one of an older version that this one cannot read."""
         where = f"part {self._number}"
         if self._refused or self._section is Section.END:
             why = "a part before it was refused" if self._refused else "it comes after the last one"

@@ -8,8 +8,9 @@ from cluster.state.commands import Options, RetryRule, WorkerSpec
 from cluster.state.tasks import Attempt
 
 # 1: without retries and cancels that wait for their workers. 2: pools did not know labels, nor loops (but for the last
-# commits that wrote it), and dead letters were not listed.
-IMAGE_VERSION = 3
+# commits that wrote it), and dead letters were not listed. 3: without locks.
+IMAGE_VERSION = 4
+LABELS_IN_POOLS_SINCE = 3
 DEAD_LISTED_SINCE = 3
 
 
@@ -27,6 +28,7 @@ class Section(IntEnum):
     POOLS = 80
     SESSIONS = 90
     ENDED = 100
+    CLAIMS = 105
     TASKS = 110
     ORDERS = 120
     LOTS = 130
@@ -70,6 +72,7 @@ class HeadRow(Row, frozen=True):
     results_bytes: int
     channels_made: int = 0
     epochs: int = 0
+    fences: int = 0
 
 
 class CountersRow(Row, frozen=True):
@@ -171,6 +174,7 @@ class SessionRow(Row, frozen=True):
     closed: list[int]
     ended: list[int]
     yielding: list[int] = []
+    last_claim: int = 0
 
 
 class EndedRow(Row, frozen=True):
@@ -179,6 +183,24 @@ class EndedRow(Row, frozen=True):
     role: int
     name: str
     incarnations: list[int]
+
+
+class ClaimRow(Row, frozen=True):
+    """Of a lock: first those that hold it, by fence, then those that wait (`fence` 0), in order."""
+
+    id: int
+    session: int
+    lock: str
+    limit: int
+    units: int
+    hold_ms: int
+    note: str
+    fence: int
+    since_ms: int
+    at_most_ms: int
+    rest_ms: int
+    terms: int
+    is_wanted: bool
 
 
 class TasksRow(Row, frozen=True):
@@ -263,6 +285,7 @@ ROWS: dict[Section, type[Row]] = {
     Section.POOLS: PoolRow,
     Section.SESSIONS: SessionRow,
     Section.ENDED: EndedRow,
+    Section.CLAIMS: ClaimRow,
     Section.TASKS: TasksRow,
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,

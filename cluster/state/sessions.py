@@ -44,6 +44,7 @@ class Session:
     refusals: dict[int, tuple[int, int]] = field(default_factory=dict)      # seq -> (code, value)
     last_number: int = 0                                                    # highest task number submitted
     unsaid: int = 0                                                         # tasks submitted less numbers seen
+    last_claim: int = 0                                                     # highest number of a claim of a lock
     slots: dict[int, Slot] = field(default_factory=dict)                    # of a worker, by slot key
     held: dict[int, Message] = field(default_factory=dict)                  # of a worker, by task id
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_INCARNATIONS_MAX))     # of its name

@@ -8,6 +8,7 @@ from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
 from cluster.state.keys import Keys
 from cluster.state.ledger import Ledger
+from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.sessions import Sessions
@@ -48,6 +49,7 @@ class Tables:
         "evidence",
         "keys",
         "ledger",
+        "locks",
         "machine_version",
         "now_ms",
         "queues",
@@ -64,6 +66,7 @@ class Tables:
         self.queues = Queues(self.credit.serving)
         self.keys = Keys(self.queues, self.credit.serving)
         self.sessions = Sessions()
+        self.locks = Locks(self.sessions, self.ledger)
         self.tasks = TaskTable()
         self.timers = Timers()
         self.retention = Retention()

@@ -698,7 +698,7 @@ def test_an_actor_whose_start_fails_ends_without_stopped():
 
 def test_an_error_by_which_an_actor_refuses_ends_it_as_any_other_but_is_no_crash_in_the_log():
     class Gate(Counter):
-        refusals = (PermissionError,)
+        refusals = (OSError,)       # and what is derived from it
 
         @handles
         def on_slow(self, message: Slow) -> None:

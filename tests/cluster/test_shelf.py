@@ -13,7 +13,7 @@ from actors.simulation import SimulatedDisk, World
 from actors.simulation.disk import SimulatedFile
 from cluster.peer.shelf import Shelf
 from cluster.state import restoration
-from cluster.state.errors import NewerState
+from cluster.state.errors import NewerState, OlderState
 from cluster.state.machine import Machine
 from cluster.storage import snapshot_format
 from cluster.storage.errors import UnsupportedVersion
@@ -218,9 +218,9 @@ def test_those_errors_are_refusals_of_the_process():
     from cluster.node_report import EXIT_OPERATOR
     from cluster.peer.actor import RaftPeer
 
-    for error in (NewerState, UnsupportedVersion):
+    for error in (NewerState, OlderState, UnsupportedVersion):
         assert EXIT_STATUS[error.__name__] == EXIT_OPERATOR
-        assert error in RaftPeer.refusals
+        assert issubclass(error, RaftPeer.refusals)
 
 
 def test_what_was_never_finished_is_cleared_away(rig):

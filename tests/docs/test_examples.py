@@ -80,27 +80,29 @@ class Site:
         return [block for block in self.blocks if block.language == "python" and not block.file_name]
 
     def type_in(self, command: str) -> str:
-        """The output of a command, in a shell whose `python` is this one."""
-        return self.output_of(self.begin(command))
+        """The output of a command in that folder."""
+        return output_of(begin(command, self.folder))
 
-    def begin(self, command: str) -> "subprocess.Popen[str]":
-        """A command that goes on while others are typed; `output_of` waits for it."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
-        return subprocess.Popen(
-            ["bash", "-e", "-c", command],
-            cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
-    def output_of(self, running: "subprocess.Popen[str]") -> str:
-        with running:
-            try:
-                output, errors = running.communicate(timeout=COMMAND_TIMEOUT_S)
-            except BaseException:
-                running.kill()
-                raise
-        assert running.returncode == 0, f"{running.args}\n{output}{errors}"
-        return output
+def begin(command: str, folder: Path) -> "subprocess.Popen[str]":
+    """A command in a shell whose `python` is this one; it goes on while others are typed. `output_of` waits for it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        ["bash", "-e", "-c", command],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def output_of(running: "subprocess.Popen[str]") -> str:
+    with running:
+        try:
+            output, errors = running.communicate(timeout=COMMAND_TIMEOUT_S)
+        except BaseException:
+            running.kill()
+            raise
+    assert running.returncode == 0, f"{running.args}\n{output}{errors}"
+    return output
 
 
 @pytest.fixture
@@ -130,12 +132,12 @@ def test_the_quick_start_does_what_it_says(site):
     assert "gives 144" in output and "the sum is 333283335000" in output
     output = site.type_in(line)
     assert output.startswith("49\n") and "leader b" in output
-    running = site.begin(long)
+    running = begin(long, site.folder)
     assert running.stdout is not None and running.stdout.readline().endswith(f" of {LONG_TASKS_HERE}\n")
     term = site.cluster.status()["term"]
     site.type_in(kill)
     assert running.poll() is None, "the leader was killed when nothing was under way"
-    assert f"the sum is {sum(number * number for number in range(LONG_TASKS_HERE))}" in site.output_of(running)
+    assert f"the sum is {sum(number * number for number in range(LONG_TASKS_HERE))}" in output_of(running)
     assert site.cluster.status()["term"] > term
     whole = sum(number * number for number in range(400))
     assert f"the sum is {whole}" in (ROOT / "docs/guide/quickstart.md").read_text(encoding="utf-8")
@@ -188,13 +190,7 @@ def test_the_tests_of_the_page_on_testing_pass(tmp_path):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
     (command,) = [block.text for block in page if block.language == "sh"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-e", "-c", f"{command.strip()} --basetemp={tmp_path / 'own'}"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed" in done.stdout
+    assert "7 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
 
 
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)

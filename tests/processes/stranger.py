@@ -102,7 +102,6 @@ class Stranger:
         assert answer.code == 0
         return int(answer.session)
 
-
     def next_seq(self, session: int) -> int:
         """The number that the session's next command must have: the answer to one far above it."""
         self.say(Cancel(session, SEQ_FAR_ABOVE, 1, []))

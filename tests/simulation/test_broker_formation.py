@@ -10,7 +10,6 @@ CALLS_MAX = 200     # that change the disk, in one start
 MODES = pytest.mark.parametrize("mode", ["inline", "thread"])
 
 
-
 def formed_once(rig: RecoveryRig) -> None:
     rig.heal()
     ids = {broker.peer.wal.meta.cluster_id for broker in rig.brokers.values()}

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from random import Random
 
 from image_rig import log_of
+from state_rig import encode_entry
 
 from actors.simulation import SimulatedDisk
 from cluster.compaction.compactor import compact
 from cluster.compaction.messages import Plan, Written
 from cluster.raft.messages import Entry, EntryKind, SnapshotMark
+from cluster.state.commands import ROLE_CLIENT, Register
 from cluster.state.machine import Machine
 from cluster.state.restoration import Restoration
 from cluster.storage.scan import NodeIdentity
@@ -77,7 +79,9 @@ class Node:
         random = self.random
         truncate_from = 0
         if random.random() < 0.4:
-            wrong = [b"never committed %d" % number for number in range(random.randint(1, 12))]
+            # Each would decide something: who applies one has another digest, whatever is in its place.
+            names = [f"never committed {number}" for number in range(random.randint(1, 12))]
+            wrong = [encode_entry(Register(name, 1, ROLE_CLIENT)) for name in names]
             self.append(self.applied + 1, wrong)
             truncate_from = self.applied + 1        # the next leader has none of them
             self.term += 1

@@ -22,16 +22,20 @@ from cluster.state.commands import (
     RESULT_TTL_DEFAULT_MS,
     ROLE_CLIENT,
     ROLE_WORKER,
+    Acquire,
     Cancel,
     Close,
     Command,
     Complete,
     Drain,
     Expire,
+    Extend,
     Failure,
+    Lapse,
     Options,
     Outcome,
     Register,
+    Release,
     Replay,
     RetryRule,
     Seen,
@@ -40,7 +44,7 @@ from cluster.state.commands import (
     Tick,
     WorkerSpec,
 )
-from cluster.state.effects import ANSWER_GAP, ANSWER_OK, Assignment, Effects
+from cluster.state.effects import ANSWER_GAP, ANSWER_OK, CLAIM_WANTED, Assignment, Effects
 from cluster.state.machine import Machine
 
 NAMES = ("f", "g", "häßlich", "nobody")
@@ -50,6 +54,7 @@ KEYS = ("", "", "", "k1", "k2", "k3", "k4")
 ACTORS = ("A", "A", "f")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
+LOCKS = (("a", 1, 1), ("a", 1, 1), ("b", 1, 1), ("pool", 1, 3), ("pool", 2, 3), ("rw", 1, 9), ("rw", 9, 9), ("b", 1, 2))
 STATUSES = (
     OUTCOME_FAILED,
     OUTCOME_CRASHED,
@@ -88,6 +93,8 @@ class Stream:
         self.replays: dict[int, int] = {}           # how often it may have been replayed
         self.unsaid: dict[int, list[int]] = {}      # client session -> numbers whose results it has, not yet said
         self.owners: dict[int, tuple[int, int, str, str]] = {}      # epoch -> session, slot, actor, key
+        self.claims: dict[int, list[int]] = {}      # client session -> its claims of locks, ended ones too
+        self.fence = 0                              # the highest that was granted
         self.late: list[Assignment] = []
         self.said: dict[tuple[int, int], Command] = {}      # (session, seq) -> command, to say it again
         self.again: list[Command] = []
@@ -153,6 +160,10 @@ class Stream:
                 self.ended[result.task] = result.state
                 self.unsaid.setdefault(result.task >> 24, []).append(result.task & 0xFFFFFF)
         self._are_pending(replayed)
+        for news in effects.claims.values():
+            for item in news:
+                assert not item.fence or item.why == CLAIM_WANTED or item.fence > self.fence, "an old fence"
+        self.fence = self.machine.locks.fences
         for session in effects.ended:
             for sessions in (self.clients, self.workers):
                 if session in sessions:
@@ -203,6 +214,8 @@ class Stream:
             return self._drain()
         if choice < 0.52:
             return self._replay()
+        if choice < 0.57:
+            return self._claim()
         return self._complete()
 
     def _register_worker(self) -> Register:
@@ -224,7 +237,7 @@ class Stream:
         self.seqs[session] = seq + 1
         return seq
 
-    def _say(self, command: Submit | Cancel | Replay | Complete | Drain) -> Command:
+    def _say(self, command: Submit | Cancel | Replay | Complete | Drain | Acquire | Release | Extend) -> Command:
         """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
         then."""
         session, seq = command.session, command.seq
@@ -314,6 +327,32 @@ class Stream:
         if seq == self.seqs[session] - 1:
             self.replaying[session, seq] = tasks
         return self._say(Replay(session, seq, self._low(seq), tasks))
+
+    def _claim(self) -> Command:
+        """Of a few locks; sometimes with terms that are refused, or of claims that are another's or none."""
+        random = self.random
+        session = random.choice(self.clients)
+        seq = self._seq(session)
+        claims = self.claims.setdefault(session, [])
+        what = random.random()
+        if what < 0.5:
+            number = len(claims) + 1
+            claims.append(session << 24 | number)
+            name, units, limit = random.choice(LOCKS)
+            terms = (random.choice((2_000, 30_000, 30_000, 7)), random.random() < 0.7, "me")
+            turn = (random.choice((0, 0, 5_000)), random.random() < 0.1) if limit == 1 else ()
+            return self._say(Acquire(session, seq, self._low(seq), number, name, units, limit, *terms, *turn))
+        known = [claim for some in self.claims.values() for claim in some[-12:]] or [0]
+        if what < 0.8:
+            mine = claims[-12:] if random.random() < 0.8 else known
+            chosen = [random.choice(mine or known) for _ in range(random.choice((1, 2, 5)))]
+            return self._say(Release(session, seq, self._low(seq), chosen, random.choice((0, 0, 0, 4_000, -1))))
+        if what < 0.9:
+            terms = (random.choice((5_000, 0, 1)), random.choice((0, 0, 9_000)))
+            return self._say(Extend(session, seq, self._low(seq), random.choice(known), *terms))
+        self.seqs[session] = min(self.seqs[session], seq)       # the leader's own has no number
+        pairs = [[random.choice(known), random.choice((0, 0, 0, 1, 2))] for _ in range(2)]
+        return Lapse(*pairs)
 
     def _drain(self) -> Command:
         session = self.random.choice(self.workers)

@@ -20,7 +20,7 @@ from image_rig import (
 from random_stream import Stream
 from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
-from cluster.state import credit, evidence, homeless, keys, queues, retention, sessions, tables, tasks, turns
+from cluster.state import credit, evidence, homeless, keys, locks, queues, retention, sessions, tables, tasks, turns
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -337,8 +337,8 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence keys ledger machine_version now_ms queues retention sessions tasks timers "
-        "voters"
+        "cluster_id counters credit evidence keys ledger locks machine_version now_ms queues retention sessions tasks "
+        "timers voters"
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
@@ -361,9 +361,13 @@ KNOWN_FIELDS = {
     keys.Keys: "_pools_serving _queues by_key emptied epochs homeless homes idle",
     homeless.Homeless: "by_head by_index",
     sessions.Session: (
-        "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid slots held ended"
+        "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid last_claim slots held "
+        "ended"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
+    locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences",
+    locks.Lock: "holders limit name taken waiting",
+    locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
@@ -390,6 +394,9 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         homeless.Homeless: set(homeless.Homeless.__slots__),
         sessions.Session: {field.name for field in fields(sessions.Session)},
         sessions.Sessions: set(sessions.Sessions.__slots__),
+        locks.Locks: set(locks.Locks.__slots__),
+        locks.Lock: {field.name for field in fields(locks.Lock)},
+        locks.Claim: {field.name for field in fields(locks.Claim)},
         retention.Retention: set(retention.Retention.__slots__),
         retention.Bucket: set(retention.Bucket.__slots__),
         retention.Lot: set(retention.Lot.__slots__),

@@ -51,6 +51,22 @@ def _forget_epochs(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, epochs=0) if section == Section.HEAD else row
 
 
+def _forget_fences(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, fences=0) if section == Section.HEAD else row
+
+
+def _forget_claims(section: int, row: Row) -> Row | None:
+    return None if section == Section.CLAIMS else row
+
+
+def _forget_who_holds(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, fence=0) if section == Section.CLAIMS else row
+
+
+def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, last_claim=0) if section == Section.SESSIONS else row
+
+
 def _forget_void_ids(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, ids=row.ids[-row.known :]) if section == Section.LOTS else row
 
@@ -83,6 +99,10 @@ OMISSIONS: dict[str, Change] = {
     "order of what is held": _forget_the_order_of(Order.HELD_TASKS),
     "dirty pools": _forget_the_dirty,
     "epochs": _forget_epochs,
+    "fences": _forget_fences,
+    "claims": _forget_claims,
+    "who holds": _forget_who_holds,
+    "numbers of claims": _forget_numbers_of_claims,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
     "void ids of lots": _forget_void_ids,

@@ -107,7 +107,6 @@ class History:
         self.machine.apply(self.wal.last_index, self.term, payload, effects)
         return effects
 
-
     def snapshot(self) -> None:
         """Of the state as it is, by what a compactor runs; the log lets go of what is in both that are kept."""
         base = self.snapshots[-1] if self.snapshots else 0

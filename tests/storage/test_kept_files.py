@@ -23,7 +23,7 @@ def files():
 
 
 def test_there_are_kept_files():
-    assert {"log-1", "log-2"} <= set(NAMES)
+    assert {"log-1", "log-2", "log-3"} <= set(NAMES)
     assert len(list((KEPT / "log-2").glob("*.snap"))) == 2
 
 

@@ -58,7 +58,6 @@ class VirtualClock:
                 call.callback()
         self.time = end
 
-
     def finish(self, jobs: object) -> None:
         """The oldest of these jobs of a `SimulatedFiles` ends now; the time stands, and so does everything else."""
         for _, _, call in self._calls:
@@ -68,6 +67,7 @@ class VirtualClock:
                 finish()
                 return
         raise AssertionError("no job is under way")
+
 
 class SeededEntropy:
     def __init__(self, seed: int) -> None:

@@ -1,46 +1,16 @@
 """When an executor tells its worker that there are outcomes: each announcement costs two processes a turn."""
 
 import pytest
+from still_process import START, Host
 
-from actors import MICROSECOND, MILLISECOND, Nanos
+from actors import MICROSECOND, MILLISECOND
 from cluster.state.commands import Options
 from cluster.state.effects import Assignment
 from cluster.task import Task
-from cluster.worker.child_messages import FINISHED, Batch, encode
+from cluster.worker.child_messages import Batch, encode
 from cluster.worker.executor import Executor
-from cluster.worker.page import PAGE_BYTES
 
-START: Nanos = 1_000 * MILLISECOND
 TASKS = 100
-
-
-class Page:
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(PAGE_BYTES))
-
-    def acquire(self, timeout: Nanos) -> bool:
-        return True
-
-    def release(self) -> None: ...
-
-
-class Host:
-    """A process whose clock goes on while a task runs, and only then."""
-
-    def __init__(self) -> None:
-        self.page = Page()
-        self.clock = START
-        self.announced: list[Nanos] = []
-
-    def send(self, frame: bytes) -> None:
-        assert frame == FINISHED
-        self.announced.append(self.clock)
-
-    def now(self) -> Nanos:
-        return self.clock
-
-    def wall_ms(self) -> int:
-        return self.clock // MILLISECOND
 
 
 def announcements(takes_us: list[int]) -> list[float]:

@@ -5,39 +5,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from still_process import Host
 
-from actors import Nanos
 from cluster.state.commands import OUTCOME_COMPLETED, OUTCOME_FAILED, Options, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import Task
 from cluster.worker.child_messages import Batch, decode_outcomes, encode
 from cluster.worker.executor import Executor
-from cluster.worker.page import PAGE_BYTES, ClaimPage
-
-
-class Page:
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(PAGE_BYTES))
-
-    def acquire(self, timeout: Nanos) -> bool:
-        return True
-
-    def release(self) -> None: ...
-
-
-class Host:
-    """A process in which nothing else happens."""
-
-    def __init__(self) -> None:
-        self.page = Page()
-
-    def send(self, frame: bytes) -> None: ...
-
-    def now(self) -> Nanos:
-        return 1
-
-    def wall_ms(self) -> int:
-        return 1
+from cluster.worker.page import ClaimPage
 
 
 def raises() -> None:
