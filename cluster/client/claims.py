@@ -32,6 +32,8 @@ from cluster.state.effects import (
     ANSWER_CROWDED,
     ANSWER_OK,
     ANSWER_OTHER_LIMIT,
+    CLAIM_OVER,
+    CLAIM_SILENT,
     ClaimNews,
 )
 from cluster.wire import HELLO_ITEMS_MAX, Claims
@@ -39,6 +41,10 @@ from cluster.wire import HELLO_ITEMS_MAX, Claims
 CLAIMS_MAX = 10_000                     # of one session that are not over; more are refused at once
 ASK_INTERVAL: Nanos = 2 * SECOND        # while one waits and the leader says nothing of it
 CROWDED_RETRY_S = 1.0                   # after which a claim that was one too many may be made again
+REASONS = {
+    CLAIM_SILENT: "the cluster did not hear of this client for the hold time, and gave it to others",
+    CLAIM_OVER: "it was held for as long as it may be",
+}
 SILENCE = "the cluster did not answer for as long as it is held without an answer, or this process was stopped"
 
 LockCommand = Acquire | Release | Extend
@@ -251,7 +257,7 @@ class SessionClaims:
                 self._grant(claim, news.fence, now)
             else:
                 del self._known[claim.id]
-                self._end(claim, "it was given to others, for the cluster did not hear of this client for too long")
+                self._end(claim, REASONS.get(news.why, f"reason {news.why}"))
 
     def confirmed(self, sent: Nanos, now: Nanos) -> None:
         """The leader answered the heartbeat that was sent at `sent`."""

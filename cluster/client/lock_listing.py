@@ -22,13 +22,15 @@ READ_WRITE = "read-write lock"
 
 class LockHolder(Struct, frozen=True):
     """Who holds a lock: under which fence, what it says of itself, by which client (the name of its session), and since
-    when, by the cluster's clock. `writes`: it is the writer of a read-write lock."""
+    when, by the cluster's clock. `writes`: it is the writer of a read-write lock. `rests`: it was released, and keeps
+    others out for a while."""
 
     fence: int
     note: str
     client: str
     since: datetime
     writes: bool = False
+    rests: bool = False
 
 
 class LockInfo(Struct, frozen=True):
@@ -93,4 +95,4 @@ def info_of(row: LockRow) -> LockInfo:
 
 def holder_of(holder: Holder) -> LockHolder:
     since = datetime.fromtimestamp(holder.since_ms / 1_000, UTC)
-    return LockHolder(holder.fence, holder.note, holder.client, since, holder.units == LOCK_LIMIT_MAX)
+    return LockHolder(holder.fence, holder.note, holder.client, since, holder.units == LOCK_LIMIT_MAX, holder.rests)
