@@ -127,6 +127,40 @@ class DeadlineExceeded(ClusterError, TimeoutError):
         self.outcome: RequestOutcome = outcome
 
 
+class LockLost(ClusterError):
+    """The lock `name` is not held any more, under the fence that it was held under, and what it protects may be
+    another's by now; `reason` says why. Of a submit with a `fence`: nothing of it was accepted, and `name` is ""."""
+
+    def __init__(self, name: str, fence: int, reason: str) -> None:
+        lost = f'lock "{name}" is lost (fence {fence})' if name else f"no lock is held under fence {fence}"
+        super().__init__(f"{lost}: {reason}")
+        self.name = name
+        self.fence = fence
+        self.reason = reason
+
+
+class LockBusy(ClusterError, TimeoutError):
+    """Others held the lock `name` for as long as was to be waited; `waited` is in seconds."""
+
+    def __init__(self, name: str, waited: float) -> None:
+        super().__init__(f'lock "{name}" is held by others, after {waited:g} s; it is not waited for any more')
+        self.name = name
+        self.waited = waited
+
+
+class LockMismatch(ClusterError):
+    """The lock `name` is in use as something else: a mutex, a semaphore of another size, a read-write lock."""
+
+    def __init__(self, name: str, asked_as: str, in_use_as: str) -> None:
+        super().__init__(
+            f'lock "{name}" is in use as a {in_use_as}, and was asked for as a {asked_as}: give one of them another '
+            "name, or the same kind and size everywhere"
+        )
+        self.name = name
+        self.asked_as = asked_as
+        self.in_use_as = in_use_as
+
+
 def error_name(kind: type[BaseException]) -> str:
     """How an exception's type is named in records: short if it is Python's own or one of this module, else with its
     module."""

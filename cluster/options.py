@@ -11,6 +11,8 @@ from cluster.state.commands import PRIORITY_MAX, RETRIES_MAX, Options
 
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
+FENCE_MAX = 2**63 - 1
+
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -32,12 +34,28 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     return merged
 
 
+def take_fence(given: Mapping[str, object], default: int) -> tuple[int, dict[str, object]]:
+    """The option `fence` of a call, or `default`, and the others. Raises TypeError and ValueError."""
+    others = dict(given)
+    fence = others.pop("fence", default)
+    if not isinstance(fence, int) or isinstance(fence, bool):
+        raise TypeError(f"fence: expected that of a lock that is held, lock.fence, not {fence!r}")
+    if "fence" in given and not 0 < fence <= FENCE_MAX:
+        raise ValueError(f"fence: {fence} is none; that of a lock that is held, lock.fence, is above 0")
+    return fence, others
+
+
 def unknown_option(name: str, known: Iterable[str]) -> TypeError:
     """The error for an option that does not exist, with the nearest one that does."""
     if name == "name":
         return TypeError(
             "\"name\" is no option of a call: workers find a task by the name that it has where it is defined; "
             "give it there, with @task(name=...)"
+        )
+    if name == "fence":
+        return TypeError(
+            '"fence" is no option of a definition: locks are held for a time, and a fence of when the module was '
+            "imported would be of none that is held; give it to a call, with task.options(fence=lock.fence)"
         )
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)

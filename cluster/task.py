@@ -20,7 +20,7 @@ from cluster.backoff import Backoff
 from cluster.durations import Duration
 from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
-from cluster.options import merge_options
+from cluster.options import merge_options, take_fence
 from cluster.state.commands import Options
 from cluster.task_log import LineSink, task_logger
 
@@ -47,10 +47,16 @@ class TaskOptions(TypedDict, total=False):
     result_ttl: Duration            # how long the result is kept; 1 h
 
 
+class CallOptions(TaskOptions, total=False):
+    """Options of `.options()` alone."""
+
+    fence: int                      # only if some lock is held under it when the call is accepted; whatever is held
+
+
 class Task(Generic[P, R]):
     """A function that the cluster can run. Calling it runs it here; submitting it yields an `R`.
 
-    `name` finds it on workers, `settings` are its options as they travel.
+    `name` finds it on workers, `settings` are its options as they travel, `fence` that of a lock, or 0.
     """
 
     __wrapped__: Callable[..., object]
@@ -62,6 +68,7 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name
         self.settings = settings
+        self.fence = 0
         self.is_async = inspect.iscoroutinefunction(function)
         self._codec: Codec | None = None
 
@@ -71,9 +78,11 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<task {self.name}>"
 
-    def options(self, **options: Unpack[TaskOptions]) -> "Task[P, R]":
+    def options(self, **options: Unpack[CallOptions]) -> "Task[P, R]":
         """A copy with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
-        copy = type(self)(self.function, self.name, merge_options(self.settings, options))
+        fence, others = take_fence(options, self.fence)
+        copy = type(self)(self.function, self.name, merge_options(self.settings, others))
+        copy.fence = fence
         copy._codec = self._codec
         return copy
 
@@ -107,7 +116,7 @@ class AsyncTask(Task[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
 
-    def options(self, **options: Unpack[TaskOptions]) -> "AsyncTask[P, R]":
+    def options(self, **options: Unpack[CallOptions]) -> "AsyncTask[P, R]":
         return cast("AsyncTask[P, R]", super().options(**options))
 
 

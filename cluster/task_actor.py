@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar, Unpack
 from msgspec import Struct, structs
 
 from cluster.encoding import Codec
-from cluster.options import NAME_CHARACTERS_MAX, merge_options
+from cluster.options import NAME_CHARACTERS_MAX, merge_options, take_fence
 from cluster.state.commands import Options
-from cluster.task import DEFAULTS, Task, TaskOptions, add_task
+from cluster.task import DEFAULTS, CallOptions, Task, TaskOptions, add_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,9 +86,12 @@ class MethodTask(Task[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         raise TypeError(f"{self.name} needs an instance: cluster.actor({self.actor.__name__}) has some")
 
-    def options(self, **options: Unpack[TaskOptions]) -> "MethodTask[P, R]":
+    def options(self, **options: Unpack[CallOptions]) -> "MethodTask[P, R]":
         _refuse_of_the_class(options, self.name)
-        return self._with(merge_options(self.settings, options))
+        fence, others = take_fence(options, self.fence)
+        made = self._with(merge_options(self.settings, others))
+        made.fence = fence
+        return made
 
     def at(self, key: str) -> "MethodTask[P, R]":
         """For the instance that owns the key."""

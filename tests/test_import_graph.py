@@ -44,6 +44,7 @@ PURE = (
     "cluster/broker/gate.py",
     "cluster/broker/rounds.py",
     "cluster/client/arguments.py",
+    "cluster/client/holding.py",
     "cluster/client/outbox.py",
     "cluster/client/rolling.py",
     "cluster/client/seen.py",

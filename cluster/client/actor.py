@@ -1,8 +1,9 @@
 """The client's actor: links to every broker, one session, and who waits for which result.
 
-It follows the leader without asking: brokers push `LeaderIs`. To every new leader, and after every lost link to
-it, the actor says again what is unanswered (identical bytes, in order) and which results it waits for; the leader
-answers the difference. So nothing here retries by guessing, and a failover is invisible but for its duration.
+It follows the leader without asking: brokers push `LeaderIs`. To every new leader, and after every lost link to it, the
+actor says again what is unanswered (identical bytes, in order), which results it waits for and which locks it claims;
+the leader answers the difference. So nothing here retries by guessing, and a failover is invisible but for its
+duration.
 
 A session has a limited number of task numbers. Before they are used up the client begins another session with another
 actor (`cluster.client.succession`) and retires this one, which ends when nothing of it is under way any more.
@@ -15,14 +16,16 @@ from typing import Any
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
+from cluster.client.claims import Claim, SessionClaims, Wanted
 from cluster.client.commands import RESEND_AFTER, Commands
+from cluster.client.lock_watching import LockWatcher, LockWatchers
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
 from cluster.client.waiters import Counter, Waiter
 from cluster.client.waits import Waits
 from cluster.client.watching import Watcher, Watchers
-from cluster.errors import Unavailable
+from cluster.errors import ClusterError, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
 from cluster.state.commands import Close, Options, Register
@@ -30,10 +33,14 @@ from cluster.state.effects import ANSWER_OK, STATE_COMPLETED
 from cluster.wire import (
     ROLE_CLIENT,
     Answers,
+    ClaimsNews,
     Described,
     Events,
     Hello,
     Lease,
+    LeaseAck,
+    LockIs,
+    LockRows,
     Message,
     NodeAnswer,
     Overload,
@@ -85,6 +92,7 @@ class ClientActor(Actor):
         self._waits = Waits()
         self._questions = Questions()
         self._watchers = Watchers()
+        self._lock_watchers = LockWatchers()
         self._registered: list[Waiter] = []
         self._heard: Nanos = 0
         self._refused_registration = ""
@@ -113,8 +121,11 @@ class ClientActor(Actor):
             Unknown: self._on_unknown,
             Overload: self._on_overload,
             StatusReply: self._questions.on_status,
-            **dict.fromkeys((Described, TaskRows, TaskShown), self._questions.on_answer),
+            **dict.fromkeys((Described, TaskRows, TaskShown, LockRows), self._questions.on_answer),
             Events: self._on_events,
+            LeaseAck: self._on_lease_ack,
+            ClaimsNews: self._on_claims_news,
+            LockIs: self._on_lock_is,
             NodeAnswer: self._questions.on_node_answer,
         }
         self.context.timer("lease", LEASE_INTERVAL, self._lease)
@@ -122,18 +133,21 @@ class ClientActor(Actor):
         self.context.timer("seen", SEEN_INTERVAL, self._say_seen)
 
     def stopped(self, reason: object) -> None:
-        """What was seen is said, for nobody else can; whoever waits is told; nobody may wait from now on."""
+        """Locks are given up before the cluster hears of it; what was seen is said, for nobody else can; whoever waits
+        is told; nobody may wait from now on."""
+        self._end = error = Unavailable(f"the client ended: {reason}", outcome="unknown")
+        self._claims.close(error)
         if self.session and self._links.leader:
             self._waits.say_all_seen(self._links.leader, self.session)
             self._links.leader.send(Close(self.session, self.incarnation))
             self._links.leader.flush()
-        self._end = error = Unavailable(f"the client ended: {reason}", outcome="unknown")
         self._commands.fail_all(error)
         self._waits.fail(list(self._waits.sinks), error)
         for future in self._registered:
             reject(future, error)
         self._questions.end(error)
         self._watchers.fail(error)
+        self._lock_watchers.fail(error)
 
     @property
     def has_ended(self) -> bool:
@@ -157,20 +171,27 @@ class ClientActor(Actor):
     # -- what the user's calls do ---------------------------------------------------------------------------------
 
     def submit(
-        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter
+        self,
+        name: str,
+        options: Options | None,
+        body: bytes,
+        deadline: Nanos,
+        sink: Sink,
+        waiter: Waiter,
+        fence: int = 0,
     ) -> int:
         """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
         self._check_open()
-        task = self._commands.submit(name, options, body, deadline, sink, waiter)
+        task = self._commands.submit(name, options, body, deadline, sink, waiter, fence)
         self.context.at_turn_end(self._close_turn)
         return task
 
     def submit_many(
-        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink
+        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink, fence: int = 0
     ) -> list[Waiter]:
         """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
         self._check_open()
-        waiters = self._commands.submit_many(name, options, bodies, deadline, sink)
+        waiters = self._commands.submit_many(name, options, bodies, deadline, sink, fence)
         self.context.at_turn_end(self._close_turn)
         return waiters
 
@@ -196,6 +217,28 @@ class ClientActor(Actor):
         """Runs tasks again, of any session, that ended without a result; how many, when a majority has it."""
         self._check_open()
         self._commands.replay(tasks, counter)
+
+    def acquire(self, wanted: Wanted, *, waits: bool) -> Claim:
+        """A new claim on a lock. Raises Overloaded."""
+        self._check_open()
+        return self._claims.acquire(wanted, waits=waits)
+
+    @property
+    def claims_left(self) -> int:
+        """Claims that may still be made in this session, which stands."""
+        return self._claims.numbers_left
+
+    def too_late(self, outcome: RequestOutcome) -> ClusterError:
+        """For who was not answered by a deadline."""
+        return self._commands.too_late(outcome)
+
+    def watch_lock(self, name: str, watcher: LockWatcher) -> None:
+        """Watches who holds a lock."""
+        self._check_open()
+        self._lock_watchers.join(name, watcher, self._links.leader, self.context.clock.now())
+
+    def unwatch_lock(self, name: str, watcher: LockWatcher) -> None:
+        self._lock_watchers.leave(name, watcher, self._links.leader)
 
     def watch(self, task: int, sink: Sink) -> None:
         """Waits for the result of a task that this client may not have submitted."""
@@ -270,17 +313,19 @@ class ClientActor(Actor):
         self._waits.ask(self._links.leader, list(sinks))
 
     def retire(self, inherit: Inherit) -> None:
-        """No submit comes any more. The session ends once nothing of it is under way and but few results are awaited,
-        which are then given to `inherit`."""
+        """No submit and no claim comes any more. The session ends once nothing of it is under way, all its locks are
+        released, and but few results are awaited, which are then given to `inherit`."""
         assert self._inherit is None
         self._inherit = inherit
         self._wake_registered()
         self._watchers.release()
+        self._lock_watchers.release()
 
     def _part(self, now: Nanos) -> None:
         """One step of a retired session towards its end: what it has seen first, for that only it can say; then
         goodbye, until the state does not know it any more."""
-        if not (self._commands.is_idle and self._questions.are_answered and len(self._waits.sinks) <= STRAGGLERS_MAX):
+        is_idle = self._commands.is_idle and self._claims.is_empty and self._questions.are_answered
+        if not is_idle or len(self._waits.sinks) > STRAGGLERS_MAX:
             return
         self._bequeath()
         leader = self._links.leader
@@ -307,7 +352,7 @@ class ClientActor(Actor):
         if peer is self._links.leader:
             self._heard = self.context.clock.now()
         handler = self._handlers.get(type(message))
-        if handler is not None:         # lease answers say no more than that the leader was heard
+        if handler is not None:
             handler(peer, message)
 
     def _rejoin(self, leader: Peer) -> None:
@@ -316,6 +361,7 @@ class ClientActor(Actor):
         self._follows, self.is_refused = True, False
         self._on_term(self._links.term)
         self._watchers.ask_all(leader, self._heard)
+        self._lock_watchers.ask_all(leader, self._heard)
         if self.only_looks:
             self._wake_registered()
             self._rewatch()
@@ -323,6 +369,7 @@ class ClientActor(Actor):
             self._register()
         else:
             self._lease_now()
+            self._claims.rejoin(leader, self._heard)
             self._commands.resume()
             self._rewatch()
 
@@ -347,7 +394,10 @@ class ClientActor(Actor):
 
     def _begin(self, session: int) -> None:
         self.session = session
-        self._commands = Commands(session, self._numbers_max, self._links, self.context.clock, self._waits)
+        self._claims = SessionClaims(session, self._numbers_max, lambda: self._commands.pump(), self.context.log)
+        self._commands = Commands(
+            session, self._numbers_max, self._links, self.context.clock, self._waits, self._claims
+        )
 
     def _wake_registered(self) -> None:
         waiters, self._registered = self._registered, []
@@ -363,6 +413,7 @@ class ClientActor(Actor):
                 "client_session_lost", session=self.session, unanswered=self._commands.unanswered
             )
         error = Unavailable("the session expired; outcomes of unconfirmed submits are unknown", outcome="unknown")
+        self._claims.forget()
         self._commands.fail_all(error)
         self._waits.forget_seen()
         self._begin(0)
@@ -408,6 +459,19 @@ class ClientActor(Actor):
         if peer is self._links.leader:
             self._watchers.on_events(message.items)
 
+    def _on_lease_ack(self, peer: Peer, message: LeaseAck) -> None:
+        if peer is self._links.leader and message.session == self.session:
+            self._claims.confirmed(message.sent, self.context.clock.now())
+
+    def _on_claims_news(self, peer: Peer, message: ClaimsNews) -> None:
+        if peer is self._links.leader and message.session == self.session:
+            self._claims.on_news(message.items, self.context.clock.now())
+            self._commands.pump()
+
+    def _on_lock_is(self, peer: Peer, message: LockIs) -> None:
+        if peer is self._links.leader:
+            self._lock_watchers.on_lock_is(message)
+
     def _rewatch(self) -> None:
         """Asks for every awaited result whose submit was confirmed; the others are asked for once they are."""
         if self._waits.sinks:
@@ -434,12 +498,14 @@ class ClientActor(Actor):
         now = self.context.clock.now()
         self.context.timer("sweep", SWEEP_INTERVAL, self._sweep)
         self._commands.fail_late(now)
+        self._claims.sweep(self._links.leader, now)
         if self._inherit is not None:
             self._part(now)
         if self._links.leader is None:
             return
         self._waits.ask_again(self._links.leader)
         self._watchers.ask_again(self._links.leader, now)
+        self._lock_watchers.ask_again(self._links.leader, now)
         quiet = now - self._heard
         if not self.session:
             if quiet > REGISTER_RETRY:

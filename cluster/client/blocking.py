@@ -16,6 +16,7 @@ from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, ids_of
+from cluster.client.lock_listing import LockInfo, LockListing
 from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
 from cluster.durations import Duration, seconds, timeout_seconds
@@ -29,6 +30,8 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 T = TypeVar("T")
 A = TypeVar("A", bound=TaskActor)
+
+ENDED = "this client was closed, or belongs to the process that this one was forked from: open another one"
 
 
 class BlockingClient:
@@ -134,6 +137,11 @@ class BlockingClient:
         """All that the cluster has of one task, as `Client.task`."""
         return self.run(lambda: self._client.task(task, stale=stale))
 
+    def locks(self, prefix: str = "", limit: int | None = None, *, stale: bool = False) -> Iterator[LockInfo]:
+        """Locks that somebody holds or waits for, as `Client.locks`: `for info in cluster.locks()`."""
+        listing = LockListing(self._client, prefix, limit, stale=stale)
+        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+
     def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Client.cancel`."""
         ids = list(ids_of(tasks))
@@ -154,9 +162,17 @@ class BlockingClient:
         try:
             return self._connected.call(make)
         except LoopEnded:
-            raise ClusterError(
-                "this client was closed, or belongs to the process that this one was forked from: open another one"
-            ) from None
+            raise ClusterError(ENDED) from None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Of the process that this one was forked from."""
+        return self._thread is not None and self._thread.is_foreign
+
+    def check_process(self) -> None:
+        """Raises ClusterError if it is foreign."""
+        if self.is_foreign:
+            raise ClusterError(ENDED)
 
     @property
     def _connected(self) -> LoopThread:

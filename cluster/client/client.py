@@ -13,6 +13,7 @@ from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
+from cluster.client.lock_listing import LockInfo, LockListing
 from cluster.client.succession import SessionLimits, Succession
 from cluster.client.task_actors import ActorProxy
 from cluster.durations import Duration, deadline_seconds, milliseconds
@@ -121,7 +122,8 @@ class Client:
         """Submits one call of a task; returns its handle once a majority of the brokers has it on disk.
 
         Submits of one loop turn (`asyncio.gather`) leave as one command. Raises TaskNotFound, EncodeError,
-        BodyTooLarge, TypeError (arguments) at once; Overloaded, Unavailable, DeadlineExceeded by the deadline.
+        BodyTooLarge, TypeError (arguments) at once; Overloaded, Unavailable, DeadlineExceeded by the deadline; with the
+        option `fence` LockLost.
         """
         task = task_of(fn)
         body = task.encode(args, kwargs)
@@ -129,7 +131,7 @@ class Client:
         actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit, end)
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
-        handle.id = actor.submit(task.name, task.wire_options, body, end, handle, confirmed)
+        handle.id = actor.submit(task.name, task.wire_options, body, end, handle, confirmed, task.fence)
         await confirmed
         return handle
 
@@ -220,6 +222,13 @@ class Client:
         """
         return await show(self, task, stale=stale)
 
+    def locks(self, prefix: str = "", limit: int | None = None, *, stale: bool = False) -> AsyncIterator[LockInfo]:
+        """Locks that somebody holds or waits for, whose names begin with `prefix`, at most `limit`, in order of their
+        names: `async for info in cluster.locks()`. They come in pages, as do tasks; `stale` as for `records`.
+        Raises ValueError and TypeError at once, while iterating Unavailable or DeadlineExceeded.
+        """
+        return LockListing(self, prefix, limit, stale=stale).infos()
+
     async def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Handle.cancel` does. Nothing is said of those that have ended or are not known."""
         remaining = ids_of(tasks)
@@ -260,7 +269,7 @@ class Client:
     async def _session(self, look: Callable[[], ClientActor | None], end: Nanos) -> ClientActor:
         """Waits, until `end`, for a session of the wanted kind: there is none yet, it was lost, or it is used up."""
         if self._only_looks:
-            raise ClusterError("this client only looks: connect without only_looks to submit, cancel or replay")
+            raise ClusterError("this client only looks: connect without only_looks to submit, cancel, replay or lock")
         while (actor := look()) is None:
             await self._ready(self._left(end))
         return actor
@@ -356,7 +365,7 @@ class Mapping(Generic[R]):
         while chunk:
             actor = await client._session(client._sessions.for_submit, deadline)
             taken = actor.numbers_left          # the rest goes into the session after this one
-            waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch)
+            waiters = actor.submit_many(task.name, task.wire_options, chunk[:taken], deadline, batch, task.fence)
             chunk = chunk[taken:]
             for waiter in waiters:
                 waiter.add_done_callback(_retrieve)

@@ -1,4 +1,5 @@
-"""The commands side of a session: what was submitted, cancelled or replayed, and what of it is not answered yet.
+"""The commands side of a session: what was submitted, cancelled or replayed, what locks need, and what of it is not
+answered yet.
 
 Commands are numbered, and kept as encoded bytes until their answer came (`cluster.window`). To a new leader, over a
 new link and after a gap the same bytes are said again, in order. Deadlines are the client's own: a command that is
@@ -8,7 +9,8 @@ refused whenever it was said (`cluster.client.refusals`) is withdrawn: a command
 A cancel is taken also while submits are not, but not before all lower numbers have come. So refused submits that one
 has to wait for are *put off*: they give up their numbers like withdrawn ones, and get others when submits are taken
 again. Only the last of the window can be, those behind the last one that may be in a log: the tasks of a session are
-numbered as well, and the state takes these numbers only as they rise.
+numbered as well, and the state takes these numbers only as they rise. What locks need is taken likewise; it waits for
+room in the window (`cluster.client.claims`), in turns with submits.
 """
 
 from asyncio import Future, get_running_loop
@@ -17,33 +19,37 @@ from collections.abc import Iterator
 import msgspec
 
 from actors import MILLISECOND, SECOND, Clock, Nanos
+from cluster.client.claims import LockCommand, SessionClaims
 from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
 from cluster.client.sinks import ManySink, Sink
-from cluster.client.waiters import Counter, Waiter, Waiting, reject_all, resolve_all
+from cluster.client.waiters import Counter, Hearer, Waiter, Waiting, reject_all, resolve_all
 from cluster.client.waits import Waits
-from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, RequestOutcome, Unavailable
+from cluster.errors import ClusterError, DeadlineExceeded, LockLost, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Replay, Submit
-from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, ANSWER_OK, Answer
+from cluster.state.effects import ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
 
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
-RESERVED_FOR_CANCELS = 8           # numbers of the window that submits leave alone
+RESERVED_FOR_CANCELS = 8           # numbers of the window that submits and new claims leave alone; a release takes one
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 
 
 class Commands:
     """The commands of one session, from its first to its end; `session` is 0 before there is one."""
 
-    def __init__(self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits) -> None:
+    def __init__(
+        self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits, claims: SessionClaims
+    ) -> None:
         self.session = session
         self._base = session << TASK_NUMBER_BITS
         self._links = links
         self._clock = clock
         self._waits = waits
+        self._claims = claims
         self._window = Window()
         self._outbox: Outbox[Waiter] = Outbox(numbers_max)
         self._sent: dict[int, Waiting] = {}                 # seq -> whom its answer is for
@@ -74,11 +80,11 @@ class Commands:
     # -- what the user's calls do -------------------------------------------------------------------------------------
 
     def submit(
-        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter
+        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter, fence: int
     ) -> int:
         """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
         self._admit(1)
-        number, draft = self._outbox.add(name, options, body)
+        number, draft = self._outbox.add(name, options, body, fence)
         if not draft.deadline or deadline < draft.deadline:
             draft.deadline = deadline
         draft.waiters.append(waiter)
@@ -87,7 +93,7 @@ class Commands:
         return task
 
     def submit_many(
-        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink
+        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink, fence: int
     ) -> list[Waiter]:
         """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
         self._admit(len(bodies))
@@ -95,7 +101,7 @@ class Commands:
         waiters: list[Waiter] = []
         previous = None
         for body in bodies:
-            number, draft = add(name, options, body)
+            number, draft = add(name, options, body, fence)
             if draft is not previous:
                 previous = draft
                 draft.deadline = min(draft.deadline or deadline, deadline)
@@ -138,12 +144,34 @@ class Commands:
         self.pump()
 
     def pump(self) -> None:
-        """Sends finished drafts while the window is open."""
-        outbox = self._outbox
-        if not (self.session and self._links.leader and self._refusals.is_open):
+        """Sends what locks need, and finished drafts, while the window is open."""
+        if not (self.session and self._links.leader):
             return
-        while outbox.ready and self._takes_submits:
-            self._send_draft()
+        claims, outbox, refusals = self._claims, self._outbox, self._refusals
+        if claims.has_command and not refusals.is_open:
+            self._put_off()
+        while True:
+            sent = claims.has_command and self._send_of_claims()
+            if refusals.is_open and outbox.ready and self._takes_submits:
+                self._send_draft()
+            elif not sent:
+                return
+
+    def _send_of_claims(self) -> bool:
+        """The next command of locks, if there is room for it. Releases end what others wait for, so they need less."""
+        claims, window = self._claims, self._window
+        command: LockCommand
+        hearer: Hearer
+        if claims.has_release and window.is_open:
+            low, seq = window.low, window.allot()
+            command, hearer = claims.take_release(seq, low)
+        elif claims.has_request and self._takes_submits:
+            low, seq = window.low, window.allot()
+            command, hearer = claims.take_request(seq, low, self._clock.now())
+        else:
+            return False
+        self._send(seq, command, hearer)
+        return True
 
     @property
     def _takes_submits(self) -> bool:
@@ -155,10 +183,12 @@ class Commands:
         assert draft is not None
         low, seq = self._window.low, self._window.allot()
         draft.seq, draft.seen = seq, self._waits.take_seen()
-        self._send(seq, Submit(self.session, seq, low, draft.groups, draft.seen), draft, alone=alone)
+        self._send(seq, Submit(self.session, seq, low, draft.groups, draft.seen, draft.fence), draft, alone=alone)
         return seq
 
-    def _send(self, seq: int, command: Submit | Cancel | Replay, waiter: Waiting, *, alone: bool = False) -> None:
+    def _send(
+        self, seq: int, command: Submit | Cancel | Replay | LockCommand, waiter: Waiting, *, alone: bool = False
+    ) -> None:
         encoded = self._encode(command)
         may_leave = alone or self._refusals.is_open or not self._has_drafts()
         self._window.keep(seq, encoded)
@@ -237,7 +267,9 @@ class Commands:
             self._try_next()
 
     def _let_cancels_pass(self) -> None:
-        if not self._refusals.is_open and any(isinstance(waiter, Future) for waiter in self._sent.values()):
+        if not self._refusals.is_open and (
+            self._claims.has_command or any(isinstance(waiter, Future | Hearer) for waiter in self._sent.values())
+        ):
             self._put_off()
 
     def _put_off(self) -> None:
@@ -284,13 +316,15 @@ class Commands:
                 return False
             elif self._window.answered(answer.seq):
                 waiter = self._sent.pop(answer.seq)
-                if answer.code == ANSWER_OK:
+                if isinstance(waiter, Hearer):
+                    waiter.answered(answer.code, answer.value, self._clock.now())
+                elif answer.code == ANSWER_OK:
                     resolve_all(waiter, answer.value)
                     if self._refusals.in_doubt(answer.seq) > 1:
                         # It may have been in the log long ago, and the results gone to a link that was down.
                         self._ask_for(waiter)
                 else:
-                    self._fail(waiter, Unavailable("the cluster refused the command", outcome="refused"))
+                    self._fail(waiter, _refusal(waiter, answer.code))
                 self._refusals.answered(answer.seq)
                 if self._refusals.state is TRYING and answer.seq == self._refusals.tried:
                     self._tried(answer.seq, waiter)
@@ -329,7 +363,7 @@ class Commands:
         for draft in [draft for draft in self._outbox.ready if draft.deadline <= now]:
             self._outbox.drop(draft)
             held_back = self._links.leader is not None and not self._refusals.is_open
-            self._fail(draft, self._refusals.error() if held_back else self._too_late("refused"))
+            self._fail(draft, self._refusals.error() if held_back else self.too_late("refused"))
         refusals = self._refusals
         late = [
             (seq, waiter)
@@ -340,7 +374,7 @@ class Commands:
             if refusals.in_doubt(seq) == 0:
                 self._withdraw(seq, draft)
             elif not refusals.is_judged_later(seq, self._sent_at, now):
-                reject_all(draft, self._too_late("unknown"))       # it may be in the log: its result is still awaited
+                reject_all(draft, self.too_late("unknown"))       # it may be in the log: its result is still awaited
         if late:
             self._let_cancels_pass()
 
@@ -348,7 +382,7 @@ class Commands:
         """Nobody has taken it, and nobody will."""
         self._give_up_number(seq, draft)
         was_refused = self._refusals.was_refused(seq)
-        self._fail(draft, self._refusals.error() if was_refused else self._too_late("refused"))
+        self._fail(draft, self._refusals.error() if was_refused else self.too_late("refused"))
 
     def fail_all(self, error: ClusterError) -> None:
         """Nothing of what is under way will be answered; this object is not used any more."""
@@ -359,7 +393,8 @@ class Commands:
             self._fail(draft, error)
         self._sent.clear()
 
-    def _too_late(self, outcome: RequestOutcome) -> ClusterError:
+    def too_late(self, outcome: RequestOutcome) -> ClusterError:
+        """For who was not answered by a deadline."""
         if self._links.leader is None:
             reason = self._links.refusal or "no leader is known: fewer than a majority of the brokers can be reached"
             return Unavailable(f"not confirmed in time: {reason}", outcome=outcome)
@@ -375,3 +410,10 @@ class Commands:
         for group in draft.groups:
             first = self._base | group.first
             yield from range(first, first + len(group.bodies))
+
+
+def _refusal(waiter: Waiting, code: int) -> ClusterError:
+    if code == ANSWER_LOST and isinstance(waiter, Draft):
+        reason = "it was lost or released before the submit was applied; nothing of that was accepted"
+        return LockLost("", waiter.fence, reason)
+    return Unavailable("the cluster refused the command", outcome="refused")

@@ -95,7 +95,7 @@ class Listing:
         self._states = _checked_states(state)
         self._queue = _checked_name("queue", queue)
         self._name = _checked_name("name", name)
-        self._left = _checked_limit(limit)
+        self._left = checked_limit("tasks", limit)
         self._stale = stale
         self._after = 0
         self._ended = self._left == 0
@@ -249,11 +249,11 @@ def _checked_name(what: str, value: str | None) -> str:
     return value
 
 
-def _checked_limit(limit: int | None) -> int | None:
+def checked_limit(what: str, limit: int | None) -> int | None:
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit: expected a number of tasks, not {limit!r}")
+        raise TypeError(f"limit: expected a number of {what}, not {limit!r}")
     if limit < 0:
         raise ValueError(f"limit: {limit} is negative")
     return limit

@@ -24,9 +24,9 @@ Waiter = TypeVar("Waiter")
 
 class Draft(Generic[Waiter]):
     """A Submit command in the making. `waiters` hear when a majority has it; `deadline` is the earliest of theirs;
-    `seen` rides with it."""
+    `seen` rides with it. All its tasks have the same `fence`."""
 
-    __slots__ = ("bytes", "count", "deadline", "groups", "seen", "seq", "waiters")
+    __slots__ = ("bytes", "count", "deadline", "fence", "groups", "seen", "seq", "waiters")
 
     def __init__(self) -> None:
         self.groups: list[TaskGroup] = []
@@ -35,6 +35,7 @@ class Draft(Generic[Waiter]):
         self.seq = 0                        # 0 until it is sent
         self.seen: list[int] = []           # ranges of numbers whose results are here, said with it
         self.deadline = 0
+        self.fence = 0
         self.waiters: list[Waiter] = []
 
     @property
@@ -60,12 +61,16 @@ class Outbox(Generic[Waiter]):
     def numbers_left(self) -> int:
         return self.numbers_max - self.next_number + 1
 
-    def add(self, name: str, options: Options | None, body: bytes) -> tuple[int, Draft[Waiter]]:
+    def add(self, name: str, options: Options | None, body: bytes, fence: int = 0) -> tuple[int, Draft[Waiter]]:
         """Adds one task; returns its number and the draft that carries it."""
         assert self.numbers_left > 0, "task numbers of this session are used up"
         draft = self._draft
         if draft.count >= SUBMIT_TASKS_MAX or (draft.count and draft.bytes + len(body) > SUBMIT_BYTES_MAX):
             draft = self._cut()
+        if draft.fence != fence:
+            if draft.count:
+                draft = self._cut()
+            draft.fence = fence
         number = self.next_number
         self.next_number = number + 1
         groups = draft.groups

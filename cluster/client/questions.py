@@ -10,11 +10,21 @@ from typing import Any
 
 from actors import Peer
 from cluster.errors import ClusterError, Overloaded, Unavailable
-from cluster.wire import Described, EndNode, Message, NodeAnswer, StatusReply, StatusRequest, TaskRows, TaskShown
+from cluster.wire import (
+    Described,
+    EndNode,
+    LockRows,
+    Message,
+    NodeAnswer,
+    StatusReply,
+    StatusRequest,
+    TaskRows,
+    TaskShown,
+)
 
 RETRY_AFTER_S = 1.0         # a question that was refused
 
-Answered = Described | TaskRows | TaskShown
+Answered = Described | TaskRows | TaskShown | LockRows
 
 
 class Questions:

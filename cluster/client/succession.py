@@ -1,17 +1,18 @@
 """The sessions of one client, one after the other.
 
-A session numbers its tasks and may use no number twice, so it serves a limited number of tasks. While few numbers are
-left a successor is registered, under a name and over links of its own; submits go on in the old session meanwhile, and
-in the new one as soon as it stands. They wait only if the old one is used up before that. The old session is retired:
-it goes on until nothing of it is under way, gives the last awaited results to the session that is current by then, and
-is closed. So a session needs no more than one name, one incarnation and one row of numbers, and the brokers know of no
-connection between two of them.
+A session numbers its tasks and may use no number twice, so it serves a limited number of tasks, and of claims on locks
+likewise. While few numbers are left a successor is registered, under a name and over links of its own; submits go on in
+the old session meanwhile, and in the new one as soon as it stands. They wait only if the old one is used up before
+that. The old session is retired: it goes on until nothing of it is under way and its locks are released, gives the last
+awaited results to the session that is current by then, and is closed. So a session needs no more than one name, one
+incarnation and one row of numbers, and the brokers know of no connection between two of them.
 
 A leader that was replaced may still be followed by one of them, and answers nothing any more. So they tell each other
 the terms of the leaders that they follow, and none waits at one that another knows to be gone.
 """
 
 from asyncio import Future, get_running_loop
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors import ActorSystem, Ports
@@ -23,7 +24,7 @@ from cluster.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How many tasks a session serves. Both in task numbers."""
+    """How many tasks a session serves, and how many claims on locks. Both in numbers of either."""
 
     numbers_max: int = TASK_NUMBER_MAX
     numbers_low: int = 1024 * 1024      # left when a successor is registered: many seconds of the fastest client
@@ -59,13 +60,20 @@ class Succession:
 
     def for_submit(self) -> ClientActor | None:
         """The session that takes the next task, at least one; None while there is none, or it is used up."""
+        return self._with_numbers(lambda actor: actor.numbers_left)
+
+    def for_claim(self) -> ClientActor | None:
+        """The session that takes the next claim on a lock, likewise."""
+        return self._with_numbers(lambda actor: actor.claims_left)
+
+    def _with_numbers(self, left: Callable[[ClientActor], int]) -> ClientActor | None:
         current = self.current
         if current.session == 0:
             return None
-        if current.numbers_left <= self._limits.numbers_low and not current.has_ended:
+        if left(current) <= self._limits.numbers_low and not current.has_ended:
             self._advance()
             current = self.current
-        return current if current.session and current.numbers_left else None
+        return current if current.session and left(current) else None
 
     def for_cancel(self) -> ClientActor | None:
         """The session for a command that takes no number; None while there is none."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from cluster.client.handle import Batch, Handle
-from cluster.task import TaskOptions
+from cluster.task import CallOptions
 from cluster.task_actor import MethodTask, TaskActor, checked_key, definition_of, is_actor
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ActorMethod(Generic[P, R]):
         assert isinstance(self, ActorMethod)
         return await self._client.map(self._task, items, **kwargs)
 
-    def options(self, **options: Unpack[TaskOptions]) -> "ActorMethod[P, R]":
+    def options(self, **options: Unpack[CallOptions]) -> "ActorMethod[P, R]":
         """The same with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
         return ActorMethod(self._client, self._task.options(**options))
 
@@ -84,7 +84,7 @@ class BlockingActorMethod(Generic[P, R]):
         assert isinstance(self, BlockingActorMethod)
         return self._client.map(self._task, items, **kwargs)
 
-    def options(self, **options: Unpack[TaskOptions]) -> "BlockingActorMethod[P, R]":
+    def options(self, **options: Unpack[CallOptions]) -> "BlockingActorMethod[P, R]":
         """The same with other options. Raises TypeError for an unknown one, ValueError for one out of range."""
         return BlockingActorMethod(self._client, self._task.options(**options))
 

@@ -1,16 +1,30 @@
-"""Whom the answer of a command is for: the futures of those who asked for it."""
+"""Whom the answer of a command is for: the futures of those who asked for it, or a claim."""
 
 from asyncio import Future
 from collections.abc import Sequence
 from typing import Any
 
+from actors import Nanos
 from cluster.client.outbox import Draft
 from cluster.client.questions import reject
 from cluster.errors import ClusterError
 
+
+class Hearer:
+    """Who is told the whole answer of a command, also one that says no."""
+
+    def answered(self, code: int, value: int, now: Nanos) -> None:
+        raise NotImplementedError
+
+    def failed(self, error: ClusterError) -> None:
+        """There will be no answer."""
+        raise NotImplementedError
+
+
 Waiter = Future[None]
 Counter = Future[int]
-Waiting = Draft[Waiter] | Waiter | Counter | None   # a submit, a cancel, a replay, or a submit that gave up its number
+# A submit, a cancel, a replay, what a lock needs, or a submit that gave up its number.
+Waiting = Draft[Waiter] | Waiter | Counter | Hearer | None
 
 
 def resolve_all(waiting: Waiting, value: int) -> None:
@@ -22,6 +36,8 @@ def resolve_all(waiting: Waiting, value: int) -> None:
 
 def reject_all(waiting: Waiting, error: ClusterError) -> None:
     """Nobody waits for it any more."""
+    if isinstance(waiting, Hearer):
+        waiting.failed(error)
     for future in _futures(waiting):
         reject(future, error)
     if isinstance(waiting, Draft):
@@ -29,6 +45,6 @@ def reject_all(waiting: Waiting, error: ClusterError) -> None:
 
 
 def _futures(waiting: Waiting) -> Sequence[Future[Any]]:
-    if waiting is None:
+    if waiting is None or isinstance(waiting, Hearer):
         return ()
     return waiting.waiters if isinstance(waiting, Draft) else (waiting,)

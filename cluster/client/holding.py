@@ -1,0 +1,58 @@
+"""The holder's half of a claim on a lock: until when it may believe that it has it.
+
+The leader counts how long a client has been silent, from when it heard of it, and gives the lock to the next one after
+the hold time. The holder counts from when it SENT what the leader heard: the last heartbeat that was answered, or the
+claim itself, on its own clock, and stops a margin earlier. So whatever happened on the way in between, it stops before
+another one may begin. The margin covers how far two clocks drift apart within the hold time, and how long it takes to
+tell who holds it.
+
+It counts from the beginning, also while it waits for its turn. A count that ran out is never taken up again: the leader
+may have asked the log by then to end the claim, and what it says until that is written proves nothing.
+"""
+
+Nanos = int
+
+MILLISECOND: Nanos = 1_000_000
+MARGIN_MIN: Nanos = 200 * MILLISECOND
+MARGIN_PART = 10                # of the hold time, if that is more
+SESSION_HOLD: Nanos = 3_600_000 * MILLISECOND   # a client that is silent for so long loses its session, and all with it
+
+
+class Holding:
+    """One claim's lease. Invariant: once `now` has reached `until`, that never grows."""
+
+    __slots__ = ("_asked", "_heard", "_hold", "until")
+
+    def __init__(self, hold: Nanos, sent: Nanos) -> None:
+        """Of a claim that leaves at `sent` and may be silent for `hold`."""
+        assert hold > MARGIN_MIN
+        self._hold = hold
+        self._heard = sent
+        self._asked: list[Nanos] = []       # other hold times that were asked for, in order
+        self._count()
+
+    def has_ended(self, now: Nanos) -> bool:
+        return now >= self.until
+
+    def answered(self, sent: Nanos, now: Nanos) -> None:
+        """The leader answered the heartbeat that was sent at `sent`."""
+        if not self.has_ended(now):
+            self._heard = max(self._heard, sent)
+            self._count()
+
+    def asks(self, hold: Nanos) -> None:
+        """Another hold time is asked for, and may be applied from now on."""
+        assert hold > MARGIN_MIN
+        self._asked.append(hold)
+        self._count()
+
+    def extended(self, now: Nanos) -> None:
+        """What was asked for first of all that is not answered is in the log."""
+        if not self.has_ended(now):
+            self._hold = self._asked.pop(0)
+            self._count()
+
+    def _count(self) -> None:
+        """What was asked for may be applied already: the shortest counts."""
+        hold = min(self._hold, SESSION_HOLD, *self._asked)
+        self.until = self._heard + hold - max(MARGIN_MIN, hold // MARGIN_PART)

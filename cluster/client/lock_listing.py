@@ -1,0 +1,98 @@
+"""What a user sees of locks: lists of them, with who holds each."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from cluster.client.inspection import checked_limit
+from cluster.state.commands import LOCK_LIMIT_MAX
+from cluster.state.lock_rows import Holder, LockRow
+from cluster.wire import ListLocks, LockRows
+
+if TYPE_CHECKING:
+    from cluster.client.client import Client
+
+PAGE_LOCKS = 256            # asked for at once; each may show 16 holders
+
+MUTEX = "mutex"
+READ_WRITE = "read-write lock"
+
+
+class LockHolder(Struct, frozen=True):
+    """Who holds a lock: under which fence, what it says of itself, by which client (the name of its session), and since
+    when, by the cluster's clock. `writes`: it is the writer of a read-write lock. `rests`: it was released, and keeps
+    others out for a while."""
+
+    fence: int
+    note: str
+    client: str
+    since: datetime
+    writes: bool = False
+    rests: bool = False
+
+
+class LockInfo(Struct, frozen=True):
+    """One lock that somebody holds or waits for. `kind` is "mutex", "semaphore of 5" or "read-write lock". `holders`
+    are the first 16, in the order in which they got it; `held` is how many hold it, `waiting` how many wait."""
+
+    name: str
+    kind: str
+    holders: tuple[LockHolder, ...]
+    held: int
+    waiting: int
+
+
+class LockListing:
+    """One list of locks, page by page. Raises ValueError and TypeError for what cannot be asked."""
+
+    def __init__(self, client: "Client", prefix: str, limit: int | None, *, stale: bool) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix: expected a str, not {prefix!r}")
+        self._client = client
+        self._prefix = prefix
+        self._left = checked_limit("locks", limit)
+        self._stale = stale
+        self._after = ""
+        self._ended = self._left == 0
+
+    async def page(self) -> list[LockInfo]:
+        """The next ones; [] at the end."""
+        if self._ended:
+            return []
+        client, left = self._client, self._left
+        size = PAGE_LOCKS if left is None else min(PAGE_LOCKS, left)
+        answer: LockRows = await client._ask(
+            lambda number: ListLocks(number, self._after, size, self._prefix, self._stale),
+            client._deadline_at(client._deadline),
+            stale=self._stale,
+        )
+        if left is not None:
+            self._left = left - len(answer.rows)
+        self._ended = not answer.rows or not answer.more or self._left == 0
+        if answer.rows:
+            self._after = answer.rows[-1].name
+        return [info_of(row) for row in answer.rows]
+
+    async def infos(self) -> AsyncIterator[LockInfo]:
+        while page := await self.page():
+            for info in page:
+                yield info
+
+
+def kind_of(limit: int) -> str:
+    """What a lock with so many units is."""
+    if limit == 1:
+        return MUTEX
+    return READ_WRITE if limit == LOCK_LIMIT_MAX else f"semaphore of {limit}"
+
+
+def info_of(row: LockRow) -> LockInfo:
+    holders = tuple(holder_of(holder) for holder in row.holders)
+    return LockInfo(row.name, kind_of(row.limit), holders, row.held, row.waiting)
+
+
+def holder_of(holder: Holder) -> LockHolder:
+    since = datetime.fromtimestamp(holder.since_ms / 1_000, UTC)
+    return LockHolder(holder.fence, holder.note, holder.client, since, holder.units == LOCK_LIMIT_MAX, holder.rests)
