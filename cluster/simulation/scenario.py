@@ -1,4 +1,4 @@
-"""One seed: a cluster of three brokers, two workers and two clients lives for a minute or more, and is judged.
+"""One seed: a cluster of three brokers, two workers and five clients lives for a minute or more, and is judged.
 
 First everything breaks that may break; then all is healed, in some seeds after a last blackout, and everything that was
 acknowledged must come to its end. Oracles look on all the time; the first violation ends the run, since what follows a
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.compactors import register_compactor
+from cluster.simulation.contenders import Contenders
 from cluster.simulation.faults import ClusterFaults
 from cluster.simulation.nodes import (
     BROKERS,
@@ -66,6 +67,8 @@ class Report:
     late_outcomes: int = 0              # that the state refused
     replays: int = 0                    # tasks that were run again after their end
     counts: int = 0                     # calls that instances of keys ran
+    grants: int = 0                     # of locks
+    lapses: int = 0                     # claims on locks that ended since their holders were silent
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -100,11 +103,12 @@ class Scenario:
             oracles.snapshots.watch(node)
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
+        self.contenders = Contenders(world, plan, oracles.locks, self.workload.new_key)
         self.operator: OperatorProcess | None = None
         self.faults = ClusterFaults(
             world,
             brokers=[node.process for node in self.brokers],
-            others=[node.process for node in (*self.workers, *self.workload.clients)],
+            others=[node.process for node in (*self.workers, *self.workload.clients, *self.contenders.processes)],
             on_damage=self._damaged,
             drains=[node.drain for node in self.workers],
         )
@@ -135,7 +139,7 @@ class Scenario:
     def settle(self) -> Report:
         """No new work: all that was acknowledged comes to its end, and everything is judged."""
         course, judge = self.course, self.oracles.judge
-        self.workload.is_over = True
+        self.workload.is_over = self.contenders.is_over = True
         if self.operator is not None:
             self.operator.is_over = True
         self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
@@ -163,6 +167,8 @@ class Scenario:
     @property
     def is_at_rest(self) -> bool:
         if self.operator is not None and self.operator.is_busy:
+            return False
+        if self.contenders.are_busy:
             return False
         return not self.workload.waits and not self.oracles.unfinished(self.workload.acknowledged)
 
@@ -201,6 +207,8 @@ class Scenario:
             late_outcomes=oracles.state.late_outcomes,
             replays=oracles.state.replays,
             counts=oracles.keys.counts,
+            grants=oracles.locks.granted,
+            lapses=oracles.locks.lapsed,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

@@ -17,7 +17,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -101,6 +101,7 @@ class StateOracle:
         self.task_of_key: dict[int, int] = {}               # simulated call -> its task
         self.duplicated_records = 0
         self.restorations = 0           # states that came from snapshots, at starts and on the way
+        self.on_entry: list[Callable[[bytes, Effects, Machine], None]] = []     # told of what the reference applied
         self._judge = judge
         self._planned: dict[int, int] = {}                  # index of a snapshot -> full digest of the state
         self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
@@ -173,6 +174,8 @@ class StateOracle:
         full = reference.full_digest() if index % FULL_DIGEST_INTERVAL == 0 else None
         self.applied_entries.append(Applied(term, crc32(payload), reference.rolling, full))
         self._book(index, effects, claims)
+        for look in self.on_entry:
+            look(payload, effects, reference)
 
     def check(self) -> None:
         """All invariants of the state."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bench.locks.apps import HOLD_S
-from cluster import Client, Lock  # type: ignore[attr-defined]  # not there yet
+from cluster import Client, Lock
 
 
 class Contender:
