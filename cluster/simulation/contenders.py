@@ -19,7 +19,7 @@ from cluster.simulation.lock_oracle import Believer, LockOracle
 from cluster.simulation.nodes import Node
 from cluster.simulation.tasks import Call, work
 from cluster.simulation.workload import ports_pause
-from cluster.state.commands import LOCK_LIMIT_MAX
+from cluster.state.commands import LOCK_LIMIT_MAX, Close
 from cluster.topology import Topology
 
 CONTENDERS = ("k1", "k2", "k3")
@@ -62,6 +62,7 @@ class ContenderProcess(Node):
         self.contenders = contenders
         self.random = contenders.world.stream(f"contender {name}")
         self.is_busy = False
+        self._left = 0                          # the session that it ended badly
         super().__init__(contenders.world, name)
         self.process.on_exit.append(lambda exit: self._died())
 
@@ -85,9 +86,11 @@ class ContenderProcess(Node):
             self._try,
             self._wait,
             self._interrupt,
+            self._meddle,
+            self._leave_badly,
         )
         while not self.contenders.is_over and ports.clock.now() < leave_at:
-            way = self.random.choices(ways, (50, 15, 20, 15))[0]
+            way = self.random.choices(ways, (50, 15, 20, 15, 5, 1))[0]
             with suppress(ClusterError):        # busy, lost, refused or unknown: what it believed is told
                 await way(client, ports)
             await ports_pause(ports, int(self.random.expovariate(1.0) * PAUSE_MEAN_NS))
@@ -119,6 +122,23 @@ class ContenderProcess(Node):
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
 
+    async def _meddle(self, client: Client, ports: Ports) -> None:
+        """Releases what another one holds, as no client of ours would. Nothing must come of it."""
+        strangers = self.contenders.oracle.claims_of_others(client._actor.session)
+        if strangers:
+            claims = client._actor._commands._claims
+            claims._releases[self.random.choice(strangers)] = None
+            claims._pump()
+
+    async def _leave_badly(self, client: Client, ports: Ports) -> None:
+        """Ends the session whatever it holds and waits for, as no client of ours would. Its lock objects hear of it
+        later, so what they say of that session does not count any more."""
+        actor = client._actor
+        if actor.session and actor._links.leader is not None:
+            self._left = actor.session
+            self.contenders.oracle.died(self.name)
+            actor._links.leader.send(Close(actor.session, actor.incarnation))
+
     # -- while it is held ---------------------------------------------------------------------------------------------
 
     async def _hold_and_release(self, client: Client, ports: Ports, lock: AsyncLock, units: int, limit: int) -> None:
@@ -130,7 +150,10 @@ class ContenderProcess(Node):
     async def _hold(self, client: Client, ports: Ports, lock: AsyncLock, units: int, limit: int) -> None:
         """Raises LockLost if it notices that it is lost."""
         oracle = self.contenders.oracle
-        believer = Believer(self.name, units, lock.fence, lambda: lock.is_held)
+        left = self._left
+        believer = Believer(self.name, units, lock.fence, lambda: self._left == left and lock.is_held)
+        if client._actor.session == self._left:
+            return
         oracle.begins(lock.name, limit, believer)
         try:
             await self._work(client, ports, lock)

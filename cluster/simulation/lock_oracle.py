@@ -71,6 +71,10 @@ class LockOracle:
         """It knows that it does not hold it any more."""
         self._believers[lock] = [other for other in self._believers[lock] if other is not believer]
 
+    def claims_of_others(self, session: int) -> list[int]:
+        """Claims as the log has them now, which are of other sessions."""
+        return [number for number, seen in self._claims.items() if seen.session not in (0, session)]
+
     def died(self, process: str) -> None:
         """Who is not there believes nothing."""
         for lock, believers in self._believers.items():

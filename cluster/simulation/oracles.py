@@ -20,6 +20,7 @@ from cluster.simulation.snapshot_oracle import SnapshotOracle
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
+from cluster.state.locks import Locks
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
@@ -33,11 +34,11 @@ STUCK_SHOWN_MAX = 5
 class Oracles:
     """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, locks: type[Locks] = Locks) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
-        self.state = StateOracle(self.judge)
+        self.state = StateOracle(self.judge, locks)
         self.keys = KeyOracle(self.judge)
         self.locks = LockOracle(self.judge)
         self.state.on_entry.append(self.locks.applied)

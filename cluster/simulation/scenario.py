@@ -26,6 +26,7 @@ from cluster.simulation.operator import ONE_IN as OPERATOR_ONE_IN
 from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
+from cluster.simulation.planted_locks import PlantedLock, leaders_of, locks_of
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
@@ -80,12 +81,14 @@ class Report:
 class Scenario:
     """A world with a cluster in it; tests of the oracles plant a bug in its brokers."""
 
-    def __init__(self, seed: int, course: Course | None = None, planted: Planted | None = None) -> None:
+    def __init__(
+        self, seed: int, course: Course | None = None, planted: Planted | None = None, locks: PlantedLock | None = None
+    ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world)
+        self.oracles = oracles = Oracles(world, locks_of(locks))
         self.history = History(lambda: world.now)
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
@@ -95,7 +98,7 @@ class Scenario:
         register_compactor(world, self._count_snapshot, compactor_of(planted))
 
         def stand_ins(name: str) -> StandIns:
-            return {**oracles.stand_ins(name), **stand_ins_of(planted)}
+            return {**oracles.stand_ins(name), **stand_ins_of(planted), **leaders_of(locks)}
 
         self.brokers = [BrokerProcess(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
         oracles.brokers = {node.name: node for node in self.brokers}

@@ -50,6 +50,7 @@ from cluster.state.effects import (
     Effects,
     TaskResult,
 )
+from cluster.state.locks import Locks
 from cluster.state.machine import Machine
 from cluster.storage.snapshot_format import SnapshotMeta
 
@@ -69,6 +70,7 @@ class WatchedMachine(Machine):
         super().__init__()
         self._oracle = oracle
         self._node = node
+        self.locks.__class__ = oracle.locks
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
         super().apply(index, term, payload, effects)
@@ -76,6 +78,7 @@ class WatchedMachine(Machine):
 
     def replace(self, other: Machine) -> Iterator[None]:
         old = super().replace(other)
+        self.locks.__class__ = self._oracle.locks
         self._oracle.restored(self._node, self)
         return old
 
@@ -93,8 +96,10 @@ class Applied:
 class StateOracle:
     """Invariant of the books: `_held[task]` = (session, attempt) exactly while the state has handed that out."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, locks: type[Locks] = Locks) -> None:
+        self.locks = locks              # tests plant bugs there, in all brokers and in the reference
         self.reference = Machine()
+        self.reference.locks.__class__ = locks
         self.applied_entries: list[Applied] = []            # from index 1 on
         self.terminal: dict[int, TaskResult] = {}           # terminal record of each task that has ended for now
         self.records: dict[int, list[TaskResult]] = {}      # all that it ever got
