@@ -125,6 +125,7 @@ MAY_LOAD_BY_NAME = {
 CLUSTER_MAY_NAME = {
     # path -> modules of `actors` that it may import besides the public ones, and why
     "cluster/worker/executor.py": {"actors.runtime.ports"},    # runs in the child, which loads as little as it can
+    "cluster/command_line/lock.py": {"actors.runtime.child"},  # a command that it runs must not outlive it
 }
 
 
