@@ -152,14 +152,15 @@ class AsyncLock:
         claim = entered.claim
         if entered.has_cancelled or (self._claim is claim and not claim.is_held(self._now())):
             self._let_go()
-            if error is None or (entered.has_cancelled and not others_cancel and _is_cancellation(error)):
+            is_ours = entered.has_cancelled and not others_cancel and isinstance(error, asyncio.CancelledError)
+            if error is None or is_ours:
                 raise claim.lost() from error
         elif self._claim is claim:          # else it was released inside
             await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
-        """What the body raised goes before what its release raises, and one that is cancelled waits for nothing."""
-        if _is_cancellation(error):
+        """What the body raised goes before what its release raises, and one that is broken off waits for nothing."""
+        if _breaks_off(error):
             self._let_go()
             return
         try:
@@ -322,9 +323,10 @@ class BlockingLock:
         if not self.is_held:
             self._let_go()
             if error is None:
+                self._client.check_process()
                 raise claim.lost()
-        elif error is not None and not isinstance(error, Exception):
-            self._let_go()              # Ctrl-C waits for nothing
+        elif _breaks_off(error):
+            self._let_go()
         else:
             try:
                 self.release()
@@ -515,5 +517,6 @@ def _size(what: str, text: object, expected: str) -> int:
         raise ValueError(f"{what}: {text!r} is no valid Unicode") from None
 
 
-def _is_cancellation(error: BaseException | None) -> bool:
-    return isinstance(error, asyncio.CancelledError)
+def _breaks_off(error: BaseException | None) -> bool:
+    """A task that is cancelled, a coroutine that is closed, Ctrl-C."""
+    return error is not None and not isinstance(error, Exception)

@@ -235,5 +235,6 @@ class ClientWorld:
 async def pause(ports: Ports, seconds: float) -> None:
     """Waits on the process's own clock."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    ports.clock.call_at(ports.clock.now() + int(seconds * SECOND), lambda: done.set_result(None))
+    end = ports.clock.now() + int(seconds * SECOND)
+    ports.clock.call_at(end, lambda: None if done.done() else done.set_result(None))
     await done
