@@ -127,7 +127,7 @@ class ContenderProcess(Node):
         strangers = self.contenders.oracle.claims_of_others(client._actor.session)
         if strangers:
             claims = client._actor._commands._claims
-            claims._releases[self.random.choice(strangers)] = None
+            claims._releases[self.random.choice(strangers)] = (None, 0)
             claims._pump()
 
     async def _leave_badly(self, client: Client, ports: Ports) -> None:
