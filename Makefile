@@ -7,10 +7,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS_VENV := $(or $(QUORUMQ_PEERS_VENV),.venv-peers)
 PEERS ?=
+LOCKS ?=
 LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_catch_up.py
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint types simulate bench bench-long bench-peers soak clean
+.PHONY: venv demo test test-slow lint types simulate bench bench-long bench-peers bench-locks soak clean
 
 venv: $(STAMP)
 
@@ -46,8 +47,12 @@ bench-long: venv
 	$(BIN)/python -m pytest $(LONG_BENCHES) --benchmark-only -s
 
 bench-peers: venv
-	sh bench/peers/setup.sh $(PEERS_VENV) $(BIN)/python
+	sh bench/peers/setup.sh $(PEERS_VENV) $(BIN)/python redis-server rabbitmq-server
 	QUORUMQ_PEERS_VENV=$(PEERS_VENV) $(BIN)/python -m bench.peers.run --plot docs/images/peers.svg $(PEERS)
+
+bench-locks: venv
+	sh bench/peers/setup.sh $(PEERS_VENV) $(BIN)/python redis-server etcd-server
+	QUORUMQ_PEERS_VENV=$(PEERS_VENV) $(BIN)/python -m bench.locks.run --plot docs/images/locks.svg $(LOCKS)
 
 soak: venv
 	$(BIN)/python -m bench.soak

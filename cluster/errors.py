@@ -7,6 +7,8 @@ from cluster.state.commands import Failure
 
 RequestOutcome = Literal["refused", "unknown"]
 
+SHOWN_CHARACTERS_MAX = 80      # of a value that is wrong, in a message
+
 
 class ClusterError(Exception):
     """Base of every error that the package raises on purpose."""
@@ -14,6 +16,18 @@ class ClusterError(Exception):
 
 class TopologyError(ClusterError):
     """The topology file is wrong; the message names the key, and the line where it can be found."""
+
+
+class ScheduleError(ClusterError, ValueError):
+    """A schedule that cannot be. `place` is what of it is wrong ("minute", "tz", "every"), `value` what stands there,
+    `allowed` what would be right."""
+
+    def __init__(self, place: str, value: str, problem: str, allowed: str) -> None:
+        shown = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[:SHOWN_CHARACTERS_MAX]}..."
+        super().__init__(f'{place}: "{shown}" {problem}; {allowed}')
+        self.place = place
+        self.value = value
+        self.allowed = allowed
 
 
 class TaskNotFound(ClusterError):
@@ -143,7 +157,7 @@ class LockBusy(ClusterError, TimeoutError):
     """Others held the lock `name` for as long as was to be waited; `waited` is in seconds."""
 
     def __init__(self, name: str, waited: float) -> None:
-        super().__init__(f'lock "{name}" is held by others, after {waited:g} s; it is not waited for any more')
+        super().__init__(f'lock "{name}" is held by others; it is not waited for any more, after {waited:.3g} s')
         self.name = name
         self.waited = waited
 

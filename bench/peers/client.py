@@ -1,7 +1,7 @@
 """The client of one peer: `python -m bench.peers.client APP`, in the environment that has its library.
 
 It reads one request per line of its input and answers each with a line of JSON; `mark` says how far it is in between.
-Requests are {"do": NAME, "tasks": COUNT}. What differs between peers is in `bench.peers.apps`, behind `Queue`.
+Requests are {"do": NAME, "count": TASKS}. What differs between peers is in `bench.peers.apps`, behind `Queue`.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import uvloop
@@ -102,28 +102,31 @@ class Session:
         return {"read": len(self._receipts) - len(missing)}
 
 
-async def serve(queue: Queue) -> None:
+def say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+async def answer(requests: Mapping[str, Callable[[int], Awaitable[dict[str, Any]]]]) -> None:
     """Until the input ends. A request that raises is answered with the error, and the next one is read."""
+    # Read by a thread: a client that keeps a session alive has a loop that must turn.
+    while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
+        request = json.loads(line)
+        try:
+            say({"done": await requests[request["do"]](request["count"])})
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {error}"})
 
-    def say(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), flush=True)
 
+async def serve(queue: Queue) -> None:
     session = Session(queue, say)
-    requests: dict[str, Callable[[int], Awaitable[dict[str, Any]]]] = {
+    await queue.open()
+    await answer({
         "warm": session.warm,
         "throughput": session.throughput,
         "latency": session.latency,
         "mark": session.mark,
         "read": session.read,
-    }
-    await queue.open()
-    # Read by a thread: a client that keeps a session alive has a loop that must turn.
-    while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
-        request = json.loads(line)
-        try:
-            say({"done": await requests[request["do"]](request["tasks"])})
-        except Exception as error:
-            say({"error": f"{type(error).__name__}: {error}"})
+    })
     await queue.close()
 
 

@@ -82,7 +82,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Conversation:
-    """The client of a peer in its own process (`bench.peers.client`): one request at a time, answers in JSON."""
+    """A client in its own process (`bench.peers.client`): one request at a time, answers in JSON."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self._log = log
@@ -91,13 +91,13 @@ class Conversation:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(
-        self, request: str, tasks: int, timeout_s: float, progress: Callable[[int], None] = lambda so_far: None
+        self, request: str, count: int, timeout_s: float, progress: Callable[[int], None] = lambda so_far: None
     ) -> dict[str, Any]:
         """The answer, within `timeout_s` seconds; `progress` is told of what is confirmed until then."""
         assert self._process.stdin is not None
         limit = time.monotonic() + timeout_s
         with suppress(BrokenPipeError):     # it has ended: the empty line below says so
-            self._process.stdin.write(json.dumps({"do": request, "tasks": tasks}) + "\n")
+            self._process.stdin.write(json.dumps({"do": request, "count": count}) + "\n")
             self._process.stdin.flush()
         while True:
             try:

@@ -94,7 +94,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save(report: Report, path: Path) -> None:
+def save(report: msgspec.Struct, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
 

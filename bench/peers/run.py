@@ -6,63 +6,24 @@ Writes `peers.json` and `peers.md` to bench/results or $QUORUMQ_BENCH_DIR, and t
 of the others stay as an earlier run left them. A peer that fails has a row that says why; the exit status is then 1.
 """
 
-import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.disk import file_system_of, results_folder, sync_p50_ms
+from bench.disk import results_folder
 from bench.peers.measure import FULL, QUICK, STEPS, Size, measure
 from bench.peers.peers import Peer, all_peers
 from bench.peers.plot import plot_peers
 from bench.peers.report import Report, Row, load, markdown, merged, save
 from bench.peers.servers import remove
-
-ROOT = Path(__file__).parents[2]
-VERSION_TIMEOUT_S = 30.0
-
-
-def peers_python() -> Path:
-    """Of the environment that `setup.sh` made."""
-    found = Path(os.environ.get("QUORUMQ_PEERS_VENV", ROOT / ".venv-peers")).absolute() / "bin/python"
-    if not found.exists():
-        raise click.ClickException(f"{found} is missing: run `make bench-peers`, which sets it up")
-    return found
-
-
-def versions_of(peers: Sequence[Peer], python: Path) -> dict[str, str]:
-    """Of the libraries that the peers' environment has, and of the servers that Debian installed."""
-    found = {"quorumq": version("quorumq"), "CPython": platform.python_version()}
-    for package in sorted({package for peer in peers for package in peer.packages}):
-        ask = f"from importlib.metadata import version; print(version({package!r}))"
-        found[package] = output([str(python), "-c", ask])
-    for package in sorted({package for peer in peers for package in peer.servers}):
-        debian = output(["dpkg-query", "-W", "-f", "${Version}", package])
-        found[package] = debian.partition(":")[2].partition("-")[0] or debian.partition("-")[0]
-    return found
-
-
-def output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=True).stdout.strip()
-
-
-def machine(folder: Path) -> str:
-    """In words, for the caption: figures mean nothing without it."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
-    processor = f" ({names[0]})" if names else ""
-    sync = f"fdatasync {sync_p50_ms(folder):.2f} ms"
-    return f"{os.cpu_count()} cores{processor}, {file_system_of(folder)}, {sync}, everything on this machine"
+from bench.peers.surroundings import machine, peers_python, versions_of
 
 
 def run_all(peers: Sequence[Peer], folder: Path, size: Size, console: Console, keep: bool) -> list[Row]:

@@ -1,13 +1,15 @@
 #!/bin/sh
-# What `make bench-peers` needs besides this project: the servers, from Debian, and the peers' libraries in an environment
-# of their own. Run again it does only what is missing. Packages must not start daemons, nor at the next start of the
-# machine: the benchmark starts its own, on free ports of loopback and with data in a temporary folder.
+# What `make bench-peers` and `make bench-locks` need besides this project: servers, from Debian, and the peers' libraries
+# in an environment of their own. Run again it does only what is missing. Packages must not start daemons, nor at the next
+# start of the machine: the benchmark starts its own, on free ports of loopback and with data in a temporary folder.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-venv=${1:?usage: setup.sh ENVIRONMENT [PYTHON]}
-python=${2:-python3}
-packages="redis-server rabbitmq-server"
+usage="usage: setup.sh ENVIRONMENT PYTHON PACKAGE..."
+venv=${1:?$usage}
+python=${2:?$usage}
+shift 2
+packages=${*:?$usage}
 policy=/usr/sbin/policy-rc.d
 
 missing=""
@@ -39,14 +41,18 @@ if [ -n "$missing" ]; then
     fi
     rm -f "$log"
     if command -v systemctl >/dev/null; then
-        # shellcheck disable=SC2086
-        systemctl disable --quiet $missing
+        # shellcheck disable=SC2046  # words on purpose; the unit of etcd-server is called etcd
+        systemctl disable --quiet $(echo "$missing" | sed s/etcd-server/etcd/)
     fi
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 stamp="$venv/.installed"
-if ! cmp -s "$here/requirements.txt" "$stamp"; then
+protocols="$here/../locks/protocols"
+if ! cat "$here/requirements.txt" "$protocols"/*.proto | cmp -s - "$stamp"; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-    cp "$here/requirements.txt" "$stamp"
+    modules=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$venv/bin/python" -m grpc_tools.protoc -I "$protocols" \
+        --python_out="$modules" --grpc_python_out="$modules" "$protocols"/*.proto
+    cat "$here/requirements.txt" "$protocols"/*.proto > "$stamp"
 fi

@@ -138,6 +138,7 @@ class Broker(Actor):
             self._leases,
             questions,
             self.context.log,
+            self.context.clock.now,
             lambda lapse: self._proposals.propose(lapse, size_of(lapse)),
             self._refuse,
         )

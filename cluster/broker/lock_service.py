@@ -47,6 +47,7 @@ class LockService:
         leases: LeaseTable,
         questions: Questions,
         log: Log,
+        now: Callable[[], Nanos],
         propose: Callable[[Lapse], None],
         refuse: Callable[[Link, str], None],
     ) -> None:
@@ -55,6 +56,7 @@ class LockService:
         self._leases = leases
         self._questions = questions
         self._log = log
+        self._now = now
         self._propose = propose
         self._refuse = refuse
         self._lapsing: dict[int, dict[int, int]] = {}           # session -> claims proposed to lapse, and their terms
@@ -166,9 +168,17 @@ class LockService:
             if claim is None:
                 items.append(ClaimNews(number, 0))
             elif claim.fence:       # of one that waits there is nothing to say
-                items.append(ClaimNews(number, claim.fence, CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT))
+                why = CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT
+                items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
             link.peer.send(ClaimsNews(message.session, items))
+
+    def _held_ms(self, claim: Claim) -> int:
+        """As `_over` counts it. One that it has not seen yet is counted from a later moment."""
+        terms, since = self._bounded.get(claim.fence, (-1, 0))
+        if terms != claim.terms:
+            return 0
+        return claim.at_most_ms if since == PROPOSED else (self._now() - since) // MILLISECOND
 
     def on_watch(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, WatchLock)

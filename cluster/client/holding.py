@@ -55,4 +55,9 @@ class Holding:
     def _count(self) -> None:
         """What was asked for may be applied already: the shortest counts."""
         hold = min(self._hold, SESSION_HOLD, *self._asked)
-        self.until = self._heard + hold - max(MARGIN_MIN, hold // MARGIN_PART)
+        self.until = self._heard + hold - margin_of(hold)
+
+
+def margin_of(hold: Nanos) -> Nanos:
+    """How much earlier than anybody else may hold it the holder of a lock stops to believe in it."""
+    return max(MARGIN_MIN, hold // MARGIN_PART)

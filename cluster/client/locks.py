@@ -118,6 +118,15 @@ class AsyncLock:
         """Raises LockLost if the lock was lost, ClusterError if it is not acquired."""
         self._held()
 
+    async def wait_lost(self) -> None:
+        """Returns when this hold of the lock is over, whatever ended it: within 100 ms, for who runs something beside
+        the event loop. Raises ClusterError if it is not acquired."""
+        claim = self._claim
+        if claim is None:
+            raise self._not_acquired()
+        while claim.is_held(self._now()):
+            await claim.change()
+
     def _held(self) -> Claim:
         claim = self._claim
         if claim is None:

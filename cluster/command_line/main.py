@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from cluster.command_line import completion, nodes, parts, replay, results, status, submit, tasks, top
+from cluster.command_line import completion, lock, nodes, parts, replay, results, status, submit, tasks, top
 from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 
@@ -27,6 +27,8 @@ COMMANDS: tuple[click.Command, ...] = (
     nodes.drain,
     nodes.restart,
     tasks.tasks,
+    lock.lock,
+    lock.locks,
     completion.completion,
 )
 OF_TASKS: tuple[click.Command, ...] = (

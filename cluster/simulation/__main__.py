@@ -25,7 +25,7 @@ FIELD_CHARACTERS_MAX = 200
 @click.option("--json", "only_json", is_flag=True, help="Print the JSON line and nothing else.")
 @click.option("--verbose", is_flag=True, help="Print the events of every seed, and a line about each.")
 def main(seeds: int, first: int, only_json: bool, verbose: bool) -> None:
-    """Simulate a cluster of three brokers, two workers and two clients, a minute or more for each seed."""
+    """Simulate a cluster of three brokers, two workers and five clients, a minute or more for each seed."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     started = perf_counter()
     reports: list[Report] = []
@@ -68,6 +68,8 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "refetches": sum(report.moments.refetches for report in reports),
         "crashes_in_compaction": sum(report.moments.crashes_in_compaction for report in reports),
         "replays": sum(report.replays for report in reports),
+        "grants": sum(report.grants for report in reports),
+        "lapses": sum(report.lapses for report in reports),
     }
 
 

@@ -13,12 +13,14 @@ from actors import ExitReason, Failed
 from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
 from cluster.simulation.key_oracle import KeyOracle
+from cluster.simulation.lock_oracle import LockOracle
 from cluster.simulation.nodes import BrokerProcess, StandIns
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.snapshot_oracle import SnapshotOracle
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
+from cluster.state.locks import Locks
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
@@ -32,12 +34,14 @@ STUCK_SHOWN_MAX = 5
 class Oracles:
     """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, locks: type[Locks] = Locks) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
-        self.state = StateOracle(self.judge)
+        self.state = StateOracle(self.judge, locks)
         self.keys = KeyOracle(self.judge)
+        self.locks = LockOracle(self.judge)
+        self.state.on_entry.append(self.locks.applied)
         self.snapshots = SnapshotOracle(world, self.judge, self.raft.damaged)
         self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end
@@ -135,6 +139,9 @@ class Oracles:
                 reasons.append(f"{node.name} is quarantined")
             elif peer.machine.applied_index < len(self.raft.committed):
                 reasons.append(f"{node.name} applied {peer.machine.applied_index} of {len(self.raft.committed)}")
+        claims = self.state.reference.locks.claims
+        if claims:
+            reasons.append(f"{len(claims)} claims on locks are left, the first: {next(iter(claims.values())).id}")
         waiting = [task for task in acknowledged.values() if task not in self.state.terminal]
         for task in waiting[:STUCK_SHOWN_MAX]:
             reference = self.state.reference

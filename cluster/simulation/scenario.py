@@ -1,4 +1,4 @@
-"""One seed: a cluster of three brokers, two workers and two clients lives for a minute or more, and is judged.
+"""One seed: a cluster of three brokers, two workers and five clients lives for a minute or more, and is judged.
 
 First everything breaks that may break; then all is healed, in some seeds after a last blackout, and everything that was
 acknowledged must come to its end. Oracles look on all the time; the first violation ends the run, since what follows a
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.compactors import register_compactor
+from cluster.simulation.contenders import Contenders
 from cluster.simulation.faults import ClusterFaults
 from cluster.simulation.nodes import (
     BROKERS,
@@ -25,6 +26,7 @@ from cluster.simulation.operator import ONE_IN as OPERATOR_ONE_IN
 from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
+from cluster.simulation.planted_locks import PlantedLock, leaders_of, locks_of
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
@@ -66,6 +68,8 @@ class Report:
     late_outcomes: int = 0              # that the state refused
     replays: int = 0                    # tasks that were run again after their end
     counts: int = 0                     # calls that instances of keys ran
+    grants: int = 0                     # of locks
+    lapses: int = 0                     # claims on locks that ended since their holders were silent
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -77,12 +81,14 @@ class Report:
 class Scenario:
     """A world with a cluster in it; tests of the oracles plant a bug in its brokers."""
 
-    def __init__(self, seed: int, course: Course | None = None, planted: Planted | None = None) -> None:
+    def __init__(
+        self, seed: int, course: Course | None = None, planted: Planted | None = None, locks: PlantedLock | None = None
+    ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world)
+        self.oracles = oracles = Oracles(world, locks_of(locks))
         self.history = History(lambda: world.now)
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
@@ -92,7 +98,7 @@ class Scenario:
         register_compactor(world, self._count_snapshot, compactor_of(planted))
 
         def stand_ins(name: str) -> StandIns:
-            return {**oracles.stand_ins(name), **stand_ins_of(planted)}
+            return {**oracles.stand_ins(name), **stand_ins_of(planted), **leaders_of(locks)}
 
         self.brokers = [BrokerProcess(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
         oracles.brokers = {node.name: node for node in self.brokers}
@@ -100,11 +106,12 @@ class Scenario:
             oracles.snapshots.watch(node)
         self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
+        self.contenders = Contenders(world, plan, oracles.locks, self.workload.new_key)
         self.operator: OperatorProcess | None = None
         self.faults = ClusterFaults(
             world,
             brokers=[node.process for node in self.brokers],
-            others=[node.process for node in (*self.workers, *self.workload.clients)],
+            others=[node.process for node in (*self.workers, *self.workload.clients, *self.contenders.processes)],
             on_damage=self._damaged,
             drains=[node.drain for node in self.workers],
         )
@@ -135,7 +142,7 @@ class Scenario:
     def settle(self) -> Report:
         """No new work: all that was acknowledged comes to its end, and everything is judged."""
         course, judge = self.course, self.oracles.judge
-        self.workload.is_over = True
+        self.workload.is_over = self.contenders.is_over = True
         if self.operator is not None:
             self.operator.is_over = True
         self.run_until(lambda: self.is_at_rest, course.rest_ns_max)
@@ -163,6 +170,8 @@ class Scenario:
     @property
     def is_at_rest(self) -> bool:
         if self.operator is not None and self.operator.is_busy:
+            return False
+        if self.contenders.are_busy:
             return False
         return not self.workload.waits and not self.oracles.unfinished(self.workload.acknowledged)
 
@@ -201,6 +210,8 @@ class Scenario:
             late_outcomes=oracles.state.late_outcomes,
             replays=oracles.state.replays,
             counts=oracles.keys.counts,
+            grants=oracles.locks.granted,
+            lapses=oracles.locks.lapsed,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

@@ -17,7 +17,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -50,6 +50,7 @@ from cluster.state.effects import (
     Effects,
     TaskResult,
 )
+from cluster.state.locks import Locks
 from cluster.state.machine import Machine
 from cluster.storage.snapshot_format import SnapshotMeta
 
@@ -69,6 +70,7 @@ class WatchedMachine(Machine):
         super().__init__()
         self._oracle = oracle
         self._node = node
+        self.locks.__class__ = oracle.locks
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
         super().apply(index, term, payload, effects)
@@ -76,6 +78,7 @@ class WatchedMachine(Machine):
 
     def replace(self, other: Machine) -> Iterator[None]:
         old = super().replace(other)
+        self.locks.__class__ = self._oracle.locks
         self._oracle.restored(self._node, self)
         return old
 
@@ -93,14 +96,17 @@ class Applied:
 class StateOracle:
     """Invariant of the books: `_held[task]` = (session, attempt) exactly while the state has handed that out."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, locks: type[Locks] = Locks) -> None:
+        self.locks = locks              # tests plant bugs there, in all brokers and in the reference
         self.reference = Machine()
+        self.reference.locks.__class__ = locks
         self.applied_entries: list[Applied] = []            # from index 1 on
         self.terminal: dict[int, TaskResult] = {}           # terminal record of each task that has ended for now
         self.records: dict[int, list[TaskResult]] = {}      # all that it ever got
         self.task_of_key: dict[int, int] = {}               # simulated call -> its task
         self.duplicated_records = 0
         self.restorations = 0           # states that came from snapshots, at starts and on the way
+        self.on_entry: list[Callable[[bytes, Effects, Machine], None]] = []     # told of what the reference applied
         self._judge = judge
         self._planned: dict[int, int] = {}                  # index of a snapshot -> full digest of the state
         self._held: dict[int, Pair] = {}                    # task -> (session, attempt)
@@ -173,6 +179,8 @@ class StateOracle:
         full = reference.full_digest() if index % FULL_DIGEST_INTERVAL == 0 else None
         self.applied_entries.append(Applied(term, crc32(payload), reference.rolling, full))
         self._book(index, effects, claims)
+        for look in self.on_entry:
+            look(payload, effects, reference)
 
     def check(self) -> None:
         """All invariants of the state."""

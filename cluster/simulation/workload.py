@@ -306,7 +306,7 @@ def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
 async def ports_pause(ports: Ports, span: Nanos) -> None:
     """Waits for so long on the process's own clock."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    ports.clock.call_at(ports.clock.now() + span, lambda: done.set_result(None))
+    ports.clock.call_at(ports.clock.now() + span, lambda: None if done.done() else done.set_result(None))
     await done
 
 

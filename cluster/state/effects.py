@@ -73,6 +73,7 @@ class TaskResult(Struct, array_like=True, gc=False, frozen=True):
     error: Failure | None = None
 
 
+HELD_UNKNOWN = -1
 CLAIM_SILENT = 0          # why a claim has ended: its session was not heard of, or is not there any more
 CLAIM_OVER = 1            # its turn took too long
 CLAIM_REPLACED = 2        # while it waited
@@ -81,11 +82,13 @@ CLAIM_WANTED = 3          # it has not ended: it is held, and somebody is to rep
 
 class ClaimNews(Struct, array_like=True, gc=False, frozen=True):
     """What became of a claim, for its client: granted under this fence; 0: it has ended, otherwise than by its client's
-    Release. `why` is one of CLAIM_*."""
+    Release. `why` is one of CLAIM_*. To one that asks, `held_ms` says for how long it has been held, as the leader
+    counts that for its `at_most_ms`."""
 
     claim: int
     fence: int
     why: int = CLAIM_SILENT
+    held_ms: int = HELD_UNKNOWN
 
 
 class Effects:

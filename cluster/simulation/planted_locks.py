@@ -1,0 +1,121 @@
+"""Bugs that tests plant in locks: in the state of all brokers, or in what a leader does around it."""
+
+from enum import Enum
+
+from actors import Nanos, handles
+from cluster.broker import process as broker_process
+from cluster.broker.actor import Broker
+from cluster.broker.lease_table import CLIENT_LEASE
+from cluster.peer.messages import Leading
+from cluster.simulation.nodes import StandIns
+from cluster.state.commands import Release
+from cluster.state.locks import Claim, Lock, Locks
+from cluster.state.sessions import Session
+
+# -- the state --------------------------------------------------------------------------------------------------------
+
+
+class TrustingLocks(Locks):
+    """Who waits is granted the lock, whatever has become of its session."""
+
+    __slots__ = ()
+
+    def end_session(self, session: int, now_ms: int) -> None:
+        own = self.by_session.get(session, {})
+        self._end([claim for claim in own.values() if claim.fence], now_ms)
+
+    def _grant(self, claim: Claim, now_ms: int) -> None:
+        del claim.lock.waiting[claim.id]
+        self.fences += 1
+        claim.fence, claim.since_ms = self.fences, now_ms
+        self._hold(claim)
+
+
+class OpenLocks(Locks):
+    """A release ends a claim, whoever says so."""
+
+    __slots__ = ()
+
+    def release(self, session: Session, command: Release, now_ms: int) -> tuple[int, int]:
+        found = [self.claims[number] for number in command.claims if number in self.claims]
+        self._end(found, now_ms)
+        return 0, len(found)
+
+
+class SleepyLocks(Locks):
+    """What is free is granted to the first that waits for it, though there may be room for the next."""
+
+    __slots__ = ()
+
+    def _go_on(self, lock: Lock, now_ms: int) -> None:
+        claim = next(iter(lock.waiting.values()), None)
+        if claim is not None and lock.fits(claim.units):
+            self._grant(claim, now_ms)
+            self._ledger.granted(claim.session, claim.id, claim.fence)
+        elif not lock.holders and not lock.waiting:
+            del self.by_name[lock.name]
+
+
+# -- the leader -------------------------------------------------------------------------------------------------------
+
+
+class LocalClockBroker(Broker):
+    """Ends a hold when its time is over by the wall clock of this broker, whatever its holder has said since."""
+
+    def started(self) -> None:
+        super().started()
+        wall_ms = self.context.clock.wall_ms
+
+        def over(now: Nanos) -> list[Claim]:
+            held = self.machine.locks.by_fence.values()
+            return [claim for claim in held if not claim.rest_ms and wall_ms() - claim.since_ms >= claim.hold_ms]
+
+        self._locks._silent = over      # type: ignore[method-assign]
+
+
+class ImpatientBroker(Broker):
+    """When it begins to lead, clients that it has not heard yet count as silent, and not as heard just now."""
+
+    @handles
+    def on_leading(self, message: Leading) -> None:
+        super().on_leading(message)
+        heard = self._leases._heard
+        heard.update({session: when - CLIENT_LEASE // 2 for session, when in heard.items() if self._is_client(session)})
+
+    def _is_client(self, session: int) -> bool:
+        known = self.machine.session(session)
+        return known is not None and known.worker is None
+
+
+# -- where they go ----------------------------------------------------------------------------------------------------
+
+
+class PlantedLock(Enum):
+    """What is wrong with locks."""
+
+    NOT_RECHECKED = "a waiter is granted a lock whose session has ended meanwhile"
+    STRANGER_RELEASES = "a release ends a claim of any session"
+    LOST_WAKE_UP = "one that is free wakes one of those for whom there is room"
+    LOCAL_CLOCK = "a hold ends by the wall clock of the broker that leads"
+    NO_FULL_LEASE = "a new leader takes those for silent that it has not heard yet"
+
+
+STATES: dict[PlantedLock, type[Locks]] = {
+    PlantedLock.NOT_RECHECKED: TrustingLocks,
+    PlantedLock.STRANGER_RELEASES: OpenLocks,
+    PlantedLock.LOST_WAKE_UP: SleepyLocks,
+}
+LEADERS: dict[PlantedLock, type[Broker]] = {
+    PlantedLock.LOCAL_CLOCK: LocalClockBroker,
+    PlantedLock.NO_FULL_LEASE: ImpatientBroker,
+}
+
+
+def locks_of(planted: PlantedLock | None) -> type[Locks]:
+    return STATES.get(planted, Locks) if planted is not None else Locks
+
+
+def leaders_of(planted: PlantedLock | None) -> StandIns:
+    if planted is None or planted not in LEADERS:
+        return {}
+    return {(broker_process, "Broker"): LEADERS[planted]}
