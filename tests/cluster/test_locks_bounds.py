@@ -294,6 +294,25 @@ def test_locks_are_taken_held_and_released_while_submits_are_not(submits):
     assert rig.actor(rig.leader).machine.status()["counters"]["gaps"] == 0, "nothing was written in vain"
 
 
+def test_a_claim_that_left_behind_a_submit_that_is_refused_is_taken():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        await cluster.submit(unserved)
+        close(rig)
+        waiting = asyncio.ensure_future(cluster.submit(work, Parcel(1)))
+        await cluster._next_turn()
+        begun = ports.clock.now()
+        async with Lock(cluster, "door"):
+            took = (ports.clock.now() - begun) / SECOND
+        reopen(rig)
+        await waiting
+        return took
+
+    assert rig.run(user) < 0.5
+    assert numbers_of_tasks(rig) == {1: 1}
+
+
 def test_a_claim_behind_a_window_full_of_submits_that_are_refused_is_taken():
     rig = ClientWorld(workers=0)
 

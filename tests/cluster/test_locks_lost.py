@@ -347,6 +347,34 @@ def test_a_grant_that_comes_too_late_is_none_and_the_next_one_counts():
     assert ("c1", "lock_lost") not in rig.log, "it was never held"
 
 
+def test_a_claim_that_is_answered_again_after_its_grant_is_asked_for_at_once():
+    """The answer is that of then: it waits."""
+    rig = ClientWorld(workers=0)
+    times: list[int] = []
+
+    async def first(cluster: Client, ports: Ports) -> Any:
+        async with Lock(cluster, "door"):
+            await pause(ports, 2)
+
+    async def second(cluster: Client, ports: Ports) -> Any:
+        await pause(ports, 1)
+        cuts = rig.world.network.cut(BROKERS, ["c2"], both_ways=False)      # it hears nothing ...
+        acquiring = asyncio.ensure_future(Lock(cluster, "door").acquire())
+        await pause(ports, 1.5)
+        rig.world.network.break_links("c2")                                 # ... and never will of that
+        rig.world.network.mend(cuts)
+        times.append(ports.clock.now())
+        fence = await acquiring
+        times.append(ports.clock.now())
+        return fence
+
+    rig.start(first)
+    rig.until(lambda: fence_in_state(rig, "door") == 1)
+    assert rig.finish(rig.start(second)) == 2
+    mended, granted = times
+    assert granted - mended < 1.5 * SECOND, "with a new link"
+
+
 def test_a_grant_whose_news_is_lost_without_a_trace_is_asked_for_within_two_seconds(monkeypatch):
     rig = ClientWorld(workers=0)
     lost: list[int] = []
