@@ -11,7 +11,8 @@ from client_world import BROKERS, ClientWorld, pause
 from actors import MILLISECOND, SECOND, Peer, Ports
 from cluster import AsyncLock, Client, ClusterError, DeadlineExceeded, Lock, LockLost, Semaphore, Unavailable
 from cluster.client.succession import SessionLimits
-from cluster.wire import ClaimsNews
+from cluster.state.effects import ClaimNews
+from cluster.wire import ClaimsNews, LeaseAck
 
 Locks = dict[str, AsyncLock]
 
@@ -220,6 +221,7 @@ def test_a_client_that_is_closed_holds_nothing_any_more():
         return held, reasons
 
     assert rig.run(user) == (False, ["its client was closed"])
+    assert ("c1", "lock_lost") not in rig.log, "whoever closes a client knows that"
     rig.world.run_for(SECOND // 10)
     assert fence_in_state(rig, "door") == 0
 
@@ -248,6 +250,25 @@ def test_a_session_that_another_ended_holds_nothing_and_the_next_claim_is_of_a_n
 
     first, second = rig.run(user)
     assert 1 < first < second
+
+
+def test_a_release_whose_session_is_gone_is_done():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        lock = Lock(cluster, "door")
+        await lock.acquire()
+        cuts = rig.world.network.cut(["c1"], BROKERS, both_ways=False)
+        releasing = asyncio.ensure_future(lock.release())
+        await pause(ports, 0.5)
+        rig.take_over(cluster._actor.name, "thief")
+        await pause(ports, 1.5)
+        assert not releasing.done()
+        rig.world.network.mend(cuts)
+        await releasing
+        return await lock.acquire()
+
+    assert rig.run(user) == 2
 
 
 # -- leaders and links ------------------------------------------------------------------------------------------------
@@ -400,6 +421,33 @@ def test_a_grant_whose_news_is_lost_without_a_trace_is_asked_for_within_two_seco
     fence, took = rig.run(user)
     assert lost == [fence] == [2]
     assert took < 2.2
+
+
+def test_only_the_leader_is_believed():
+    """Another broker may lag, or have been replaced."""
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        lock, other = Lock(cluster, "door", hold="2s"), Lock(cluster, "door")
+        await lock.acquire()
+        waiting = asyncio.ensure_future(other.acquire())
+        await pause(ports, 0.5)
+        actor = cluster._actor
+        assert lock._claim is not None and lock._claim.holding is not None
+        claim, until = lock._claim.id, lock._claim.holding.until
+        stranger = next(peer for peer in actor._links._peers.values() if peer is not actor._links.leader)
+        for message in (
+            ClaimsNews(actor.session, [ClaimNews(claim, 0), ClaimNews(claim + 1, 9)]),
+            LeaseAck(actor.session, ports.clock.now()),
+        ):
+            actor._on_message(stranger, message)
+        unmoved = lock._claim.holding.until == until
+        held = lock.is_held, waiting.done()
+        await lock.release()
+        await waiting
+        return held, unmoved, other.fence
+
+    assert rig.run(user) == ((True, False), True, 2)
 
 
 def test_without_a_leader_a_claim_is_refused_at_the_deadline_and_a_release_is_unknown():
