@@ -401,7 +401,7 @@ class SessionClaims:
                 claim.error = error
                 claim.become(State.REFUSED)
             else:
-                self._end(claim, reason)
+                self._end(claim, reason, is_news=error is None)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -410,8 +410,8 @@ class SessionClaims:
         del self._known[claim.id]
         self._releases[claim.id] = (waiter, rest_ms)
 
-    def _end(self, claim: Claim, reason: str) -> None:
-        """It does not count any more, and its owner did not want that."""
+    def _end(self, claim: Claim, reason: str, *, is_news: bool = True) -> None:
+        """It does not count any more, and its owner did not release it. `is_news`: nor close its client."""
         if claim.state is not State.HELD:
             claim.become(State.MISSED)
             return
@@ -419,7 +419,8 @@ class SessionClaims:
         claim.become(State.LOST)
         for waiter in claim.extending:
             reject(waiter, claim.lost())
-        self._log.event("lock_lost", lock=claim.wanted.name, fence=claim.fence, reason=reason)
+        if is_news:
+            self._log.event("lock_lost", lock=claim.wanted.name, fence=claim.fence, reason=reason)
         claim.on_lost()
 
 

@@ -267,9 +267,7 @@ class Commands:
             self._try_next()
 
     def _let_cancels_pass(self) -> None:
-        if not self._refusals.is_open and (
-            self._claims.has_command or any(isinstance(waiter, Future | Hearer) for waiter in self._sent.values())
-        ):
+        if not self._refusals.is_open and any(isinstance(waiter, Future | Hearer) for waiter in self._sent.values()):
             self._put_off()
 
     def _put_off(self) -> None:

@@ -153,9 +153,9 @@ class AsyncLock:
         assert entered is not None
         others_cancel = entered.leave()
         claim = entered.claim
-        if entered.has_cancelled or (self._claim is claim and not claim.is_held(self._now())):
+        if entered.has_cancelled:
             self._let_go()
-            is_ours = entered.has_cancelled and not others_cancel and isinstance(error, asyncio.CancelledError)
+            is_ours = not others_cancel and isinstance(error, asyncio.CancelledError)
             if error is None or is_ours:
                 raise claim.lost() from error
         elif self._claim is claim:          # else it was released inside

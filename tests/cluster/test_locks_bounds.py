@@ -294,6 +294,46 @@ def test_locks_are_taken_held_and_released_while_submits_are_not(submits):
     assert rig.actor(rig.leader).machine.status()["counters"]["gaps"] == 0, "nothing was written in vain"
 
 
+def test_a_claim_that_left_behind_a_submit_that_is_refused_is_taken():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        await cluster.submit(unserved)
+        close(rig)
+        waiting = asyncio.ensure_future(cluster.submit(work, Parcel(1)))
+        await cluster._next_turn()
+        begun = ports.clock.now()
+        async with Lock(cluster, "door"):
+            took = (ports.clock.now() - begun) / SECOND
+        reopen(rig)
+        await waiting
+        return took
+
+    assert rig.run(user) < 0.5
+    assert numbers_of_tasks(rig) == {1: 1}
+
+
+def test_a_claim_behind_a_window_full_of_submits_that_are_refused_is_taken():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        await cluster.submit(unserved)
+        close(rig)
+        large = "x" * 250_000           # one to a command
+        waiting = [asyncio.ensure_future(cluster.submit(work, Parcel(number, large))) for number in range(70)]
+        await cluster._next_turn()
+        assert cluster._actor._commands.unanswered == 56
+        begun = ports.clock.now()
+        async with Lock(cluster, "door"):
+            took = (ports.clock.now() - begun) / SECOND
+        reopen(rig)
+        await asyncio.gather(*waiting)
+        return took
+
+    assert rig.run(user) < 1
+    assert numbers_of_tasks(rig) == dict.fromkeys(range(70), 1)
+
+
 def test_a_lock_that_is_taken_does_not_open_a_closed_gate():
     rig = ClientWorld(workers=0)
 

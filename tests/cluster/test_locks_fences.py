@@ -94,7 +94,7 @@ def test_tasks_share_a_command_with_those_of_their_fence_only():
     assert [(draft.fence, draft.count) for draft in outbox.ready] == [(0, 2), (7, 2), (0, 1), (8, 1)]
 
 
-@pytest.mark.parametrize("found", [plain, coroutine, definition_of(Desk).tasks["add"]], ids=["plain", "async", "method"])
+@pytest.mark.parametrize("found", [plain, coroutine, definition_of(Desk).tasks["add"]], ids=lambda found: found.name)
 def test_a_fence_is_kept_by_copies_with_other_options_and_touches_nothing_else(found):
     copy = found.options(fence=7)
     assert (copy.fence, found.fence) == (7, 0)

@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[2]
 
 # `# E: code` = an error with this code is expected in this line; `# T: type` = what reveal_type says.
 PROGRAM = """
-from cluster import Batch, Client, Handle, Record, TaskActor, current, method, task
+from cluster import (
+    AsyncLock, Batch, BlockingLock, Client, Election, Handle, Leader, Lock, ReadWriteLock, Record, Semaphore, TaskActor,
+    current, method, task,
+)
 
 @task
 def resize(path: str, width: int, *, quality: int = 85) -> tuple[int, int]:
@@ -112,6 +115,45 @@ async def wrong(cluster: Client) -> None:
     square.options(prio=1)  # E: call-arg
     square.options(retry="often")  # E: arg-type
     await cluster.handle("7")  # E: arg-type
+
+async def locks(cluster: Client) -> None:
+    lock: AsyncLock = Semaphore(cluster, "pool", 3, hold="1m", wait=None, note="me")
+    async with Lock(cluster, "door") as held:
+        reveal_type(held)  # T: cluster.client.locks.AsyncLock
+        reveal_type(held.fence)  # T: int
+        await cluster.submit(resize.options(fence=held.fence, priority=9), "a.jpg", 640)
+        await cluster.actor(Model)[Model.train].options(fence=held.fence)(3)
+    reveal_type(ReadWriteLock(cluster, "index").read())  # T: cluster.client.locks.AsyncLock
+    reveal_type(await lock.acquire(wait="1s"))  # T: int
+    reveal_type(await lock.try_acquire())  # T: bool
+    election = Election(cluster, "boss", "me")
+    found: Leader | None = await election.leader()
+    sure: Leader = await election.leader()  # E: assignment
+    async with election as leads:
+        reveal_type(leads)  # T: cluster.client.elections.AsyncElection
+    async for leader in election.watch():
+        found = leader
+    async for info in cluster.locks("night", limit=3):
+        reveal_type(info.holders)  # T: tuple[cluster.client.lock_listing.LockHolder, ...]
+    Lock("topology.toml", "door")  # E: call-overload
+    Lock(cluster, "door", "30s")  # E: call-overload
+    Lock(cluster, "door", hold=None)  # E: call-overload
+    Semaphore(cluster, "door")  # E: call-overload
+    Election(cluster, "door")  # E: call-overload
+    ReadWriteLock(3, "door")  # E: call-overload
+    await lock.acquire(wait=b"1s")  # E: arg-type
+    square.options(fence="7")  # E: arg-type
+
+def blocking_locks() -> None:
+    with Client.open("topology.toml") as cluster, Lock(cluster, "door") as lock:
+        reveal_type(lock)  # T: cluster.client.locks.BlockingLock
+        reveal_type(lock.acquire())  # T: int
+        reveal_type(ReadWriteLock(cluster, "index").write())  # T: cluster.client.locks.BlockingLock
+        pool: BlockingLock = Semaphore(cluster, "pool", 3)
+        election = Election(cluster, "boss", "me")
+        found: Leader | None = election.leader()
+        for leader in election.watch():
+            found = leader
 
 def blocking() -> None:
     with Client.open("topology.toml") as cluster:

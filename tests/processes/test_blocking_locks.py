@@ -105,10 +105,10 @@ def test_a_lost_lock_is_told_by_the_next_call_and_where_the_block_ends(cluster: 
         assert not lock.is_held
         with pytest.raises(LockLost):
             lock.assert_held()
-    with pytest.raises(ValueError, match="of the body"), Client.open(cluster.topology) as other:
-        with Lock(other, "lost", wait="10s"):       # it is free: its client said goodbye
-            other.close()
-            raise ValueError("of the body")
+    other = Client.open(cluster.topology).start()
+    with pytest.raises(ValueError, match="of the body"), Lock(other, "lost", wait="10s"):   # free by the goodbye
+        other.close()
+        raise ValueError("of the body")
 
 
 def test_what_the_body_raises_comes_out_and_the_lock_is_free(client: BlockingClient) -> None:
