@@ -5,7 +5,7 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-from client_world import BROKERS, ClientWorld, pause
+from client_world import BROKERS, ClientWorld, Program, pause
 
 from actors import SECOND, Nanos, Ports
 from cluster import AsyncLock, Client, ClusterError, Lock
@@ -26,15 +26,15 @@ class Doorkeeper:
         self.turns: dict[str, list[int]] = {name: [] for name in NAMES}                 # fences, as they came
         self.lost = 0
         self.clash = ""
-        self.clients = [self.rig.start(self.live, deadline=4.0) for _ in range(CLIENTS)]
+        self.clients = [self.rig.start(self.user(f"c{number}"), deadline=4.0) for number in range(1, CLIENTS + 1)]
 
-    async def live(self, cluster: Client, ports: Ports) -> None:
-        name = f"c{self.clients_begun}"
-        self.clients_begun += 1
-        seed = self.random.random()
-        await asyncio.gather(*(self.work(cluster, ports, name, Random(f"{seed}/{number}")) for number in range(3)))
+    def user(self, name: str) -> Program:
+        seeds = [self.random.random() for _ in range(3)]
 
-    clients_begun = 1
+        async def live(cluster: Client, ports: Ports) -> None:
+            await asyncio.gather(*(self.work(cluster, ports, name, Random(seed)) for seed in seeds))
+
+        return live
 
     async def work(self, cluster: Client, ports: Ports, client: str, random: Random) -> None:
         """One of its users: takes a lock in one of several ways, and keeps it for a while."""
@@ -68,10 +68,15 @@ class Doorkeeper:
             return
         try:
             await self.hold(lock, ports, random)
-        finally:
-            if lock.is_held:
-                with suppress(ClusterError):
-                    await lock.release()
+        except (ClusterError, asyncio.CancelledError):
+            await self.leave(lock)
+            raise
+        await self.leave(lock)
+
+    async def leave(self, lock: AsyncLock) -> None:
+        if lock.is_held:
+            with suppress(ClusterError):
+                await lock.release()
 
     async def hold(self, lock: AsyncLock, ports: Ports, random: Random) -> None:
         if lock.is_held:
