@@ -426,7 +426,7 @@ class _Extending(Hearer):
     def answered(self, code: int, value: int, now: Nanos) -> None:
         claim = self.claim
         claim.extending.remove(self._waiter)
-        if code == ANSWER_OK and value:
+        if code == ANSWER_OK:
             assert claim.holding is not None
             claim.holding.extended(now)
         else:
