@@ -156,8 +156,8 @@ class LockLost(ClusterError):
 class LockBusy(ClusterError, TimeoutError):
     """Others held the lock `name` for as long as was to be waited; `waited` is in seconds."""
 
-    def __init__(self, name: str, waited: float) -> None:
-        super().__init__(f'lock "{name}" is held by others; it is not waited for any more, after {waited:.3g} s')
+    def __init__(self, name: str, waited: float, reason: str = "others hold it") -> None:
+        super().__init__(f'lock "{name}" is busy: {reason}; it is not waited for any more, after {waited:.3g} s')
         self.name = name
         self.waited = waited
 

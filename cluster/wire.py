@@ -434,18 +434,20 @@ class Events(Message, tag=70, frozen=True):
 
 class Claims(Message, tag=71, frozen=True):
     """Client -> leader: what has become of these claims of this session, at most HELLO_ITEMS_MAX (asked of every new
-    leader, over every new link, and now and then while one waits)? Owes: ClaimsNews of those that do not wait, once the
-    leader knows it led after this arrived."""
+    leader, over every new link, and now and then while one waits)? `sent` is its own clock. Owes: ClaimsNews of those
+    that do not wait, once the leader knows it led after this arrived."""
 
     session: int
     claims: list[int]
+    sent: int = 0
 
 
 class ClaimsNews(Message, tag=72, frozen=True):
-    """Leader -> client: what became of its claims."""
+    """Leader -> client: what became of its claims; as an answer with the `sent` of the question."""
 
     session: int
     items: list[ClaimNews]
+    sent: int = 0
 
 
 class WatchLock(Message, tag=73, frozen=True):

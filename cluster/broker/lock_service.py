@@ -171,7 +171,7 @@ class LockService:
                 why = CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT
                 items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
-            link.peer.send(ClaimsNews(message.session, items))
+            link.peer.send(ClaimsNews(message.session, items, message.sent))
 
     def _held_ms(self, claim: Claim) -> int:
         """As `_over` counts it. One that it has not seen yet is counted from a later moment."""

@@ -465,7 +465,7 @@ class ClientActor(Actor):
 
     def _on_claims_news(self, peer: Peer, message: ClaimsNews) -> None:
         if peer is self._links.leader and message.session == self.session:
-            self._claims.on_news(message.items, self.context.clock.now())
+            self._claims.on_news(message.items, message.sent, self.context.clock.now())
             self._commands.pump()
 
     def _on_lock_is(self, peer: Peer, message: LockIs) -> None:

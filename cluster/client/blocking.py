@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
+from cluster.client.claims import HOLD
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
@@ -24,6 +25,9 @@ from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
 from cluster.task_actor import TaskActor
 from cluster.wire import Record
+
+if TYPE_CHECKING:
+    from cluster.client.exclusive import BlockingTurn, OnBusy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,6 +145,24 @@ class BlockingClient:
         """Locks that somebody holds or waits for, as `Client.locks`: `for info in cluster.locks()`."""
         listing = LockListing(self._client, prefix, limit, stale=stale)
         return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+
+    def exclusive(
+        self,
+        name: str,
+        *,
+        at_most: Duration,
+        at_least: Duration = 0,
+        on_busy: "OnBusy" = "skip",
+        wait: Duration | None = None,
+        hold: Duration = HOLD,
+        note: str = "",
+    ) -> "BlockingTurn":
+        """One replica's turn to do the job `name`, as `Client.exclusive`: `with cluster.exclusive(...) as turn:`, or a
+        decorator. A thread cannot be cancelled: the job asks `turn.is_held` now and then."""
+        from cluster.client.exclusive import AsyncTurn, BlockingTurn, Terms
+
+        terms = Terms(name, at_most=at_most, at_least=at_least, on_busy=on_busy, wait=wait, hold=hold, note=note)
+        return BlockingTurn(self, AsyncTurn(self._client, terms))
 
     def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Client.cancel`."""

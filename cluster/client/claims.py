@@ -16,6 +16,7 @@ from asyncio import Future, get_running_loop
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum
+from itertools import islice
 
 from msgspec import Struct
 
@@ -25,7 +26,7 @@ from cluster.client.lock_listing import kind_of
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import reject
 from cluster.client.waiters import Hearer, Waiter
-from cluster.errors import ClusterError, LockLost, LockMismatch, Overloaded, Unavailable
+from cluster.errors import ClusterError, LockBusy, LockLost, LockMismatch, Overloaded, Unavailable
 from cluster.state.commands import RELEASE_CLAIMS_MAX, TASK_NUMBER_BITS, Acquire, Extend, Release
 from cluster.state.effects import (
     ANSWER_BUSY,
@@ -33,11 +34,14 @@ from cluster.state.effects import (
     ANSWER_OK,
     ANSWER_OTHER_LIMIT,
     CLAIM_OVER,
+    CLAIM_REPLACED,
     CLAIM_SILENT,
+    CLAIM_WANTED,
     ClaimNews,
 )
 from cluster.wire import HELLO_ITEMS_MAX, Claims
 
+HOLD = "30s"                            # how long a lock is held through silence, if nobody says otherwise
 CLAIMS_MAX = 10_000                     # of one session that are not over; more are refused at once
 ASK_INTERVAL: Nanos = 2 * SECOND        # while one waits and the leader says nothing of it
 CROWDED_RETRY_S = 1.0                   # after which a claim that was one too many may be made again
@@ -72,6 +76,8 @@ class Wanted(Struct, frozen=True):
     limit: int
     hold_ms: int
     note: str
+    at_most_ms: int = 0
+    replaces: bool = False
 
 
 class Claim:
@@ -87,6 +93,10 @@ class Claim:
         self.reason = ""
         self.error: ClusterError | None = None
         self.on_lost: Callable[[], None] = lambda: None
+        self.is_wanted = False                      # while it is held: somebody came to replace its holder
+        self.on_wanted: Callable[[], None] = lambda: None
+        self.held_since: Nanos = 0                  # when its owner could know that it holds the lock
+        self.left_at: Nanos = 0                     # when its Acquire left for the first time
         self.ask_at: Nanos = 0                      # when to ask what became of it, while it waits
         self.is_doubtful = False                    # it was said again: its answer may be an old one
         self.extending: list[Waiter] = []           # who asked for another hold time and was not answered
@@ -97,14 +107,15 @@ class Claim:
         """By the clock, whatever was noticed: the process may have been stopped until this moment."""
         return self.state is State.HELD and self.holding is not None and not self.holding.has_ended(now)
 
-    def release(self, waiter: Waiter | None = None) -> None:
+    def release(self, waiter: Waiter | None = None, rest_ms: int = 0) -> None:
         """Gives it up, whatever has become of it. From now on it is not held; `waiter` is resolved when that is in the
-        log, or there is nothing to be written."""
-        self._session.release(self, waiter)
+        log, or there is nothing to be written. With `rest_ms` nobody gets the lock for so long."""
+        self._session.release(self, waiter, rest_ms)
 
-    def extend(self, hold_ms: int, waiter: Waiter) -> None:
-        """Asks for another hold time; `waiter` is resolved when that is in the log, or fails with LockLost."""
-        self._session.extend(self, hold_ms, waiter)
+    def extend(self, hold_ms: int, waiter: Waiter, at_most_ms: int = 0) -> None:
+        """Asks for another hold time (0 = as it is), or for more time of a bounded turn; `waiter` is resolved when that
+        is in the log, or fails with LockLost."""
+        self._session.extend(self, hold_ms, waiter, at_most_ms)
 
     def change(self) -> "Future[None]":
         """Done at the next change of its state. For one at a time."""
@@ -119,7 +130,7 @@ class Claim:
 
     def lost(self) -> LockLost:
         """The error for who relied on it."""
-        reason = "it was released" if self.state is State.OVER else self.reason or SILENCE
+        reason = self.reason or ("it was released" if self.state is State.OVER else SILENCE)
         return LockLost(self.wanted.name, self.fence, reason)
 
 
@@ -136,7 +147,7 @@ class SessionClaims:
         self._queue: OrderedDict[Claim, None] = OrderedDict()       # that have not left
         self._known: dict[int, Claim] = {}                          # asked for, waiting or held, by their ids
         self._extensions: deque[_Extending] = deque()               # that have not left
-        self._releases: dict[int, Waiter | None] = {}               # ids to be released, in order
+        self._releases: dict[int, tuple[Waiter | None, int]] = {}   # ids to be released, in order, and their rest
         self._releasing: _Releasing | None = None                   # what was said and is not answered
 
     @property
@@ -161,24 +172,24 @@ class SessionClaims:
         self._pump()
         return claim
 
-    def release(self, claim: Claim, waiter: Waiter | None) -> None:
+    def release(self, claim: Claim, waiter: Waiter | None, rest_ms: int) -> None:
         """See Claim."""
         if claim.state is State.QUEUED:
             del self._queue[claim]
             claim.become(State.OVER)
         elif claim.id in self._known:
-            self._give_up(claim, waiter)
+            self._give_up(claim, waiter, rest_ms)
             waiter = None
             claim.become(State.OVER)
             self._pump()
         if waiter is not None:
             waiter.set_result(None)
 
-    def extend(self, claim: Claim, hold_ms: int, waiter: Waiter) -> None:
+    def extend(self, claim: Claim, hold_ms: int, waiter: Waiter, at_most_ms: int) -> None:
         """See Claim."""
         if claim.state is State.HELD:
             claim.extending.append(waiter)
-            self._extensions.append(_Extending(self, claim, hold_ms, waiter))
+            self._extensions.append(_Extending(self, claim, hold_ms, at_most_ms, waiter))
             self._pump()
         else:
             reject(waiter, claim.lost())
@@ -201,21 +212,25 @@ class SessionClaims:
         return bool(self._extensions or self._queue)
 
     def take_release(self, seq: int, low: int) -> tuple[Release, Hearer]:
-        ids = list(self._releases)[:RELEASE_CLAIMS_MAX]
-        waiters = [waiter for number in ids if (waiter := self._releases.pop(number)) is not None]
+        number, (_, rest_ms) = next(iter(self._releases.items()))
+        alike = (number for number, (_, rest) in self._releases.items() if not rest)
+        ids = [number] if rest_ms else list(islice(alike, RELEASE_CLAIMS_MAX))
+        waiters = [waiter for number in ids if (waiter := self._releases.pop(number)[0]) is not None]
         self._releasing = _Releasing(self, waiters)
-        return Release(self._session, seq, low, ids), self._releasing
+        return Release(self._session, seq, low, ids, rest_ms), self._releasing
 
     def take_request(self, seq: int, low: int, now: Nanos) -> tuple[Acquire | Extend, Hearer]:
         """It leaves now."""
         if self._extensions:
             extending = self._extensions.popleft()
-            extending.leave()
-            return Extend(self._session, seq, low, extending.claim.id, extending.hold_ms), extending
+            extending.leave(now)
+            claim = extending.claim
+            return Extend(self._session, seq, low, claim.id, extending.hold_ms, extending.at_most_ms), extending
         claim, _ = self._queue.popitem(last=False)
         wanted = claim.wanted
         self._last_number = number = self._last_number + 1
         claim.id = self._session << TASK_NUMBER_BITS | number
+        claim.left_at = now
         claim.holding = Holding(wanted.hold_ms * MILLISECOND, now)
         self._known[claim.id] = claim
         claim.become(State.ASKED)
@@ -230,6 +245,8 @@ class SessionClaims:
             wanted.hold_ms,
             claim.waits,
             wanted.note,
+            wanted.at_most_ms,
+            wanted.replaces,
         )
         return command, _Acquiring(self, claim)
 
@@ -242,22 +259,44 @@ class SessionClaims:
         if code != ANSWER_OK:
             self._refuse(claim, code, value)
         elif value:
+            assert claim.holding is not None
+            if claim.wanted.at_most_ms:
+                claim.holding.bound(claim.left_at, claim.wanted.at_most_ms * MILLISECOND)
             self._grant(claim, value, now)
         else:
             claim.ask_at = now if claim.is_doubtful else now + ASK_INTERVAL
             claim.become(State.WAITING)
 
-    def on_news(self, items: list[ClaimNews], now: Nanos) -> None:
-        """What the leader says has become of claims."""
+    def on_news(self, items: list[ClaimNews], sent: Nanos, now: Nanos) -> None:
+        """What the leader says has become of claims; `sent` is when it was asked, 0 if it was not."""
         for news in items:
             claim = self._known.get(news.claim)
             if claim is None:
                 continue        # it was given up
             if news.fence:
-                self._grant(claim, news.fence, now)
+                self._granted(claim, news, sent, now)
+                if news.why == CLAIM_WANTED and not claim.is_wanted:
+                    claim.is_wanted = True
+                    claim.on_wanted()
             else:
                 del self._known[claim.id]
-                self._end(claim, REASONS.get(news.why, f"reason {news.why}"))
+                if news.why == CLAIM_REPLACED:
+                    claim.error = LockBusy(claim.wanted.name, 0, "somebody came to replace all who hold it or wait")
+                    claim.become(State.REFUSED)
+                else:
+                    self._end(claim, REASONS.get(news.why, f"reason {news.why}"))
+
+    def _granted(self, claim: Claim, news: ClaimNews, sent: Nanos, now: Nanos) -> None:
+        """A bounded turn is entered only when it is known since when the leader counts it."""
+        assert claim.holding is not None
+        at_most_ms = claim.wanted.at_most_ms
+        if claim.state is State.HELD or not at_most_ms:
+            self._grant(claim, news.fence, now)
+        elif sent and news.held_ms >= 0:
+            claim.holding.bound(sent - news.held_ms * MILLISECOND, at_most_ms * MILLISECOND)
+            self._grant(claim, news.fence, now)
+        elif claim.state is State.WAITING:
+            claim.ask_at = now
 
     def confirmed(self, sent: Nanos, now: Nanos) -> None:
         """The leader answered the heartbeat that was sent at `sent`."""
@@ -282,6 +321,7 @@ class SessionClaims:
             self._give_up(claim)
             claim.become(State.MISSED)
         else:
+            claim.held_since = now
             claim.become(State.HELD)
 
     def _refuse(self, claim: Claim, code: int, value: int) -> None:
@@ -317,7 +357,8 @@ class SessionClaims:
         ]
         for claim in late:
             self._give_up(claim)
-            self._end(claim, SILENCE)
+            assert claim.holding is not None
+            self._end(claim, REASONS[CLAIM_OVER] if claim.holding.is_over(now) else SILENCE)
         if leader is not None:
             waiting = [claim for claim in self._known.values() if claim.state is State.WAITING and claim.ask_at <= now]
             self._ask(leader, waiting, now)
@@ -327,7 +368,7 @@ class SessionClaims:
     def _ask(self, leader: Peer, claims: list[Claim], now: Nanos) -> None:
         for start in range(0, len(claims), HELLO_ITEMS_MAX):
             chunk = claims[start : start + HELLO_ITEMS_MAX]
-            is_taken = leader.send(Claims(self._session, [claim.id for claim in chunk]))
+            is_taken = leader.send(Claims(self._session, [claim.id for claim in chunk], now))
             for claim in chunk:
                 claim.ask_at = now + ASK_INTERVAL if is_taken else now
 
@@ -335,7 +376,8 @@ class SessionClaims:
 
     def forget(self) -> None:
         """The state has no such session any more, and so none of these claims. Another session will follow."""
-        waiters = [*self._releases.values(), *(self._releasing.waiters if self._releasing is not None else ())]
+        waiters = [waiter for waiter, _ in self._releases.values()]
+        waiters += self._releasing.waiters if self._releasing is not None else ()
         for waiter in waiters:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -343,7 +385,7 @@ class SessionClaims:
 
     def close(self, error: Unavailable) -> None:
         """The client ends, and says so to the cluster behind this."""
-        for waiter in self._releases.values():
+        for waiter, _ in self._releases.values():
             if waiter is not None:
                 reject(waiter, error)
         self._end_all("its client was closed", error)
@@ -363,10 +405,10 @@ class SessionClaims:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _give_up(self, claim: Claim, waiter: Waiter | None = None) -> None:
+    def _give_up(self, claim: Claim, waiter: Waiter | None = None, rest_ms: int = 0) -> None:
         """It is to be released."""
         del self._known[claim.id]
-        self._releases[claim.id] = waiter
+        self._releases[claim.id] = (waiter, rest_ms)
 
     def _end(self, claim: Claim, reason: str, *, is_news: bool = True) -> None:
         """It does not count any more, and its owner did not release it. `is_news`: nor close its client."""
@@ -413,22 +455,32 @@ class _Releasing(Hearer):
 class _Extending(Hearer):
     """Of a claim that was held when it was asked for."""
 
-    def __init__(self, claims: SessionClaims, claim: Claim, hold_ms: int, waiter: Waiter) -> None:
+    def __init__(self, claims: SessionClaims, claim: Claim, hold_ms: int, at_most_ms: int, waiter: Waiter) -> None:
         self.claim = claim
         self.hold_ms = hold_ms
+        self.at_most_ms = at_most_ms
+        self._left_at: Nanos = 0
         self._claims = claims
         self._waiter = waiter
 
-    def leave(self) -> None:
+    def leave(self, now: Nanos) -> None:
         assert self.claim.holding is not None
-        self.claim.holding.asks(self.hold_ms * MILLISECOND)
+        self._left_at = now
+        if self.hold_ms:
+            self.claim.holding.asks(self.hold_ms * MILLISECOND)
+        if self.at_most_ms:
+            self.claim.holding.may_bound(now, self.at_most_ms * MILLISECOND)
 
     def answered(self, code: int, value: int, now: Nanos) -> None:
         claim = self.claim
         claim.extending.remove(self._waiter)
         if code == ANSWER_OK:
             assert claim.holding is not None
-            claim.holding.extended(now)
+            at_most_ms = self.at_most_ms or claim.wanted.at_most_ms
+            if at_most_ms and not claim.holding.has_ended(now):
+                claim.holding.bound(self._left_at, at_most_ms * MILLISECOND)
+            if self.hold_ms:
+                claim.holding.extended(now)
         else:
             self._claims.lost(claim)
         if not claim.is_held(now):

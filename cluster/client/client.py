@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
+from cluster.client.claims import HOLD
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.lock_listing import LockInfo, LockListing
@@ -29,6 +30,7 @@ from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
 
 if TYPE_CHECKING:
     from cluster.client.blocking import BlockingClient
+    from cluster.client.exclusive import AsyncTurn, OnBusy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,6 +230,31 @@ class Client:
         Raises ValueError and TypeError at once, while iterating Unavailable or DeadlineExceeded.
         """
         return LockListing(self, prefix, limit, stale=stale).infos()
+
+    def exclusive(
+        self,
+        name: str,
+        *,
+        at_most: Duration,
+        at_least: Duration = 0,
+        on_busy: "OnBusy" = "skip",
+        wait: Duration | None = None,
+        hold: Duration = HOLD,
+        note: str = "",
+    ) -> "AsyncTurn":
+        """One replica's turn to do the job `name`: `async with cluster.exclusive("nightly", at_most="10m") as turn:`,
+        or a decorator of `async def` functions, whose calls return None when they are skipped.
+
+        A turn is over after `at_most` (1 s to 366 d), and its asyncio task cancelled; until `at_least` has passed since
+        its begin nobody else has one, unless the process ended. While another one has its turn, `on_busy` says what to
+        do: "skip" (entering raises LockBusy), "wait" for `wait` at most, "queue" for as long as it takes, or "replace":
+        whoever waits gives up, whoever has its turn is cancelled, and this one begins when that has ended. `hold` and
+        `note` are as for `Lock`, which shares its names. Raises TypeError and ValueError.
+        """
+        from cluster.client.exclusive import AsyncTurn, Terms
+
+        terms = Terms(name, at_most=at_most, at_least=at_least, on_busy=on_busy, wait=wait, hold=hold, note=note)
+        return AsyncTurn(self, terms)
 
     async def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Handle.cancel` does. Nothing is said of those that have ended or are not known."""

@@ -8,10 +8,11 @@ from typing import overload
 from msgspec import Struct
 
 from cluster.client.blocking import BlockingClient
+from cluster.client.claims import HOLD
 from cluster.client.client import Client
 from cluster.client.lock_listing import LockHolder, LockListing, holder_of
 from cluster.client.lock_watching import LockWatcher
-from cluster.client.locks import HOLD, AsyncLock, BlockingLock, checked_client, wait_seconds, wanted_of
+from cluster.client.locks import AsyncLock, BlockingLock, checked_client, wait_seconds, wanted_of
 from cluster.durations import Duration
 from cluster.errors import ClusterError
 

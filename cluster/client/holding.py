@@ -6,14 +6,17 @@ claim itself, on its own clock, and stops a margin earlier. So whatever happened
 another one may begin. The margin covers how far two clocks drift apart within the hold time, and how long it takes to
 tell who holds it.
 
-It counts from the beginning, also while it waits for its turn. A count that ran out is never taken up again: the leader
-may have asked the log by then to end the claim, and what it says until that is written proves nothing.
+It counts from the beginning, also while it waits for its turn. If the turn is bounded, the leader counts for how long
+the claim is held, too, from when it saw it granted. Who asks is told for how long that was, and must have stopped when
+the rest has passed since it asked. A count that ran out is never taken up again: the leader may have asked the log by
+then to end the claim, and what it says until that is written proves nothing.
 """
 
 Nanos = int
 
 MILLISECOND: Nanos = 1_000_000
 MARGIN_MIN: Nanos = 200 * MILLISECOND
+DRIFT_PART = 1_000              # of a bounded turn: by so much two clocks may differ in its course
 MARGIN_PART = 10                # of the hold time, if that is more
 SESSION_HOLD: Nanos = 3_600_000 * MILLISECOND   # a client that is silent for so long loses its session, and all with it
 
@@ -21,7 +24,7 @@ SESSION_HOLD: Nanos = 3_600_000 * MILLISECOND   # a client that is silent for so
 class Holding:
     """One claim's lease. Invariant: once `now` has reached `until`, that never grows."""
 
-    __slots__ = ("_asked", "_heard", "_hold", "until")
+    __slots__ = ("_asked", "_bound", "_heard", "_hold", "until")
 
     def __init__(self, hold: Nanos, sent: Nanos) -> None:
         """Of a claim that leaves at `sent` and may be silent for `hold`."""
@@ -29,6 +32,7 @@ class Holding:
         self._hold = hold
         self._heard = sent
         self._asked: list[Nanos] = []       # other hold times that were asked for, in order
+        self._bound: Nanos | None = None    # when its turn is over, if that is bounded
         self._count()
 
     def has_ended(self, now: Nanos) -> bool:
@@ -52,10 +56,26 @@ class Holding:
             self._hold = self._asked.pop(0)
             self._count()
 
+    def bound(self, since: Nanos, at_most: Nanos) -> None:
+        """The leader counts the turn from `since` or later, and lets it last for `at_most`."""
+        self._bound = since + at_most - at_most // DRIFT_PART
+        self._count()
+
+    def may_bound(self, since: Nanos, at_most: Nanos) -> None:
+        """Another bound is asked for, and may be applied from now on."""
+        if self._bound is not None:
+            self._bound = min(self._bound, since + at_most - at_most // DRIFT_PART)
+            self._count()
+
+    def is_over(self, now: Nanos) -> bool:
+        """Its turn has taken too long."""
+        return self._bound is not None and now >= self._bound
+
     def _count(self) -> None:
         """What was asked for may be applied already: the shortest counts."""
         hold = min(self._hold, SESSION_HOLD, *self._asked)
-        self.until = self._heard + hold - margin_of(hold)
+        until = self._heard + hold - margin_of(hold)
+        self.until = until if self._bound is None else min(until, self._bound)
 
 
 def margin_of(hold: Nanos) -> Nanos:

@@ -19,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 from actors import SECOND, Nanos
 from cluster.client.actor import ClientActor
 from cluster.client.blocking import BlockingClient
-from cluster.client.claims import Claim, State, Wanted
+from cluster.client.claims import HOLD, Claim, State, Wanted
 from cluster.client.client import Client
 from cluster.durations import Duration, milliseconds, seconds
 from cluster.errors import ClusterError, LockBusy
@@ -28,7 +28,6 @@ from cluster.state.texts import NAME_BYTES_MAX
 
 T = TypeVar("T")
 
-HOLD = "30s"
 PERMITS_MAX = LOCK_LIMIT_MAX - 1
 
 
@@ -89,8 +88,12 @@ class AsyncLock:
             claim.release()
             raise claim.lost()
         released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        claim.release(released)
+        claim.release(released, self._rest_ms(claim))
         await self._confirmed(released)
+
+    def _rest_ms(self, claim: Claim) -> int:
+        """For how long nobody is to get it after its release."""
+        return 0
 
     async def extend(self, hold: Duration) -> None:
         """From now on this hold of the lock lasts through a silence of `hold`, before a long call that blocks the event
@@ -256,8 +259,14 @@ class _Entered:
         claim.on_lost = self._lose
 
     def _lose(self) -> None:
-        self.has_cancelled = True
-        self._task.cancel()
+        if not self.has_cancelled:
+            self.has_cancelled = True
+            self._task.cancel()
+
+    def give_way(self) -> None:
+        """Somebody came to replace it, and waits for the end of the body."""
+        self.claim.reason = "somebody came to replace who holds it"
+        self._lose()
 
     def leave(self) -> bool:
         """The body has ended. Whether others cancel the task, too."""
@@ -482,7 +491,9 @@ def checked_client(cluster: object) -> Client:
     return cluster
 
 
-def wanted_of(name: str, units: int, limit: int, hold: Duration, note: str) -> Wanted:
+def wanted_of(
+    name: str, units: int, limit: int, hold: Duration, note: str, at_most_ms: int = 0, *, replaces: bool = False
+) -> Wanted:
     """Raises TypeError and ValueError, naming the argument."""
     size = _size("name", name, "a lock's name")
     if not 0 < size <= NAME_BYTES_MAX:
@@ -491,7 +502,7 @@ def wanted_of(name: str, units: int, limit: int, hold: Duration, note: str) -> W
     size = _size("note", note, "a few words")
     if size > LOCK_NOTE_BYTES_MAX:
         raise ValueError(f"note: up to {LOCK_NOTE_BYTES_MAX} bytes of UTF-8 are allowed, not {size}")
-    return Wanted(name, units, limit, hold_ms, note)
+    return Wanted(name, units, limit, hold_ms, note, at_most_ms, replaces)
 
 
 def hold_milliseconds(hold: object) -> int:

@@ -15,10 +15,11 @@ from rich.console import Console
 from actors import MILLISECOND, SECOND
 from actors.runtime.child import die_with_parent
 from cluster.client.actor import SWEEP_INTERVAL
+from cluster.client.claims import HOLD
 from cluster.client.client import DEADLINE_S, Client
 from cluster.client.holding import margin_of
 from cluster.client.lock_listing import LockInfo
-from cluster.client.locks import HOLD, AsyncLock, Lock, hold_milliseconds
+from cluster.client.locks import AsyncLock, Lock, hold_milliseconds
 from cluster.command_line.common import (
     DurationText,
     Said,

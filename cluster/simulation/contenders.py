@@ -13,6 +13,7 @@ from typing import Any
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import World
 from cluster.client import Client
+from cluster.client.exclusive import OnBusy
 from cluster.client.locks import AsyncLock, Lock, ReadWriteLock, Semaphore
 from cluster.errors import ClusterError, LockBusy, LockLost, Unavailable
 from cluster.simulation.lock_oracle import Believer, LockOracle
@@ -28,6 +29,10 @@ MUTEXES = ("m1", "m2")
 POOL, PERMITS = "pool", 2
 INDEX = "index"
 HOLDS_S = (2.0, 2.5, 4.0)
+JOB = "job"                                     # an exclusive one
+TURNS_S = (1.5, 3.0)
+RESTS_S = (0.0, 0.0, 0.3, 1.0)
+BUSY: tuple[OnBusy, ...] = ("skip", "wait", "queue", "replace")
 WORK_MEAN_NS = 60 * MILLISECOND
 LONG_ONE_IN = 12                                # holds that last for seconds
 LONG_NS_MAX: Nanos = 5 * SECOND
@@ -86,11 +91,12 @@ class ContenderProcess(Node):
             self._try,
             self._wait,
             self._interrupt,
+            self._have_a_turn,
             self._meddle,
             self._leave_badly,
         )
         while not self.contenders.is_over and ports.clock.now() < leave_at:
-            way = self.random.choices(ways, (50, 15, 20, 15, 5, 1))[0]
+            way = self.random.choices(ways, (40, 15, 20, 15, 20, 5, 1))[0]
             with suppress(ClusterError):        # busy, lost, refused or unknown: what it believed is told
                 await way(client, ports)
             await ports_pause(ports, int(self.random.expovariate(1.0) * PAUSE_MEAN_NS))
@@ -122,12 +128,30 @@ class ContenderProcess(Node):
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
 
+    async def _have_a_turn(self, client: Client, ports: Ports) -> None:
+        """Of an exclusive job: bounded, with a rest behind it, and in any of the ways to be late."""
+        random = self.random
+        on_busy = random.choice(BUSY)
+        turn = client.exclusive(
+            JOB,
+            at_most=random.choice(TURNS_S),
+            at_least=random.choice(RESTS_S),
+            on_busy=on_busy,
+            wait=random.choice(WAITS_S) if on_busy == "wait" else None,
+            hold=random.choice(HOLDS_S),
+        )
+        async with turn:
+            if random.randrange(4) == 0:
+                await turn.prolong(random.choice((None, *TURNS_S)))
+            hangs = random.randrange(3) == 0
+            await self._hold(client, ports, turn, 1, 1, LONG_NS_MAX if hangs else 0)
+
     async def _meddle(self, client: Client, ports: Ports) -> None:
         """Releases what another one holds, as no client of ours would. Nothing must come of it."""
         strangers = self.contenders.oracle.claims_of_others(client._actor.session)
         if strangers:
             claims = client._actor._commands._claims
-            claims._releases[self.random.choice(strangers)] = None
+            claims._releases[self.random.choice(strangers)] = (None, 0)
             claims._pump()
 
     async def _leave_badly(self, client: Client, ports: Ports) -> None:
@@ -147,8 +171,10 @@ class ContenderProcess(Node):
         finally:
             await lock.release()
 
-    async def _hold(self, client: Client, ports: Ports, lock: AsyncLock, units: int, limit: int) -> None:
-        """Raises LockLost if it notices that it is lost."""
+    async def _hold(
+        self, client: Client, ports: Ports, lock: AsyncLock, units: int, limit: int, span: Nanos = 0
+    ) -> None:
+        """For so long, 0 = by chance. Raises LockLost if it notices that it is lost."""
         oracle = self.contenders.oracle
         left = self._left
         believer = Believer(self.name, units, lock.fence, lambda: self._left == left and lock.is_held)
@@ -156,12 +182,12 @@ class ContenderProcess(Node):
             return
         oracle.begins(lock.name, limit, believer)
         try:
-            await self._work(client, ports, lock)
+            await self._work(client, ports, lock, span)
         finally:
             oracle.ends(lock.name, believer)
 
-    async def _work(self, client: Client, ports: Ports, lock: AsyncLock) -> None:
-        span = int(self.random.expovariate(1.0) * WORK_MEAN_NS)
+    async def _work(self, client: Client, ports: Ports, lock: AsyncLock, span: Nanos) -> None:
+        span = span or int(self.random.expovariate(1.0) * WORK_MEAN_NS)
         if self.random.randrange(LONG_ONE_IN) == 0:
             span = self.random.randrange(LONG_NS_MAX)
         fence = lock.fence

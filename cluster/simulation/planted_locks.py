@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from actors import Nanos, handles
+from actors import MILLISECOND, Nanos, handles
 from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.lease_table import CLIENT_LEASE
@@ -73,6 +73,27 @@ class LocalClockBroker(Broker):
         self._locks._silent = over      # type: ignore[method-assign]
 
 
+class HurriedBroker(Broker):
+    """Ends turns when half of their time is over."""
+
+    def started(self) -> None:
+        super().started()
+        locks = self._locks
+
+        def over(now: Nanos) -> list[Claim]:
+            bounded = self.machine.locks.bounded
+            late: list[Claim] = []
+            for fence, claim in bounded.items():
+                terms, since = locks._bounded.setdefault(fence, (claim.terms, now))
+                if terms != claim.terms:
+                    locks._bounded[fence] = (claim.terms, now)
+                elif now - since >= (claim.rest_ms or claim.at_most_ms // 2) * MILLISECOND:
+                    late.append(claim)
+            return late
+
+        locks._over = over      # type: ignore[method-assign]
+
+
 class ImpatientBroker(Broker):
     """When it begins to lead, clients that it has not heard yet count as silent, and not as heard just now."""
 
@@ -97,6 +118,7 @@ class PlantedLock(Enum):
     STRANGER_RELEASES = "a release ends a claim of any session"
     LOST_WAKE_UP = "one that is free wakes one of those for whom there is room"
     LOCAL_CLOCK = "a hold ends by the wall clock of the broker that leads"
+    SHORT_TURNS = "the leader ends turns that are bounded when half of their time is over"
     NO_FULL_LEASE = "a new leader takes those for silent that it has not heard yet"
 
 
@@ -107,6 +129,7 @@ STATES: dict[PlantedLock, type[Locks]] = {
 }
 LEADERS: dict[PlantedLock, type[Broker]] = {
     PlantedLock.LOCAL_CLOCK: LocalClockBroker,
+    PlantedLock.SHORT_TURNS: HurriedBroker,
     PlantedLock.NO_FULL_LEASE: ImpatientBroker,
 }
 

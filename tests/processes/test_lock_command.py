@@ -65,7 +65,7 @@ def test_who_skips_or_has_waited_is_told_that_others_hold_it(cluster: LocalClust
         for how in (("--skip",), ("--wait", "200ms")):
             found = lock(cluster, "b", *how, "--", "sh", "-c", "echo it ran")
             assert (found.returncode, found.stdout) == (EXIT_BUSY, "")
-            assert 'lock "b" is held by others' in found.stderr
+            assert 'lock "b" is busy: others hold it' in found.stderr
     assert lock(cluster, "b", "--skip", "--", "true").returncode == 0
 
 

@@ -14,6 +14,7 @@ FOUND_BY = {
     PlantedLock.STRANGER_RELEASES: {"stranger"},
     PlantedLock.LOST_WAKE_UP: {"lost wake-up"},
     PlantedLock.LOCAL_CLOCK: {"two holders"},
+    PlantedLock.SHORT_TURNS: {"two holders"},
     PlantedLock.NO_FULL_LEASE: {"two holders"},
 }
 

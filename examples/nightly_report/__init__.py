@@ -1,0 +1,1 @@
+"""A report that is written once a night, whichever replica of a plain script does it."""
