@@ -474,7 +474,7 @@ class _Extending(Hearer):
     def answered(self, code: int, value: int, now: Nanos) -> None:
         claim = self.claim
         claim.extending.remove(self._waiter)
-        if code == ANSWER_OK and value:
+        if code == ANSWER_OK:
             assert claim.holding is not None
             at_most_ms = self.at_most_ms or claim.wanted.at_most_ms
             if at_most_ms and not claim.holding.has_ended(now):
