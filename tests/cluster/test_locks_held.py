@@ -112,7 +112,7 @@ def test_who_waited_for_long_enough_is_told_that_it_is_busy(where):
     async def user(cluster: Client, ports: Ports) -> Any:
         lock = Lock(cluster, "door", wait="2s" if where == "of the lock" else "1h")
         begun = ports.clock.now()
-        with pytest.raises(LockBusy, match='lock "door" is held by others') as caught:
+        with pytest.raises(LockBusy, match='lock "door" is busy: others hold it') as caught:
             if where == "of the lock":
                 await lock.acquire()
             else:
