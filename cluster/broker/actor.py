@@ -259,7 +259,9 @@ class Broker(Actor):
         assert isinstance(message, Acquire)
         if self.machine.session(message.session) is not None and self._links.claim(link, message.session):
             self._leases.heard(message.session, self.context.clock.now())
-        self._on_session_command(link, message)
+            self._proposals.let_pass(link, message, may_wait=self._locks.is_in_no_hurry(message))
+        else:
+            self._on_session_command(link, message)
 
     def _on_register(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, Register)

@@ -24,7 +24,7 @@ from actors import MILLISECOND, Log, Nanos
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import Questions
-from cluster.state.commands import HOLD_MS_MIN, Lapse
+from cluster.state.commands import HOLD_MS_MIN, Acquire, Lapse
 from cluster.state.effects import CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
 from cluster.state.locks import Claim
 from cluster.state.machine import Machine
@@ -75,6 +75,11 @@ class LockService:
         for name in self._watched.pop(link, ()):
             self._drop_watcher(name, link)
         self._untold.pop(link, None)
+
+    def is_in_no_hurry(self, command: Acquire) -> bool:
+        """Whether it would wait now, and so may be written a little later."""
+        lock = self._machine.locks.by_name.get(command.name)
+        return command.waits and lock is not None and (bool(lock.waiting) or not lock.fits(command.units))
 
     # -- effects ------------------------------------------------------------------------------------------------------
 

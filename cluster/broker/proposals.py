@@ -3,10 +3,11 @@
 All commands of a turn leave as one entry, but for small ones while an earlier entry is under way: they wait until that
 one is applied, and leave with what has come meanwhile. Each entry costs three syncs and a dozen messages, whatever is
 in it, so under load fewer and larger ones are sooner done, and who is alone never waits (as in Nagle's algorithm, RFC
-896). What workers say is in the entry; what clients hand over waits in the other lane, and a slice of that goes with
-each turn, unless much is proposed already and not applied yet: on a slow disk the rest waits too, so that what workers
-say does not queue behind it. But large results alone may be that much for as long as they flow, so one slice goes
-whenever all is applied that was proposed up to the last one: nobody starves.
+896). A claim on a lock that others hold is in no hurry at all: left alone at once, it would hold up the release that it
+waits for, which mostly comes a moment later. What workers say is in the entry; what clients hand over waits in the
+other lane, and a slice of that goes with each turn, unless much is proposed already and not applied yet: on a slow disk
+the rest waits too, so that what workers say does not queue behind it. But large results alone may be that much for as
+long as they flow, so one slice goes whenever all is applied that was proposed up to the last one: nobody starves.
 
 What waits is in no log. So when the log closes, submits that wait are refused like those that come: each copy is told
 of once, in order, as its client counts them. The rest of the lane goes on, but for what the same client said behind
@@ -16,7 +17,7 @@ A command that waits already is not added again: the first copy will be answered
 
 from collections.abc import Callable
 
-from actors import Context, PeerLog
+from actors import MILLISECOND, Context, PeerLog
 from cluster.broker.admission import COMMAND_BYTES_MAX, size_of
 from cluster.broker.entries import EntryBuilder, Passing
 from cluster.broker.gate import BACKLOG_RETRY_MS, LOG_RETRY_MS, Gate
@@ -28,6 +29,7 @@ from cluster.state.effects import ANSWER_GAP, ANSWER_NO_SESSION, Answer
 from cluster.wire import ROLE_WORKER, Answers, Overload
 
 HOLD_BYTES = 4 * 1024               # collected: less waits for the entry that is under way
+MAY_WAIT = 2 * MILLISECOND          # for company, what nobody waits for
 PACE_BYTES = 1024 * 1024            # proposed and not applied: then what clients hand over waits, on a slow disk too
 
 
@@ -77,12 +79,13 @@ class Proposals:
         if not (closed or self._gate.has_put_off) or self._may_pass(link, command, closed):
             self.admit(link, command, size)
 
-    def let_pass(self, link: Link, command: Passing) -> None:
-        """Takes what is no submit from a client, unless it could only be written to be refused."""
+    def let_pass(self, link: Link, command: Passing, *, may_wait: bool = False) -> None:
+        """Takes what is no submit from a client, unless it could only be written to be refused. What `may_wait` leaves
+        with the next that may not, or soon."""
         if not self._entry.is_waiting_for(command.session, command.seq) and not self._is_turned_away(command):
-            self.admit(link, command)
+            self.admit(link, command, may_wait=may_wait)
 
-    def admit(self, link: Link, command: Command, size: int = 0) -> None:
+    def admit(self, link: Link, command: Command, size: int = 0, *, may_wait: bool = False) -> None:
         """Takes what a peer asked for, unless it is larger than any peer of ours would send."""
         size = size or size_of(command)
         if size > COMMAND_BYTES_MAX:
@@ -95,7 +98,10 @@ class Proposals:
             self._peer_log.event("command_dropped", link.name, known=True, reason="too much waits to be proposed")
         else:
             self._entry.add_waiting(command, size)
-            self._context.at_turn_end(self._flush)
+            if may_wait:
+                self._context.timer("may wait", MAY_WAIT, self._flush)
+            else:
+                self._context.at_turn_end(self._flush)
 
     def propose(self, command: Command, size_bytes: int) -> None:
         """Takes a command that leaves with this turn."""
