@@ -18,7 +18,6 @@ MILLISECOND: Nanos = 1_000_000
 MARGIN_MIN: Nanos = 200 * MILLISECOND
 DRIFT_PART = 1_000              # of a bounded turn: by so much two clocks may differ in its course
 MARGIN_PART = 10                # of the hold time, if that is more
-SESSION_HOLD: Nanos = 3_600_000 * MILLISECOND   # a client that is silent for so long loses its session, and all with it
 
 
 class Holding:
@@ -73,7 +72,7 @@ class Holding:
 
     def _count(self) -> None:
         """What was asked for may be applied already: the shortest counts."""
-        hold = min(self._hold, SESSION_HOLD, *self._asked)
+        hold = min([self._hold, *self._asked])
         until = self._heard + hold - margin_of(hold)
         self.until = until if self._bound is None else min(until, self._bound)
 

@@ -380,7 +380,7 @@ def Lock(  # noqa: N802 - reads as what it makes
 ) -> AsyncLock | BlockingLock:
     """A lock that one holds at a time: `async with Lock(cluster, "nightly"):`, or `with` for a blocking client.
 
-    `name` has 1 to 512 bytes; who uses the same name in the same cluster means the same lock. `hold`, 2 s to 24 h, is
+    `name` has 1 to 512 bytes; who uses the same name in the same cluster means the same lock. `hold`, 2 s to 1 h, is
     how long it stays held while the cluster hears nothing of its holder. `wait` is how long an `acquire` waits for
     others, None for as long as it takes. `note` is shown to people, up to 256 bytes. Raises TypeError and ValueError.
     """

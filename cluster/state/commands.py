@@ -29,7 +29,7 @@ KINDS_MAX = 32           # of a Failure; more are not looked at
 REPLAY_TASKS_MAX = 1_024 # in one command
 
 HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
-HOLD_MS_MAX = 24 * 60 * 60 * 1_000
+HOLD_MS_MAX = 60 * 60 * 1_000        # a client that is silent for so long loses its session
 LOCK_NOTE_BYTES_MAX = 256
 LOCK_LIMIT_MAX = 1_000_000_000
 TURN_MS_MAX = 366 * 24 * 60 * 60 * 1_000        # of `at_most_ms` and `rest_ms`

@@ -196,7 +196,7 @@ def test_the_tests_of_the_page_on_testing_pass(tmp_path):
 
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)
 def test_the_examples_of_the_command_line_do_what_they_say(site):
-    submit, results, tasks, parts, top, completion = (block.text for block in site.commands)
+    submit, results, tasks, parts, top, lock, completion = (block.text for block in site.commands)
     assert site.type_in(submit) == "6\n1\n"
     task = (site.folder / "id.txt").read_text().strip()
     assert site.type_in(results) == f"exit status 3\n{task} cancelled\nexit status 5\n"
@@ -209,6 +209,8 @@ def test_the_examples_of_the_command_line_do_what_they_say(site):
         assert f"`{field}`" in page, field
     assert "leader b" in site.type_in(parts)
     assert "tasks/s" in site.type_in(top)
+    held = site.type_in(lock).splitlines()
+    assert held[0].startswith("nightly is held under fence ") and held[1:] == ["exit status 3"]
     site.type_in(completion)
     assert "_quorumq_completion" in (site.folder / "quorumq.bash").read_text()
 

@@ -101,7 +101,7 @@ def test_a_command_does_not_outlive_the_process_that_holds_its_lock(cluster: Loc
     ("arguments", "status", "says"),
     [
         (("f", "--", "no-such-program"), EXIT_NOT_FOUND, "no-such-program: no such command"),
-        (("f", "--hold", "1s", "--", "true"), 2, "2 s to 24 h are allowed"),
+        (("f", "--hold", "1s", "--", "true"), 2, "2 s to 1 h are allowed"),
         (("f", "--skip", "--wait", "1s", "--", "true"), 2, "leave out"),
         (("x" * 600, "--", "true"), 2, "1 to 512 bytes"),
         (("f",), 2, "COMMAND"),
