@@ -42,6 +42,7 @@ from cluster.errors import (
     TopologyError,
     Unavailable,
 )
+from cluster.scheduling import cron, every
 from cluster.task import Task, current, task
 from cluster.task_actor import TaskActor, method
 from cluster.wire import Record
@@ -88,7 +89,9 @@ __all__ = [
     "TaskNotFound",
     "TopologyError",
     "Unavailable",
+    "cron",
     "current",
+    "every",
     "method",
     "task",
 ]

@@ -186,4 +186,5 @@ def assignment_of(channel: Channel, slot: int, message: Message) -> Assignment:
         message.spec.actor,
         message.spec.key,
         channel.epoch if isinstance(channel, KeyedChannel) else 0,
+        message.spec.slot_ms,
     )

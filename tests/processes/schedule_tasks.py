@@ -1,0 +1,28 @@
+"""Scheduled tasks; what they did stands in files beside this one, which is copied beside a topology."""
+
+from datetime import datetime
+from pathlib import Path
+
+from cluster import current, every, task
+
+FOLDER = Path(__file__).parent
+
+
+def slot_of_this_run() -> datetime:
+    scheduled = current().scheduled
+    assert scheduled is not None
+    return scheduled
+
+
+@every("1s")
+@task(result_ttl="1m")
+def tick() -> str:
+    with (FOLDER / "ticks").open("a") as file:
+        file.write(f"{slot_of_this_run().isoformat()}\n")
+    return slot_of_this_run().isoformat()
+
+
+@every("1s", name="loop")
+async def tick_in_the_loop() -> None:
+    with (FOLDER / "loop").open("a") as file:
+        file.write(f"{slot_of_this_run().isoformat()}\n")
