@@ -15,6 +15,7 @@ ended for it would take the next one with it, and the one after that.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import TypeVar, cast
@@ -46,10 +47,11 @@ Proposal = Arm | Fire
 Answer = TypeVar("Answer")
 
 
-class Failure(str):
-    """Why something cannot be computed here."""
+@dataclass(frozen=True, slots=True)
+class NotComputed:
+    """Something cannot be computed here, for this reason."""
 
-    __slots__ = ()
+    reason: str
 
 
 class Scheduler:
@@ -145,10 +147,10 @@ class Scheduler:
             self._look_later(name, again_ms)
             return
         command = self._calendar.ask(schedule.spec, now_ms, lambda times: _proposal(schedule, times, now_ms))
-        if isinstance(command, Failure):
+        if isinstance(command, NotComputed):
             if self._failed.get(name) != schedule.version:
                 self._failed[name] = schedule.version
-                self._log.event("schedule_failed", schedule=name, reason=command)
+                self._log.event("schedule_failed", schedule=name, reason=command.reason)
             self._look_later(name, now_ms + FAILED_RETRY_MS)
             return
         self._proposed[name] = (*subject, now_ms + PROPOSED_RETRY_MS)
@@ -222,18 +224,18 @@ class Scheduler:
         return ScheduleView(
             spec,
             schedule.next_ms,
-            [] if isinstance(upcoming, Failure) else upcoming,
+            [] if isinstance(upcoming, NotComputed) else upcoming,
             schedule.is_paused,
             why_parked(spec) if is_parked else "",
             schedule.alarm,
             schedule.alarm_ms,
-            upcoming if isinstance(upcoming, Failure) else "",
+            upcoming.reason if isinstance(upcoming, NotComputed) else "",
             len(schedule.begun),
             len(schedule.waiting),
             history,
         )
 
-    def _upcoming_of(self, schedule: Schedule) -> list[int] | Failure:
+    def _upcoming_of(self, schedule: Schedule) -> list[int] | NotComputed:
         """The next slots, also of one that does not fire; or why they are not known."""
         first = schedule.next_ms
         if first == NEVER:
@@ -244,7 +246,7 @@ class Scheduler:
         if known is not None and known[:2] == (version, first) and first > now_ms:
             return known[2]
         found = self._calendar.ask(schedule.spec, now_ms, lambda times: _slots_from(times, first, now_ms))
-        if not isinstance(found, Failure):
+        if not isinstance(found, NotComputed):
             self._upcoming[name] = (version, first, found)
         return found
 
@@ -256,19 +258,19 @@ class Calendar:
         self._known: dict[tuple[str, str, int, int], Times] = {}
         self._no_zones: dict[str, tuple[str, int]] = {}     # what was said of those, and when to ask again
 
-    def ask(self, spec: ScheduleSpec, now_ms: int, question: Callable[[Times], Answer]) -> Answer | Failure:
+    def ask(self, spec: ScheduleSpec, now_ms: int, question: Callable[[Times], Answer]) -> Answer | NotComputed:
         """The answer, or why there is none."""
         reason, again_ms = self._no_zones.get(spec.zone, ("", 0))
         if now_ms < again_ms:
-            return Failure(reason)
+            return NotComputed(reason)
         try:
             return question(self._times(spec))
         except ScheduleError as error:
             if error.place == "tz":     # to find the zone that is nearly named so takes long, and many may name it
                 self._no_zones[spec.zone] = (str(error), now_ms + FAILED_RETRY_MS)
-            return Failure(str(error))
+            return NotComputed(str(error))
         except Exception as error:      # of the parser, the calendar, the zones: whatever it is, others do not suffer
-            return Failure(f"{type(error).__name__}: {error}")
+            return NotComputed(f"{type(error).__name__}: {error}")
 
     def _times(self, spec: ScheduleSpec) -> Times:
         if not spec.expression:
