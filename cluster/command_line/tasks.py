@@ -158,6 +158,7 @@ def described(info: TaskInfo) -> Iterator[str]:
         "name": info.name,
         "state": f"{info.state} ({what})" if what else info.state,
         "queue": f"{info.queue}, priority {info.priority}",
+        "schedule": f"{info.schedule}, {_date(info.scheduled_at)}" if info.schedule else "",
         "worker": info.worker + (f", slot {info.slot}" if info.slot is not None else ""),
         "tries": f"{info.attempt}, of which {info.crashes} crashed" if info.crashes else str(info.attempt),
         "started": _date(info.started_at),

@@ -618,6 +618,17 @@ def test_a_worker_may_not_steer(rig):
     assert answer.code == ANSWER_REFUSED and not known(rig).begun
 
 
+def test_the_status_counts_schedules_by_what_they_do(rig):
+    client = rig.client()
+    worker = announce(rig, spec("a"), spec("b"), spec("c"), name="w1")
+    announce(rig, spec("d"), name="w2").expire()
+    steer(client, STEER_PAUSE, "b")
+    fire(rig, name="a", is_alarm=True)
+    assert rig.leader.status()["schedules"] == {"active": 2, "paused": 1, "parked": 1, "alarms": 1}
+    worker.expire()
+    assert rig.leader.status()["schedules"] == {"active": 0, "paused": 1, "parked": 3, "alarms": 1}
+
+
 # -- others ------------------------------------------------------------------------------------------------------
 
 
