@@ -20,7 +20,9 @@ from cluster.client import (
     LockHolder,
     LockInfo,
     ReadWriteLock,
+    ScheduleInfo,
     Semaphore,
+    SlotInfo,
     TaskInfo,
 )
 from cluster.errors import (
@@ -33,6 +35,8 @@ from cluster.errors import (
     LockMismatch,
     Overloaded,
     ScheduleError,
+    ScheduleNotFound,
+    ScheduleRefused,
     SoftTimeLimit,
     TaskCancelled,
     TaskDead,
@@ -42,6 +46,7 @@ from cluster.errors import (
     TopologyError,
     Unavailable,
 )
+from cluster.scheduling import cron, every
 from cluster.task import Task, current, task
 from cluster.task_actor import TaskActor, method
 from cluster.wire import Record
@@ -76,7 +81,11 @@ __all__ = [
     "ReadWriteLock",
     "Record",
     "ScheduleError",
+    "ScheduleInfo",
+    "ScheduleNotFound",
+    "ScheduleRefused",
     "Semaphore",
+    "SlotInfo",
     "SoftTimeLimit",
     "Task",
     "TaskActor",
@@ -88,7 +97,9 @@ __all__ = [
     "TaskNotFound",
     "TopologyError",
     "Unavailable",
+    "cron",
     "current",
+    "every",
     "method",
     "task",
 ]

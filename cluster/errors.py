@@ -30,6 +30,28 @@ class ScheduleError(ClusterError, ValueError):
         self.allowed = allowed
 
 
+class ScheduleNotFound(ClusterError):
+    """The cluster has no schedule of this name: no worker has announced one, or it was deleted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'the cluster has no schedule "{name}": workers announce those of their modules when they start; '
+            "`schedules` lists them"
+        )
+        self.name = name
+
+
+class ScheduleRefused(ClusterError):
+    """What was asked of the schedule `name` cannot be done now; `reason` says why, `task` is the run that is in the
+    way."""
+
+    def __init__(self, name: str, reason: str, task: int | None = None) -> None:
+        super().__init__(f'schedule "{name}": {reason}')
+        self.name = name
+        self.reason = reason
+        self.task = task
+
+
 class TaskNotFound(ClusterError):
     """Not a `@task` function, or one that workers cannot import because it lives in `__main__`. Or an id that the
     cluster has no record of: the result is no longer kept, or there never was such a task."""

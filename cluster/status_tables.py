@@ -88,6 +88,10 @@ def print_tables(report: dict[str, Any], console: Console, *, stale: bool = Fals
             console.print(f"  and {more} more, see --json", highlight=False)
         if unsaid:
             console.print(f"  and {unsaid} names that the status has no room for", highlight=False)
+    counts = [f"{count} {state}" for state, count in (report.get("schedules") or {}).items() if count]
+    if counts:
+        console.print()
+        console.print(f"[bold]schedules[/]: {', '.join(counts)}; `cron` lists them", highlight=False)
 
 
 def print_part(part: str, report: dict[str, Any], console: Console) -> None:

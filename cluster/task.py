@@ -188,7 +188,8 @@ def task_of(function: object) -> Task[..., Any]:
 
 def _register(function: Callable[..., object], name: str | None, settings: Options) -> Task[..., Any]:
     if isinstance(function, Task) or not inspect.isroutine(function):
-        raise TypeError(f"@task takes a plain function, not {function!r}")
+        hint = ": it belongs below @cron and @every" if isinstance(function, Task) else ""
+        raise TypeError(f"@task takes a plain function, not {function!r}{hint}")
     if name is None:
         name = f"{function.__module__}:{function.__qualname__}"
     kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
@@ -222,6 +223,7 @@ class CurrentTask(Struct, frozen=True):
     attempt: int
     name: str
     deadline: datetime
+    scheduled: datetime | None = None       # the time that a run of a schedule is for, in UTC
 
     @property
     def cancelled(self) -> bool:
@@ -268,6 +270,7 @@ class Running(Struct):
     page: StopSign | None = None
     number: int = 0                 # by which the page knows it
     lines: LineSink | None = None   # where it logs
+    slot_ms: int = 0                # of a run of a schedule
 
 
 # Of a child that runs one task at a time; its threads see it too, whatever context they were started in.
@@ -288,4 +291,5 @@ def current() -> CurrentTask:
     if now.id == 0:
         raise RuntimeError("current() is for use inside a running task")
     deadline = datetime.fromtimestamp(now.deadline_ms / 1_000, UTC)
-    return CurrentTask(now.id, now.attempt, now.name, deadline)
+    scheduled = datetime.fromtimestamp(now.slot_ms / 1_000, UTC) if now.slot_ms else None
+    return CurrentTask(now.id, now.attempt, now.name, deadline, scheduled)

@@ -16,11 +16,13 @@ from cluster.state.commands import (
     Release,
     Replay,
     Seen,
+    Steer,
     Submit,
     WorkerSpec,
 )
 from cluster.state.effects import Answer, Assignment, ClaimNews, Registered, TaskResult
 from cluster.state.lock_rows import Holder, LockRow
+from cluster.state.schedule_rows import ScheduleView
 from cluster.state.task_rows import TaskDetails, TaskRow
 
 WIRE_VERSION = 1
@@ -488,6 +490,40 @@ class LockRows(Message, tag=76, frozen=True):
     more: bool
 
 
+class ListSchedules(Message, tag=77, frozen=True):
+    """Client -> leader: the schedules behind the name `after` that begin with `prefix`, in order. Owes: ScheduleRows,
+    at most `limit` of them, once the leader knows it led after this arrived. `stale`: client -> any broker, at once."""
+
+    request: int
+    after: str
+    limit: int
+    prefix: str = ""
+    stale: bool = False
+
+
+class ScheduleRows(Message, tag=78, frozen=True):
+    """The answer. `more`: there are others behind the last."""
+
+    request: int
+    rows: list[ScheduleView]
+    more: bool
+
+
+class ShowSchedule(Message, tag=79, frozen=True):
+    """Client -> leader: all about one schedule. Owes: ScheduleShown, when and from whom as of ListSchedules."""
+
+    request: int
+    name: str
+    stale: bool = False
+
+
+class ScheduleShown(Message, tag=80, frozen=True):
+    """The answer; `found` is None if there is no such schedule."""
+
+    request: int
+    found: ScheduleView | None
+
+
 FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress | StandingBy
 FromClient = (
     Hello
@@ -512,6 +548,9 @@ FromClient = (
     | Claims
     | WatchLock
     | ListLocks
+    | Steer
+    | ListSchedules
+    | ShowSchedule
 )
 ToWorker = Welcome | Refused | LeaderIs | RegisterAnswer | Assignments | Withdraw | Stop | Answers | LeaseAck | End
 ToClient = (
@@ -533,6 +572,8 @@ ToClient = (
     | ClaimsNews
     | LockIs
     | LockRows
+    | ScheduleRows
+    | ScheduleShown
 )
 ToBroker = Welcome | Refused      # to a broker as a dialler: it hears the rest on its own listener
 FromBroker = Hello | RaftMessage | FormationNews | Form | ClockNews | SnapshotOffer | SnapshotChunk | SnapshotWant

@@ -21,7 +21,8 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.lock_service import LockService
 from cluster.broker.proposals import Proposals
-from cluster.broker.questions import Answering, Questions
+from cluster.broker.questions import Answering, Asked, Questions
+from cluster.broker.scheduler import Scheduler
 from cluster.broker.watching import Watching
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
@@ -44,6 +45,7 @@ from cluster.state.commands import (
     Release,
     Replay,
     Seen,
+    Steer,
     Submit,
     Tick,
 )
@@ -70,8 +72,10 @@ from cluster.wire import (
     Lease,
     LeaseAck,
     ListLocks,
+    ListSchedules,
     ListTasks,
     Progress,
+    ShowSchedule,
     ShowTask,
     StandingBy,
     StatusRequest,
@@ -142,6 +146,16 @@ class Broker(Actor):
             lambda lapse: self._proposals.propose(lapse, size_of(lapse)),
             self._refuse,
         )
+        self._schedules = schedules = Scheduler(
+            self.machine,
+            questions,
+            self.context.log,
+            self.raft.stamp_ms,
+            lambda command: self._proposals.propose(command, size_of(command)),
+            lambda: bool(self.raft.closed_reason),
+            lambda wait, callback: self.context.timer("schedules", wait, callback),
+            self._next_turn,
+        )
         self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end, self.raft, self._later)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
@@ -165,6 +179,9 @@ class Broker(Actor):
             Claims: locks.on_claims,
             WatchLock: locks.on_watch,
             ListLocks: locks.on_list,
+            Steer: self._on_session_command,
+            ListSchedules: schedules.on_list,
+            ShowSchedule: schedules.on_show,
             Follow: watching.on_follow,
             Progress: watching.on_progress,
             Following: self._on_following,
@@ -221,7 +238,7 @@ class Broker(Actor):
                 self._questions.on_status(link, message)
             elif isinstance(message, Following):
                 self._on_following(link, message)
-            elif isinstance(message, Describe | ListTasks | ShowTask | ListLocks) and message.stale:
+            elif isinstance(message, Asked) and message.stale:
                 self._handlers[type(message)](link, message)
             elif isinstance(message, EndNode):
                 self._ending.on_end_here(link, message)
@@ -301,6 +318,7 @@ class Broker(Actor):
         self._delivery.restart(message.term)
         self._watching.restart()
         self._locks.restart()
+        self._schedules.restart(leading=True)
         for link in self._links:
             link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
@@ -315,6 +333,7 @@ class Broker(Actor):
         self._delivery.restart(message.term)
         self._watching.restart()
         self._locks.restart()
+        self._schedules.restart(leading=False)
         for link in self._links:
             if message.node:
                 link.peer.send(LeaderIs(message.term, message.node))
@@ -329,6 +348,7 @@ class Broker(Actor):
         self._delivery.carry_out(effects)
         self._watching.carry_out(effects)
         self._locks.carry_out(effects)
+        self._schedules.carry_out(effects)
         self._proposals.go_on()
         now = self.context.clock.now()
         for registered in effects.registered:

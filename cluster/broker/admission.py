@@ -10,16 +10,20 @@ from cluster.state.commands import (
     SUBMIT_BYTES_MAX,
     SUBMIT_TASKS_MAX,
     Acquire,
+    Arm,
     Cancel,
     Command,
     Complete,
     Failure,
+    Fire,
     Lapse,
     Options,
     Register,
     Release,
     Replay,
+    ScheduleSpec,
     Seen,
+    Steer,
     Submit,
 )
 
@@ -33,6 +37,7 @@ CLAIM_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OPTIONS_OVERHEAD_BYTES = 10 * NUMBER_BYTES
 RULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
+SCHEDULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 FAILURE_OVERHEAD_BYTES = 4 * NUMBER_BYTES
 
 
@@ -77,13 +82,24 @@ def size_of(command: Command) -> int:
         size += NUMBER_BYTES * (len(command.silent) + len(command.over))
     elif isinstance(command, Acquire):
         size += CLAIM_OVERHEAD_BYTES + _text(command.name) + _text(command.note)
+    elif isinstance(command, Arm | Fire | Steer):
+        size += _text(command.name)
+        if isinstance(command, Fire):
+            size += NUMBER_BYTES * len(command.slots)
     elif isinstance(command, Seen):
         size += NUMBER_BYTES * len(command.seen)
     elif isinstance(command, Register):
         size += _text(command.name)
         if (worker := command.worker) is not None:
             size += sum(map(_text, (*worker.queues, *worker.names, *worker.labels, *worker.loop_names)))
+            size += sum(map(_schedule, worker.schedules))
     return size
+
+
+def _schedule(spec: ScheduleSpec) -> int:
+    size = SCHEDULE_OVERHEAD_BYTES + len(spec.body)
+    size += sum(map(_text, (spec.name, spec.task, spec.expression, spec.zone, spec.misfire, spec.on_busy)))
+    return size if spec.options is None else size + _options(spec.options)
 
 
 def _options(options: Options) -> int:

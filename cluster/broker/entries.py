@@ -10,7 +10,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.state.commands import MACHINE_VERSION, Acquire, Cancel, Command, Extend, Release, Replay, Stamp, Submit
+from cluster.state.commands import (
+    MACHINE_VERSION,
+    Acquire,
+    Cancel,
+    Command,
+    Extend,
+    Release,
+    Replay,
+    Stamp,
+    Steer,
+    Submit,
+)
 
 ENTRY_BYTES_MAX = 1024 * 1024       # an entry closes here; with one command of the largest body it may reach twice that
 COMMAND_OVERHEAD_BYTES = 64
@@ -22,7 +33,7 @@ WAITING_BYTES_MAX = 64 * 1024 * 1024
 WAITING_COMMANDS_MAX = 131_072
 
 Group = tuple[int, int, list[Command]]
-Passing = Cancel | Replay | Acquire | Release | Extend      # what clients say that passes where submits do not
+Passing = Cancel | Replay | Acquire | Release | Extend | Steer      # what clients say that passes where submits do not
 
 
 class EntryBuilder:

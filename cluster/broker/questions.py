@@ -28,9 +28,11 @@ from cluster.wire import (
     Describe,
     Lease,
     ListLocks,
+    ListSchedules,
     ListTasks,
     Message,
     NodeAnswer,
+    ShowSchedule,
     ShowTask,
     StatusReply,
     StatusRequest,
@@ -42,7 +44,8 @@ STATUS_BYTES_MAX = MESSAGE_BYTES_MAX // 2
 TOO_MANY = "too many questions of this client wait at the leader; ask for fewer at a time, many tasks in one question"
 NOT_TAKEN = "the link to this client is full, or the answer is too large for it; ask for fewer tasks, or again later"
 
-Asked = Describe | ListTasks | ShowTask | ListLocks | StatusRequest     # what has a number, so that it can be refused
+# What has a number, so that it can be refused.
+Asked = Describe | ListTasks | ShowTask | ListLocks | ListSchedules | ShowSchedule | StatusRequest
 
 Answering = Callable[[Link, msgspec.Struct], None]
 

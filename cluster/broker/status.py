@@ -25,7 +25,7 @@ def replica_status(machine: Machine) -> dict[str, object]:
         }
         for row in status["workers"]
     ]
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"], **_parked(status)}
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"], **_rest(status)}
 
 
 def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
@@ -64,7 +64,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_parked(status)}
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_rest(status)}
 
 
 def _drained(name: str, cut_off: int) -> dict[str, object]:
@@ -83,8 +83,9 @@ def _drained(name: str, cut_off: int) -> dict[str, object]:
     }
 
 
-def _parked(status: Status) -> dict[str, object]:
-    return {"parked": [dict(row) for row in status["parked"]], "parked_more": status["parked_more"]}
+def _rest(status: Status) -> dict[str, object]:
+    parked = [dict(row) for row in status["parked"]]
+    return {"parked": parked, "parked_more": status["parked_more"], "schedules": dict(status["schedules"])}
 
 
 def _running(held: list[Assignment], heard: tuple[int, ...], loop: int) -> set[int]:

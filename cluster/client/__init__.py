@@ -8,6 +8,7 @@ from cluster.client.handle import Batch, Handle
 from cluster.client.inspection import AttemptInfo, TaskInfo
 from cluster.client.lock_listing import LockHolder, LockInfo
 from cluster.client.locks import AsyncLock, BlockingLock, Lock, ReadWriteLock, Semaphore
+from cluster.client.schedules import ScheduleInfo, SlotInfo
 from cluster.client.watching import Event
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "LockHolder",
     "LockInfo",
     "ReadWriteLock",
+    "ScheduleInfo",
     "Semaphore",
+    "SlotInfo",
     "TaskInfo",
 ]

@@ -22,7 +22,7 @@ from cluster.client.lock_watching import LockWatcher, LockWatchers
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
-from cluster.client.waiters import Counter, Waiter
+from cluster.client.waiters import Answering, Counter, Waiter
 from cluster.client.waits import Waits
 from cluster.client.watching import Watcher, Watchers
 from cluster.errors import ClusterError, RequestOutcome, Unavailable
@@ -46,6 +46,8 @@ from cluster.wire import (
     Overload,
     RegisterAnswer,
     Results,
+    ScheduleRows,
+    ScheduleShown,
     StatusReply,
     TaskRows,
     TaskShown,
@@ -59,6 +61,8 @@ REWATCH_AFTER = 5 * SECOND          # results that are awaited with nothing hear
 SWEEP_INTERVAL = 100 * MILLISECOND
 REGISTER_RETRY = 1 * SECOND
 STRAGGLERS_MAX = 1_024              # awaited results that do not keep a retired session alive
+
+ANSWERS = (Described, TaskRows, TaskShown, LockRows, ScheduleRows, ScheduleShown)
 
 Inherit = Callable[[dict[int, Sink]], None]
 
@@ -121,7 +125,7 @@ class ClientActor(Actor):
             Unknown: self._on_unknown,
             Overload: self._on_overload,
             StatusReply: self._questions.on_status,
-            **dict.fromkeys((Described, TaskRows, TaskShown, LockRows), self._questions.on_answer),
+            **dict.fromkeys(ANSWERS, self._questions.on_answer),
             Events: self._on_events,
             LeaseAck: self._on_lease_ack,
             ClaimsNews: self._on_claims_news,
@@ -217,6 +221,11 @@ class ClientActor(Actor):
         """Runs tasks again, of any session, that ended without a result; how many, when a majority has it."""
         self._check_open()
         self._commands.replay(tasks, counter)
+
+    def steer(self, name: str, what: int, answering: Answering) -> None:
+        """Asks something of a schedule (STEER_*); what is answered, when a majority has it."""
+        self._check_open()
+        self._commands.steer(name, what, answering)
 
     def acquire(self, wanted: Wanted, *, waits: bool) -> Claim:
         """A new claim on a lock. Raises Overloaded."""

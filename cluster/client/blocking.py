@@ -18,6 +18,7 @@ from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, ids_of
 from cluster.client.lock_listing import LockInfo, LockListing
+from cluster.client.schedules import ScheduleInfo, ScheduleListing, SlotInfo
 from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
 from cluster.durations import Duration, seconds, timeout_seconds
@@ -163,6 +164,35 @@ class BlockingClient:
 
         terms = Terms(name, at_most=at_most, at_least=at_least, on_busy=on_busy, wait=wait, hold=hold, note=note)
         return BlockingTurn(self, AsyncTurn(self._client, terms))
+
+    def schedules(self, prefix: str = "", limit: int | None = None, *, stale: bool = False) -> Iterator[ScheduleInfo]:
+        """Schedules, as `Client.schedules`: `for info in cluster.schedules()`."""
+        listing = ScheduleListing(self._client, prefix, limit, stale=stale)
+        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+
+    def schedule(self, name: str, *, stale: bool = False) -> ScheduleInfo:
+        """One schedule, with its history, as `Client.schedule`."""
+        return self.run(lambda: self._client.schedule(name, stale=stale))
+
+    def history(self, name: str, *, stale: bool = False) -> tuple[SlotInfo, ...]:
+        """The last 20 slots of a schedule, as `Client.history`."""
+        return self.run(lambda: self._client.history(name, stale=stale))
+
+    def pause(self, name: str) -> None:
+        """A schedule does not fire from now on, as `Client.pause`."""
+        self.run(lambda: self._client.pause(name))
+
+    def resume(self, name: str) -> None:
+        """A schedule that was paused fires again, as `Client.resume`."""
+        self.run(lambda: self._client.resume(name))
+
+    def run_now(self, name: str) -> "BlockingHandle[Any]":
+        """Runs a schedule's task now, as `Client.run_now`."""
+        return BlockingHandle(self, self.run(lambda: self._client.run_now(name)))
+
+    def delete_schedule(self, name: str) -> None:
+        """Forgets a schedule that no live worker announces, as `Client.delete_schedule`."""
+        self.run(lambda: self._client.delete_schedule(name))
 
     def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Client.cancel`."""

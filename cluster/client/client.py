@@ -15,6 +15,7 @@ from cluster.client.claims import HOLD
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.lock_listing import LockInfo, LockListing
+from cluster.client.schedules import ScheduleInfo, ScheduleListing, SlotInfo, checked_name, refusal, show_schedule
 from cluster.client.succession import SessionLimits, Succession
 from cluster.client.task_actors import ActorProxy
 from cluster.durations import Duration, deadline_seconds, milliseconds
@@ -23,7 +24,15 @@ from cluster.errors import (
     DeadlineExceeded,
     Unavailable,
 )
-from cluster.state.commands import GRACE_MS_MAX, REPLAY_TASKS_MAX
+from cluster.state.commands import (
+    GRACE_MS_MAX,
+    REPLAY_TASKS_MAX,
+    STEER_DELETE,
+    STEER_PAUSE,
+    STEER_RESUME,
+    STEER_RUN,
+)
+from cluster.state.effects import ANSWER_OK
 from cluster.task import Task, task_of
 from cluster.task_actor import TaskActor
 from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
@@ -255,6 +264,62 @@ class Client:
 
         terms = Terms(name, at_most=at_most, at_least=at_least, on_busy=on_busy, wait=wait, hold=hold, note=note)
         return AsyncTurn(self, terms)
+
+    # -- schedules ----------------------------------------------------------------------------------------------------
+
+    def schedules(
+        self, prefix: str = "", limit: int | None = None, *, stale: bool = False
+    ) -> AsyncIterator[ScheduleInfo]:
+        """Schedules whose names begin with `prefix`, at most `limit`, in order of their names: `async for info in
+        cluster.schedules()`. They come in pages, as do tasks; `stale` as for `records`. When they fire next is computed
+        by the broker that answers, with the time zones of its machine.
+        Raises ValueError and TypeError at once, while iterating Unavailable or DeadlineExceeded.
+        """
+        return ScheduleListing(self, prefix, limit, stale=stale).infos()
+
+    async def schedule(self, name: str, *, stale: bool = False) -> ScheduleInfo:
+        """One schedule, with its `history`. Raises ScheduleNotFound, Unavailable or DeadlineExceeded."""
+        return await show_schedule(self, name, stale=stale)
+
+    async def history(self, name: str, *, stale: bool = False) -> tuple[SlotInfo, ...]:
+        """The last 20 slots of a schedule, the oldest first: each with its task and how that has ended, or why there is
+        none. Raises as `schedule`."""
+        return (await show_schedule(self, name, stale=stale)).history
+
+    async def pause(self, name: str) -> None:
+        """A schedule does not fire from now on, and no run that waits for an earlier one begins; what runs goes on.
+        Returns once a majority of the brokers has that on disk. Raises ScheduleNotFound, Unavailable or
+        DeadlineExceeded."""
+        await self._steer(name, STEER_PAUSE)
+
+    async def resume(self, name: str) -> None:
+        """A schedule that was paused fires again. Slots that have passed meanwhile are skipped; runs that waited go on.
+        Its alarm is over, also of one that was not paused. Raises as `pause`."""
+        await self._steer(name, STEER_RESUME)
+
+    async def run_now(self, name: str) -> "Handle[Any]":
+        """Runs a schedule's task now, also if it is paused: as if a slot had come, so it waits if another run is
+        unfinished and the schedule says so (`on_busy`). Returns its handle; the result is of plain types.
+
+        Raises ScheduleRefused if that run would be skipped, or no live worker could run it; else as `pause`.
+        """
+        return self._watch(Handle(self, None), await self._steer(name, STEER_RUN))
+
+    async def delete_schedule(self, name: str) -> None:
+        """Forgets a schedule that no live worker announces. Raises ScheduleRefused if one does, or a run of it is
+        unfinished; else as `pause`."""
+        await self._steer(name, STEER_DELETE)
+
+    async def _steer(self, name: str, what: int) -> int:
+        checked_name(name)
+        end = self._deadline_at(self._deadline)
+        actor = await self._session(self._sessions.for_cancel, end)
+        answered: asyncio.Future[tuple[int, int]] = self._loop.create_future()
+        actor.steer(name, what, answered)
+        code, value = await self._within(answered, self._left(end), lambda: actor.too_late("unknown"))
+        if code != ANSWER_OK:
+            raise refusal(name, code, value)
+        return int(value)
 
     async def cancel(self, tasks: Iterable[int], grace: Duration = CANCEL_GRACE) -> None:
         """Ends these tasks, as `Handle.cancel` does. Nothing is said of those that have ended or are not known."""

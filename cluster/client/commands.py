@@ -24,11 +24,11 @@ from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
 from cluster.client.sinks import ManySink, Sink
-from cluster.client.waiters import Counter, Hearer, Waiter, Waiting, reject_all, resolve_all
+from cluster.client.waiters import Answering, Counter, Hearer, Waiter, Waiting, Whole, reject_all, resolve_all
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, LockLost, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
-from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Replay, Submit
+from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Replay, Steer, Submit
 from cluster.state.effects import ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
 
@@ -130,7 +130,13 @@ class Commands:
             low, seq = self._window.low, self._window.allot()
             self._send(seq, Replay(self.session, seq, low, tasks), counter)
 
-    def _makes_room(self, waiter: Waiter | Counter) -> bool:
+    def steer(self, name: str, what: int, answering: Answering) -> None:
+        """Asks something of a schedule; what is answered, when a majority has it. On its way it is as a cancel."""
+        if self._makes_room(answering):
+            low, seq = self._window.low, self._window.allot()
+            self._send(seq, Steer(self.session, seq, low, name, what), Whole(answering))
+
+    def _makes_room(self, waiter: Waiter | Counter | Answering) -> bool:
         self._put_off()
         if not self._window.is_open:
             reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
@@ -187,7 +193,7 @@ class Commands:
         return seq
 
     def _send(
-        self, seq: int, command: Submit | Cancel | Replay | LockCommand, waiter: Waiting, *, alone: bool = False
+        self, seq: int, command: Submit | Cancel | Replay | Steer | LockCommand, waiter: Waiting, *, alone: bool = False
     ) -> None:
         encoded = self._encode(command)
         may_leave = alone or self._refusals.is_open or not self._has_drafts()

@@ -76,6 +76,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     kwargs: dict[str, object] | None = None
     arguments_why: str = ""                     # why there are none: they are too long, not kept, or nothing for JSON
     progress: tuple[int, int | None] | None = None      # done, and of how much, if it runs and has said so
+    schedule: str = ""                          # whose run it is; "" if it was submitted
+    scheduled_at: datetime | None = None        # the time that this run is for
 
 
 class Listing:
@@ -181,6 +183,8 @@ def info_of(
         kwargs=call.kwargs,
         arguments_why=call.why,
         progress=None if progress is None else (progress[0], None if progress[1] == NO_TOTAL else progress[1]),
+        schedule=details.schedule,
+        scheduled_at=_date(details.slot_ms),
     )
 
 

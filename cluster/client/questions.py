@@ -16,6 +16,8 @@ from cluster.wire import (
     LockRows,
     Message,
     NodeAnswer,
+    ScheduleRows,
+    ScheduleShown,
     StatusReply,
     StatusRequest,
     TaskRows,
@@ -24,7 +26,7 @@ from cluster.wire import (
 
 RETRY_AFTER_S = 1.0         # a question that was refused
 
-Answered = Described | TaskRows | TaskShown | LockRows
+Answered = Described | TaskRows | TaskShown | LockRows | ScheduleRows | ScheduleShown
 
 
 class Questions:

@@ -23,7 +23,24 @@ class Hearer:
 
 Waiter = Future[None]
 Counter = Future[int]
-# A submit, a cancel, a replay, what a lock needs, or a submit that gave up its number.
+Answering = Future[tuple[int, int]]
+
+
+class Whole(Hearer):
+    """For a future: code and value of the answer."""
+
+    def __init__(self, future: Answering) -> None:
+        self._future = future
+
+    def answered(self, code: int, value: int, now: Nanos) -> None:
+        if not self._future.done():
+            self._future.set_result((code, value))
+
+    def failed(self, error: ClusterError) -> None:
+        reject(self._future, error)
+
+
+# A submit, a cancel, a replay, what a lock or a schedule needs, or a submit that gave up its number.
 Waiting = Draft[Waiter] | Waiter | Counter | Hearer | None
 
 

@@ -1,9 +1,11 @@
 """What commands share: arguments and options, one loop per call, patience that can be seen."""
 
 import asyncio
+import difflib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -61,6 +63,29 @@ class DurationText(click.ParamType):  # type: ignore[type-arg]
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return seconds
+
+
+class ListsByDefault(click.Group):
+    """A group whose commands begin with the topology: `tasks TOPOLOGY` is `tasks list TOPOLOGY`, and in `tasks TOPOLOGY
+    show ID` the two words may stand either way."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        first = args[0] if args else "-"
+        if not first.startswith("-") and first not in self.commands and (
+            first.endswith(".toml") or Path(first).exists()
+        ):
+            second = args[1] if len(args) > 1 else ""
+            args = [second, first, *args[2:]] if second in self.commands else ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(sorted(self.commands))}."
+            ctx.fail(f"{args[0]!r} is no command of `{self.name}`, and no such topology is there.{hint}")
+        return super().resolve_command(ctx, args)
 
 
 Command = Callable[..., None]

@@ -1,13 +1,14 @@
 """All commands, and what their errors mean to a shell.
 
-A command lives in a module of its group and is listed here: in COMMANDS, or as `tasks ...` in OF_TASKS.
+A command lives in a module of its group and is listed here: in COMMANDS, as `tasks ...` in OF_TASKS, or as `cron ...`
+in OF_CRON.
 """
 
 import sys
 
 import click
 
-from cluster.command_line import completion, lock, nodes, parts, replay, results, status, submit, tasks, top
+from cluster.command_line import completion, cron, lock, nodes, parts, replay, results, status, submit, tasks, top
 from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 
@@ -29,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (
     tasks.tasks,
     lock.lock,
     lock.locks,
+    cron.cron,
     completion.completion,
 )
 OF_TASKS: tuple[click.Command, ...] = (
@@ -36,6 +38,15 @@ OF_TASKS: tuple[click.Command, ...] = (
     tasks.show,
     results.cancel,
     replay.replay,
+)
+OF_CRON: tuple[click.Command, ...] = (
+    cron.list_,
+    cron.show,
+    cron.history,
+    cron.run_now,
+    cron.pause,
+    cron.resume,
+    cron.delete,
 )
 
 
@@ -52,6 +63,8 @@ for _command in COMMANDS:
     main.add_command(_command)
 for _command in OF_TASKS:
     tasks.tasks.add_command(_command)
+for _command in OF_CRON:
+    cron.cron.add_command(_command)
 
 
 def run() -> None:

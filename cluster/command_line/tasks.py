@@ -1,9 +1,7 @@
 """`tasks`: lists of tasks, and one task with its attempts."""
 
-import difflib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,34 +10,23 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.client.inspection import STATES, AttemptInfo, TaskInfo
-from cluster.command_line.common import TaskId, busy, known, look_options, looking, run, stderr, topology_argument
+from cluster.command_line.common import (
+    ListsByDefault,
+    TaskId,
+    busy,
+    known,
+    look_options,
+    looking,
+    run,
+    stderr,
+    topology_argument,
+)
 from cluster.command_line.waiting import as_json_text, waits_for
 from cluster.status_tables import plain_table
 
 LIMIT_DEFAULT = 100
 TABLE_ROWS = 1_000          # in one table, whose columns are as wide as its rows need
 COLUMNS = ("id", "state", "task", "queue", "worker", "tries")
-
-
-class ListsByDefault(click.Group):
-    """`tasks TOPOLOGY` is `tasks list TOPOLOGY`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        first = args[0] if args else "-"
-        if not first.startswith("-") and first not in self.commands and (
-            first.endswith(".toml") or Path(first).exists()
-        ):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(sorted(self.commands))}."
-            ctx.fail(f"{args[0]!r} is no command of `tasks`, and no such topology is there.{hint}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=ListsByDefault)
@@ -171,6 +158,7 @@ def described(info: TaskInfo) -> Iterator[str]:
         "name": info.name,
         "state": f"{info.state} ({what})" if what else info.state,
         "queue": f"{info.queue}, priority {info.priority}",
+        "schedule": f"{info.schedule}, {_date(info.scheduled_at)}" if info.schedule else "",
         "worker": info.worker + (f", slot {info.slot}" if info.slot is not None else ""),
         "tries": f"{info.attempt}, of which {info.crashes} crashed" if info.crashes else str(info.attempt),
         "started": _date(info.started_at),

@@ -35,6 +35,19 @@ LOCK_LIMIT_MAX = 1_000_000_000
 TURN_MS_MAX = 366 * 24 * 60 * 60 * 1_000        # of `at_most_ms` and `rest_ms`
 RELEASE_CLAIMS_MAX = 1_024      # in one command
 
+# Of a ScheduleSpec: what becomes of slots that nobody ran in time, and of one that comes while a run is unfinished.
+MISFIRES = ("skip", "once", "all")
+BUSY_SKIP, BUSY_QUEUE, BUSY_WAIT, BUSY_REPLACE = ON_BUSY = ("skip", "queue", "wait", "replace")
+FIRE_SLOTS_MAX = 100            # in one command
+WORKER_SCHEDULES_MAX = 1_024
+NEVER = -1                      # in place of the next slot of a schedule: it has none
+
+# What a Steer asks for.
+STEER_PAUSE = 0
+STEER_RESUME = 1
+STEER_RUN = 2
+STEER_DELETE = 3
+
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result; error is set if it logged, and has nothing but that
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
@@ -161,8 +174,29 @@ class Complete(Command, tag=2, frozen=True):
     outcomes: list[Outcome]
 
 
+class ScheduleSpec(Struct, array_like=True, gc=False, frozen=True):
+    """A schedule as it was written: when it fires, and which call of which task that is. `body` is one of a TaskGroup.
+
+    With an `expression` it is a cron expression for the clocks of `zone`, else it fires each `period_ms`, counted from
+    `anchor_ms`. The state does not read that: a leader does, and writes down what follows. Not `exclusive`: runs may
+    overlap, and `on_busy` means nothing.
+    """
+
+    name: str
+    task: str
+    expression: str
+    zone: str
+    period_ms: int
+    anchor_ms: int
+    misfire: str
+    on_busy: str
+    exclusive: bool
+    body: bytes
+    options: Options | None = None
+
+
 class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
-    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot.
+    """What a worker offers. `prefetch` 0 = auto, else that many tasks per slot. `schedules` are those of its modules.
 
     With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
     others then do not, and runs up to `loop_tasks` of them at a time.
@@ -175,6 +209,7 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
     labels: tuple[str, ...] = ()
     loop_names: tuple[str, ...] = ()
     loop_tasks: int = 0
+    schedules: tuple[ScheduleSpec, ...] = ()
 
 
 class Register(Command, tag=3, frozen=True):
@@ -318,3 +353,36 @@ class Lapse(Command, tag=15, frozen=True):
 
     silent: list[int]
     over: list[int] = []
+
+
+class Arm(Command, tag=16, frozen=True):
+    """Leader -> log: the next slot of a schedule, or NEVER. Passed over if these are not its terms any more, or it has
+    a next slot."""
+
+    name: str
+    version: int
+    next_ms: int
+
+
+class Fire(Command, tag=17, frozen=True):
+    """Leader -> log: the next slot of a schedule has come. `slots` are to be run, perhaps none, or later ones instead;
+    `after_ms` is the next one then, or NEVER. With `is_alarm` more have come than are run one by one. Passed over
+    unless the schedule's terms and its next slot are those that the leader saw, and somebody may run it."""
+
+    name: str
+    version: int
+    next_ms: int
+    slots: list[int]
+    after_ms: int
+    is_alarm: bool = False
+
+
+class Steer(Command, tag=18, frozen=True):
+    """Client -> leader -> log. Session command `seq`: what an operator wants of the schedule `name`, one of STEER_*.
+    The answer's value is the task's id for STEER_RUN."""
+
+    session: int
+    seq: int
+    low: int
+    name: str
+    what: int

@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from cluster.state.commands import (
     Acquire,
+    Arm,
     Cancel,
     Close,
     Command,
@@ -22,6 +23,7 @@ from cluster.state.commands import (
     Drain,
     Expire,
     Extend,
+    Fire,
     Formation,
     Lapse,
     Register,
@@ -29,6 +31,7 @@ from cluster.state.commands import (
     Replay,
     Seen,
     Stamp,
+    Steer,
     Submit,
     Tick,
 )
@@ -50,6 +53,9 @@ KINDS: dict[int, type[Command]] = {
     13: Release,
     14: Extend,
     15: Lapse,
+    16: Arm,
+    17: Fire,
+    18: Steer,
 }
 
 # ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError

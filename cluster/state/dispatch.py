@@ -236,10 +236,11 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     else:
         assignments = [
             Assignment(
-                m.id, m.attempt, index, estimate_us, m.spec.timeout_ms, name, m.body, m.alone, m.spec.soft_timeout_ms
+                m.id, m.attempt, index, estimate_us, (spec := m.spec).timeout_ms, name, m.body, m.alone,
+                spec.soft_timeout_ms, "", "", 0, spec.slot_ms,
             )
             for m in messages
-        ]
+        ]  # fmt: skip
     per_session = ledger.effects.assignments
     if slot.session in per_session:
         per_session[slot.session] += assignments

@@ -11,10 +11,13 @@ ANSWER_OK = 0
 ANSWER_GAP = 1            # value = the sequence number expected
 ANSWER_NO_SESSION = 2     # unknown, expired or ended; the outcome of what was sent under it is unknown
 ANSWER_REFUSED = 3        # registration of an ended incarnation, a wrapped task number, ...
-ANSWER_BUSY = 4           # of an Acquire that does not wait
+ANSWER_BUSY = 4           # of an Acquire that does not wait; of a Steer: this task is unfinished
 ANSWER_OTHER_LIMIT = 5    # of an Acquire: the lock is in use with another limit, the value
-ANSWER_CROWDED = 6        # of an Acquire: too many claims, the value is how many are allowed
+ANSWER_CROWDED = 6        # of an Acquire: too many claims, the value is how many are allowed; of a Steer: runs
 ANSWER_LOST = 7           # of an Extend, or of a Submit with a fence: the session does not hold that
+ANSWER_NO_SCHEDULE = 8    # of a Steer
+ANSWER_PARKED = 9         # of a Steer: no live worker announces the schedule and could run it
+ANSWER_ANNOUNCED = 10     # of a Steer: one does
 
 STATE_COMPLETED = 0
 STATE_FAILED = 1
@@ -46,7 +49,7 @@ class Assignment(Struct, array_like=True, gc=False, frozen=True):
     """One attempt for one slot of a worker. `alone` = nothing else may wait beside it in its slot.
 
     `actor`, `key` and `epoch` are those of a task with a key, which this slot owns: an instance that was built in
-    another epoch is of no use any more.
+    another epoch is of no use any more. `slot_ms` is the time that a run of a schedule is for, 0 for others.
     """
 
     task: int
@@ -61,6 +64,7 @@ class Assignment(Struct, array_like=True, gc=False, frozen=True):
     actor: str = ""
     key: str = ""
     epoch: int = 0
+    slot_ms: int = 0
 
 
 class TaskResult(Struct, array_like=True, gc=False, frozen=True):
@@ -104,6 +108,7 @@ class Effects:
         "moved",
         "registered",
         "results",
+        "schedules",
         "withdrawn",
     )
 
@@ -118,3 +123,4 @@ class Effects:
         self.moved: list[int] = []                              # tasks that lost their slot and wait again
         self.claims: dict[int, list[ClaimNews]] = {}            # client session -> what became of its claims
         self.locks: dict[str, None] = {}                        # names of locks whose holders changed, in order
+        self.schedules: dict[str, None] = {}                    # names of those that a leader should look at, in order

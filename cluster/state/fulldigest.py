@@ -17,6 +17,7 @@ from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
+from cluster.state.schedules import Schedules
 from cluster.state.sessions import Sessions
 from cluster.state.tables import Tables
 
@@ -39,6 +40,7 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _keys(tables)
     yield from _sessions(tables.sessions)
     yield from _locks(tables.locks)
+    yield from _schedules(tables.schedules)
     yield from _tasks(tables)
     yield from _retention(tables.retention)
     yield from _evidence(tables.evidence)
@@ -100,6 +102,16 @@ def _locks(locks: Locks) -> Iterator[object]:
         for claim in (*lock.holders.values(), *lock.waiting.values()):
             yield (claim.id, claim.session, claim.units, claim.hold_ms, claim.note, claim.fence, claim.since_ms)
             yield (claim.at_most_ms, claim.rest_ms, claim.terms, claim.is_wanted)
+
+
+def _schedules(schedules: Schedules) -> Iterator[object]:
+    yield (schedules.made, schedules.session, schedules.number, list(schedules.sessions))
+    yield sorted(schedules.announced.items())
+    for _, schedule in sorted(schedules.by_name.items()):
+        yield (schedule.spec, schedule.version, schedule.next_ms, schedule.passed_ms, schedule.is_paused)
+        yield (list(schedule.begun), list(schedule.waiting), list(schedule.history))
+        yield (schedule.alarm, schedule.alarm_ms)
+    yield [(task, schedule.spec.name) for task, schedule in sorted(schedules.by_task.items())]
 
 
 def _retention(retention: Retention) -> Iterator[object]:

@@ -57,6 +57,7 @@ from cluster.state.rows import (
     QueueRow,
     RangesRow,
     Row,
+    ScheduleRow,
     Section,
     SessionRow,
     SpecRow,
@@ -69,6 +70,7 @@ from cluster.state.tasks import Task
 
 PART_BYTES = 256 * 1024     # of the rows of a part, unless one row alone is larger
 TASK_BYTES = 128            # at most, of all columns of a task together: body, worker and attempts come on top
+NO_KEY = ("", "", "", "", ())       # queue, name, actor, key and labels of most specs
 LIST_ITEMS = 6 * 2_048      # numbers of one row, at most 9 bytes each; whole pairs and triples
 
 assert LIST_ITEMS * 9 < PART_BYTES and LIST_ITEMS % 6 == 0
@@ -118,6 +120,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.SESSIONS, (_session(session, offers) for session in tables.sessions)
     yield Section.ENDED, _ended(tables)
     yield Section.CLAIMS, _claims(tables)
+    yield Section.SCHEDULES, _schedules(tables)
     yield Section.TASKS, _tasks(tables, specs)
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
@@ -146,6 +149,9 @@ def _head(tables: Tables, applied_index: int) -> HeadRow:
         tables.queues.made,
         tables.keys.epochs,
         tables.locks.fences,
+        tables.schedules.made,
+        tables.schedules.number,
+        tuple(tables.schedules.sessions),
     )
 
 
@@ -230,6 +236,22 @@ def _claims(tables: Tables) -> Iterator[Row]:
                 claim.terms,
                 claim.is_wanted,
             )
+
+
+def _schedules(tables: Tables) -> Iterator[Row]:
+    for _, schedule in sorted(tables.schedules.by_name.items()):
+        yield ScheduleRow(
+            schedule.spec,
+            schedule.version,
+            schedule.next_ms,
+            schedule.passed_ms,
+            schedule.is_paused,
+            list(schedule.begun),
+            list(schedule.waiting),
+            list(schedule.history),
+            schedule.alarm,
+            schedule.alarm_ms,
+        )
 
 
 def _orders(tables: Tables) -> Iterator[Row]:
@@ -321,7 +343,9 @@ class Specs:
                         spec.retries,
                         spec.retry,
                         spec.soft_timeout_ms,
-                        *((spec.queue, spec.name, spec.actor, spec.key, spec.labels) if spec.key else ()),
+                        *((spec.queue, spec.name, spec.actor, spec.key, spec.labels) if spec.key else NO_KEY),
+                        spec.schedule,
+                        spec.slot_ms,
                     )
                 )
         return rows

@@ -124,6 +124,8 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
         task.grace_ms,
         len(task.body),
         task.body if task.state != STATE_COMPLETED and len(task.body) <= ARGUMENTS_BYTES_MAX else None,
+        spec.schedule,
+        spec.slot_ms,
     )
 
 

@@ -22,7 +22,7 @@ from cluster.state.commands import (
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
 from cluster.state.keys import KeyedChannel
-from cluster.state.queues import DELAYED, PENDING
+from cluster.state.queues import DELAYED, PENDING, Spec
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
@@ -43,7 +43,6 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
         tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
     base = session.id << TASK_NUMBER_BITS
     now_ms = tables.now_ms
-    table = tables.tasks
     for group in command.groups:
         if not group.bodies:
             continue
@@ -54,28 +53,49 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             spec = tables.keys.spec(group.name, options, now_ms)
         else:
             spec = tables.queues.spec(group.name, options, now_ms)
-        state = DELAYED if delay_ms else PENDING
-        first = base | group.first
-        end = first + len(group.bodies)
-        tasks = list(map(Task, range(first, end), repeat(spec), group.bodies, repeat(state)))
-        start = first
-        while start < end:
-            cut = min(end, ((start >> RUN_BITS) + 1) << RUN_BITS)
-            shard = table.shard(start >> RUN_BITS)
-            shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
-            start = cut
-        channel = tables.queues.channels[spec.channel]
-        if channel.key:
-            assert isinstance(channel, KeyedChannel)
-            channel.begin(len(tasks))
-        if delay_ms:
-            channel.queue.delayed += len(tasks)
-            tables.timers.add(now_ms + delay_ms, first, len(tasks), READY)
-        else:
-            channel.append(spec.priority, tasks)
-        if spec.expires_at_ms:
-            tables.timers.add(spec.expires_at_ms, first, len(tasks), EXPIRES)
+        enter(tables, spec, base | group.first, group.bodies, delay_ms)
     return ANSWER_OK, 0
+
+
+def enter(
+    tables: Tables, spec: Spec, first: int, bodies: list[bytes], delay_ms: int = 0, *, waits: bool = False
+) -> None:
+    """Makes tasks with the ids `first`, `first` + 1, ..., which are in their lane at once, or when `delay_ms` have
+    passed; or, if somebody `waits` with them, when that says `let_go`."""
+    is_delayed = waits or delay_ms > 0
+    end = first + len(bodies)
+    tasks = list(map(Task, range(first, end), repeat(spec), bodies, repeat(DELAYED if is_delayed else PENDING)))
+    table = tables.tasks
+    start = first
+    while start < end:
+        cut = min(end, ((start >> RUN_BITS) + 1) << RUN_BITS)
+        shard = table.shard(start >> RUN_BITS)
+        shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
+        start = cut
+    channel = tables.queues.channels[spec.channel]
+    if channel.key:
+        assert isinstance(channel, KeyedChannel)
+        channel.begin(len(tasks))
+    if is_delayed:
+        channel.queue.delayed += len(tasks)
+        if not waits:
+            tables.timers.add(tables.now_ms + delay_ms, first, len(tasks), READY)
+    else:
+        channel.append(spec.priority, tasks)
+    if spec.expires_at_ms:
+        tables.timers.add(spec.expires_at_ms, first, len(tasks), EXPIRES)
+
+
+def let_go(tables: Tables, task: Task, delay_ms: int) -> None:
+    """A task that had to wait waits in its lane, or for its delay before that."""
+    assert task.state == DELAYED
+    if delay_ms:
+        tables.timers.add(tables.now_ms + delay_ms, task.id, 1, READY)
+        return
+    channel = tables.queues.channels[task.spec.channel]
+    channel.queue.delayed -= 1
+    task.state = PENDING
+    channel.append(task.spec.priority, [task])
 
 
 def _last_number(session: Session, command: Submit) -> int | None:
@@ -89,12 +109,12 @@ def _last_number(session: Session, command: Submit) -> int | None:
         if group.first <= last or tasks > SUBMIT_TASKS_MAX or not is_name(group.name):
             return None
         last = group.first + len(group.bodies) - 1
-        if last > TASK_NUMBER_MAX or (group.options is not None and not _is_valid(group.options)):
+        if last > TASK_NUMBER_MAX or (group.options is not None and not are_valid(group.options)):
             return None
     return last
 
 
-def _is_valid(options: Options) -> bool:
+def are_valid(options: Options) -> bool:
     return (
         is_name(options.queue)
         and 0 <= options.priority <= PRIORITY_MAX

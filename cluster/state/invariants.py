@@ -1,7 +1,7 @@
 """What must hold between entries. Run after every entry in simulator and tests; too slow for anything
 else."""
 
-from cluster.state.commands import RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
+from cluster.state.commands import NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
@@ -9,6 +9,8 @@ from cluster.state.key_invariants import check_keys
 from cluster.state.locks import CLAIM_NUMBER_MAX
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import record_bytes
+from cluster.state.schedule_rows import HISTORY_SLOTS
+from cluster.state.schedules import RUN_NUMBER_MAX, SCHEDULES_MAX, UNKNOWN, WAITING_MAX, is_served
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
 from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
@@ -26,6 +28,7 @@ def check(tables: Tables) -> None:
     check_keys(tables)
     _check_sessions(tables)
     _check_locks(tables)
+    _check_schedules(tables)
     _check_retention(tables)
     _check_evidence(tables)
 
@@ -57,6 +60,39 @@ def _check_locks(tables: Tables) -> None:
         assert session is not None, f"{claim.id} is of a session that has ended"
         assert locks.by_session[claim.session][claim.id] is claim
         assert session.id == claim.id >> TASK_NUMBER_BITS and claim.id & CLAIM_NUMBER_MAX <= session.last_claim
+
+
+def _check_schedules(tables: Tables) -> None:
+    """Every unfinished run is of one schedule, once; slots rise; nobody waits for nothing."""
+    schedules = tables.schedules
+    assert not schedules.freed and not schedules.stirred, "an entry was not settled"
+    announced: dict[str, int] = {}
+    for session in tables.sessions:
+        if session.worker is not None and not session.draining:
+            for spec in session.worker.schedules:
+                if is_served(session.worker, spec):
+                    announced[spec.name] = announced.get(spec.name, 0) + 1
+    assert schedules.announced == announced
+    assert len(schedules.by_name) <= SCHEDULES_MAX and schedules.number <= RUN_NUMBER_MAX
+    assert schedules.session == (list(schedules.sessions) or [0])[-1]
+    assert not schedules.sessions.keys() & tables.sessions.by_id.keys()
+    versions = [schedule.version for schedule in schedules.by_name.values()]
+    assert len(set(versions)) == len(versions) and all(0 < version <= schedules.made for version in versions)
+    runs = 0
+    for name, schedule in schedules.by_name.items():
+        assert schedule.spec.name == name
+        assert schedule.next_ms in (UNKNOWN, NEVER) or schedule.next_ms > schedule.passed_ms, f"{name} would run twice"
+        assert not schedule.begun.keys() & schedule.waiting.keys()
+        assert len(schedule.waiting) <= WAITING_MAX and len(schedule.history) <= HISTORY_SLOTS
+        if schedules.may_fire(schedule):
+            assert not schedule.waiting or (schedule.begun and schedule.spec.exclusive), f"a run of {name} waits"
+        for number in (*schedule.begun, *schedule.waiting):
+            runs += 1
+            task = tables.tasks.get(number)
+            assert schedules.by_task[number] is schedule and number >> TASK_NUMBER_BITS in schedules.sessions
+            assert task is not None and not task.is_terminal and task.spec.schedule == name
+            assert number in schedule.begun or task.state == DELAYED
+    assert runs == len(schedules.by_task)
 
 
 def _check_places(tables: Tables) -> None:
@@ -95,10 +131,13 @@ def _check_places(tables: Tables) -> None:
         assert not task.is_cancelled or (task.id, GIVE_UP | life) in dates or task.is_terminal
         assert not task.is_cancelled or task.state in (HELD, STATE_COMPLETED)
         assert 0 <= task.failures <= RETRIES_MAX
-        assert task.state != DELAYED or (task.id, READY | life) in dates, f"{task.id} would never be ready"
+        schedule = tables.schedules.by_task.get(task.id)
+        has_to_wait = schedule is not None and task.id in schedule.waiting
+        assert task.state != DELAYED or has_to_wait or (task.id, READY | life) in dates, f"{task.id} is never ready"
         waits = task.state in (PENDING, DELAYED)
         assert not waits or not task.expires_at_ms or (task.id, EXPIRES) in dates
         assert task.replays >= 0 and (not task.replays or task.state != DELAYED or task.failures)
+        assert bool(task.spec.schedule) == (task.id >> TASK_NUMBER_BITS in tables.schedules.sessions)
 
 
 def _dates(tables: Tables) -> dict[tuple[int, int], int]:

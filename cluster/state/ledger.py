@@ -20,6 +20,8 @@ Marks are negative, so that no two different sequences of decisions write the sa
     GRANTED, claim, fence           of a lock, to one that waited
     LAPSED, claim, why              it has ended, as one of CLAIM_* says
     WANTED, claim                   its holder is to give it up
+    ARMED, version, slot            the next slot of the schedule with these terms
+    SLOTTED, version, slot, fate, task      what becomes of a slot: one of SLOT_*, its task or 0
 """
 
 from zlib import crc32
@@ -43,6 +45,8 @@ HOUSED = -10
 GRANTED = -11
 LAPSED = -12
 WANTED = -13
+ARMED = -14
+SLOTTED = -15
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -126,6 +130,18 @@ class Ledger:
         """For those who watch it: no decision of its own."""
         if self.effects is not None:
             self.effects.locks[lock] = None
+
+    def armed(self, version: int, next_ms: int) -> None:
+        self.decisions += (ARMED, version, next_ms)
+
+    def slotted(self, version: int, slot_ms: int, fate: int, task: int) -> None:
+        """What becomes of a slot of a schedule."""
+        self.decisions += (SLOTTED, version, slot_ms, fate, task)
+
+    def schedule_changed(self, name: str) -> None:
+        """For the leader, who may have something to do about it: no decision of its own."""
+        if self.effects is not None:
+            self.effects.schedules[name] = None
 
     def ended(self, submitter: int, result: TaskResult) -> None:
         """A terminal record, for the session that submitted the task."""

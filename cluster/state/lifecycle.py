@@ -70,6 +70,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
+    if task.spec.schedule:
+        tables.schedules.freed.append(task.id)
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -116,6 +118,8 @@ def drain(tables: Tables, session: Session) -> None:
         session.draining = True
         tables.credit.drain(session.slots, tables.queues)
         _vacate(tables, session)
+        assert session.worker is not None
+        tables.schedules.leave(session.worker)
         tables.ledger.draining(session.id)
 
 
@@ -129,6 +133,8 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
         tables.credit.leave(session.slots, tables.queues)
         if not session.draining:        # else it has left its pools before
             _vacate(tables, session)
+            assert session.worker is not None
+            tables.schedules.leave(session.worker)
     tables.sessions.close(session)
     tables.locks.end_session(session.id, tables.now_ms)
     tables.ledger.session_ended(session.id)

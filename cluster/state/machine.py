@@ -19,12 +19,14 @@ from cluster.state.commands import (
     ROLE_CLIENT,
     ROLE_WORKER,
     Acquire,
+    Arm,
     Cancel,
     Close,
     Complete,
     Drain,
     Expire,
     Extend,
+    Fire,
     Formation,
     Lapse,
     Register,
@@ -32,6 +34,7 @@ from cluster.state.commands import (
     Replay,
     Seen,
     Stamp,
+    Steer,
     Submit,
     Tick,
 )
@@ -49,6 +52,7 @@ from cluster.state.effects import (
     TaskResult,
 )
 from cluster.state.eviction import evict
+from cluster.state.firing import arm, fire, settle, steer
 from cluster.state.fulldigest import full_digest
 from cluster.state.image import image
 from cluster.state.inspection import Page, details_of, page_of
@@ -59,6 +63,7 @@ from cluster.state.locks import Locks
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
 from cluster.state.replays import replay
+from cluster.state.schedules import Schedules
 from cluster.state.sessions import Session
 from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
 from cluster.state.tables import Tables
@@ -74,7 +79,7 @@ class Unfinished(Enum):
 
 PENDING: Final = Unfinished.PENDING
 
-SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend
+SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend | Steer
 
 
 class Machine:
@@ -103,6 +108,9 @@ class Machine:
             13: self._on_release,
             14: self._on_extend,
             15: self._on_lapse,
+            16: self._on_arm,
+            17: self._on_fire,
+            18: self._on_steer,
         }
         assert self._handlers.keys() == KINDS.keys()
 
@@ -113,6 +121,7 @@ class Machine:
         tables.ledger.open(index, effects)
         if payload:
             self._apply_groups(payload)
+            settle(tables)
             dispatch(tables)
             evict(tables)
         tables.ledger.close(index)
@@ -259,6 +268,11 @@ class Machine:
         """Who holds what, and who waits; to be read only."""
         return self._tables.locks
 
+    @property
+    def schedules(self) -> Schedules:
+        """What is to fire, and what runs; to be read only."""
+        return self._tables.schedules
+
     def status(self) -> Status:
         return status_of(self._tables)
 
@@ -354,6 +368,17 @@ class Machine:
 
     def _on_lapse(self, command: Lapse) -> None:
         self._tables.locks.lapse(command, self._tables.now_ms)
+
+    def _on_arm(self, command: Arm) -> None:
+        arm(self._tables, command)
+
+    def _on_fire(self, command: Fire) -> None:
+        fire(self._tables, command)
+
+    def _on_steer(self, command: Steer) -> None:
+        session = self._admit(command, ROLE_CLIENT)
+        if session is not None:
+            self._answer(session, command.low, *steer(self._tables, command))
 
     def _on_register(self, command: Register) -> None:
         register(self._tables, command)

@@ -143,6 +143,8 @@ def _publish(tables: Tables, submitter: int, done: list[Task], lot: int, done_by
         return
     ids = [task.id for task in done]
     tables.retention.file(lot, ids, done_bytes)
+    if submitter in tables.schedules.sessions:
+        tables.schedules.freed += ids
     ledger = tables.ledger
     decisions = ledger.decisions
     decisions.append(ENDED)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cluster.state.commands import PRIORITY_MAX, Options, RetryRule
 from cluster.state.credit import ESTIMATE_UNKNOWN_US, Labels, canonical
@@ -57,6 +58,8 @@ class Spec(Struct, gc=False, frozen=True):
     actor: str = ""         # of a task with a key
     key: str = ""
     labels: Labels = ()     # likewise
+    schedule: str = ""      # of a run: whose
+    slot_ms: int = 0        # ... and for which time
 
 
 class Message(Struct, gc=False):
@@ -264,6 +267,12 @@ class Queues:
                 self.specs.clear()
             spec = self.specs[key] = self._make_spec(name, options or Options(), 0)
         return spec
+
+    def run_spec(self, name: str, options: Options, now_ms: int, schedule: str, slot_ms: int) -> Spec:
+        """The spec of one run of a schedule, which no other task has."""
+        assert schedule and not options.key
+        expires_at_ms = now_ms + options.expires_ms if options.expires_ms else 0
+        return replace(self._make_spec(name, options, expires_at_ms), schedule=schedule, slot_ms=slot_ms)
 
     def channel(self, queue: str, name: str, labels: Labels) -> Channel:
         """The channel, made if there is none. `labels` are canonical."""

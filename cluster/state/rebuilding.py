@@ -39,12 +39,14 @@ from cluster.state.rows import (
     PoolRow,
     QueueRow,
     RangesRow,
+    ScheduleRow,
     Section,
     SessionRow,
     SpecRow,
     TasksRow,
     TimerRow,
 )
+from cluster.state.schedules import Schedule
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Attempt, Task
@@ -94,6 +96,10 @@ class Rebuilding:
         self._channels_made = row.channels_made
         tables.keys.epochs = row.epochs
         tables.locks.fences = row.fences
+        schedules = tables.schedules
+        schedules.made, schedules.number = row.versions, row.run_number
+        schedules.sessions = dict.fromkeys(row.run_sessions)
+        schedules.session = row.run_sessions[-1] if row.run_sessions else 0
 
     def counters(self, row: CountersRow) -> None:
         counters = self.tables.counters
@@ -184,6 +190,8 @@ class Rebuilding:
         if self._owned:
             for slot in session.slots.values():
                 self._own(slot, self._owned.pop(slot.key, ()))
+        if not session.draining:
+            self.tables.schedules.join(session.worker)
 
     def _own(self, slot: Slot, channels: Iterable[KeyedChannel]) -> None:
         for channel in channels:
@@ -211,6 +219,16 @@ class Rebuilding:
         claim.at_most_ms, claim.rest_ms, claim.terms = row.at_most_ms, row.rest_ms, row.terms
         claim.is_wanted = row.is_wanted
         locks.add(claim)
+
+    def schedule(self, row: ScheduleRow) -> None:
+        schedules = self.tables.schedules
+        schedule = Schedule(row.spec, row.version, row.next_ms, row.passed_ms, row.is_paused)
+        schedule.begun, schedule.waiting = dict.fromkeys(row.begun), dict.fromkeys(row.waiting)
+        schedule.history.extend(row.history)
+        schedule.alarm, schedule.alarm_ms = row.alarm, row.alarm_ms
+        schedules.by_name[self._text(row.spec.name)] = schedule
+        for task in (*row.begun, *row.waiting):
+            schedules.by_task[task] = schedule
 
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
@@ -353,6 +371,7 @@ class Rebuilding:
             for task in self.tables.tasks.in_order():       # in which they died is not known
                 if task.state == STATE_DEAD:
                     self.tables.retention.bury(task)
+        self.tables.schedules.stirred.clear()       # as if its workers had come: they were there before
         keys, queues = self.tables.keys, self.tables.queues
         queues.made = max(queues.made, self._channels_made)
         for channel in keys.by_key.values():
@@ -386,6 +405,8 @@ class Rebuilding:
                 self._text(row.actor),
                 self._text(row.key),
                 tuple(map(self._text, row.labels)),
+                self._text(row.schedule),
+                row.slot_ms,
             )
         )
 
@@ -417,6 +438,7 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.SESSIONS: Rebuilding.session,
     Section.ENDED: Rebuilding.ended,
     Section.CLAIMS: Rebuilding.claim,
+    Section.SCHEDULES: Rebuilding.schedule,
     Section.TASKS: Rebuilding.tasks,
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,

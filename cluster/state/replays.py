@@ -9,6 +9,8 @@ was dead goes alone, as one that is known to have ended its process.
 It is another record from then on (`Task.replays` says which): in the lane where it ended there may be a stale entry for
 the old one, which is known by its state and must not come to life. Dates that were set for the old one are void.
 
+A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive.
+
 A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
 """
 
@@ -31,7 +33,7 @@ def replay(tables: Tables, tasks: Iterable[int]) -> int:
     replayed: list[int] = []
     for number in tasks:
         task = tables.tasks.get(number)
-        if task is not None and is_replayable(task):
+        if task is not None and is_replayable(task) and tables.schedules.admits(number, task.spec.schedule):
             _begin_anew(tables, task)
             replayed.append(number)
     if replayed:
@@ -65,3 +67,5 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     assert task.holder == 0
     tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
     tables.queues.channels[spec.channel].append_again(task)
+    if spec.schedule:
+        tables.schedules.replayed(task.id, spec.schedule)

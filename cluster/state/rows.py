@@ -4,11 +4,12 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from cluster.state.commands import Options, RetryRule, WorkerSpec
+from cluster.state.commands import Options, RetryRule, ScheduleSpec, WorkerSpec
+from cluster.state.schedule_rows import Slot
 from cluster.state.tasks import Attempt
 
 # 1: without retries and cancels that wait for their workers. 2: pools did not know labels, nor loops (but for the last
-# commits that wrote it), and dead letters were not listed. 3: without locks.
+# commits that wrote it), and dead letters were not listed. 3: without locks and schedules.
 IMAGE_VERSION = 4
 LABELS_IN_POOLS_SINCE = 3
 DEAD_LISTED_SINCE = 3
@@ -29,6 +30,7 @@ class Section(IntEnum):
     SESSIONS = 90
     ENDED = 100
     CLAIMS = 105
+    SCHEDULES = 107
     TASKS = 110
     ORDERS = 120
     LOTS = 130
@@ -73,6 +75,9 @@ class HeadRow(Row, frozen=True):
     channels_made: int = 0
     epochs: int = 0
     fences: int = 0
+    versions: int = 0               # of terms of schedules, given so far
+    run_number: int = 0             # the last one given to a run
+    run_sessions: tuple[int, ...] = ()      # whose numbers runs got; the last one is in use
 
 
 class CountersRow(Row, frozen=True):
@@ -118,7 +123,8 @@ class ChannelRow(Row, frozen=True):
 
 
 class SpecRow(Row, frozen=True):
-    """Its queue and its name are those of the channel. With a key they are written here: the channel may be gone."""
+    """Its queue and its name are those of the channel. With a key they are written here: the channel may be gone.
+    `schedule` and `slot_ms` are of a run."""
 
     channel: int
     priority: int
@@ -133,6 +139,8 @@ class SpecRow(Row, frozen=True):
     actor: str = ""
     key: str = ""
     labels: tuple[str, ...] = ()
+    schedule: str = ""
+    slot_ms: int = 0
 
 
 class MemoRow(Row, frozen=True):
@@ -201,6 +209,21 @@ class ClaimRow(Row, frozen=True):
     rest_ms: int
     terms: int
     is_wanted: bool
+
+
+class ScheduleRow(Row, frozen=True):
+    """A schedule; `begun` and `waiting` are its unfinished runs, in order."""
+
+    spec: ScheduleSpec
+    version: int
+    next_ms: int
+    passed_ms: int
+    is_paused: bool
+    begun: list[int]
+    waiting: list[int]
+    history: list[Slot]
+    alarm: int
+    alarm_ms: int
 
 
 class TasksRow(Row, frozen=True):
@@ -286,6 +309,7 @@ ROWS: dict[Section, type[Row]] = {
     Section.SESSIONS: SessionRow,
     Section.ENDED: EndedRow,
     Section.CLAIMS: ClaimRow,
+    Section.SCHEDULES: ScheduleRow,
     Section.TASKS: TasksRow,
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,

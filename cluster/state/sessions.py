@@ -102,6 +102,11 @@ class Sessions:
         self.by_owner[owner] = session
         return session
 
+    def reserve(self) -> int:
+        """A number that no session of anybody ever has."""
+        self.last_id += 1
+        return self.last_id
+
     def close(self, session: Session) -> None:
         """Forgets a session; its incarnation is refused from now on."""
         owner = (session.role, session.name)

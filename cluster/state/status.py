@@ -14,6 +14,7 @@ from cluster.state.effects import (
 )
 from cluster.state.keys import KeyedChannel
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
+from cluster.state.schedule_rows import ALARM_NONE
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.texts import head
@@ -71,12 +72,22 @@ class ParkedStatus(TypedDict):
     why: str
 
 
+class ScheduleCounts(TypedDict):
+    """Each schedule is one of the first three; `alarms` of them have something that somebody should know."""
+
+    active: int
+    paused: int
+    parked: int         # no live worker could run it, and it is not paused
+    alarms: int
+
+
 class Status(TypedDict):
     queues: list[QueueStatus]
     workers: list[WorkerStatus]
     clients: int
     parked: list[ParkedStatus]
     parked_more: int        # names that have no row in `parked`: there are too many, or their labels are too long
+    schedules: ScheduleCounts
     counters: dict[str, int]
     now_ms: int
 
@@ -109,9 +120,23 @@ def status_of(tables: Tables) -> Status:
         clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
         parked=rows,
         parked_more=len(parked) - len(rows),
+        schedules=_schedules(tables),
         counters=tables.counters.as_dict(),
         now_ms=tables.now_ms,
     )
+
+
+def _schedules(tables: Tables) -> ScheduleCounts:
+    counts = ScheduleCounts(active=0, paused=0, parked=0, alarms=0)
+    for name, schedule in tables.schedules.by_name.items():
+        if schedule.is_paused:
+            counts["paused"] += 1
+        elif tables.schedules.is_parked(name):
+            counts["parked"] += 1
+        else:
+            counts["active"] += 1
+        counts["alarms"] += schedule.alarm != ALARM_NONE
+    return counts
 
 
 def _parked_rows(tables: Tables, parked: list[Channel]) -> list[ParkedStatus]:
@@ -186,4 +211,5 @@ def assignment_of(channel: Channel, slot: int, message: Message) -> Assignment:
         message.spec.actor,
         message.spec.key,
         channel.epoch if isinstance(channel, KeyedChannel) else 0,
+        message.spec.slot_ms,
     )

@@ -11,6 +11,7 @@ from cluster.state.ledger import Ledger
 from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
+from cluster.state.schedules import Schedules
 from cluster.state.sessions import Sessions
 from cluster.state.tasks import TaskTable
 from cluster.state.timers import Timers
@@ -28,6 +29,7 @@ class Counters:
     unknown_sessions: int = 0
     refused_commands: int = 0
     refused_registrations: int = 0
+    refused_schedules: int = 0      # announced when there were too many
     refused_outcomes: int = 0       # late, fenced by their attempt number, or of tasks not held
     ignored_seen: int = 0           # ranges of results that a client cannot have, or has said that it has
     evicted: int = 0                # tasks that ended and are forgotten
@@ -54,6 +56,7 @@ class Tables:
         "now_ms",
         "queues",
         "retention",
+        "schedules",
         "sessions",
         "tasks",
         "timers",
@@ -67,6 +70,7 @@ class Tables:
         self.keys = Keys(self.queues, self.credit.serving)
         self.sessions = Sessions()
         self.locks = Locks(self.sessions, self.ledger)
+        self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
         self.timers = Timers()
         self.retention = Retention()

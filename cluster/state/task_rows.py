@@ -60,7 +60,8 @@ class TaskRow(Struct, array_like=True, gc=False, frozen=True):
 class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     """All that the state has of one task. `body_bytes` are of its arguments, once it has completed of its result.
     `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled.
-    `arguments` are its body, None if that is longer than ARGUMENTS_BYTES_MAX, or holds the result."""
+    `arguments` are its body, None if that is longer than ARGUMENTS_BYTES_MAX, or holds the result. `schedule` and
+    `slot_ms` are of a run of a schedule."""
 
     row: TaskRow
     attempts: list[Attempt]
@@ -73,3 +74,5 @@ class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     grace_ms: int
     body_bytes: int
     arguments: bytes | None = None
+    schedule: str = ""
+    slot_ms: int = 0

@@ -167,6 +167,7 @@ class Worker(Actor):
         if self._spec is None:
             config = self.config
             spec = WorkerSpec(config.slots, config.queues, ready.names, config.prefetch, config.labels)
+            spec = replace(spec, schedules=ready.schedules)
             if config.async_tasks and ready.async_names:
                 spec = replace(spec, loop_names=ready.async_names, loop_tasks=config.async_tasks)
                 loop = LoopChild(config.slots, config.async_tasks, self.context, self._setup, self)

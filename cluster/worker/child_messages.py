@@ -9,7 +9,7 @@ from signal import SIGRTMIN
 import msgspec
 from msgspec import Struct
 
-from cluster.state.commands import Outcome
+from cluster.state.commands import Outcome, ScheduleSpec
 from cluster.state.effects import Assignment
 
 WARNING_SIGNAL = SIGRTMIN + 9    # the running task has come to its soft time limit; of those that nobody else uses
@@ -51,11 +51,12 @@ class Asks(Struct, array_like=True, tag=1, gc=False, frozen=True):
 
 class Ready(Struct, array_like=True, tag=0, frozen=True):
     """Child -> worker, first: the modules are imported, these are the tasks they define; `async_names` are those of
-    them that are `async`. With `has_actors` some are methods of TaskActors."""
+    them that are `async`. With `has_actors` some are methods of TaskActors. `schedules` are those of the modules."""
 
     names: tuple[str, ...]
     async_names: tuple[str, ...] = ()
     has_actors: bool = False
+    schedules: tuple[ScheduleSpec, ...] = ()
 
 
 class StartFailed(Struct, array_like=True, tag=1, frozen=True):

@@ -25,7 +25,8 @@ from typing import Any, Protocol
 from msgspec import structs
 
 from actors import SECOND, Nanos, Page
-from cluster.errors import SoftTimeLimit, error_name
+from cluster.errors import ClusterError, SoftTimeLimit, error_name
+from cluster.scheduling import announced
 from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
@@ -153,6 +154,7 @@ class Executor:
         running.attempt = assignment.attempt
         running.name = assignment.name
         running.deadline_ms = started_ms + assignment.timeout_ms
+        running.slot_ms = assignment.slot_ms
         running.page, running.number, running.lines = self._page, self._number, self._lines
         error = None
         is_users = False                        # what is raised comes out of the user's function
@@ -346,9 +348,10 @@ def load(modules: tuple[str, ...]) -> Ready | StartFailed:
             return StartFailed(module, _bounded(text, TRACEBACK_BYTES_MAX))
     try:
         check_actors()
-    except TypeError as error:
+        schedules = announced()
+    except (TypeError, ValueError, ClusterError) as error:
         return StartFailed("", str(error))
     tasks = registered_tasks()
     names = tuple(sorted(tasks))
     has_actors = any(isinstance(task, MethodTask) for task in tasks.values())
-    return Ready(names, tuple(name for name in names if tasks[name].is_async), has_actors)
+    return Ready(names, tuple(name for name in names if tasks[name].is_async), has_actors, schedules)

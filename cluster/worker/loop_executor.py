@@ -149,6 +149,7 @@ class LoopExecutor:
             self._page,
             run.place,
             Lines(log := OwnTail(), host.wall_ms),
+            assignment.slot_ms,
         )
         running_here.set(here)
         error = None

@@ -10,6 +10,7 @@ import msgspec
 
 from actors import MICROSECOND, SECOND, ActorSystem, Nanos, Ports
 from actors.simulation import ChildPort, NetworkLimits, Process, World
+from actors.simulation.ports import WALL_EPOCH_MS
 from cluster import Client, task
 from cluster.broker.actor import Broker
 from cluster.broker.process import start_broker
@@ -82,7 +83,9 @@ class ClientWorld:
         slots: int = 2,
         network: NetworkLimits | None = None,
         wal: WalLimits = WAL,
+        wall_ms: int = WALL_EPOCH_MS,
     ) -> None:
+        """`wall_ms` is what the wall clocks show in the beginning, but for some milliseconds."""
         self.wal = wal
         self.steps = 1                              # of each task; it says at each how far it is, if there are more
         self.world = World(seed, network=network)
@@ -93,8 +96,11 @@ class ClientWorld:
         self.log: list[tuple[str, str]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
         self.systems: dict[str, ActorSystem] = {}
-        self.brokers = {name: self.world.process(name, self._broker(name)) for name in BROKERS}
         names = [f"w{number}" for number in range(1, workers + 1)]
+        if wall_ms != WALL_EPOCH_MS:
+            for name in (*BROKERS, *names):
+                self.world.machine(name).jump_wall_clock(wall_ms - WALL_EPOCH_MS)
+        self.brokers = {name: self.world.process(name, self._broker(name)) for name in BROKERS}
         self.workers = {name: self.world.process(name, self._worker(name, slots)) for name in names}
         self.answers: dict[str, Any] = {}
         self.errors: dict[str, BaseException] = {}

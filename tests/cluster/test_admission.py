@@ -14,6 +14,7 @@ from cluster.state.commands import (
     REPLAY_TASKS_MAX,
     ROLE_WORKER,
     Acquire,
+    Arm,
     Cancel,
     Close,
     Command,
@@ -21,6 +22,7 @@ from cluster.state.commands import (
     Expire,
     Extend,
     Failure,
+    Fire,
     Lapse,
     Options,
     Outcome,
@@ -28,8 +30,10 @@ from cluster.state.commands import (
     Release,
     Replay,
     RetryRule,
+    ScheduleSpec,
     Seen,
     Stamp,
+    Steer,
     Submit,
     TaskGroup,
     Tick,
@@ -60,7 +64,15 @@ options = every(
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
-specs = every(WorkerSpec, numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers)
+schedules = every(
+    ScheduleSpec,
+    *(texts, texts, texts, texts, numbers, numbers, texts, texts, st.booleans(), bodies, st.none() | options),
+)
+specs = every(
+    WorkerSpec,
+    *(numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers),
+    st.lists(schedules, max_size=5).map(tuple),
+)
 commands = st.one_of(
     every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists, numbers),
     every(Complete, numbers, numbers, numbers, st.lists(outcomes, max_size=5)),
@@ -79,6 +91,9 @@ commands = st.one_of(
     every(Expire, numbers, numbers),
     every(Close, numbers, numbers),
     every(Tick, numbers),
+    every(Arm, texts, numbers, numbers),
+    every(Fire, texts, numbers, numbers, number_lists, numbers, st.booleans()),
+    every(Steer, numbers, numbers, numbers, texts, numbers),
 )
 
 

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from msgspec import structs
 from rich.console import Console, RenderableType
 
-from cluster import AttemptInfo, TaskInfo
-from cluster.command_line import tasks, top
+from cluster import AttemptInfo, ScheduleInfo, SlotInfo, TaskInfo
+from cluster.command_line import cron, tasks, top
 from cluster.command_line.common import DurationText, TaskId
 from cluster.command_line.main import COMPLETION_VARIABLE, PROGRAM, main
 from cluster.command_line.results import EXITS
 from cluster.command_line.waiting import waits_for
+from cluster.errors import TopologyError
 
 DATE = datetime(2026, 1, 31, 9, 30, 5, 250_000, UTC)
 WAITS = TaskInfo(
@@ -52,6 +53,7 @@ def test_every_command_says_what_it_does() -> None:
 
     found = named(main)
     assert {"status", "submit", "tasks list", "tasks show", "tasks cancel", "result", "cancel", "top"} <= set(found)
+    assert {f"cron {name}" for name in ("list", "show", "run", "pause", "resume", "history", "delete")} <= set(found)
 
 
 @pytest.mark.parametrize(("first", "listed"), [("here.toml", True), ("topology", True), ("show", False)])
@@ -223,3 +225,56 @@ def test_top_of_an_idle_new_cluster_says_that_there_is_nothing_yet() -> None:
     empty = {**REPORT, "workers": [], "queues": []}
     text = text_of(top.picture(empty, empty, 1.0), 100)
     assert "0 tasks/s" in text and "no queue was used yet" in text and "no worker is registered" in text
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+SLOT = SlotInfo(slot=DATE, outcome="completed", task=33_554_433, ended_at=DATE.replace(second=9), manual=False)
+NIGHTLY = ScheduleInfo(
+    name="nightly[eu]", task="reports:nightly", times="0 21 * * MON-FRI", zone="Asia/Seoul", queue="reports",
+    exclusive=True, misfire="once", on_busy="skip", state="active", parked_why="", alarm="", next_slot=DATE,
+    upcoming=(DATE, DATE.replace(second=7)), unfinished=0, waiting=0, last=SLOT, history=(SLOT,),
+)  # fmt: skip
+PARKED = structs.replace(
+    NIGHTLY, name="tidy", times="every 15m", zone=None, state="parked", parked_why="no live worker announces it",
+    on_busy=None, exclusive=False, next_slot=None, last=None, history=(), alarm="slots are skipped", unfinished=2,
+    waiting=1,
+)  # fmt: skip
+
+
+def test_a_list_of_schedules_fits_a_terminal() -> None:
+    text = text_of(cron.listing([NIGHTLY, PARKED]))
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    flat = " ".join(text.split())
+    for shown in ("nightly[eu]", "0 21 * * MON-FRI", "2026-01-31 09:30:05", "completed", "parked", "every 15m"):
+        assert shown in flat
+
+
+def test_one_schedule_is_described_line_by_line() -> None:
+    lines = dict(line.split("  ", 1) for line in cron.described(NIGHTLY))
+    found = {name.strip(): value.strip() for name, value in lines.items()}
+    assert found["fires"] == "0 21 * * MON-FRI Asia/Seoul" and found["runs"] == "none unfinished"
+    assert found["exclusive"] == "one run at a time; if it is unfinished: skip"
+    assert found["next slots"] == "2026-01-31 09:30:05, 2026-01-31 09:30:07" and "alarm" not in found
+    parked = "\n".join(cron.described(PARKED))
+    for shown in ("parked (no live worker announces it)", "runs may overlap", "2 unfinished, 1 waiting", "skipped"):
+        assert shown in parked
+
+
+def test_slots_say_what_became_of_them() -> None:
+    skipped = structs.replace(SLOT, outcome="skipped: busy", task=None, ended_at=None, manual=True)
+    text = text_of(cron.slots([SLOT, skipped]))
+    assert "33554433" in text and "skipped: busy, asked for" in text
+
+
+@pytest.mark.parametrize("words", [["cron", "here.toml", "show", "x"], ["cron", "show", "here.toml", "x"]])
+def test_the_topology_may_stand_before_the_command(tmp_path: Path, monkeypatch: Any, words: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, words)
+    assert isinstance(result.exception, TopologyError), result.output
+
+
+def test_a_schedule_has_a_name() -> None:
+    result = CliRunner().invoke(main, ["cron", "show", "here.toml", ""])
+    assert result.exit_code == 2 and "that of no schedule" in result.output

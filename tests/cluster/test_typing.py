@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[2]
 
 # `# E: code` = an error with this code is expected in this line; `# T: type` = what reveal_type says.
 PROGRAM = """
+from datetime import datetime
 from cluster import (
     AsyncLock, Batch, BlockingLock, Client, Election, Handle, Leader, Lock, ReadWriteLock, Record, Semaphore, TaskActor,
-    current, method, task,
+    cron, current, every, method, task,
 )
 
 @task
@@ -54,6 +55,35 @@ class Big(Model, priority=9):
 class Wrong(TaskActor, prio=1):  # E: call-arg
     @method(retry="often")  # E: arg-type
     def work(self) -> None: ...
+
+@cron("0 21 * * MON-FRI", tz="Asia/Seoul", on_busy="queue")
+@task(queue="reports")
+def nightly(days: int = 1) -> str:
+    return str(days)
+
+@every("15m", anchor=datetime.now())
+def tidy() -> bytes:
+    return b""
+
+@every("15m", exclusive=False)
+@cron("0 0 * * *", name="daily")
+async def sweep() -> float:
+    return 1.0
+
+@cron("0 0 * * *", misfire="maybe")  # E: arg-type
+def wrong_policy() -> None: ...
+
+@every("1h", zone="UTC")  # E: call-arg
+def wrong_argument() -> None: ...
+
+async def schedules(cluster: Client) -> None:
+    reveal_type(nightly(2))  # T: str
+    reveal_type(tidy())  # T: bytes
+    reveal_type(await (await cluster.submit(sweep)))  # T: float
+    nightly("2")  # E: arg-type
+    reveal_type([info.next_slot async for info in cluster.schedules()])  # T: list[datetime.datetime | None]
+    reveal_type(await cluster.run_now("nightly"))  # T: cluster.client.handle.Handle[Any]
+    reveal_type((await cluster.history("nightly"))[0].outcome)  # T: str
 
 async def actors(cluster: Client) -> None:
     model = cluster.actor(Model, key="eu")

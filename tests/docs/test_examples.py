@@ -153,6 +153,7 @@ PROGRAMS = [
     ("docs/guide/dead-letters.md", 3),
     ("docs/guide/workers.md", 1),
     ("docs/guide/locks.md", 10),
+    ("docs/guide/schedules.md", 5),
 ]
 
 

@@ -11,6 +11,7 @@ from state_rig import EPOCH_MS, encode_entry
 
 from cluster.state.commands import (
     GRACE_NONE,
+    NEVER,
     OUTCOME_CANCELLED,
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -23,6 +24,7 @@ from cluster.state.commands import (
     ROLE_CLIENT,
     ROLE_WORKER,
     Acquire,
+    Arm,
     Cancel,
     Close,
     Command,
@@ -31,6 +33,7 @@ from cluster.state.commands import (
     Expire,
     Extend,
     Failure,
+    Fire,
     Lapse,
     Options,
     Outcome,
@@ -38,7 +41,9 @@ from cluster.state.commands import (
     Release,
     Replay,
     RetryRule,
+    ScheduleSpec,
     Seen,
+    Steer,
     Submit,
     TaskGroup,
     Tick,
@@ -55,6 +60,16 @@ ACTORS = ("A", "A", "f")
 LEAP_CHANCE = 0.02          # of an entry, to come so much later than the one before it: results are forgotten meanwhile
 LEAPS_MS = (5_000, 61_000, 61_000, 1_800_000)
 LOCKS = (("a", 1, 1), ("a", 1, 1), ("b", 1, 1), ("pool", 1, 3), ("pool", 2, 3), ("rw", 1, 9), ("rw", 9, 9), ("b", 1, 2))
+# Name, how busy ones are treated, exclusive, period; one name with several terms.
+SCHEDULES = (
+    ("s1", "skip", True, 1_000),
+    ("s1", "queue", True, 1_000),
+    ("s2", "wait", True, 5_000),
+    ("s2", "replace", True, 5_000),
+    ("s2", "queue", True, 7_000),
+    ("s3", "queue", True, 1_000),
+    ("s4", "skip", False, 1_000),
+)
 STATUSES = (
     OUTCOME_FAILED,
     OUTCOME_CRASHED,
@@ -216,6 +231,8 @@ class Stream:
             return self._replay()
         if choice < 0.57:
             return self._claim()
+        if choice < 0.63:
+            return self._schedule()
         return self._complete()
 
     def _register_worker(self) -> Register:
@@ -227,7 +244,20 @@ class Stream:
         if random.random() < 0.4:
             loop_names = tuple(random.sample(NAMES[:3], random.randint(1, 3)))
             spec = msgspec.structs.replace(spec, loop_names=loop_names, loop_tasks=random.choice((0, 1, 4, 30)))
+        if random.random() < 0.7:
+            spec = msgspec.structs.replace(spec, schedules=self._schedules())
         return Register(f"w{random.randrange(5)}", random.randrange(40), ROLE_WORKER, spec)
+
+    def _schedules(self) -> tuple[ScheduleSpec, ...]:
+        random = self.random
+        found: dict[str, ScheduleSpec] = {}
+        for name, on_busy, exclusive, period_ms in random.sample(SCHEDULES, random.randint(1, 5)):
+            options = msgspec.structs.replace(self._options() or Options(), key="", actor="", priority=5)
+            found[name] = ScheduleSpec(
+                name, random.choice(NAMES[:3]), "", "", period_ms, 0, "once", on_busy, exclusive, b"body",
+                random.choice((None, None, options)),
+            )  # fmt: skip
+        return tuple(found.values())
 
     def _seq(self, session: int) -> int:
         """The next number; sometimes one too far."""
@@ -237,7 +267,9 @@ class Stream:
         self.seqs[session] = seq + 1
         return seq
 
-    def _say(self, command: Submit | Cancel | Replay | Complete | Drain | Acquire | Release | Extend) -> Command:
+    def _say(
+        self, command: Submit | Cancel | Replay | Complete | Drain | Acquire | Release | Extend | Steer
+    ) -> Command:
         """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
         then."""
         session, seq = command.session, command.seq
@@ -353,6 +385,28 @@ class Stream:
         self.seqs[session] = min(self.seqs[session], seq)       # the leader's own has no number
         pairs = [[random.choice(known), random.choice((0, 0, 0, 1, 2))] for _ in range(2)]
         return Lapse(*pairs)
+
+    def _schedule(self) -> Command | None:
+        """What a leader proposes, or one that was replaced, and what operators want."""
+        random = self.random
+        schedules = self.machine.schedules.by_name
+        if not schedules:
+            return None
+        name = random.choice(sorted(schedules))
+        schedule = schedules[name]
+        if random.random() < 0.25:
+            session = random.choice(self.clients)
+            seq = self._seq(session)
+            name = random.choice((name, name, name, "s9"))
+            return self._say(Steer(session, seq, self._low(seq), name, random.choice((0, 1, 1, 2, 2, 3, 4))))
+        version = schedule.version - (random.random() < 0.05)
+        if schedule.next_ms == 0 or random.random() < 0.05:
+            return Arm(name, version, random.choice((self.now_ms - 1_000, self.now_ms + 1, self.now_ms + 5_000, NEVER)))
+        first = schedule.next_ms + (random.random() < 0.05)
+        slots = [first + step * 1_000 for step in range(random.choice((0, 1, 1, 1, 3, 120)))]
+        slots = slots[random.choice((0, 0, 1)) :]
+        after_ms = random.choice((self.now_ms + 1, self.now_ms + 3_000, self.now_ms, NEVER))
+        return Fire(name, version, first, slots, after_ms, random.random() < 0.2)
 
     def _drain(self) -> Command:
         session = self.random.choice(self.workers)

@@ -20,7 +20,20 @@ from image_rig import (
 from random_stream import Stream
 from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
-from cluster.state import credit, evidence, homeless, keys, locks, queues, retention, sessions, tables, tasks, turns
+from cluster.state import (
+    credit,
+    evidence,
+    homeless,
+    keys,
+    locks,
+    queues,
+    retention,
+    schedules,
+    sessions,
+    tables,
+    tasks,
+    turns,
+)
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -337,8 +350,8 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence keys ledger locks machine_version now_ms queues retention sessions tasks "
-        "timers voters"
+        "cluster_id counters credit evidence keys ledger locks machine_version now_ms queues retention schedules "
+        "sessions tasks timers voters"
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
@@ -346,7 +359,7 @@ KNOWN_FIELDS = {
     ),
     queues.Spec: (
         "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms actor key "
-        "labels"
+        "labels schedule slot_ms"
     ),
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
@@ -368,6 +381,8 @@ KNOWN_FIELDS = {
     locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences",
     locks.Lock: "holders limit name taken waiting",
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
+    schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
+    schedules.Schedule: "alarm alarm_ms begun history is_paused next_ms passed_ms spec version waiting",
     retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
@@ -397,6 +412,8 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         locks.Locks: set(locks.Locks.__slots__),
         locks.Lock: {field.name for field in fields(locks.Lock)},
         locks.Claim: {field.name for field in fields(locks.Claim)},
+        schedules.Schedules: set(schedules.Schedules.__slots__),
+        schedules.Schedule: {field.name for field in fields(schedules.Schedule)},
         retention.Retention: set(retention.Retention.__slots__),
         retention.Bucket: set(retention.Bucket.__slots__),
         retention.Lot: set(retention.Lot.__slots__),

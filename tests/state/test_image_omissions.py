@@ -67,6 +67,35 @@ def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, last_claim=0) if section == Section.SESSIONS else row
 
 
+def _forget_versions(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, versions=0) if section == Section.HEAD else row
+
+
+def _forget_numbers_of_runs(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, run_number=0) if section == Section.HEAD else row
+
+
+def _forget_sessions_of_runs(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, run_sessions=()) if section == Section.HEAD else row
+
+
+def _forget_schedules(section: int, row: Row) -> Row | None:
+    return None if section == Section.SCHEDULES else row
+
+
+def _forget_of_schedules(**fields: object) -> Change:
+    def change(section: int, row: Row) -> Row | None:
+        return msgspec.structs.replace(row, **fields) if section == Section.SCHEDULES else row
+
+    return change
+
+
+def _forget_whose_runs_they_are(section: int, row: Row) -> Row | None:
+    if section != Section.TASKS:
+        return row
+    return msgspec.structs.replace(row, specs=[msgspec.structs.replace(spec, schedule="") for spec in row.specs])
+
+
 def _forget_void_ids(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, ids=row.ids[-row.known :]) if section == Section.LOTS else row
 
@@ -105,6 +134,18 @@ OMISSIONS: dict[str, Change] = {
     "numbers of claims": _forget_numbers_of_claims,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
+    "versions of schedules": _forget_versions,
+    "numbers of runs": _forget_numbers_of_runs,
+    "sessions of runs": _forget_sessions_of_runs,
+    "schedules": _forget_schedules,
+    "what has begun": _forget_of_schedules(begun=[]),
+    "what waits for a run": _forget_of_schedules(waiting=[]),
+    "next slots": _forget_of_schedules(next_ms=0),
+    "decided slots": _forget_of_schedules(passed_ms=0),
+    "pauses": _forget_of_schedules(is_paused=False),
+    "histories": _forget_of_schedules(history=[]),
+    "alarms": _forget_of_schedules(alarm=0),
+    "whose runs they are": _forget_whose_runs_they_are,
     "void ids of lots": _forget_void_ids,
     "what was seen": _forget_what_was_seen,
     "who died first": _forget_who_died_first,

@@ -1,0 +1,194 @@
+"""Schedules: what is to fire when, and the runs that have not ended.
+
+Problem: a schedule must fire by the clock, once for each slot, whatever becomes of leaders; but when it fires depends
+on the rules of time zones, which differ between machines, and the state may only depend on the log.
+
+Idea: slots are numbers here. A leader computes the next one and writes it down (Arm); when the stamp has reached it, it
+decides which slots run and which one is next, and writes that down (Fire). Both are compare-and-set: they name the
+*version* of the terms and the next slot that the leader saw, and count only if that is still so. So a slot is decided
+once, however many leaders thought that it was theirs to decide.
+
+A schedule comes with a worker that announces it, and stays when that goes. The last announcement counts; its version
+is the next number of a counter and never used again, also by another schedule of that name. While no live worker
+announces it and serves its task's queue with its labels, it is *parked*: nothing fires, and the slots that pass are
+judged as misfires when a worker comes back. A worker that drains does not count. What is parked follows from the
+sessions.
+
+A run is a task like any other, submitted under a session of the state's own. It is kept track of here until it has
+ended (`firing`), since an *exclusive* schedule has one unfinished run at a time. Others wait for it as tasks that are
+delayed without a date: so they have an id from the beginning, can be cancelled, and expire.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import nsmallest
+
+from msgspec.structs import replace
+
+from cluster.state.commands import QUEUE_DEFAULT, TASK_NUMBER_BITS, ScheduleSpec, WorkerSpec
+from cluster.state.ledger import Ledger
+from cluster.state.schedule_rows import ALARM_NONE, HISTORY_SLOTS, SLOT_RUNS, Slot
+
+SCHEDULES_MAX = 4_096
+RUNS_MAX = 1_000                # unfinished ones of a schedule that is not exclusive
+WAITING_MAX = 100               # of one that is
+SCHEDULE_ROWS_MAX = 32          # of one page: the broker computes slots for each
+RUN_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
+UNKNOWN = 0                     # in place of the next slot: a leader is to say it
+
+
+@dataclass(slots=True, eq=False)
+class Schedule:
+    """Invariants: every slot that was decided is at most `passed_ms`, and `next_ms` lies behind that, or is UNKNOWN or
+    NEVER. An exclusive one has runs that wait only beside one that has begun, or while it may not fire."""
+
+    spec: ScheduleSpec
+    version: int
+    next_ms: int = UNKNOWN
+    passed_ms: int = 0
+    is_paused: bool = False
+    begun: dict[int, None] = field(default_factory=dict)        # tasks that have not ended, in order
+    waiting: dict[int, None] = field(default_factory=dict)      # ... and that wait for those to end, in order
+    history: deque[Slot] = field(default_factory=lambda: deque(maxlen=HISTORY_SLOTS))
+    alarm: int = ALARM_NONE
+    alarm_ms: int = 0
+
+    def becomes(self, task: int, fate: int, ended_ms: int = 0) -> None:
+        """Writes down what has become of the slot of a task, if that is among the last ones."""
+        history = self.history
+        for place in range(len(history) - 1, -1, -1):
+            if history[place].task == task:
+                history[place] = replace(history[place], fate=fate, ended_ms=ended_ms)
+                return
+
+
+class Schedules:
+    """All schedules."""
+
+    __slots__ = (
+        "_ledger",
+        "announced",
+        "by_name",
+        "by_task",
+        "freed",
+        "made",
+        "number",
+        "session",
+        "sessions",
+        "stirred",
+    )
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.by_name: dict[str, Schedule] = {}          # at most SCHEDULES_MAX
+        self.by_task: dict[int, Schedule] = {}          # of each run that has not ended
+        self.announced: dict[str, int] = {}             # by how many live workers that could run it
+        self.made = 0                                   # versions given
+        self.session = 0                                # whose numbers runs get; 0 before the first
+        self.number = 0                                 # the last one given
+        self.sessions: dict[int, None] = {}             # all there were
+        self.freed: list[int] = []                      # tasks of `sessions` that have ended, until they are settled
+        self.stirred: dict[str, None] = {}              # where waiting runs may go on, likewise
+
+    def is_parked(self, name: str) -> bool:
+        """Whether nobody could run it."""
+        return name not in self.announced
+
+    def may_fire(self, schedule: Schedule) -> bool:
+        return not schedule.is_paused and not self.is_parked(schedule.spec.name)
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def announce(self, worker: WorkerSpec) -> int:
+        """A worker has come. Returns how many of its schedules are one too many."""
+        refused = 0
+        for spec in worker.schedules:
+            known = self.by_name.get(spec.name)
+            if known is not None and known.spec == spec:
+                continue
+            self._stir(spec.name)
+            if known is not None:
+                self._replace(known, spec)
+            elif len(self.by_name) < SCHEDULES_MAX:
+                self.made += 1
+                self.by_name[spec.name] = Schedule(spec, self.made)
+            else:
+                refused += 1
+        self.join(worker)
+        return refused
+
+    def _replace(self, schedule: Schedule, spec: ScheduleSpec) -> None:
+        """Other terms. Its next slot is what it was, unless it has other times."""
+        if times_of(spec) != times_of(schedule.spec):
+            schedule.next_ms = UNKNOWN
+        self.made += 1
+        schedule.spec, schedule.version = spec, self.made
+        schedule.alarm = ALARM_NONE
+
+    def join(self, worker: WorkerSpec) -> None:
+        """From now on this worker is among those that keep schedules from being parked."""
+        for spec in worker.schedules:
+            if is_served(worker, spec):
+                count = self.announced[spec.name] = self.announced.get(spec.name, 0) + 1
+                if count == 1:
+                    self._stir(spec.name)
+
+    def leave(self, worker: WorkerSpec) -> None:
+        """It is not any more."""
+        for spec in worker.schedules:
+            if is_served(worker, spec):
+                self.announced[spec.name] -= 1
+                if not self.announced[spec.name]:
+                    del self.announced[spec.name]
+                    self._stir(spec.name)
+
+    def _stir(self, name: str) -> None:
+        """Whether it may fire, or what it does then, may have changed."""
+        self.stirred[name] = None
+        self._ledger.schedule_changed(name)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def admits(self, task: int, name: str) -> bool:
+        """Whether a run that has ended may be run again: unless another one of an exclusive schedule is unfinished."""
+        schedule = self.by_name.get(name)
+        if schedule is None or not schedule.spec.exclusive:
+            return True
+        return schedule.begun.keys() | schedule.waiting.keys() <= {task}
+
+    def replayed(self, task: int, name: str) -> None:
+        """It is run again."""
+        schedule = self.by_name.get(name)
+        if schedule is not None:
+            schedule.waiting.pop(task, None)
+            schedule.begun[task] = None
+            self.by_task[task] = schedule
+            schedule.becomes(task, SLOT_RUNS)
+
+    # -- reading, between entries -------------------------------------------------------------------------------------
+
+    def page(self, after: str, limit: int, prefix: str) -> tuple[list[Schedule], bool]:
+        """Those behind `after` that begin with `prefix`, in order of their names, and whether there are more."""
+        limit = max(1, min(limit, SCHEDULE_ROWS_MAX))
+        found = nsmallest(limit + 1, (name for name in self.by_name if name > after and name.startswith(prefix)))
+        return [self.by_name[name] for name in found[:limit]], len(found) > limit
+
+
+def why_parked(spec: ScheduleSpec) -> str:
+    """What a worker would need that ran it."""
+    queue, labels = (QUEUE_DEFAULT, ()) if spec.options is None else (spec.options.queue, spec.options.labels)
+    needs = f" and has {'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}" if labels else ""
+    return f"no live worker announces it, serves queue {queue}{needs}"
+
+
+def times_of(spec: ScheduleSpec) -> tuple[str, str, int, int]:
+    """All that says when it fires."""
+    return spec.expression, spec.zone, spec.period_ms, spec.anchor_ms
+
+
+def is_served(worker: WorkerSpec, spec: ScheduleSpec) -> bool:
+    """Whether a worker that announces a schedule takes its tasks as well."""
+    options = spec.options
+    if options is None:
+        return QUEUE_DEFAULT in worker.queues
+    return options.queue in worker.queues and all(label in worker.labels for label in options.labels)

@@ -1,0 +1,240 @@
+"""The leader's part of schedules by itself: when it looks, what it proposes, and what it leaves alone."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from actors import MILLISECOND, Nanos
+from cluster.broker import scheduler as module
+from cluster.broker.scheduler import LOOKS_PER_TURN, Scheduler
+from cluster.state.commands import (
+    MACHINE_VERSION,
+    ROLE_WORKER,
+    Arm,
+    Command,
+    Fire,
+    Register,
+    ScheduleSpec,
+    Stamp,
+    WorkerSpec,
+)
+from cluster.state.effects import Effects
+from cluster.state.machine import Machine
+
+EPOCH_MS = 1_767_225_600_000        # the first minute of 2026
+MINUTE_MS = 60_000
+
+
+def spec(name: str, expression: str = "* * * * *", zone: str = "UTC", **terms: object) -> ScheduleSpec:
+    plain = ScheduleSpec(name, "f", expression, zone, 0, 0, "once", "skip", False, b"\x92\x90\x80")
+    return msgspec.structs.replace(plain, **terms)
+
+
+class Leader:
+    """A scheduler over a machine. What it proposes is in `proposed` until it is `applied`."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.now_ms = EPOCH_MS + 1
+        self.index = 0
+        self.proposed: list[Command] = []
+        self.said: list[tuple[str, dict[str, object]]] = []
+        self.is_closed = False
+        self.turns: list[Callable[[], None]] = []
+        self.due: tuple[int, Callable[[], None]] | None = None
+        self.scheduler = Scheduler(
+            self.machine,
+            None,  # type: ignore[arg-type]     # nobody asks here
+            self,  # type: ignore[arg-type]
+            lambda: self.now_ms,
+            self.proposed.append,
+            lambda: self.is_closed,
+            self._timer,
+            self.turns.append,
+        )
+
+    def event(self, name: str, /, **fields: object) -> None:
+        self.said.append((name, fields))
+
+    def _timer(self, wait: Nanos, callback: Callable[[], None]) -> None:
+        self.due = (self.now_ms + wait // MILLISECOND, callback)
+
+    def apply(self, *commands: Command) -> None:
+        groups = [[command.__struct_config__.tag, MACHINE_VERSION, [command]] for command in commands]
+        payload = msgspec.msgpack.encode([[0, MACHINE_VERSION, [Stamp(self.now_ms, 1)]], *groups])
+        self.index += 1
+        effects = Effects()
+        self.machine.apply(self.index, 1, payload, effects)
+        self.scheduler.carry_out(effects)
+
+    def applied(self) -> list[Command]:
+        """All that was proposed becomes one entry."""
+        commands = list(self.proposed)
+        self.proposed.clear()
+        self.apply(*commands)
+        return commands
+
+    def settle(self) -> None:
+        """Until nothing is proposed and no turn is to come."""
+        while self.proposed or self.turns:
+            self.take_turn()
+            if self.proposed:
+                self.applied()
+
+    def take_turn(self) -> None:
+        turns = list(self.turns)
+        self.turns.clear()
+        for callback in turns:
+            callback()
+
+    def pass_time(self, ms: int) -> None:
+        """With the timer, but without applying anything."""
+        end = self.now_ms + ms
+        while self.due is not None and self.due[0] <= end:
+            self.now_ms, callback = max(self.now_ms, self.due[0]), self.due[1]
+            self.due = None
+            callback()
+        self.now_ms = end
+
+    def announce(self, *specs: ScheduleSpec, worker: str = "w1", incarnation: int = 1) -> None:
+        offer = WorkerSpec(4, ("default",), ("f",), 1, schedules=specs)
+        self.apply(Register(worker, incarnation, ROLE_WORKER, offer))
+
+
+@pytest.fixture
+def leader() -> Leader:
+    made = Leader()
+    made.scheduler.restart(leading=True)
+    return made
+
+
+def names(commands: list[Command]) -> list[str]:
+    assert all(isinstance(command, Arm | Fire) for command in commands)
+    return [command.name for command in commands]  # type: ignore[attr-defined]
+
+
+def test_one_timer_stands_at_the_earliest_slot(leader):
+    leader.announce(spec("hourly", "0 * * * *"), spec("often"), spec("yearly", "0 0 1 1 *"))
+    leader.settle()
+    assert leader.due is not None and leader.due[0] == EPOCH_MS + MINUTE_MS
+    leader.pass_time(MINUTE_MS - 2)
+    assert leader.proposed == []
+    leader.pass_time(1)
+    assert names(leader.proposed) == ["often"]
+    leader.settle()
+    assert leader.due is not None and leader.due[0] == EPOCH_MS + 2 * MINUTE_MS
+
+
+def test_a_timer_that_comes_before_its_stamp_is_set_again(leader):
+    """Within a term the stamp runs up to a twentieth slower than the leader's clock."""
+    leader.announce(spec("often"))
+    leader.settle()
+    assert leader.due is not None
+    _, callback = leader.due
+    leader.now_ms += MINUTE_MS - 10
+    callback()
+    assert leader.proposed == [] and leader.due[0] == EPOCH_MS + MINUTE_MS
+
+
+def test_many_that_are_due_at_once_take_several_turns(leader):
+    leader.announce(*[spec(f"s{number:03}") for number in range(100)])
+    assert len(leader.proposed) == LOOKS_PER_TURN and len(leader.turns) == 1
+    leader.take_turn()
+    assert len(leader.proposed) == 2 * LOOKS_PER_TURN
+    leader.settle()
+    leader.pass_time(MINUTE_MS)
+    assert len(leader.proposed) == LOOKS_PER_TURN
+    leader.settle()
+    assert all(len(one.history) == 1 for one in leader.machine.schedules.by_name.values())
+
+
+def test_what_is_proposed_is_not_proposed_again_until_a_while_has_passed(leader):
+    leader.announce(spec("often"))
+    leader.settle()
+    leader.pass_time(MINUTE_MS)
+    first = list(leader.proposed)
+    leader.announce(spec("other", "0 0 1 1 *"), worker="w2")
+    leader.pass_time(1_000)
+    assert [command for command in leader.proposed if isinstance(command, Fire)] == first
+    leader.pass_time(module.PROPOSED_RETRY_MS)
+    fires = [command for command in leader.proposed if isinstance(command, Fire)]
+    assert len(fires) == 2, "the first may have been refused"
+    leader.settle()
+    assert len(leader.machine.schedules.by_name["often"].history) == 1
+
+
+def test_nothing_fires_while_the_log_is_closed_and_then_what_was_late(leader):
+    leader.announce(spec("often"))
+    leader.settle()
+    leader.is_closed = True
+    leader.pass_time(5 * MINUTE_MS)
+    assert leader.proposed == []
+    leader.is_closed = False
+    leader.pass_time(module.CLOSED_RETRY_MS)
+    (fire,) = leader.applied()
+    assert isinstance(fire, Fire) and fire.slots == [EPOCH_MS + 5 * MINUTE_MS]
+
+
+def test_who_does_not_lead_any_more_does_nothing(leader):
+    leader.announce(*[spec(f"s{number:03}") for number in range(40)])
+    leader.proposed.clear()
+    leader.scheduler.restart(leading=False)
+    leader.take_turn()
+    leader.pass_time(10 * MINUTE_MS)
+    assert leader.proposed == []
+
+
+def test_a_new_leader_looks_at_everything(leader):
+    leader.announce(spec("often"), spec("parked", options=None), spec("yearly", "0 0 1 1 *"))
+    leader.settle()
+    leader.proposed.clear()
+    leader.now_ms += 10 * MINUTE_MS
+    leader.scheduler.restart(leading=True)
+    leader.take_turn()
+    assert names(leader.proposed) == ["often", "parked"]
+
+
+def test_what_cannot_be_computed_is_said_once_and_tried_again_much_later(leader, monkeypatch):
+    asked: list[str] = []
+
+    def cron(expression: str, zone: str) -> object:
+        asked.append(zone)
+        return known(expression, zone)
+
+    known = module.parsing.cron
+    monkeypatch.setattr(module.parsing, "cron", cron)
+    leader.announce(*[spec(f"s{number}", zone="Mars/Olympus") for number in range(10)], spec("well"))
+    leader.settle()
+    assert [name for name, _ in leader.said] == ["schedule_failed"] * 10
+    assert asked == ["Mars/Olympus", "UTC"], "the nearest names are looked for once"
+    leader.pass_time(module.FAILED_RETRY_MS)
+    assert asked[2:] == ["Mars/Olympus"] and len(leader.said) == 10
+
+
+def test_whatever_breaks_in_one_schedule_breaks_no_other(leader, monkeypatch):
+    def next_after(self: object, instant_ms: int) -> int:
+        raise ZeroDivisionError("a bug of the calendar")
+
+    monkeypatch.setattr(module.EveryTimes, "next_after", next_after)
+    leader.announce(spec("broken", "", period_ms=1_000), spec("well"))
+    leader.settle()
+    assert leader.said == [
+        ("schedule_failed", {"schedule": "broken", "reason": "ZeroDivisionError: a bug of the calendar"})
+    ]
+    assert leader.machine.schedules.by_name["well"].next_ms == EPOCH_MS + MINUTE_MS
+
+
+def test_a_schedule_that_the_cluster_has_no_room_for_is_said(leader, monkeypatch):
+    monkeypatch.setattr("cluster.state.schedules.SCHEDULES_MAX", 1)
+    leader.announce(spec("first"), spec("second"))
+    assert [(name, fields["schedule"]) for name, fields in leader.said] == [("schedule_refused", "second")]
+
+
+def test_dates_that_changed_do_not_pile_up(leader):
+    leader.announce(spec("often"))
+    leader.settle()
+    for number in range(500):
+        leader.announce(spec("often", f"{number % 60} * * * *"), incarnation=number + 2)
+        leader.settle()
+    assert len(leader.scheduler._looks) <= LOOKS_PER_TURN + 3
