@@ -87,7 +87,7 @@ def test_an_answer_of_before_they_were_told_can_be_read():
     details: list[Any] = msgspec.msgpack.decode(
         msgspec.msgpack.encode(TaskDetails(ROW, [], 1, 0, 1, 0, 0, 0, -1, 3, b"abc"))
     )
-    answer = msgspec.msgpack.decode(msgspec.msgpack.encode([63, 1, details[:-1]]), type=TaskShown)
+    answer = msgspec.msgpack.decode(msgspec.msgpack.encode([63, 1, details[:10]]), type=TaskShown)
     assert answer.progress is None and answer.found is not None and answer.found.arguments is None
 
 
