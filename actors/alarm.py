@@ -32,6 +32,12 @@ class Alarm:
         """Forgets a timer."""
         self._timers.cancel(key)
 
+    def pending(self) -> list[tuple[Key, Nanos]]:
+        """All that is set, and when it is due; of the asks the first."""
+        pending = self._timers.pending()
+        deadline = self._asks.next_deadline()
+        return pending if deadline is None else [*pending, ((self._asks, ""), deadline)]
+
     def arm(self) -> None:
         """Looks for the earliest deadline again: there is a new one."""
         deadlines = [when for when in (self._timers.next(), self._asks.next_deadline()) if when is not None]
@@ -71,9 +77,10 @@ class ActorTimers:
     run.
     """
 
-    __slots__ = ("_alarm", "_number", "_post", "_set")
+    __slots__ = ("_alarm", "_number", "_post", "_set", "owner")
 
-    def __init__(self, alarm: Alarm, post: Callable[[Fire], None]) -> None:
+    def __init__(self, alarm: Alarm, post: Callable[[Fire], None], owner: object = None) -> None:
+        self.owner = owner
         self._alarm = alarm
         self._post = post
         self._set: dict[Hashable, tuple[int, object]] = {}

@@ -78,7 +78,7 @@ class Cell(Intake):
         self.parent = parent
         self.observer = observer
         self.children: dict[Cell, None] = {}
-        self.timers = ActorTimers(system.alarm, self.put_system)
+        self.timers = ActorTimers(system.alarm, self.put_system, actor)
         self.ref: Ref[Any] = Ref(self, system.node, name, incarnation)
         self._reply: Reply | None = None    # of the message that is handled now
         self._deferred: dict[DeferredReply, None] = {}

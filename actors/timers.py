@@ -59,6 +59,11 @@ class Timers(Generic[K, V]):
             heappop(heap)
         return None
 
+    def pending(self) -> list[tuple[K, Nanos]]:
+        """Every key, and when it is due."""
+        due = {number: when for when, number, _ in self._heap}
+        return [(key, due[number]) for key, (number, _) in self._live.items()]
+
     def due(self, now: Nanos) -> list[tuple[K, V]]:
         """Takes out all keys that are due, in the order of their times."""
         found: list[tuple[K, V]] = []

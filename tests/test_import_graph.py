@@ -107,6 +107,7 @@ MAY_TOUCH_THE_WORLD = (
     "cluster/worker/executor.py",          # runs user code in a child: its stderr, its stack, its kill
     "cluster/worker/loop_executor.py",     # runs user code on a loop of its own
     "cluster/local.py",             # runs `launch` for demos, tests and benchmarks
+    "cluster/testing/*",            # stands in for children, whose code sleeps and blocks
 )
 
 PUBLIC_ACTORS = ("actors", "actors.testing", "actors.simulation")
@@ -265,6 +266,29 @@ def test_arrows_point_downwards(room, forbidden):
             dotted = f"{module}.{name}" if is_module(f"{module}.{name}") else module
             for other in forbidden:
                 assert not f"{dotted}.".startswith(f"{other}."), f"{path} imports {dotted}"
+
+
+TEST_TOOLS = ("cluster/simulation/", "cluster/testing/")
+
+
+def test_what_runs_in_production_knows_nothing_of_what_tests_it():
+    for path in sources():
+        if path.startswith("cluster/") and not path.startswith(TEST_TOOLS):
+            for module, name in imports(path, typing_too=True):
+                target = path_of(module, name)
+                assert not target.startswith(TEST_TOOLS), f"{path} imports {target}"
+                assert module != "actors.simulation", f"{path} imports {module}"
+
+
+def test_the_plugin_of_pytest_loads_nothing_before_a_test_asks_for_it():
+    """pytest loads it wherever quorumq is installed, in projects that have nothing to do with it."""
+    import subprocess
+    import sys
+
+    code = "import quorumq_pytest, sys; assert not {'actors', 'cluster', 'msgspec', 'zmq'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    assert entry_points == {"pytest11": {"quorumq": "quorumq_pytest"}}
 
 
 def test_storage_knows_of_raft_its_messages_only():

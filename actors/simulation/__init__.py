@@ -9,12 +9,13 @@ from actors.simulation.loop import Cut
 from actors.simulation.machine import Machine, Process, WorldLimits
 from actors.simulation.network import Cuts, Network
 from actors.simulation.processes import ChildLimits, ChildPort
-from actors.simulation.world import ProcessError, World
+from actors.simulation.world import Coming, ProcessError, World
 
 __all__ = [
     "NO_FAULTS",
     "ChildLimits",
     "ChildPort",
+    "Coming",
     "Cut",
     "Cuts",
     "FaultMix",

@@ -92,6 +92,17 @@ class EventQueue:
         self._sequence += 1
         heappush(self.heap, (when, self._sequence, run, argument))
 
+    def postpone(self, until: Nanos) -> None:
+        """Goes on to `until`; what lies before that comes then, in the order in which it would have come."""
+        assert until >= self.now, "time does not go back"
+        # Numbers begin anew: there are fewer entries than have ever been pushed. Sorted, they are a heap.
+        self.heap[:] = [
+            (max(when, until), number, run, argument)
+            for number, (when, _, run, argument) in enumerate(sorted(self.heap), start=1)
+        ]
+        assert len(self.heap) <= self._sequence
+        self.now = until
+
     def forget_one(self) -> None:
         """A handle in the heap was cancelled; sweeps when such handles are more than half of it."""
         self._cancelled += 1

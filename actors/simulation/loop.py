@@ -314,6 +314,27 @@ class Loop(asyncio.AbstractEventLoop):
         self._numbers += 1
         return Task(self._numbers, coro, self, name or f"{self.name}-task-{self._numbers}", context)
 
+    def _nowhere(self, *_: object, **__: object) -> Never:
+        raise NotImplementedError("a simulated loop has neither sockets nor processes nor signals")
+
+    add_reader = add_signal_handler = add_writer = _nowhere
+    connect_read_pipe = connect_write_pipe = _nowhere
+    create_connection = create_datagram_endpoint = _nowhere
+    create_server = create_unix_connection = create_unix_server = _nowhere
+    getaddrinfo = getnameinfo = sock_connect = _nowhere
+    subprocess_exec = subprocess_shell = _nowhere
+
+    def run_in_executor(
+        self, executor: object, func: Callable[..., T], *args: object
+    ) -> Future[T]:
+        """Runs it at once: there are no threads. For code of users (`asyncio.to_thread`); ours has the Files port."""
+        future: Future[T] = self.create_future()
+        try:
+            future.set_result(without_loop(func, *args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
     def get_debug(self) -> bool:
         return False
 
@@ -356,6 +377,16 @@ class Loop(asyncio.AbstractEventLoop):
 
     def stop(self) -> Never:
         self.run_forever()
+
+
+def without_loop(function: Callable[..., T], *args: object) -> T:
+    """Calls it as code that blocks is called in reality: in a thread, or a process, that runs no loop."""
+    outer = _get_running_loop()
+    _set_running_loop(None)
+    try:
+        return function(*args)
+    finally:
+        _set_running_loop(outer)
 
 
 def _number(task: "asyncio.Task[Any]") -> int:

@@ -22,12 +22,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
 from signal import SIGCONT, SIGKILL, SIGSTOP
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 from actors.runtime.ports import MICROSECOND, MILLISECOND, SECOND, Exit, Nanos, Page
 from actors.simulation.events import EXIT, FRAME, SIGNAL, START, EventQueue
-from actors.simulation.loop import Cut, Loop
+from actors.simulation.loop import Cut, Loop, without_loop
 from actors.simulation.ports import SimClock, SimEntropy, SimFiles
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STDERR_BYTES_MAX = 4 * 1024
 MILLION = 1_000_000
 
+T = TypeVar("T")
 Entry = Callable[["ChildPort", bytes], object]
 
 
@@ -136,7 +137,8 @@ class ChildPort:
         self.entropy = entropy
         self._mount = mount
         self._files: SimFiles | None = None
-        self.on_signal: Callable[[int], object] | None = None   # if set: what SIGTERM and the like do
+        # If set: what SIGTERM and the like do; False: what they do to a process that says nothing of them.
+        self.on_signal: Callable[[int], object] | None = None
         self.errors = b""               # the tail of stderr
         self.rss_bytes = 0              # what its parent is told of its memory: what its body sets
         self.to_parent: FramePipe | None = None     # set before the child's first turn
@@ -151,6 +153,14 @@ class ChildPort:
         if self._files is None:
             self._files = self._mount()
         return self._files
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Calls code of a user that blocks, now: while it does, no loop runs here."""
+        return without_loop(function)
+
+    def at_death(self, callback: Callable[[], object]) -> None:
+        """Calls back when the child has ended, however: outside of it, once."""
+        self._loop.on_kill.append(callback)
 
     def step_back(self, nice: int) -> None:
         """Simulated processors are not scarce."""
@@ -291,10 +301,14 @@ class SimChild:
         elif number == SIGKILL:
             self.die(Exit(None, number, self.port.errors))
         elif self.port.on_signal is not None:
-            loop.deliver(self.port.on_signal, number)
+            loop.deliver(self._signalled, number)
         elif loop.paused:
             loop.deliver(self.take_signal, number)      # it stays pending until the child continues
         else:
+            self.die(Exit(None, number, self.port.errors))
+
+    def _signalled(self, number: int) -> None:
+        if self.port.on_signal is None or self.port.on_signal(number) is False:
             self.die(Exit(None, number, self.port.errors))
 
     def die(self, exit: Exit) -> None:

@@ -22,18 +22,19 @@ threads, and patching `time` or `socket` (the ports exist).
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from heapq import heappop
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
+from actors.alarm import ActorTimers, Alarm
 from actors.runtime.ports import SECOND, Exit, Nanos, Ports
 from actors.simulation.connection import End
-from actors.simulation.events import CRASH, EXIT, PAUSE, RESUME, START, EventQueue, Trace
+from actors.simulation.events import CRASH, EXIT, PAUSE, RESUME, START, EventQueue, Handle, Trace
 from actors.simulation.links import NetworkLimits
 from actors.simulation.loop import Loop
 from actors.simulation.machine import Machine, Process, Start, WorldLimits
-from actors.simulation.network import Network, SimNetwork
+from actors.simulation.network import Network, SimDialer, SimNetwork
 from actors.simulation.ports import SimClock, SimEntropy, SimFiles, SimLog
 from actors.simulation.processes import ChildLimits, Entry, SimProcesses
 
@@ -41,6 +42,17 @@ COLLECT_EVENTS = 100_000        # between two runs of the garbage collector
 GRAVES_MAX = 64                 # killed incarnations whose tasks are kept unclosed
 LOG_EVENTS_MAX = 10_000         # the last ones are kept for the reader of a failed run
 SIGKILL = 9
+
+
+class Coming(NamedTuple):
+    """Something that is to come at `when`. Of a timer, `owner` is whose it is, if that can be told: an actor, which
+    knows it as `key`, or the object whose method it calls."""
+
+    when: Nanos
+    number: int                     # of its own, but 0 for timers of actors
+    is_timer: bool = True           # else it is under way: a message, a turn, a start
+    owner: object = None
+    key: Hashable = None
 
 
 class ProcessError(AssertionError):
@@ -73,6 +85,7 @@ class World:
         self.on_log: list[Callable[[str, str, dict[str, object]], object]] = []     # (process, name, fields)
         self.raise_failures = True          # else they are only counted and kept
         self.failures: list[ProcessError] = []
+        self.stops_collector = True         # while it runs; else who watches finalisers sees other courses
         self._loops = 0                     # numbers of incarnations given out
         self._graves: deque[Loop] = deque()
         self._until_collect = COLLECT_EVENTS
@@ -134,17 +147,39 @@ class World:
         first."""
         return bool(predicate()) or self._run(self.queue.now + limit, predicate)
 
+    def agenda(self) -> Iterator[Coming]:
+        """What is to come, in no order. Left out is what comes to nothing: a cancelled timer, a call to an address
+        where nobody listens."""
+        for when, number, run, argument in self.queue.heap:
+            caller = getattr(run, "__self__", None)
+            if not isinstance(argument, Handle):
+                if not (isinstance(caller, SimDialer) and caller.address not in self.network.listeners):
+                    yield Coming(when, number, is_timer=False)
+            elif argument.callback is not None:
+                owner = getattr(argument.callback, "__self__", None)
+                if isinstance(owner, Alarm) and isinstance(caller, Loop):
+                    for (timers, key), local in owner.pending():
+                        actor = timers.owner if isinstance(timers, ActorTimers) else None
+                        yield Coming(max(self.now, caller.clock.world(local)), 0, owner=actor, key=key)
+                else:
+                    yield Coming(when, number, owner=owner)
+
+    def sleep(self, until: Nanos) -> None:
+        """All machines sleep until then, in no time: what came due meanwhile is due when they wake, in its order."""
+        self.queue.postpone(until)
+
     def _run(self, end: Nanos, predicate: Callable[[], object] | None) -> bool:
         queue = self.queue
         heap = queue.heap
         collecting = gc.isenabled()
-        gc.disable()
+        if self.stops_collector:
+            gc.disable()
         try:
             while heap and heap[0][0] <= end:
                 queue.now, _, run, argument = heappop(heap)
                 run(argument)
                 self._until_collect -= 1
-                if self._until_collect == 0:
+                if self._until_collect == 0 and self.stops_collector:
                     self._until_collect = COLLECT_EVENTS
                     gc.collect()
                 if self._new_failure is not None:

@@ -387,9 +387,11 @@ class Broker(Actor):
     def _check_leases(self) -> None:
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)
         now = self.context.clock.now()
-        self._leases.looks(now)
-        for link in [link for link in self._links if now - link.heard > LINK_SILENCE]:
-            self._drop(link)
+        away = self._leases.looks(now)
+        for link in list(self._links):
+            link.heard = min(now, link.heard + away)
+            if now - link.heard > LINK_SILENCE:
+                self._drop(link)
         if not self.leading:
             return
         self._questions.look()

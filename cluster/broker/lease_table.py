@@ -36,11 +36,13 @@ class LeaseTable:
         self._heard: dict[int, Nanos] = dict.fromkeys(sessions, now)
         self._looked_at = now
 
-    def looks(self, now: Nanos) -> None:
-        """The leader is about to look who is silent, as it does twice a second."""
+    def looks(self, now: Nanos) -> Nanos:
+        """The leader is about to look who is silent, as it does twice a second. Returns how long it was away itself."""
         away, self._looked_at = now - self._looked_at, now
-        if away > AWAY:
-            self._heard = {session: min(now, heard + away) for session, heard in self._heard.items()}
+        if away <= AWAY:
+            return 0
+        self._heard = {session: min(now, heard + away) for session, heard in self._heard.items()}
+        return away
 
     def heard(self, session: int, now: Nanos) -> None:
         self._heard[session] = now

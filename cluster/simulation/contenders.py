@@ -16,8 +16,8 @@ from cluster.client import Client
 from cluster.client.exclusive import OnBusy
 from cluster.client.locks import AsyncLock, Lock, ReadWriteLock, Semaphore
 from cluster.errors import ClusterError, LockBusy, LockLost, Unavailable
+from cluster.simulation.launched import Node
 from cluster.simulation.lock_oracle import Believer, LockOracle
-from cluster.simulation.nodes import Node
 from cluster.simulation.tasks import Call, work
 from cluster.simulation.workload import ports_pause
 from cluster.state.commands import LOCK_LIMIT_MAX, Close

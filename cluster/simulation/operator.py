@@ -13,7 +13,7 @@ from cluster.client import Client
 from cluster.client.nodes import carry_out
 from cluster.client.rolling import Course, Limits, Wanted
 from cluster.errors import Unavailable
-from cluster.simulation.nodes import Node
+from cluster.simulation.launched import Node
 from cluster.simulation.workload import ports_pause
 from cluster.topology import Topology
 

@@ -13,8 +13,8 @@ from actors import ExitReason, Failed
 from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
 from cluster.simulation.key_oracle import KeyOracle
+from cluster.simulation.launched import BrokerProcess, StandIns
 from cluster.simulation.lock_oracle import LockOracle
-from cluster.simulation.nodes import BrokerProcess, StandIns
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.snapshot_oracle import SnapshotOracle
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine

@@ -20,7 +20,7 @@ from cluster.peer.drive import Drive
 from cluster.raft.effects import Write
 from cluster.raft.messages import NO_NODE
 from cluster.simulation.compactors import Compact
-from cluster.simulation.nodes import StandIns
+from cluster.simulation.launched import StandIns
 from cluster.state.rows import EndRow, Section
 from cluster.storage.chain import Chain
 from cluster.storage.header import LogStart

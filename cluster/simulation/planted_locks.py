@@ -7,7 +7,7 @@ from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.lease_table import CLIENT_LEASE
 from cluster.peer.messages import Leading
-from cluster.simulation.nodes import StandIns
+from cluster.simulation.launched import StandIns
 from cluster.state.commands import Release
 from cluster.state.locks import Claim, Lock, Locks
 from cluster.state.sessions import Session

@@ -20,7 +20,7 @@ from cluster.raft import invariants
 from cluster.raft.core import Raft
 from cluster.raft.effects import Effects
 from cluster.raft.messages import Entry, Message, MessageType, Role
-from cluster.simulation.nodes import BrokerProcess
+from cluster.simulation.launched import BrokerProcess
 from cluster.simulation.verdict import Judge
 
 PAGE_BYTES = 1024 * 1024

@@ -13,13 +13,13 @@ from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.contenders import Contenders
 from cluster.simulation.faults import ClusterFaults
+from cluster.simulation.launched import BrokerProcess, StandIns
 from cluster.simulation.nodes import (
     BROKERS,
     WORKERS,
-    BrokerProcess,
-    StandIns,
-    WorkerProcess,
     register_executors,
+    start_broker_of,
+    start_worker_of,
     topology,
 )
 from cluster.simulation.operator import ONE_IN as OPERATOR_ONE_IN
@@ -100,11 +100,11 @@ class Scenario:
         def stand_ins(name: str) -> StandIns:
             return {**oracles.stand_ins(name), **stand_ins_of(planted), **leaders_of(locks)}
 
-        self.brokers = [BrokerProcess(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
+        self.brokers = [start_broker_of(world, name, plan, sync_mode, stand_ins, oracles.ended) for name in BROKERS]
         oracles.brokers = {node.name: node for node in self.brokers}
         for node in self.brokers:
             oracles.snapshots.watch(node)
-        self.workers = [WorkerProcess(world, name, plan, oracles.ended) for name in WORKERS]
+        self.workers = [start_worker_of(world, name, plan, oracles.ended) for name in WORKERS]
         self.workload = Workload(world, plan, self.history, oracles.acknowledged)
         self.contenders = Contenders(world, plan, oracles.locks, self.workload.new_key)
         self.operator: OperatorProcess | None = None

@@ -13,7 +13,7 @@ from actors import Exit
 from actors.simulation import World
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.peer.shelf import KEPT
-from cluster.simulation.nodes import BrokerProcess
+from cluster.simulation.launched import BrokerProcess
 from cluster.simulation.verdict import Judge
 
 # How the reason of a failure begins that is nobody's death and no disk's refusal.

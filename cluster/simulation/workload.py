@@ -28,7 +28,7 @@ from cluster.errors import (
     TaskFailed,
     Unavailable,
 )
-from cluster.simulation.nodes import Node
+from cluster.simulation.launched import Node
 from cluster.simulation.tasks import Call, Fate, Simulated, count, wait, work
 from cluster.task import Task, TaskOptions
 from cluster.topology import Topology

@@ -18,7 +18,7 @@ import asyncio
 import importlib
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from signal import signal
 from typing import Any, Protocol
 
@@ -55,7 +55,8 @@ MESSAGE_BYTES_MAX = 4_096
 TRACEBACK_BYTES_MAX = 8_192
 TRACEBACK_FRAMES_MAX = 50              # the innermost
 CUT = b"... (cut)\n"
-OWN_MODULES = ("cluster.worker.", "asyncio.")   # whose frames above the user's code say nothing to the user
+# Whose frames above the user's code say nothing to the user.
+OWN_MODULES = ("cluster.worker.", "cluster.testing.", "asyncio.")
 
 
 class Host(Protocol):
@@ -73,10 +74,16 @@ class Host(Protocol):
         """Milliseconds since the epoch."""
 
 
+class Runner(Protocol):
+    """What completes the coroutines of a slot's tasks: `asyncio.Runner` in a real child."""
+
+    def run(self, coroutine: Coroutine[Any, Any, object], /) -> object: ...
+
+
 class Executor:
     """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`."""
 
-    def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]]) -> None:
+    def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]], runner: Runner | None = None) -> None:
         self._host = host
         self._page = ClaimPage(host.page.view, create=True)
         self._lines = Lines(self._page.log, host.wall_ms)
@@ -85,11 +92,12 @@ class Executor:
         self._number = 0                        # of the last task claimed; counts as the worker does
         self._task: Assignment | None = None    # claimed, not yet run
         self._started: Nanos = 0
+        self._started_ms = 0                    # the same as a date
         self._outcome: bytes | None = None      # of the last task run, not yet in the ring
         self._unannounced = False               # there is something in the ring that no frame has told
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
-        self._runner: asyncio.Runner | None = None
+        self._runner = runner                   # made when it is first needed
         self._instances = Instances(self._complete, traceback.print_exc)
         self._in_users_code = False             # where a warning may be raised
         self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
@@ -140,7 +148,7 @@ class Executor:
             return False
         if self._unannounced and now - self._announced_at >= _silence_before(task.estimate_us):
             self.flush()
-        self._started = now
+        self._started, self._started_ms = now, host.wall_ms()
         return True
 
     def run(self) -> None:
@@ -149,7 +157,7 @@ class Executor:
         assert assignment is not None, "run without a claim"
         host = self._host
         started = self._started
-        started_ms = host.wall_ms()
+        started_ms = self._started_ms
         running.id = assignment.task
         running.attempt = assignment.attempt
         running.name = assignment.name

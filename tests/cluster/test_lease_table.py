@@ -68,8 +68,8 @@ def test_a_session_that_the_state_does_not_know_is_named_after_the_shorter_lease
 def test_what_the_leader_slept_through_is_nobodys_silence():
     """Stopped for a minute, on a machine that slept: the heartbeats of that minute are read after this look."""
     leases = table()
-    leases.looks(SECOND)
-    leases.looks(61 * SECOND)
+    assert leases.looks(SECOND) == 0
+    assert leases.looks(61 * SECOND) == 60 * SECOND
     assert leases.silent(60 * SECOND + WORKER_LEASE - 1, SESSIONS.get) == []
     assert leases.silent(60 * SECOND + WORKER_LEASE, SESSIONS.get) == [WORKER]
 

@@ -9,8 +9,9 @@ import pytest
 import actors
 import cluster
 import cluster.local
+import cluster.testing
 
-PUBLIC = [cluster, cluster.local, actors]
+PUBLIC = [cluster, cluster.local, cluster.testing, actors]
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "index.md"
 ROW = re.compile(r"\| `(\w+)` \| (.+) \|")
 
@@ -34,7 +35,7 @@ def test_public_names_are_sorted_and_exist(module):
 
 
 def test_public_classes_and_functions_say_what_they_are():
-    for module in (cluster, cluster.local):
+    for module in (cluster, cluster.local, cluster.testing):
         for name in module.__all__:
             assert (getattr(module, name).__doc__ or "").strip(), f"{name} has no docstring"
 

@@ -11,7 +11,7 @@ import pytest
 from actors import MILLISECOND, SECOND
 from cluster.raft.messages import Role
 from cluster.simulation import Course, Planted, Scenario
-from cluster.simulation.nodes import BrokerProcess
+from cluster.simulation.launched import BrokerProcess
 
 SCRIPTED = Course(tasks_min=0, rest_ns_max=60 * SECOND, total_ns_min=0)
 SLOW_SYNC = 200                         # times 0.2 ms: what is acknowledged too early is lost for sure

@@ -5,6 +5,7 @@ import contextvars
 
 import pytest
 
+from actors import Actor, ActorSystem
 from actors.runtime.ports import MILLISECOND, SECOND, Exit, Ports
 from actors.simulation import ProcessError, World, WorldLimits
 from actors.simulation.loop import TURN_NS
@@ -118,6 +119,69 @@ def test_charged_work_delays_the_rest_of_the_turn_and_the_next_turn():
     clock.call_soon(work)
     world.run_for(SECOND)
     assert seen == [5 * MILLISECOND, 5 * MILLISECOND + TURN_NS]
+
+
+def test_the_agenda_says_what_is_to_come_and_whose_timers_are_set():
+    class Keeper(Actor):
+        def started(self) -> None:
+            self.context.timer("late", 30 * SECOND, lambda: None)
+            self.context.timer("never", SECOND, lambda: None)
+            self.context.cancel_timer("never")
+
+    world = World(1, limits=EXACT)
+    ports = ports_of(world)
+    keeper = Keeper()
+    ActorSystem(ports).spawn(keeper, name="keeper")
+    world.run_for(MILLISECOND)
+    began = world.now
+    seen: list[int] = []
+    ports.clock.call_at(began + 10 * SECOND, lambda: seen.append(1))
+    ports.clock.call_at(began + 20 * SECOND, lambda: seen.append(2)).cancel()
+    assert world.processes["p"].loop is not None
+    world.processes["p"].loop.call_later(40, seen.append, 3)
+    coming = sorted(world.agenda(), key=lambda coming: coming.when)
+    assert all(one.is_timer for one in coming)
+    assert [(one.owner, one.key) for one in coming] == [(None, None), (keeper, "late"), (seen, None)]
+    assert [(one.when - began) // SECOND for one in coming] == [10, 29, 40]
+    ports.network.dial("nobody", b"i" * 16, on_message=print, on_up=print, on_down=print)
+    assert len(list(world.agenda())) == 3, "a call to nobody comes to nothing"
+    ports.network.listen("nobody", on_message=print, on_garbage=print)
+    assert [one.is_timer for one in world.agenda()].count(False) == 1
+
+
+def test_what_comes_due_while_all_machines_sleep_is_due_once_when_they_wake():
+    world = World(1, limits=EXACT)
+    clock = ports_of(world).clock
+    began = world.now
+    seen: list[tuple[str, int]] = []
+
+    def again() -> None:
+        seen.append(("again", clock.now() - began))
+        clock.call_at(clock.now() + SECOND, again)
+
+    clock.call_at(began + 5 * SECOND, lambda: seen.append(("once", clock.now() - began)))
+    clock.call_at(began + 61 * SECOND, lambda: seen.append(("later", clock.now() - began)))
+    clock.call_at(began + SECOND, again)
+    world.sleep(began + 60 * SECOND)
+    assert world.now == began + 60 * SECOND and seen == []
+    world.run_for(2 * SECOND)
+    assert [(what, when // SECOND) for what, when in seen] == [
+        ("again", 60), ("once", 60), ("later", 61), ("again", 61),
+    ]  # fmt: skip
+
+
+def test_a_job_for_a_thread_is_done_at_once_where_no_loop_runs():
+    async def main(ports: Ports) -> None:
+        began = ports.clock.now()
+        assert await asyncio.to_thread(lambda: asyncio.run(asyncio.sleep(0, "ran"))) == "ran"
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(lambda: 1 / 0)
+        assert ports.clock.now() - began < MILLISECOND
+
+    world = World(1)
+    process = world.process("p", main)
+    world.run_for(SECOND)
+    assert process.value is not None and process.value.exception() is None
 
 
 def test_coroutines_futures_gather_wait_events_and_task_groups_work_in_virtual_time():

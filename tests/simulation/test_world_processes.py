@@ -1,7 +1,7 @@
 """Children of simulated processes: frames, signals, the shared page, and the end of either side."""
 
 import asyncio
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1
 
 from actors.runtime.ports import MILLISECOND, SECOND, Child, Exit, Ports
 from actors.simulation import ChildLimits, ChildPort, World
@@ -114,6 +114,34 @@ def test_sigterm_ends_a_child_unless_it_listens_for_it_and_waits_while_it_is_sto
     world.run_for(SECOND)
     assert parent.frames == [b"signal 15"]
     assert parent.exits == []
+
+
+def test_a_signal_that_a_child_leaves_to_the_kernel_ends_it_and_what_waits_for_its_death_is_called():
+    heard: list[object] = []
+
+    def choosy(port: ChildPort, argument: bytes) -> None:
+        port.on_signal = lambda number: number != SIGTERM
+        port.at_death(lambda: heard.append("dead"))
+
+    world, parent = family(choosy)
+    parent.child.signal(SIGUSR1)
+    world.run_for(SECOND)
+    assert parent.exits == [] and heard == []
+    parent.child.signal(SIGTERM)
+    world.run_for(SECOND)
+    assert parent.exits == [Exit(None, SIGTERM)] and heard == ["dead"]
+
+
+def test_code_that_blocks_a_child_finds_no_loop_there():
+    async def blocks(port: ChildPort, argument: bytes) -> None:
+        assert asyncio.get_running_loop() is not None
+        port.send(port.call(lambda: asyncio.run(answer())))
+
+    async def answer() -> bytes:
+        return b"from a loop of its own"
+
+    _, parent = family(blocks)
+    assert parent.frames == [b"from a loop of its own"]
 
 
 def test_a_child_that_raises_exits_with_1_and_its_traceback_and_one_that_exits_with_its_code():
