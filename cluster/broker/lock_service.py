@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from actors import MILLISECOND, Log, Nanos
+from actors import MILLISECOND, SECOND, Log, Nanos
 from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import Questions
@@ -33,7 +33,8 @@ from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, ListLocks, LockIs,
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
-PROPOSED: Nanos = -1
+PROPOSE_AGAIN: Nanos = 5 * SECOND      # if nothing came of it: the log had no room for it
+NOT_PROPOSED: Nanos = -1
 
 
 class LockService:
@@ -59,8 +60,10 @@ class LockService:
         self._now = now
         self._propose = propose
         self._refuse = refuse
-        self._lapsing: dict[int, dict[int, int]] = {}           # session -> claims proposed to lapse, and their terms
-        self._bounded: dict[int, tuple[int, Nanos]] = {}        # fence -> terms of its claim, and since when they are
+        # Session -> claims that were proposed to lapse, their terms, and when.
+        self._lapsing: dict[int, dict[int, tuple[int, Nanos]]] = {}
+        # Fence -> terms of its claim, since when they are so, and when its end was proposed.
+        self._bounded: dict[int, tuple[int, Nanos, Nanos]] = {}
         self._watchers: dict[str, dict[Link, None]] = {}
         self._watched: dict[Link, dict[str, None]] = {}
         self._untold: dict[Link, dict[str, None]] = {}          # whose link was full: of these only what is then
@@ -99,7 +102,7 @@ class LockService:
     def _look_at_lapsing(self, session: int) -> None:
         """Forgets the claims that have lapsed, or will not: their terms are others by now."""
         claims = self._machine.locks.claims
-        for number, terms in list(self._lapsing[session].items()):
+        for number, (terms, _) in list(self._lapsing[session].items()):
             claim = claims.get(number)
             if claim is None or claim.terms != terms:
                 del self._lapsing[session][number]
@@ -131,9 +134,11 @@ class LockService:
             silence_ms = self._leases.silence(session, now) // MILLISECOND
             if silence_ms < HOLD_MS_MIN:
                 continue
+            lapsing = self._lapsing.get(session, {})
             for claim in claims.values():
-                if silence_ms >= claim.hold_ms and claim.id not in self._lapsing.get(session, ()):
-                    self._lapsing.setdefault(session, {})[claim.id] = claim.terms
+                _, proposed = lapsing.get(claim.id, (0, now - PROPOSE_AGAIN))
+                if silence_ms >= claim.hold_ms and now - proposed >= PROPOSE_AGAIN:
+                    self._lapsing.setdefault(session, {})[claim.id] = (claim.terms, now)
                     silent.append(claim)
                     self._log.event("lock_lapsed", lock=claim.lock.name, session=session, fence=claim.fence)
         return silent
@@ -143,15 +148,16 @@ class LockService:
         over: list[Claim] = []
         before, self._bounded = self._bounded, {}
         for fence, claim in self._machine.locks.bounded.items():
-            terms, since = before.get(fence, (-1, now))
+            terms, since, proposed = before.get(fence, (-1, now, NOT_PROPOSED))
             if terms != claim.terms:
-                since = now
-            elif since != PROPOSED and now - since >= (claim.rest_ms or claim.at_most_ms) * MILLISECOND:
-                since = PROPOSED
+                since, proposed = now, NOT_PROPOSED
+            is_due = proposed == NOT_PROPOSED or now - proposed >= PROPOSE_AGAIN
+            if is_due and now - since >= (claim.rest_ms or claim.at_most_ms) * MILLISECOND:
+                proposed = now
                 over.append(claim)
                 if not claim.rest_ms:
                     self._log.event("lock_turn_over", lock=claim.lock.name, session=claim.session, fence=fence)
-            self._bounded[fence] = (claim.terms, since)
+            self._bounded[fence] = (claim.terms, since, proposed)
         return over
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -180,26 +186,27 @@ class LockService:
 
     def _held_ms(self, claim: Claim) -> int:
         """As `_over` counts it. One that it has not seen yet is counted from a later moment."""
-        terms, since = self._bounded.get(claim.fence, (-1, 0))
-        if terms != claim.terms:
-            return 0
-        return claim.at_most_ms if since == PROPOSED else (self._now() - since) // MILLISECOND
+        terms, since, _ = self._bounded.get(claim.fence, (-1, 0, NOT_PROPOSED))
+        return 0 if terms != claim.terms else (self._now() - since) // MILLISECOND
 
     def on_watch(self, link: Link, message: msgspec.Struct) -> None:
         assert isinstance(message, WatchLock)
         watched = self._watched.get(link, {})
-        if message.stop:
-            if message.name in watched:
-                del watched[message.name]
-                self._drop_watcher(message.name, link)
-        elif not is_name(message.name) or (len(watched) >= WATCHED_LOCKS_MAX and message.name not in watched):
+        if not is_name(message.name) or (len(watched) >= WATCHED_LOCKS_MAX and message.name not in watched):
             self._refuse(link, "watches too many locks, or one that cannot be")
         else:
             self._questions.after_round(self._on_watch_confirmed, link, message)
 
     def _on_watch_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        """Also of one that stops: it must not overtake its beginning."""
         assert isinstance(message, WatchLock)
-        self._watched.setdefault(link, {})[message.name] = None
+        watched = self._watched.setdefault(link, {})
+        if message.stop:
+            if message.name in watched:
+                del watched[message.name]
+                self._drop_watcher(message.name, link)
+            return
+        watched[message.name] = None
         self._watchers.setdefault(message.name, {})[link] = None
         self._tell(link, message.name)
 

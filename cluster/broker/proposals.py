@@ -51,6 +51,7 @@ class Proposals:
         self._entry = EntryBuilder()
         self._gate = Gate()
         self._slice_at = 0                                  # about the index of the entry with the last slice
+        self._waits_for_company = False                     # something does, and a timer runs
 
     def lead(self, term: int) -> None:
         self._term = term
@@ -98,10 +99,11 @@ class Proposals:
             self._peer_log.event("command_dropped", link.name, known=True, reason="too much waits to be proposed")
         else:
             self._entry.add_waiting(command, size)
-            if may_wait:
-                self._context.timer("may wait", MAY_WAIT, self._flush)
-            else:
+            if not may_wait:
                 self._context.at_turn_end(self._flush)
+            elif not self._waits_for_company:
+                self._waits_for_company = True
+                self._context.timer("may wait", MAY_WAIT, self._flush)
 
     def propose(self, command: Command, size_bytes: int) -> None:
         """Takes a command that leaves with this turn."""
@@ -172,6 +174,7 @@ class Proposals:
 
     def _flush(self) -> None:
         """The turn ends: its commands become one entry (or a few, at the limit of an entry)."""
+        self._waits_for_company = False
         entry, raft, core = self._entry, self._raft, self._raft.core
         if not self._term:
             entry.clear()

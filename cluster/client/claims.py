@@ -49,6 +49,7 @@ REASONS = {
     CLAIM_SILENT: "the cluster did not hear of this client for the hold time, and gave it to others",
     CLAIM_OVER: "it was held for as long as it may be",
 }
+REPLACED = "somebody came to replace all who hold it or wait"
 SILENCE = "the cluster did not answer for as long as it is held without an answer, or this process was stopped"
 
 LockCommand = Acquire | Release | Extend
@@ -118,8 +119,9 @@ class Claim:
         self._session.extend(self, hold_ms, waiter, at_most_ms)
 
     def change(self) -> "Future[None]":
-        """Done at the next change of its state. For one at a time."""
-        self._waiting = get_running_loop().create_future()
+        """Done at the next change of its state. Several may wait for it: whoever may be cancelled shields it."""
+        if self._waiting is None or self._waiting.done():
+            self._waiting = get_running_loop().create_future()
         return self._waiting
 
     def become(self, state: State) -> None:
@@ -281,7 +283,7 @@ class SessionClaims:
             else:
                 del self._known[claim.id]
                 if news.why == CLAIM_REPLACED:
-                    claim.error = LockBusy(claim.wanted.name, 0, "somebody came to replace all who hold it or wait")
+                    claim.error = LockBusy(claim.wanted.name, 0, REPLACED)
                     claim.become(State.REFUSED)
                 else:
                     self._end(claim, REASONS.get(news.why, f"reason {news.why}"))
@@ -459,26 +461,23 @@ class _Extending(Hearer):
         self.claim = claim
         self.hold_ms = hold_ms
         self.at_most_ms = at_most_ms
-        self._left_at: Nanos = 0
         self._claims = claims
         self._waiter = waiter
 
     def leave(self, now: Nanos) -> None:
         assert self.claim.holding is not None
-        self._left_at = now
         if self.hold_ms:
             self.claim.holding.asks(self.hold_ms * MILLISECOND)
         if self.at_most_ms:
-            self.claim.holding.may_bound(now, self.at_most_ms * MILLISECOND)
+            self.claim.holding.asks_bound(now, self.at_most_ms * MILLISECOND)
 
     def answered(self, code: int, value: int, now: Nanos) -> None:
         claim = self.claim
         claim.extending.remove(self._waiter)
         if code == ANSWER_OK:
             assert claim.holding is not None
-            at_most_ms = self.at_most_ms or claim.wanted.at_most_ms
-            if at_most_ms and not claim.holding.has_ended(now):
-                claim.holding.bound(self._left_at, at_most_ms * MILLISECOND)
+            if self.at_most_ms:     # else the turn may last longer by now, which is not relied on
+                claim.holding.prolonged(now)
             if self.hold_ms:
                 claim.holding.extended(now)
         else:

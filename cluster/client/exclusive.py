@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Literal, ParamSpec, Self, TypeVar, get_args
 
 from actors import MILLISECOND
-from cluster.client.claims import HOLD, Claim
+from cluster.client.claims import HOLD, REPLACED, Claim
 from cluster.client.client import Client
 from cluster.client.locks import AsyncLock, BlockingLock, Own, wait_seconds, wanted_of
 from cluster.durations import Duration, milliseconds
@@ -89,9 +89,12 @@ class AsyncTurn(AsyncLock):
         await super().__aenter__()
         entered = self._entered
         assert entered is not None
+        if entered.claim.is_wanted:         # since it was granted: nothing was begun that would have to be broken off
+            entered.leave()
+            self._entered = None
+            self._let_go()
+            raise LockBusy(self.name, 0, REPLACED)
         entered.claim.on_wanted = entered.give_way
-        if entered.claim.is_wanted:
-            entered.give_way()
         return self
 
     def _rest_ms(self, claim: Claim) -> int:

@@ -23,7 +23,7 @@ MARGIN_PART = 10                # of the hold time, if that is more
 class Holding:
     """One claim's lease. Invariant: once `now` has reached `until`, that never grows."""
 
-    __slots__ = ("_asked", "_bound", "_heard", "_hold", "until")
+    __slots__ = ("_asked", "_bound", "_bounds_asked", "_heard", "_hold", "until")
 
     def __init__(self, hold: Nanos, sent: Nanos) -> None:
         """Of a claim that leaves at `sent` and may be silent for `hold`."""
@@ -32,6 +32,7 @@ class Holding:
         self._heard = sent
         self._asked: list[Nanos] = []       # other hold times that were asked for, in order
         self._bound: Nanos | None = None    # when its turn is over, if that is bounded
+        self._bounds_asked: list[Nanos] = []        # other ends of its turn that were asked for, in order
         self._count()
 
     def has_ended(self, now: Nanos) -> bool:
@@ -60,10 +61,16 @@ class Holding:
         self._bound = since + at_most - at_most // DRIFT_PART
         self._count()
 
-    def may_bound(self, since: Nanos, at_most: Nanos) -> None:
+    def asks_bound(self, since: Nanos, at_most: Nanos) -> None:
         """Another bound is asked for, and may be applied from now on."""
-        if self._bound is not None:
-            self._bound = min(self._bound, since + at_most - at_most // DRIFT_PART)
+        self._bounds_asked.append(since + at_most - at_most // DRIFT_PART)
+        self._count()
+
+    def prolonged(self, now: Nanos) -> None:
+        """The bound that was asked for first of all that are not answered is in the log."""
+        end = self._bounds_asked.pop(0)
+        if not self.has_ended(now):
+            self._bound = end
             self._count()
 
     def is_over(self, now: Nanos) -> bool:
@@ -74,7 +81,7 @@ class Holding:
         """What was asked for may be applied already: the shortest counts."""
         hold = min([self._hold, *self._asked])
         until = self._heard + hold - margin_of(hold)
-        self.until = until if self._bound is None else min(until, self._bound)
+        self.until = until if self._bound is None else min([until, self._bound, *self._bounds_asked])
 
 
 def margin_of(hold: Nanos) -> Nanos:

@@ -128,7 +128,7 @@ class AsyncLock:
         if claim is None:
             raise self._not_acquired()
         while claim.is_held(self._now()):
-            await claim.change()
+            await asyncio.shield(claim.change())
 
     def _held(self) -> Claim:
         claim = self._claim

@@ -6,6 +6,7 @@ from actors import MILLISECOND, Nanos, handles
 from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.lease_table import CLIENT_LEASE
+from cluster.broker.lock_service import NOT_PROPOSED
 from cluster.peer.messages import Leading
 from cluster.simulation.launched import StandIns
 from cluster.state.commands import Release
@@ -84,9 +85,9 @@ class HurriedBroker(Broker):
             bounded = self.machine.locks.bounded
             late: list[Claim] = []
             for fence, claim in bounded.items():
-                terms, since = locks._bounded.setdefault(fence, (claim.terms, now))
+                terms, since, _ = locks._bounded.setdefault(fence, (claim.terms, now, NOT_PROPOSED))
                 if terms != claim.terms:
-                    locks._bounded[fence] = (claim.terms, now)
+                    locks._bounded[fence] = (claim.terms, now, NOT_PROPOSED)
                 elif now - since >= (claim.rest_ms or claim.at_most_ms // 2) * MILLISECOND:
                     late.append(claim)
             return late

@@ -40,6 +40,7 @@ def _check_locks(tables: Tables) -> None:
     claims = [claim for lock in locks.by_name.values() for claim in (*lock.holders.values(), *lock.waiting.values())]
     assert len(claims) == len(locks.claims) and all(locks.claims[claim.id] is claim for claim in claims)
     assert sum(map(len, locks.by_session.values())) == sum(not claim.rest_ms for claim in claims)
+    assert locks.rests == sum(claim.rest_ms > 0 for claim in claims)
     bounded = {claim.fence: claim for claim in claims if claim.fence and (claim.at_most_ms or claim.rest_ms)}
     assert locks.bounded == bounded
     held = {claim.fence: claim for claim in claims if claim.fence}

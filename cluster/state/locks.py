@@ -63,6 +63,7 @@ from cluster.state.texts import is_name
 CLAIM_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 CLAIMS_MAX = 200_000
 SESSION_CLAIMS_MAX = 16_384
+RESTS_MAX = 10_000          # beside those: of more there is no rest
 LOCK_ROWS_MAX = 250          # of one page: 3 MiB of notes and names at most
 
 assert SESSION_CLAIMS_MAX * 2 <= CLAIMS_MAX, "one client leaves room for others"
@@ -104,16 +105,17 @@ class Lock:
 class Locks:
     """All locks and all claims."""
 
-    __slots__ = ("_ledger", "_sessions", "bounded", "by_fence", "by_name", "by_session", "claims", "fences")
+    __slots__ = ("_ledger", "_sessions", "bounded", "by_fence", "by_name", "by_session", "claims", "fences", "rests")
 
     def __init__(self, sessions: Sessions, ledger: Ledger) -> None:
         self._sessions = sessions
         self._ledger = ledger
         self.by_name: dict[str, Lock] = {}
-        self.claims: dict[int, Claim] = {}                      # by id, at most CLAIMS_MAX
+        self.claims: dict[int, Claim] = {}                      # by id, at most CLAIMS_MAX that do not rest
         self.by_session: dict[int, dict[int, Claim]] = {}       # by session, then by id
         self.by_fence: dict[int, Claim] = {}                    # those that are held
         self.fences = 0                                         # granted so far
+        self.rests = 0                                          # claims that rest, at most RESTS_MAX
         self.bounded: dict[int, Claim] = {}                     # by fence: held for a while, or at rest
 
     def holds(self, fence: int) -> bool:
@@ -136,7 +138,7 @@ class Locks:
             return ANSWER_BUSY, 0
         if len(self.by_session.get(session.id, ())) >= SESSION_CLAIMS_MAX:
             return ANSWER_CROWDED, SESSION_CLAIMS_MAX
-        if len(self.claims) >= CLAIMS_MAX:
+        if len(self.claims) - self.rests >= CLAIMS_MAX:
             return ANSWER_CROWDED, CLAIMS_MAX
         if lock is None:
             lock = self.by_name[command.name] = Lock(command.name, command.limit)
@@ -207,7 +209,9 @@ class Locks:
     def add(self, claim: Claim) -> None:
         """Tables a claim, which waits if it has no fence. Its lock is tabled."""
         self.claims[claim.id] = claim
-        if not claim.rest_ms:
+        if claim.rest_ms:
+            self.rests += 1
+        else:
             self.by_session.setdefault(claim.session, {})[claim.id] = claim
         if claim.fence:
             self._hold(claim)
@@ -233,8 +237,9 @@ class Locks:
 
     def _rest(self, claim: Claim, rest_ms: int) -> bool:
         """Lets what is held of a mutex stay there, without its session; False if it is not held."""
-        if not claim.fence or claim.lock.limit != 1:
+        if not claim.fence or claim.lock.limit != 1 or self.rests >= RESTS_MAX:
             return False
+        self.rests += 1
         self._leave_session(claim)
         claim.rest_ms = rest_ms
         claim.terms += 1
@@ -260,7 +265,9 @@ class Locks:
     def _forget(self, claim: Claim) -> None:
         lock = claim.lock
         del self.claims[claim.id]
-        if not claim.rest_ms:
+        if claim.rest_ms:
+            self.rests -= 1
+        else:
             self._leave_session(claim)
         if claim.fence:
             del lock.holders[claim.fence]

@@ -315,6 +315,8 @@ class Machine:
         if session is None:
             return
         if command.fence and not self._tables.locks.holds(command.fence):
+            tables = self._tables
+            tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
             self._answer(session, command.low, ANSWER_LOST, command.fence)
         else:
             self._answer(session, command.low, *submit(self._tables, session, command))

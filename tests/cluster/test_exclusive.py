@@ -184,6 +184,27 @@ def test_a_turn_that_is_prolonged_lasts_longer(rig, job):
     assert "as long as it may be" in rig.run(outer)
 
 
+def test_a_longer_silence_that_is_asked_for_does_not_bring_back_the_time_of_a_turn_that_was_cut_short(rig, job):
+    """The news that its turn is over does not reach the holder, which has to count for itself."""
+
+    async def holder(cluster: Client, ports: Ports) -> Any:
+        try:
+            async with cluster.exclusive("nightly", at_most="10m") as turn:
+                await turn.prolong("2s")
+                await turn.extend("30s")
+                cuts.append(rig.world.network.partition([[name], list(rig.brokers)]))
+                await job.do("holder", ports, 100)
+        except LockLost as error:
+            return str(error)
+
+    cuts: list[Any] = []
+    name = rig.start(holder)
+    rig.until(lambda: cuts)
+    queues = start(rig, job, "queues", 0, 0.1, at_most="10m", on_busy="queue")
+    assert "as long as it may be" in rig.finish(name)
+    assert rig.finish(queues) == "did it" and job.is_alone()
+
+
 # -- on busy ----------------------------------------------------------------------------------------------------------
 
 

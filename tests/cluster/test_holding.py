@@ -90,3 +90,27 @@ def test_whatever_is_lost_or_late_it_stops_before_the_leader_may_end_it(hold, st
         assert holding.until <= ends - MARGIN_MIN
         if was_ended:
             assert holding.has_ended(now)
+
+
+def test_of_bounds_that_are_asked_for_the_shortest_counts_until_each_is_answered():
+    holding = Holding(30 * SECOND, 0)
+    holding.answered(10_000 * SECOND, 0)
+    holding.bound(0, 1_000 * SECOND)
+    assert holding.until == 999 * SECOND
+    holding.asks_bound(0, 2_000 * SECOND)
+    assert holding.until == 999 * SECOND, "the longer one may not be applied"
+    holding.asks_bound(0, 2 * SECOND)
+    assert holding.until == 1.998 * SECOND
+    holding.prolonged(SECOND)
+    assert holding.until == 1.998 * SECOND, "the answer to the longer one says nothing of the shorter one behind it"
+    holding.prolonged(SECOND)
+    assert holding.until == 1.998 * SECOND
+
+
+def test_a_turn_that_is_over_is_not_prolonged():
+    holding = Holding(30 * SECOND, 0)
+    holding.answered(10_000 * SECOND, 0)
+    holding.bound(0, 2 * SECOND)
+    holding.asks_bound(SECOND, 1_000 * SECOND)
+    holding.prolonged(2 * SECOND)
+    assert holding.until == 1.998 * SECOND

@@ -378,7 +378,7 @@ KNOWN_FIELDS = {
         "ended"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
-    locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences",
+    locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences rests",
     locks.Lock: "holders limit name taken waiting",
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
