@@ -19,6 +19,7 @@ FOUND_BY = {
 }
 
 
+@pytest.mark.timeout(900)     # a dozen seeds, on a machine that has much else to do
 @pytest.mark.parametrize("planted", PlantedLock)
 def test_the_sweep_finds_a_bug_of_locks_within_a_few_seeds(planted: PlantedLock):
     for seed in range(12):
