@@ -27,12 +27,12 @@ from cluster.broker.link import Link
 from cluster.broker.questions import Questions
 from cluster.errors import ScheduleError
 from cluster.schedules import parsing
-from cluster.schedules.misfire import Policy, due
+from cluster.schedules.misfire import MISFIRES_MAX, Policy, due
 from cluster.schedules.times import EveryTimes, Times, slots_after
-from cluster.state.commands import NEVER, Arm, Fire, ScheduleSpec
+from cluster.state.commands import FIRE_SLOTS_MAX, NEVER, Arm, Fire, ScheduleSpec
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
-from cluster.state.schedule_rows import ScheduleView, Slot
+from cluster.state.schedule_rows import ALARM_CROWDED, ALARM_MISSED, ALARM_NONE, ScheduleView, Slot
 from cluster.state.schedules import SCHEDULES_MAX, UNKNOWN, Schedule, times_of, why_parked
 from cluster.wire import ListSchedules, ScheduleRows, ScheduleShown, ShowSchedule
 
@@ -42,6 +42,12 @@ CLOSED_RETRY_MS = 1_000         # the log takes nothing that can wait
 FAILED_RETRY_MS = 600_000       # a schedule that cannot be computed here
 UPCOMING_SLOTS = 5              # that are shown
 UPCOMING_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000      # how far ahead: what lies years apart takes long to find
+
+ALARM_REASONS = {
+    ALARM_MISSED: f"more than {MISFIRES_MAX} slots were missed; one was run for all of them",
+    ALARM_CROWDED: "slots are skipped, since too many runs have not ended",
+}
+assert MISFIRES_MAX <= FIRE_SLOTS_MAX, "what misfire lets run fits a command"
 
 Proposal = Arm | Fire
 Answer = TypeVar("Answer")
@@ -85,13 +91,14 @@ class Scheduler:
         self._look_at: dict[str, int] = {}
         self._proposed: dict[str, tuple[int, int, int]] = {}        # version and slot it was for, when to do it again
         self._failed: dict[str, int] = {}                   # version of which was said that it cannot be computed
+        self._alarms: dict[str, int] = {}                   # that were said
         self._calendar = Calendar()
         self._upcoming: dict[str, tuple[int, int, list[int]]] = {}  # version and slot it was for, slots
 
     def restart(self, *, leading: bool) -> None:
         """Another term. Who leads looks at everything."""
         self._leading = leading
-        for kept in (self._stirred, self._looks, self._look_at, self._proposed, self._failed):
+        for kept in (self._stirred, self._looks, self._look_at, self._proposed, self._failed, self._alarms):
             kept.clear()
         if leading:
             self._stirred = dict.fromkeys(self._machine.schedules.by_name)
@@ -130,7 +137,9 @@ class Scheduler:
             self._forget(name)
             if not schedules.is_parked(name):
                 self._log.event("schedule_refused", schedule=name, allowed=SCHEDULES_MAX)
-        elif schedule.next_ms == NEVER or not schedules.may_fire(schedule):
+            return
+        self._say_alarm(schedule)
+        if schedule.next_ms == NEVER or not schedules.may_fire(schedule):
             self._look_at.pop(name, None)
         elif schedule.next_ms > now_ms:
             self._look_later(name, schedule.next_ms)
@@ -138,6 +147,14 @@ class Scheduler:
             self._look_later(name, now_ms + CLOSED_RETRY_MS)
         else:
             self._act(schedule, now_ms)
+
+    def _say_alarm(self, schedule: Schedule) -> None:
+        """Once, until it is over or another one."""
+        name = schedule.spec.name
+        if self._alarms.get(name, ALARM_NONE) != schedule.alarm:
+            self._alarms[name] = schedule.alarm
+            if reason := ALARM_REASONS.get(schedule.alarm):
+                self._log.event("schedule_alarm", schedule=name, reason=reason)
 
     def _act(self, schedule: Schedule, now_ms: int) -> None:
         """Its slot has come, or it has none yet."""
@@ -158,7 +175,7 @@ class Scheduler:
         self._propose(command)
 
     def _forget(self, name: str) -> None:
-        for kept in (self._look_at, self._proposed, self._failed, self._upcoming):
+        for kept in (self._look_at, self._proposed, self._failed, self._alarms, self._upcoming):
             kept.pop(name, None)
 
     def _look_later(self, name: str, at_ms: int) -> None:
@@ -247,6 +264,8 @@ class Scheduler:
             return known[2]
         found = self._calendar.ask(schedule.spec, now_ms, lambda times: _slots_from(times, first, now_ms))
         if not isinstance(found, NotComputed):
+            if len(self._upcoming) >= SCHEDULES_MAX:
+                self._upcoming.clear()
             self._upcoming[name] = (version, first, found)
         return found
 

@@ -177,8 +177,10 @@ class Schedules:
 def why_parked(spec: ScheduleSpec) -> str:
     """What a worker would need that ran it."""
     queue, labels = (QUEUE_DEFAULT, ()) if spec.options is None else (spec.options.queue, spec.options.labels)
-    needs = f" and has {'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}" if labels else ""
-    return f"no live worker announces it, serves queue {queue}{needs}"
+    if not labels:
+        return f"no live worker announces it and serves queue {queue}"
+    needs = f"{'label' if len(labels) == 1 else 'labels'} {', '.join(labels)}"
+    return f"no live worker announces it, serves queue {queue} and has {needs}"
 
 
 def times_of(spec: ScheduleSpec) -> tuple[str, str, int, int]:

@@ -37,7 +37,7 @@ def test_a_list_has_each_schedule_with_its_times_and_its_next_five_slots_in_its_
     )  # fmt: skip
     assert (nightly.queue, nightly.exclusive, nightly.misfire, nightly.on_busy) == ("reports", True, "once", "skip")
     assert nightly.state == "parked" and nightly.next_slot is None and nightly.last is None
-    assert nightly.parked_why == "no live worker announces it, serves queue reports"
+    assert nightly.parked_why == "no live worker announces it and serves queue reports"
     zone = ZoneInfo("Asia/Seoul")
     assert [slot.isoformat() for slot in nightly.upcoming[:2]] == [
         "2026-01-02T21:00:00+09:00", "2026-01-05T21:00:00+09:00",

@@ -231,6 +231,20 @@ def test_a_schedule_that_the_cluster_has_no_room_for_is_said(leader, monkeypatch
     assert [(name, fields["schedule"]) for name, fields in leader.said] == [("schedule_refused", "second")]
 
 
+def test_an_alarm_is_said_once_until_it_is_over(leader):
+    leader.announce(spec("often", misfire="all"))
+    leader.settle()
+    for _ in range(2):
+        leader.scheduler.restart(leading=False)
+        leader.now_ms += 200 * MINUTE_MS
+        leader.scheduler.restart(leading=True)
+        leader.settle()
+        leader.pass_time(3 * MINUTE_MS)
+        leader.settle()
+    assert [name for name, _ in leader.said] == ["schedule_alarm"] * 2, "of each leader"
+    assert leader.said[0][1]["schedule"] == "often" and "100 slots were missed" in str(leader.said[0][1]["reason"])
+
+
 def test_dates_that_changed_do_not_pile_up(leader):
     leader.announce(spec("often"))
     leader.settle()

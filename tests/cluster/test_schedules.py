@@ -301,6 +301,15 @@ def test_busy_the_run_is_asked_to_stop_and_replaced_when_it_has():
     assert not overlap(rig)
 
 
+def test_a_run_that_does_not_heed_is_ended_after_its_grace_and_then_replaced():
+    rig = ScheduleWorld(every(20_000, on_busy="replace"), at=AT_NOON)
+    rig.work_ms, rig.heeds = 300_000, False
+    rig.until_slots(2)
+    first, second = rig.attempts
+    assert utc(rig.slots) == ["12:00:20", "12:00:40"] and rig.history()[0].fate == CANCELLED
+    assert 30 * SECOND < second.begun - first.begun < 33 * SECOND
+
+
 def test_runs_overlap_if_they_may():
     rig = ScheduleWorld(every(1_000, exclusive=False), at=AT_NOON, slots=4)
     rig.work_ms = 3_500

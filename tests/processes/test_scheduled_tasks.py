@@ -1,14 +1,16 @@
 """Schedules on real processes: a module with `@every` is all that it takes."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cluster_rig import command_line, refused, running, wait_until
+from cluster_rig import broker_pid, command_line, refused, running, wait_until
 
 from cluster import BlockingClient, Client, ScheduleRefused
 from cluster.local import LocalCluster, write_topology
@@ -97,6 +99,17 @@ def test_the_command_line_lists_shows_and_steers_schedules(cluster: LocalCluster
     ):
         found = command_line("cluster", "cron", *words)
         assert found.returncode == 1 and found.stderr.startswith(says), found.stderr
+
+
+def test_no_second_is_lost_or_doubled_while_a_leader_is_killed(cluster: LocalCluster):
+    file = cluster.topology.with_name("ticks")
+    for _ in range(2):
+        before = len(slots_in(file))
+        os.kill(broker_pid(cluster.status(), leading=True), signal.SIGKILL)
+        wait_until("runs under the next leader", lambda before=before: len(slots_in(file)) >= before + 4)
+        cluster.wait_for(lambda status: all(row["role"] in ("leader", "follower") for row in status["brokers"]))
+    slots = slots_in(file)
+    assert all(later - earlier == timedelta(seconds=1) for earlier, later in pairwise(slots))
 
 
 def test_a_module_whose_schedules_cannot_be_announced_keeps_its_worker_from_starting(tmp_path: Path):
