@@ -17,28 +17,38 @@ A message that must go alone needs an idle slot. When it is next in order and no
 it: busy slots get no more until one of them has run empty, which takes them about the time of what they hold.
 Otherwise slots that are refilled before they are idle would leave it waiting for ever.
 
+Lines. A turn of a bundle (`lines`) is a round over the idle slots, or over the open ones: one message each, of its
+lines in turn. Limits let through what they have room for before anything is handed out. Those that have room left after
+that let others through: the ones before may have found no slot.
+
 Keys. What a slot owns (`keys`) and what its pool has for it take turns: by priority, and those of one priority one
 filling each. A keyed channel that has no home gets one when it is its turn in a pool.
 
 Cost: O(messages handed out), plus the slots and pools that changed in this entry.
 """
 
+from collections import OrderedDict
+
 from cluster.state.credit import Pool, Slot
 from cluster.state.effects import Assignment
 from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
 from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK, HOUSED
+from cluster.state.lines import Bundle
 from cluster.state.queues import HELD, Channel, Message
 from cluster.state.status import assignment_of
 from cluster.state.tables import Tables
+from cluster.state.turns import Standing
 
 ROUNDS_MAX = 4_096      # in one go: more than any slot has room for
 
 
 def dispatch(tables: Tables) -> None:
     """Hands out all that can be handed out."""
-    credit, keys = tables.credit, tables.keys
+    credit, keys, limits = tables.credit, tables.keys, tables.limits
     if credit.touched:
         credit.settle()
+    if limits.touched:
+        limits.let_through(tables.now_ms)
     later: list[Home] = []
     if credit.dirty_homes:
         homes = list(credit.dirty_homes.values())
@@ -55,6 +65,12 @@ def dispatch(tables: Tables) -> None:
             _fill_later(tables, home)
         if credit.dirty:        # a channel that has moved out
             _fill_pools(tables)
+    while limits.touched and limits.let_through(tables.now_ms):
+        _fill_pools(tables)
+    if tables.lines.emptied:
+        tables.lines.tidy()
+    if limits.touched:
+        limits.tidy(tables.now_ms)
     assert not credit.dirty_homes, "a home was woken while slots were filled"
     if keys.emptied or keys.homes > HOMES_MAX:
         keys.tidy()
@@ -78,7 +94,9 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
     if top is None:
         return False
     channel, priority = top
-    if channel.key:
+    if type(channel) is not Channel:
+        if isinstance(channel, Bundle):
+            return _fill_from_bundle(tables, pool, pool.idle, channel, priority)
         _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
@@ -104,7 +122,9 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     if top is None:
         return False
     channel, priority = top
-    if channel.key:
+    if type(channel) is not Channel:
+        if isinstance(channel, Bundle):
+            return _fill_from_bundle(tables, pool, pool.open, channel, priority)
         _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
@@ -135,7 +155,34 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     return True
 
 
-def _house(tables: Tables, pool: Pool, channel: Channel) -> None:
+def _fill_from_bundle(
+    tables: Tables, pool: Pool, ring: OrderedDict[int, Slot], bundle: Bundle, priority: int
+) -> bool:
+    """A round over the idle or the open slots, of lines in turn; False if what is next waits for an idle slot, and
+    there is none."""
+    pool.next_turn(bundle, priority)
+    for _ in range(len(ring)):
+        line = bundle.next_line(priority)
+        if line is None:
+            break
+        if ring is pool.open and line.waits_for_idle(priority, pool):
+            pool.retry()
+            return False
+        bundle.next_turn(line, priority)
+        (slot,) = pool.take_slots(ring, 1)
+        if line.head_is_alone(priority):
+            messages = [line.take_alone(priority)]
+            slot.closed = True
+        else:
+            messages = line.take(priority, 1)
+        _assign(tables, line, slot, messages)
+        pool.list_slot(slot)
+        if line.started(tables.now_ms):
+            break
+    return True
+
+
+def _house(tables: Tables, pool: Pool, channel: Standing) -> None:
     """A keyed channel without a home gets one, and the slot is given what waits there."""
     assert isinstance(channel, KeyedChannel) and pool in channel.pools
     dirty = tables.credit.dirty_homes
@@ -163,7 +210,7 @@ def _fill_later(tables: Tables, home: Home) -> None:
     """The pool has had its turn. If what is next there waits for an idle slot, nothing overtakes it here either."""
     slot = home.slot
     top = slot.pool.next_lane()
-    if slot.place and slot.count and top is not None and top[0].head_is_alone(top[1]):
+    if slot.place and slot.count and top is not None and top[0].waits_for_idle(top[1], slot.pool):
         slot.closed = slot.yields = True
         slot.pool.list_slot(slot)
     else:

@@ -80,8 +80,8 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         slot = task.holder & ((1 << SLOT_BITS) - 1)
         worker = tables.sessions.by_id[session].name
         last = None         # the times are of the attempt that is shown
-    channel = tables.queues.channels[spec.channel]
-    is_parked = state == PENDING and not channel.pools
+    channel = tables.queues.channels.get(spec.channel)      # that of a task which has ended may be gone
+    is_parked = state == PENDING and channel is not None and channel.is_parked
     return TaskRow(
         task.id,
         STATE_NAMES[state],
@@ -102,7 +102,7 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         last.started_ms if last is not None else 0,
         last.ended_ms if last is not None else 0,
         "" if state == STATE_COMPLETED or not ended else first_line(ended[-1].error),
-        why_parked(tables, channel) if is_parked else "",
+        why_parked(tables, channel) if is_parked and channel is not None else "",
     )
 
 

@@ -11,17 +11,21 @@ The loop over tasks runs inside `map` and `dict.update`: a record is made, table
 from itertools import repeat
 
 from cluster.state.commands import (
+    CONCURRENCY_MAX,
+    PERIOD_MS_MAX,
+    PERIOD_MS_MIN,
     PRIORITY_MAX,
     RETRY_FACTOR_MAX,
     RETRY_TYPES_MAX,
+    STARTS_MAX,
     SUBMIT_TASKS_MAX,
     TASK_NUMBER_BITS,
+    LineRule,
     Options,
     RetryRule,
     Submit,
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
-from cluster.state.keys import KeyedChannel
 from cluster.state.queues import DELAYED, PENDING
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -50,10 +54,12 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
         session.unsaid += len(group.bodies)
         options = group.options
         delay_ms = options.delay_ms if options is not None else 0
-        if options is not None and options.key:
-            spec = tables.keys.spec(group.name, options, now_ms)
-        else:
+        if options is None or (not options.key and options.line is None):
             spec = tables.queues.spec(group.name, options, now_ms)
+        elif options.key:
+            spec = tables.keys.spec(group.name, options, len(group.bodies), now_ms)
+        else:
+            spec = tables.lines.spec(group.name, options, len(group.bodies), now_ms)
         state = DELAYED if delay_ms else PENDING
         first = base | group.first
         end = first + len(group.bodies)
@@ -65,9 +71,6 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
             start = cut
         channel = tables.queues.channels[spec.channel]
-        if channel.key:
-            assert isinstance(channel, KeyedChannel)
-            channel.begin(len(tasks))
         if delay_ms:
             channel.queue.delayed += len(tasks)
             tables.timers.add(now_ms + delay_ms, first, len(tasks), READY)
@@ -108,6 +111,7 @@ def _is_valid(options: Options) -> bool:
         and (not options.key or (is_name(options.key) and bool(options.actor)))
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
+        and (options.line is None or (not options.key and _is_valid_line(options.line)))
     )
 
 
@@ -117,4 +121,16 @@ def _is_valid_rule(rule: RetryRule) -> bool:
         and 1 <= rule.factor <= RETRY_FACTOR_MAX
         and len(rule.on) <= RETRY_TYPES_MAX
         and all(map(is_name, rule.on))
+    )
+
+
+def _is_valid_line(line: LineRule) -> bool:
+    """It says something, and means what its fields say: a name of a limit without bounds would hold nothing back."""
+    is_limited = line.concurrency > 0 or line.starts > 0
+    return (
+        (is_name(line.share) if line.share else is_limited)
+        and (not line.limit or (is_name(line.limit) and is_limited))
+        and 0 <= line.concurrency <= CONCURRENCY_MAX
+        and 0 <= line.starts <= STARTS_MAX
+        and (PERIOD_MS_MIN <= line.period_ms <= PERIOD_MS_MAX if line.starts else line.period_ms == 0)
     )

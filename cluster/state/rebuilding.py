@@ -15,6 +15,8 @@ from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
+from cluster.state.limits import Limit
+from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
@@ -23,6 +25,7 @@ from cluster.state.rows import (
     IMAGE_VERSION,
     LABELS_IN_POOLS_SINCE,
     ROWS,
+    BundleRow,
     ChannelRow,
     ClaimRow,
     CountersRow,
@@ -30,6 +33,7 @@ from cluster.state.rows import (
     EndedRow,
     EvidenceRow,
     HeadRow,
+    LimitRow,
     LotRow,
     MemoRow,
     NameRow,
@@ -48,7 +52,7 @@ from cluster.state.rows import (
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Attempt, Task
-from cluster.state.turns import Turns
+from cluster.state.turns import Standing, Turns
 
 
 class Rebuilding:
@@ -94,6 +98,7 @@ class Rebuilding:
         self._channels_made = row.channels_made
         tables.keys.epochs = row.epochs
         tables.locks.fences = row.fences
+        tables.limits.made = row.limits_made
 
     def counters(self, row: CountersRow) -> None:
         counters = self.tables.counters
@@ -116,6 +121,23 @@ class Rebuilding:
         name = self.tables.queues.names[row.name] = Name(self._text(row.name))
         name.estimate_us = row.estimate_us
 
+    def limit(self, row: LimitRow) -> None:
+        limits = self.tables.limits
+        limit = Limit(row.index, self._text(row.name), self._text(row.share), limits.touched)
+        limit.concurrency, limit.starts, limit.period_ms = row.concurrency, row.starts, row.period_ms
+        limit.running, limit.date_ms = row.running, row.date_ms
+        pairs = iter(row.window)
+        limit.window.extend(zip(pairs, pairs, strict=True))
+        limit.started = sum([count for _, count in limit.window])
+        limits.add(limit)
+
+    def bundle(self, row: BundleRow) -> None:
+        queues = self.tables.queues
+        limit = self.tables.limits.by_index[row.limit] if row.limit else None
+        labels = tuple(map(self._text, row.labels))
+        bundle = Bundle(row.index, queues.queues[row.queue], queues.names[row.name], labels, limit, ())
+        self.tables.lines.add_bundle(bundle)
+
     def channel(self, row: ChannelRow) -> None:
         queues, keys = self.tables.queues, self.tables.keys
         queue, name = queues.queues[row.queue], queues.names[row.name]
@@ -129,6 +151,11 @@ class Rebuilding:
             keys.add(keyed)
             if row.home:
                 self._owned.setdefault(row.home, []).append(keyed)
+        elif row.bundle >= 0:
+            lines = self.tables.lines
+            limit = self.tables.limits.by_index[row.limit] if row.limit else None
+            line = lines.add_line(index, lines.bundles[row.bundle], self._text(row.share), limit)
+            line.unfinished = row.unfinished
         else:
             queues.add(Channel(index, queue, name, labels, []))
         channel = queues.channels[index]
@@ -149,7 +176,7 @@ class Rebuilding:
         key = self._offers[row.offer][1][row.is_loop]
         pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
         for channel in pool.served(self.tables.queues):
-            channel.pools.append(pool)
+            (channel.places if isinstance(channel, Bundle) else channel.pools).append(pool)
 
     def session(self, row: SessionRow) -> None:
         sessions = self.tables.sessions
@@ -260,10 +287,8 @@ class Rebuilding:
     def order(self, row: OrderRow) -> None:
         credit = self.tables.credit
         if row.what is Order.READY_RING:
-            ring = self._pools[row.of].ready[row.at]
             for index in row.items:
-                ring[index] = self.tables.queues.channels[index]
-            self._pools[row.of].mask |= 1 << row.at
+                Turns.wake(self._pools[row.of], self._standing(index), row.at)
         elif row.what is Order.IDLE_RING:
             self._list(row, self._pools[row.of].idle, IDLE)
         elif row.what is Order.OPEN_RING:
@@ -282,11 +307,27 @@ class Rebuilding:
                 channel = self.tables.queues.channels[index]
                 assert isinstance(channel, KeyedChannel)
                 self.tables.keys.idle[index] = channel
+        elif row.what is Order.LINE_RING:
+            for index in row.items:
+                Turns.wake(self.tables.lines.bundles[row.of], self._standing(index), row.at)
+        elif row.what is Order.LIMIT_RING:
+            limit = self.tables.limits.by_index[row.of]
+            for index in row.items:
+                Turns.wake(limit, limit.members[index], row.at)
+        elif row.what is Order.PASSED:
+            limit = self.tables.limits.by_index[row.of]
+            for index in row.items:
+                member = limit.passed[index] = limit.members[index]
+                member.pools = member.places
         elif row.what is Order.LANE:
             self._lane(row)
         else:
             assert row.what is Order.HELD_TASKS
             self._held(row)
+
+    def _standing(self, index: int) -> Standing:
+        bundle = self.tables.lines.bundles.get(index)
+        return self.tables.queues.channels[index] if bundle is None else bundle
 
     def _list(self, row: OrderRow, ring: dict[int, Slot], place: int) -> None:
         by_id = self.tables.sessions.by_id
@@ -366,7 +407,7 @@ class Rebuilding:
         return self._texts.setdefault(text, text)
 
     def _spec(self, row: SpecRow) -> None:
-        if row.key:
+        if row.key or row.line is not None:
             queue, name = self._text(row.queue), self._text(row.name)
         else:
             channel = self.tables.queues.channels[row.channel]
@@ -386,6 +427,7 @@ class Rebuilding:
                 self._text(row.actor),
                 self._text(row.key),
                 tuple(map(self._text, row.labels)),
+                row.line,
             )
         )
 
@@ -410,6 +452,8 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.TIMERS: Rebuilding.timer,
     Section.QUEUES: Rebuilding.queue,
     Section.NAMES: Rebuilding.name,
+    Section.LIMITS: Rebuilding.limit,
+    Section.BUNDLES: Rebuilding.bundle,
     Section.CHANNELS: Rebuilding.channel,
     Section.MEMO: Rebuilding.memo,
     Section.OFFERS: Rebuilding.offer,

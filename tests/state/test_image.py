@@ -20,7 +20,21 @@ from image_rig import (
 from random_stream import Stream
 from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
-from cluster.state import credit, evidence, homeless, keys, locks, queues, retention, sessions, tables, tasks, turns
+from cluster.state import (
+    credit,
+    evidence,
+    homeless,
+    keys,
+    limits,
+    lines,
+    locks,
+    queues,
+    retention,
+    sessions,
+    tables,
+    tasks,
+    turns,
+)
 from cluster.state.commands import (
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
@@ -337,8 +351,8 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence keys ledger locks machine_version now_ms queues retention sessions tasks "
-        "timers voters"
+        "cluster_id counters credit evidence keys ledger limits lines locks machine_version now_ms queues retention "
+        "sessions tasks timers voters"
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
@@ -346,12 +360,12 @@ KNOWN_FIELDS = {
     ),
     queues.Spec: (
         "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms actor key "
-        "labels"
+        "labels line"
     ),
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
     queues.Channel: "alone index key labels lanes name pools queue stale waiting",
-    queues.Queues: "_pools_serving by_key channels made names queues specs",
+    queues.Queues: "_pools_serving bundles by_key channels made names queues specs",
     credit.Credit: "dirty dirty_homes made pools touched",
     credit.Pool: "_dirty _labels _names _queues idle is_loop key open prefetch sessions",
     credit.Slot: "closed count draining held home index key load_us place pool session touched yields",
@@ -360,6 +374,11 @@ KNOWN_FIELDS = {
     keys.KeyedChannel: "_keys epoch held home unfinished",
     keys.Keys: "_pools_serving _queues by_key emptied epochs homeless homes idle",
     homeless.Homeless: "by_head by_index",
+    lines.Line: "_emptied bundle limit places share under unfinished",
+    lines.Bundle: "labels lanes limit lines name places pools queue",
+    lines.Lines: "_limits _pools_serving _queues bundles emptied",
+    limits.Limit: "_touched concurrency date_ms members name passed period_ms running share started starts window",
+    limits.Limits: "_timers by_index by_name made touched",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid last_claim slots held "
         "ended"
@@ -392,6 +411,11 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         keys.KeyedChannel: set(keys.KeyedChannel.__slots__),
         keys.Keys: set(keys.Keys.__slots__),
         homeless.Homeless: set(homeless.Homeless.__slots__),
+        lines.Line: set(lines.Line.__slots__),
+        lines.Bundle: set(lines.Bundle.__slots__),
+        lines.Lines: set(lines.Lines.__slots__),
+        limits.Limit: set(limits.Limit.__slots__),
+        limits.Limits: set(limits.Limits.__slots__),
         sessions.Session: {field.name for field in fields(sessions.Session)},
         sessions.Sessions: set(sessions.Sessions.__slots__),
         locks.Locks: set(locks.Locks.__slots__),
