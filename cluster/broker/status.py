@@ -25,7 +25,8 @@ def replica_status(machine: Machine) -> dict[str, object]:
         }
         for row in status["workers"]
     ]
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"], **_parked(status)}
+    workers.sort(key=lambda row: str(row["node"]))
+    return {"workers": workers, "queues": status["queues"], **_waiting(status)}
 
 
 def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
@@ -64,7 +65,7 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
-    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_parked(status)}
+    return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_waiting(status)}
 
 
 def _drained(name: str, cut_off: int) -> dict[str, object]:
@@ -83,8 +84,14 @@ def _drained(name: str, cut_off: int) -> dict[str, object]:
     }
 
 
-def _parked(status: Status) -> dict[str, object]:
-    return {"parked": [dict(row) for row in status["parked"]], "parked_more": status["parked_more"]}
+def _waiting(status: Status) -> dict[str, object]:
+    """What waits for something else than its turn."""
+    return {
+        "parked": [dict(row) for row in status["parked"]],
+        "parked_more": status["parked_more"],
+        "limits": [dict(row) for row in status["limits"]],
+        "limits_more": status["limits_more"],
+    }
 
 
 def _running(held: list[Assignment], heard: tuple[int, ...], loop: int) -> set[int]:

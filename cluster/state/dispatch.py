@@ -160,14 +160,14 @@ def _fill_from_bundle(
 ) -> bool:
     """A round over the idle or the open slots, of lines in turn; False if what is next waits for an idle slot, and
     there is none."""
+    if ring is pool.open and bundle.waits_for_idle(priority, pool):
+        pool.retry()
+        return False
     pool.next_turn(bundle, priority)
     for _ in range(len(ring)):
         line = bundle.next_line(priority)
-        if line is None:
+        if line is None or (ring is pool.open and line.waits_for_idle(priority, pool)):
             break
-        if ring is pool.open and line.waits_for_idle(priority, pool):
-            pool.retry()
-            return False
         bundle.next_turn(line, priority)
         (slot,) = pool.take_slots(ring, 1)
         if line.head_is_alone(priority):

@@ -95,6 +95,11 @@ class Limit(Turns):
         return self.mask != 0
 
     @property
+    def is_full_of_running(self) -> bool:
+        """Something must end before more may start."""
+        return 0 < self.concurrency <= self.running
+
+    @property
     def is_bounded_by_rate(self) -> bool:
         """Its window is full: time is what it waits for. Asked right after `room`."""
         return 0 < self.starts <= self.started

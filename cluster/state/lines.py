@@ -132,6 +132,11 @@ class Line(Channel):
         return self.waiting > 0 and not self.bundle.places
 
     @property
+    def is_held_back(self) -> bool:
+        """Whether its limit is what it waits for."""
+        return self.pools is not self.places or self.bundle.pools is not self.bundle.places
+
+    @property
     def variant(self) -> tuple[str, bool]:
         """What tells it from the other lines of its bundle."""
         return self.share, self.limit is not None

@@ -39,6 +39,7 @@ class LimitedStream(Stream):
         self.under: dict[tuple[str, str], list[int]] = {}                   # limit -> its tasks
         self.starts: dict[tuple[str, str], list[int]] = {}
         self.full = 0                                                       # how often a limit was found full
+        self.noted = 0                                                      # of `confirmed`
 
     def _options(self) -> Options | None:
         options = super()._options() or Options()
@@ -46,8 +47,8 @@ class LimitedStream(Stream):
         return options if options.key else msgspec.structs.replace(options, line=line)
 
     def _watch(self, effects: Effects) -> None:
-        self._note()
         super()._watch(effects)
+        self._note()
         now_ms = self.machine.now_ms
         for assignments in effects.assignments.values():
             for given in assignments:
@@ -68,13 +69,14 @@ class LimitedStream(Stream):
                 self.full += running == rule.concurrency
 
     def _note(self) -> None:
-        """The limits of all tasks that the machine knows."""
-        for task in self.machine._tables.tasks.in_order():
-            rule = task.spec.line
-            if rule is not None and (rule.concurrency or rule.starts) and task.id not in self.rules:
+        """The limits of the tasks that were confirmed in this entry."""
+        for task in self.machine._tables.tasks.find(self.confirmed[self.noted :]):
+            rule = None if task is None else task.spec.line
+            if task is not None and rule is not None and (rule.concurrency or rule.starts):
                 limit = (rule.limit, "") if rule.limit else (task.spec.name, rule.share)
                 self.rules[task.id] = limit, rule
                 self.under.setdefault(limit, []).append(task.id)
+        self.noted = len(self.confirmed)
 
 
 class TightStream(LimitedStream):
