@@ -27,8 +27,6 @@ filling each. A keyed channel that has no home gets one when it is its turn in a
 Cost: O(messages handed out), plus the slots and pools that changed in this entry.
 """
 
-from collections import OrderedDict
-
 from cluster.state.credit import Pool, Slot
 from cluster.state.effects import Assignment
 from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
@@ -96,8 +94,9 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
     channel, priority = top
     if type(channel) is not Channel:
         if isinstance(channel, Bundle):
-            return _fill_from_bundle(tables, pool, pool.idle, channel, priority)
-        _house(tables, pool, channel)
+            _fill_idle_from_bundle(tables, pool, channel, priority)
+        else:
+            _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
         (slot,) = pool.take_slots(pool.idle, 1)
@@ -124,7 +123,7 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     channel, priority = top
     if type(channel) is not Channel:
         if isinstance(channel, Bundle):
-            return _fill_from_bundle(tables, pool, pool.open, channel, priority)
+            return _fill_open_from_bundle(tables, pool, channel, priority, rounds)
         _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
@@ -155,30 +154,43 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     return True
 
 
-def _fill_from_bundle(
-    tables: Tables, pool: Pool, ring: OrderedDict[int, Slot], bundle: Bundle, priority: int
-) -> bool:
-    """A round over the idle or the open slots, of lines in turn; False if what is next waits for an idle slot, and
-    there is none."""
-    if ring is pool.open and bundle.waits_for_idle(priority, pool):
+def _fill_idle_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority: int) -> None:
+    """One message for each idle slot, of lines in turn."""
+    pool.next_turn(bundle, priority)
+    if bundle.head_is_alone(priority):
+        (slot,) = pool.take_slots(pool.idle, 1)
+        _assign(tables, bundle, slot, [bundle.take_alone(priority, tables.now_ms)])
+        slot.closed = True
+        return
+    messages = bundle.take(priority, len(pool.idle), tables.now_ms)
+    slots = pool.take_slots(pool.idle, len(messages))
+    for slot, message in zip(slots, messages, strict=True):
+        _assign(tables, bundle, slot, [message])
+    for slot in slots:
+        pool.list_slot(slot)
+
+
+def _fill_open_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority: int, rounds: int) -> bool:
+    """Up to `rounds` rounds over the open slots, of lines in turn; False if what is next waits for an idle slot."""
+    if bundle.waits_for_idle(priority, pool):
         pool.retry()
         return False
+    if len(pool.ready[priority]) > 1:
+        rounds = 1
     pool.next_turn(bundle, priority)
-    for _ in range(len(ring)):
-        line = bundle.next_line(priority)
-        if line is None or (ring is pool.open and line.waits_for_idle(priority, pool)):
-            break
-        bundle.next_turn(line, priority)
-        (slot,) = pool.take_slots(ring, 1)
-        if line.head_is_alone(priority):
-            messages = [line.take_alone(priority)]
-            slot.closed = True
-        else:
-            messages = line.take(priority, 1)
-        _assign(tables, line, slot, messages)
-        pool.list_slot(slot)
-        if line.started(tables.now_ms):
-            break
+    # How many wait there is not known. If a round is not filled, only so many slots are looked at.
+    messages = bundle.take(priority, len(pool.open), tables.now_ms, pool)
+    slots = pool.take_slots(pool.open, len(messages))
+    if rounds > 1 and not pool.open:
+        estimate_us = bundle.name.estimate_us
+        room = min(rounds, min([slot.room(estimate_us) for slot in slots]))
+        messages += bundle.take(priority, (room - 1) * len(slots), tables.now_ms, pool)
+    for turn, slot in enumerate(slots):
+        _assign(tables, bundle, slot, messages[turn :: len(slots)])
+    if slots:
+        served = len(messages) % len(slots)         # an incomplete round: the others are next in turn
+        for slot in slots[served:] + slots[:served]:
+            pool.list_slot(slot)
     return True
 
 
@@ -253,7 +265,7 @@ def _fill_home(tables: Tables, home: Home) -> None:
         pool.list_slot(slot)
 
 
-def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message]) -> None:
+def _assign(tables: Tables, channel: Standing, slot: Slot, messages: list[Message]) -> None:
     """Gives `messages`, which have just left their lane, to a slot, which is to be listed anew."""
     ledger = tables.ledger
     decide = ledger.decisions.append
@@ -279,6 +291,7 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     index = slot.index
     name = channel.name.name
     if channel.key:
+        assert isinstance(channel, KeyedChannel)
         assignments = [assignment_of(channel, index, message) for message in messages]
     else:
         assignments = [

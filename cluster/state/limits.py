@@ -129,17 +129,16 @@ class Limit(Turns):
         super().wake(channel, priority)
         self._touched[self.index] = self
 
-    def start(self, member: Member, now_ms: int) -> bool:
-        """A task of a member was handed out. True if the limit is full now, and all of its members are held back."""
-        self.running += 1
+    def start(self, member: Member, count: int, now_ms: int) -> None:
+        """So many tasks of a member were handed out. If the limit is full now, all of its members are held back."""
+        self.running += count
         if self.starts:
-            self._count(now_ms)
+            self._count(count, now_ms)
         room = self.room(now_ms)
         assert room >= 0, f"too many tasks of {self.name} were handed out"
         self.passed.move_to_end(member.index)
         if not room:
             self.close()
-        return not room
 
     def end(self, count: int) -> None:
         """So many are with workers no longer."""
@@ -180,8 +179,7 @@ class Limit(Turns):
             top = self.next_lane()
         return True
 
-    def _count(self, now_ms: int) -> None:
-        """One start more."""
+    def _count(self, count: int, now_ms: int) -> None:
         window = self.window
         date_ms = now_ms
         if self.starts > PARTS:
@@ -189,10 +187,10 @@ class Limit(Turns):
             date_ms += part_ms - 1 - now_ms % part_ms
         if window and window[-1][0] >= date_ms:     # the same entry, the same part, or the parts were larger before
             date_ms, before = window.pop()
-            window.append((date_ms, before + 1))
+            window.append((date_ms, before + count))
         else:
-            window.append((date_ms, 1))
-        self.started += 1
+            window.append((date_ms, count))
+        self.started += count
 
 
 class Limits:

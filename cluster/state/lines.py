@@ -29,8 +29,8 @@ from msgspec import structs
 
 from cluster.state.commands import LineRule, Options
 from cluster.state.credit import Labels, Pool, canonical
-from cluster.state.limits import Limit, Limits
-from cluster.state.queues import Channel, Name, Queue, Queues, Spec, spec_of
+from cluster.state.limits import ENDLESS, Limit, Limits
+from cluster.state.queues import Channel, Message, Name, Queue, Queues, Spec, spec_of
 from cluster.state.turns import Standing, Turns
 
 
@@ -42,6 +42,8 @@ class Bundle(Turns):
     """
 
     __slots__ = ("labels", "lanes", "limit", "lines", "name", "places", "pools", "queue")
+
+    key = ""                    # as of a channel without one
 
     def __init__(
         self, index: int, queue: Queue, name: Name, labels: Labels, limit: Limit | None, pools: Iterable[Turns]
@@ -91,6 +93,39 @@ class Bundle(Turns):
             del ring[line.index]
         self.mask &= ~(1 << priority)
         return None
+
+    def take(self, priority: int, count: int, now_ms: int, behind: Pool | None = None) -> list[Message]:
+        """Removes up to `count` messages from lines in turn, one from each, or all from one that is by itself. Stops
+        before one that must go alone, or not `behind` others in slots of a pool, and when its limit holds it back."""
+        ring = self.ready[priority]
+        taken: list[Message] = []
+        while ring and len(taken) < count and self.pools is self.places:
+            index, line = next(iter(ring.items()))
+            assert isinstance(line, Line)
+            if line.head_of(priority) is None:
+                del ring[index]
+                continue
+            if line.head_is_alone(priority) if behind is None else line.waits_for_idle(priority, behind):
+                break
+            if len(ring) > 1:
+                ring.move_to_end(index)
+                some = line.take(priority, 1)
+            else:
+                some = line.take(priority, min(count - len(taken), line.room(now_ms)))
+            taken += some
+            line.started(len(some), now_ms)
+        if not ring:
+            self.mask &= ~(1 << priority)
+        return taken
+
+    def take_alone(self, priority: int, now_ms: int) -> Message:
+        """Removes the next message, which `head_is_alone`."""
+        line = self.next_line(priority)
+        assert line is not None
+        self.next_turn(line, priority)
+        message = line.take_alone(priority)
+        line.started(1, now_ms)
+        return message
 
     def head_is_alone(self, priority: int) -> bool:
         line = self.next_line(priority)
@@ -157,14 +192,14 @@ class Line(Channel):
         under_rate = self.under is not None and self.under.starts > 0 and not pool.is_loop
         return under_rate or self.head_is_alone(priority)
 
-    def started(self, now_ms: int) -> bool:
-        """One of its tasks was handed out. True if its bundle is held back from now on."""
-        if self.under is None:
-            return False
-        if self.limit is not None:
-            self.limit.start(self, now_ms)
-            return False
-        return self.under.start(self.bundle, now_ms)
+    def room(self, now_ms: int) -> int:
+        """How many more of its tasks may start now."""
+        return ENDLESS if self.under is None else self.under.room(now_ms)
+
+    def started(self, count: int, now_ms: int) -> None:
+        """So many of its tasks were handed out. Its limit may be full now, and hold back it or its bundle."""
+        if self.under is not None:
+            self.under.start(self if self.limit is not None else self.bundle, count, now_ms)
 
 
 class Lines:

@@ -34,7 +34,7 @@ class Turns:
     def forget(self, channel: Standing) -> None:
         """It has nothing to do with any lane of `channel` any more."""
         for priority, ring in enumerate(self.ready):
-            if ring.pop(channel.index, None) is not None and not ring:
+            if ring and ring.pop(channel.index, None) is not None and not ring:
                 self.mask ^= 1 << priority
 
     def next_lane(self) -> tuple[Standing, int] | None:

@@ -16,7 +16,10 @@ from cluster.state.commands import (
     PREFETCH_AUTO,
     Failure,
     LineRule,
+    Options,
     RetryRule,
+    Submit,
+    TaskGroup,
     Tick,
 )
 from cluster.state.limits import PARTS, Limit
@@ -586,10 +589,13 @@ def test_a_single_task_says_what_it_waits_for(rig: Rig) -> None:
 
 def test_limits_take_a_bounded_part_of_the_status(rig: Rig) -> None:
     client = rig.client()
-    rig.worker(slots=1_024)
-    rig.worker("w2", slots=1_024)
-    for share in range(1_200):
-        client.submit(count=2, line=LineRule(f"{share:04}" + "x" * 500, concurrency=1))
+    rig.worker(names=("g",), loop_names=("f",), loop_tasks=2_000)
+    for seq in (1, 2, 3):
+        shares = [f"{number:04}" + "x" * 500 for number in range(400 * seq, 400 * seq + 400)]
+        options = [Options(line=LineRule(share, concurrency=1)) for share in shares]
+        first = 1_000 * seq
+        groups = [TaskGroup("f", first + 2 * place, [b"", b""], given) for place, given in enumerate(options)]
+        rig.apply(Submit(client.session, seq, seq, groups))
     status = rig.leader.status()
     assert 0 < len(status["limits"]) < 1_000 and len(status["limits"]) + status["limits_more"] == 1_200
     assert len(msgpack.encode(status)) < 1024 * 1024
