@@ -35,12 +35,11 @@ Cost: O(1) for a start and an end, and O(log n) for a date. A member is let thro
 at most, unless workers are busy: then, once for each time that the limit is full and is not, each member may be.
 """
 
-from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, TypeAlias
 
 from cluster.state.commands import LineRule
 from cluster.state.timers import LIMIT, Timers
-from cluster.state.turns import Standing, Turns
+from cluster.state.turns import NO_RING, SparseTurns, Standing, Turns
 
 if TYPE_CHECKING:
     from cluster.state.lines import Bundle, Line
@@ -52,7 +51,7 @@ PARTS = 100             # of a period, in which starts are counted together if t
 ENDLESS = 1 << 62       # room of what is not limited
 
 
-class Limit(Turns):
+class Limit(SparseTurns):
     """What waits in its rings is held back.
 
     Invariants: `started` is the sum of the counts in `window`, whose dates rise; a member is in `passed` exactly if it
@@ -84,9 +83,9 @@ class Limit(Turns):
         self.period_ms = 0
         self.running = 0
         self.started = 0
-        self.window: deque[tuple[int, int]] = deque()               # (date, starts that count until a period later)
-        self.members: dict[int, Member] = {}                        # by index
-        self.passed: OrderedDict[int, Member] = OrderedDict()       # by index; served longest ago first
+        self.window: list[tuple[int, int]] = []             # (date, starts that count until a period later)
+        self.members: dict[int, Member] = {}                # by index
+        self.passed: dict[int, Member] = {}                 # by index; served longest ago first
         self.date_ms = 0            # of its item among the timers; others are void. 0 = none
         self._touched = touched
 
@@ -110,7 +109,7 @@ class Limit(Turns):
         if self.starts:
             window, period_ms = self.window, self.period_ms
             while window and window[0][0] + period_ms <= now_ms:
-                self.started -= window.popleft()[1]
+                self.started -= window.pop(0)[1]            # it is short
             room = min(room, self.starts - self.started)
         return room
 
@@ -136,9 +135,11 @@ class Limit(Turns):
             self._count(count, now_ms)
         room = self.room(now_ms)
         assert room >= 0, f"too many tasks of {self.name} were handed out"
-        self.passed.move_to_end(member.index)
         if not room:
-            self.close()
+            self.close(member)
+        elif len(self.passed) > 1:
+            del self.passed[member.index]
+            self.passed[member.index] = member
 
     def end(self, count: int) -> None:
         """So many are with workers no longer."""
@@ -159,12 +160,22 @@ class Limit(Turns):
         self.forget(member)
         self._touched[self.index] = self
 
-    def close(self) -> None:
-        """All are held back, those first that were served longest ago."""
-        for member in self.passed.values():
-            stand(member, [self])
-        self.passed.clear()
+    def close(self, last: "Member | None" = None) -> None:
+        """All are held back, those first that were served longest ago; `last` was served just now."""
+        passed, self.passed = self.passed, {}
+        for member in passed.values():
+            if member is not last:
+                stand(member, [self])
+        if last is not None:
+            stand(last, [self])
         self._touched[self.index] = self
+
+    def shrink(self) -> None:
+        """Nobody uses it: gives up its rings, which cost more than all else."""
+        assert not self.mask and not self.passed
+        self.ready = [NO_RING] * len(self.ready)
+        self.members = {}
+        self.passed = {}
 
     def let_through(self, count: int) -> bool:
         """Up to so many of those that are held back; False if there are none."""
@@ -250,6 +261,7 @@ class Limits:
             if not limit.members:
                 assert not limit.running
                 if limit.window:
+                    limit.shrink()
                     end_ms = limit.window[-1][0] + limit.period_ms
                     self._remind(limit, end_ms + -end_ms % FORGOTTEN_EVERY_MS)
                 else:

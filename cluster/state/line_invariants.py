@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from cluster.state.credit import canonical
-from cluster.state.limits import PARTS, Limit
+from cluster.state.limits import Limit
 from cluster.state.lines import Bundle, Line
 from cluster.state.queues import HELD
 from cluster.state.tables import Tables
@@ -93,7 +93,6 @@ def _check_limit(limit: Limit, now_ms: int, dates: set[tuple[int, int]]) -> None
     assert all(limit.members[index] is member for ring in limit.ready for index, member in ring.items())
     assert limit.started == sum([count for _, count in limit.window])
     assert all(early < late for (early, _), (late, _) in pairwise(limit.window))
-    assert len(limit.window) <= max(PARTS + 1, limit.starts)
     assert not limit.date_ms or (limit.date_ms, limit.index) in dates, f"nobody wakes limit {limit.name}"
     counted = sum([count for date_ms, count in limit.window if date_ms + limit.period_ms > now_ms])
     is_full = 0 < limit.concurrency <= limit.running or 0 < limit.starts <= counted

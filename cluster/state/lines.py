@@ -31,10 +31,10 @@ from cluster.state.commands import LineRule, Options
 from cluster.state.credit import Labels, Pool, canonical
 from cluster.state.limits import ENDLESS, Limit, Limits
 from cluster.state.queues import Channel, Message, Name, Queue, Queues, Spec, spec_of
-from cluster.state.turns import Standing, Turns
+from cluster.state.turns import SparseTurns, Standing, Turns
 
 
-class Bundle(Turns):
+class Bundle(SparseTurns):
     """Lines of one queue, name and set of labels; with a `limit`, those that name it.
 
     Invariants: `places` are the pools that serve it, and `pools` are these, or its limit while that holds it back. A
@@ -145,7 +145,7 @@ class Line(Channel):
     that of the bundle.
     """
 
-    __slots__ = ("_emptied", "bundle", "limit", "places", "share", "under", "unfinished")
+    __slots__ = ("_emptied", "bundle", "limit", "places", "rule", "share", "under", "unfinished")
 
     def __init__(
         self, index: int, bundle: Bundle, share: str, limit: Limit | None, emptied: "dict[int, Line]"
@@ -157,6 +157,7 @@ class Line(Channel):
         self.under = limit if limit is not None else bundle.limit
         self.places: list[Turns] = [bundle]
         self.pools = self.places
+        self.rule: LineRule | None = None   # of its last tasks: one object for all that say the same
         self.unfinished = 0
         self._emptied = emptied
         if limit is not None:
@@ -221,8 +222,10 @@ class Lines:
         assert options.line is not None
         line = self._line(options.queue, name, canonical(options.labels), options.line, renews=True)
         line.unfinished += count
+        if line.rule != options.line:
+            line.rule = options.line
         expires_at_ms = now_ms + options.expires_ms if options.expires_ms else 0
-        return spec_of(line, line.name.name, options, expires_at_ms)
+        return spec_of(line, line.name.name, options, expires_at_ms, line.rule)
 
     def resubmitted(self, spec: Spec) -> Spec:
         """The spec for a task of this one that is run again: its line may have been freed. The terms of a limit are

@@ -342,7 +342,9 @@ class Queues:
         return spec_of(channel, channel.name.name, options, expires_at_ms)
 
 
-def spec_of(channel: Channel, name: str, options: Options, expires_at_ms: int) -> Spec:
+def spec_of(
+    channel: Channel, name: str, options: Options, expires_at_ms: int, line: LineRule | None = None
+) -> Spec:
     """The spec of tasks of this name that wait in this channel."""
     return Spec(
         channel.queue.name,
@@ -357,6 +359,6 @@ def spec_of(channel: Channel, name: str, options: Options, expires_at_ms: int) -
         options.soft_timeout_ms,
         channel.name.name if channel.key else "",
         channel.key,
-        channel.labels if channel.key or options.line is not None else (),
-        options.line,
+        channel.labels if channel.key or line is not None else (),
+        line,
     )

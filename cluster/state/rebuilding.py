@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
-from cluster.state.commands import GRACE_NONE, WorkerSpec
+from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
@@ -52,7 +52,7 @@ from cluster.state.rows import (
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Attempt, Task
-from cluster.state.turns import Standing, Turns
+from cluster.state.turns import SparseTurns, Standing, Turns
 
 
 class Rebuilding:
@@ -63,6 +63,7 @@ class Rebuilding:
         "_offers",
         "_owned",
         "_pools",
+        "_rules",
         "_specs",
         "_texts",
         "_version",
@@ -76,6 +77,7 @@ class Rebuilding:
         self._version = IMAGE_VERSION
         self._channels_made = 0
         self._texts: dict[str, str] = {}                        # each text once
+        self._rules: dict[LineRule, LineRule] = {}              # likewise
         self._specs: list[Spec] = []                            # by number
         self._offers: list[tuple[WorkerSpec, list[PoolKey]]] = []       # by number
         self._pools: dict[int, Pool] = {}                       # by index
@@ -309,11 +311,11 @@ class Rebuilding:
                 self.tables.keys.idle[index] = channel
         elif row.what is Order.LINE_RING:
             for index in row.items:
-                Turns.wake(self.tables.lines.bundles[row.of], self._standing(index), row.at)
+                SparseTurns.wake(self.tables.lines.bundles[row.of], self._standing(index), row.at)
         elif row.what is Order.LIMIT_RING:
             limit = self.tables.limits.by_index[row.of]
             for index in row.items:
-                Turns.wake(limit, limit.members[index], row.at)
+                SparseTurns.wake(limit, limit.members[index], row.at)
         elif row.what is Order.PASSED:
             limit = self.tables.limits.by_index[row.of]
             for index in row.items:
@@ -427,7 +429,7 @@ class Rebuilding:
                 self._text(row.actor),
                 self._text(row.key),
                 tuple(map(self._text, row.labels)),
-                row.line,
+                None if row.line is None else self._rules.setdefault(row.line, row.line),
             )
         )
 

@@ -57,3 +57,22 @@ class Turns:
         ring = self.ready[priority]
         if len(ring) > 1:
             ring.move_to_end(channel.index)
+
+
+NO_RING: OrderedDict[int, Standing] = OrderedDict()     # nothing is ever put into this one
+
+
+class SparseTurns(Turns):
+    """Turns of which there may be a million: a ring is made when something first stands in it."""
+
+    __slots__ = ()
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.ready = [NO_RING] * (PRIORITY_MAX + 1)
+        self.mask = 0
+
+    def wake(self, channel: Standing, priority: int) -> None:
+        if self.ready[priority] is NO_RING:
+            self.ready[priority] = OrderedDict()
+        super().wake(channel, priority)
