@@ -152,6 +152,7 @@ PROGRAMS = [
     ("docs/guide/task-actors.md", 5),
     ("docs/guide/dead-letters.md", 3),
     ("docs/guide/workers.md", 1),
+    ("docs/guide/limits.md", 7),
 ]
 
 
