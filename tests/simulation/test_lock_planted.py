@@ -19,14 +19,21 @@ FOUND_BY = {
 }
 
 
-@pytest.mark.timeout(900)     # a dozen seeds, on a machine that has much else to do
-@pytest.mark.parametrize("planted", PlantedLock)
+# Found by what holders believe alone, at the moment in which another one begins: that takes more seeds.
+RARE = {PlantedLock.SHORT_TURNS, PlantedLock.NO_FULL_LEASE}
+SEEDS, SEEDS_RARE = 12, 60
+
+
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize(
+    "planted", [pytest.param(bug, marks=[pytest.mark.slow] if bug in RARE else []) for bug in PlantedLock]
+)
 def test_the_sweep_finds_a_bug_of_locks_within_a_few_seeds(planted: PlantedLock):
-    for seed in range(12):
+    for seed in range(SEEDS_RARE if planted in RARE else SEEDS):
         scenario = Scenario(seed, locks=planted)
         scenario.oracles.judge.muted |= OTHERS
         violations = scenario.run().violations
         if violations:
             assert violations[0].oracle in FOUND_BY[planted], violations[0]
             return
-    pytest.fail(f"not found in twelve seeds: {planted.value}")
+    pytest.fail(f"not found within these seeds: {planted.value}")
