@@ -116,15 +116,13 @@ async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -
     own = os.getpid()
     # What it starts is ended with it, so it leads a group of its own. But only one group may read from a terminal.
     group = None if sys.stdin.isatty() else 0
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command, env=environment, process_group=group, preexec_fn=lambda: die_with_parent(own)
-        )
-    except OSError as error:
-        await held.release()
-        raise Said(f"{command[0]}: {error.strerror}", EXIT_NOT_RUN) from None
+    process: asyncio.subprocess.Process | None = None
+    early: list[int] = []       # signals that came while it was begun
 
     def pass_on(number: int) -> None:
+        if process is None:
+            early.append(number)
+            return
         with suppress(ProcessLookupError):
             if group is None:
                 process.send_signal(number)
@@ -133,12 +131,22 @@ async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -
 
     with ExitStack() as stack:
         loop = asyncio.get_running_loop()
+        # Before the command begins: a signal that ended this process alone would leave behind what the command starts.
         for number in FORWARDED:
             if group is None and number == signal.SIGINT:
                 loop.add_signal_handler(number, int)        # nothing: Ctrl-C has reached the command as well
             else:
                 loop.add_signal_handler(number, pass_on, number)
             stack.callback(loop.remove_signal_handler, number)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=environment, process_group=group, preexec_fn=lambda: die_with_parent(own)
+            )
+        except OSError as error:
+            await held.release()
+            raise Said(f"{command[0]}: {error.strerror}", EXIT_NOT_RUN) from None
+        for number in early:
+            pass_on(number)
         ended = asyncio.ensure_future(process.wait())
         lost = asyncio.ensure_future(held.wait_lost())
         await asyncio.wait((ended, lost), return_when=asyncio.FIRST_COMPLETED)

@@ -77,6 +77,14 @@ def test_a_signal_ends_the_command_and_frees_the_lock(cluster: LocalCluster) -> 
         assert lock(cluster, "c", "--skip", "--", "true").returncode == 0
 
 
+def test_a_signal_that_comes_as_soon_as_the_command_has_begun_is_passed_on(cluster: LocalCluster) -> None:
+    """By the command itself, that is before its first words are read."""
+    kills = ("sh", "-c", "kill -TERM $PPID; exec sleep 60")
+    found = lock(cluster, "c2", "--", *kills)
+    assert found.returncode == 128 + signal.SIGTERM
+    assert lock(cluster, "c2", "--skip", "--", "true").returncode == 0
+
+
 def test_a_command_whose_lock_was_lost_is_ended(cluster: LocalCluster) -> None:
     with locked(cluster, "d", "--hold", "2s") as (process, started):
         process.send_signal(signal.SIGSTOP)

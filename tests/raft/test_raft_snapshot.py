@@ -289,7 +289,8 @@ class BoastingDisk(Disk):
 
 
 def test_compaction_of_one_entry_too_many_is_caught():
-    assert broken_promise(GreedyDisk) in (
+    said, *_ = broken_promise(GreedyDisk).splitlines()      # pytest may add what it knows of the values
+    assert said in (
         "the state lacks entries that the log has not any more",
         "asked for an entry that is compacted away",
     )
