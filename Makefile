@@ -11,7 +11,7 @@ LOCKS ?=
 LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_catch_up.py
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint types simulate bench bench-long bench-peers bench-locks soak clean
+.PHONY: venv demo test test-slow lint types simulate bench bench-long bench-options bench-peers bench-locks soak clean
 
 venv: $(STAMP)
 
@@ -45,6 +45,9 @@ bench: venv
 
 bench-long: venv
 	$(BIN)/python -m pytest $(LONG_BENCHES) --benchmark-only -s
+
+bench-options: venv
+	$(BIN)/python -m bench.options
 
 bench-peers: venv
 	sh bench/peers/setup.sh $(PEERS_VENV) $(BIN)/python redis-server rabbitmq-server

@@ -1,18 +1,46 @@
 """Options of a task as users type them, and as they travel."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import structs
 
 from cluster.backoff import Backoff
 from cluster.durations import milliseconds
-from cluster.state.commands import PRIORITY_MAX, RETRIES_MAX, Options
+from cluster.state.commands import (
+    CONCURRENCY_MAX,
+    PERIOD_MS_MAX,
+    PERIOD_MS_MIN,
+    PRIORITY_MAX,
+    RETRIES_MAX,
+    STARTS_MAX,
+    LineRule,
+    Options,
+)
 
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
 FENCE_MAX = 2**63 - 1
+LINE_BYTES_MAX = 255                # of a share, and of a limit's name, in UTF-8
+NO_LINE = LineRule()
+# What other systems call these.
+OTHER_WORDS = {
+    "rate_limit": "rate",
+    "max_concurrency": "concurrency",
+    "max_runs": "concurrency",
+    "group": "share",
+    "tenant": "share",
+    "partition": "share",
+    "fairness_key": "share",
+    "limit_name": "limit",
+}
+LIMITED_KEY = (
+    "rate, concurrency, share and limit are not for calls with a key: tasks of a key wait in a line of their own, for "
+    "the one slot that owns the key; leave these options out, or give them to calls without a key"
+)
 
+_RATE = re.compile(r"(\d+)/(\d*\D.*)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -20,12 +48,20 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     the option.
     """
     changes: dict[str, object] = {}
+    line_changes: dict[str, object] = {}
     for name, value in given.items():
-        parser = _PARSERS.get(name)
-        if parser is None:
-            raise unknown_option(name, _PARSERS)
-        changes |= parser(name, value)
+        if name in _LINE_PARSERS:
+            line_changes |= _LINE_PARSERS[name](name, value)
+        elif name in _PARSERS:
+            changes |= _PARSERS[name](name, value)
+        else:
+            raise unknown_option(name, (*_PARSERS, *_LINE_PARSERS))
+    line = structs.replace(base.line or NO_LINE, **line_changes) if line_changes else base.line
+    if line_changes:
+        changes["line"] = _checked_line(line)
     merged = structs.replace(base, **changes) if changes else base
+    if merged.key and merged.line is not None:
+        raise ValueError(LIMITED_KEY)
     if merged.soft_timeout_ms >= merged.timeout_ms:
         raise ValueError(
             f"soft_timeout: {merged.soft_timeout_ms / 1_000:g} s is no less than timeout, which is "
@@ -58,7 +94,7 @@ def unknown_option(name: str, known: Iterable[str]) -> TypeError:
             "imported would be of none that is held; give it to a call, with task.options(fence=lock.fence)"
         )
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = [OTHER_WORDS[name]] if name in OTHER_WORDS else difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names)}"
     return TypeError(f'unknown task option "{name}": {hint}')
 
@@ -111,6 +147,73 @@ def _field(field: str, parse: Callable[[str, object], object]) -> Callable[[str,
     return lambda what, value: {field: parse(what, value)}
 
 
+def _rate(what: str, value: object) -> dict[str, object]:
+    """How many in how many milliseconds; None is any number."""
+    if value is None:
+        return {"starts": 0, "period_ms": 0}
+    if not isinstance(value, str):
+        raise TypeError(f'{what}: expected text such as "100/m", not {value!r}')
+    found = _RATE.fullmatch(value.replace(" ", ""))
+    try:
+        if found is None:
+            raise ValueError
+        number, period = found.groups()
+        period_ms = milliseconds(what, period if period[0].isdigit() else f"1{period}")
+    except ValueError:
+        raise ValueError(
+            f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
+            "the units ms, s, m, h and d"
+        ) from None
+    starts = int(number) if len(number) < 20 else STARTS_MAX + 1
+    if not 1 <= starts <= STARTS_MAX:
+        raise ValueError(f'{what}: "{value}" is out of range, 1 to {STARTS_MAX:,} in a period are allowed')
+    if not PERIOD_MS_MIN <= period_ms <= PERIOD_MS_MAX:
+        raise ValueError(f'{what}: "{value}" is out of range, periods of {PERIOD_MS_MIN}ms to 366d are allowed')
+    return {"starts": starts, "period_ms": period_ms}
+
+
+def _concurrency(what: str, value: object) -> dict[str, object]:
+    """How many at a time; None is any number."""
+    if value is None:
+        return {"concurrency": 0}
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what}: expected how many at a time, not {value!r}")
+    if not 1 <= value <= CONCURRENCY_MAX:
+        raise ValueError(f"{what}: {value} is out of range, 1 to {CONCURRENCY_MAX:,} at a time are allowed")
+    return {"concurrency": value}
+
+
+def _share(what: str, value: object) -> dict[str, object]:
+    return {"share": "" if value is None else _line_name(what, value)}
+
+
+def _limit(what: str, value: object) -> dict[str, object]:
+    name = "" if value is None else _line_name(what, value)
+    if _RATE.fullmatch(name):
+        raise ValueError(f'{what}: "{name}" is a rate: write rate="{name}"; {what} is the name of a limit')
+    return {"limit": name}
+
+
+def _line_name(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what}: expected a str, not {value!r}; write str(...) around it, the same way everywhere")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{what}: {value!r} is no valid Unicode") from None
+    if not 0 < size <= LINE_BYTES_MAX:
+        raise ValueError(f"{what}: 1 to {LINE_BYTES_MAX} bytes of UTF-8 are allowed, not {size}")
+    return value
+
+
+def _checked_line(line: LineRule | None) -> LineRule | None:
+    if line is None or line == NO_LINE:
+        return None
+    if line.limit and not line.concurrency and not line.starts:
+        raise ValueError(f'limit: "{line.limit}" is a name; say with rate or concurrency what the limit is')
+    return line
+
+
 # What users type -> the fields of Options that it changes.
 _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "timeout": _field("timeout_ms", _positive),
@@ -122,4 +225,12 @@ _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "delay": _field("delay_ms", milliseconds),
     "expires": _field("expires_ms", _positive),
     "result_ttl": _field("result_ttl_ms", milliseconds),
+}
+
+# Likewise, of its LineRule.
+_LINE_PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
+    "rate": _rate,
+    "concurrency": _concurrency,
+    "share": _share,
+    "limit": _limit,
 }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -63,7 +64,8 @@ NUMBER = re.compile(r"[\d.]+|-")
 TEXTS = ("node", "name", "role", "sync", "children")
 MAY_WRAP = ("node", "name", "role", "digest", "children")       # other numbers are never cut or wrapped
 MARKS = (("quarantined", "role"), ("draining", "node"), ("drained", "node"))     # said below that column's value
-PARKED_LINES_MAX = 20
+WAITING_TITLES = {"parked": "parked", "limits": "held back"}
+WAITING_LINES_MAX = 20
 COLUMNS_MIN = {"role": len("quarantined"), "node": len("draining"), "digest": len("ffffffff")}
 
 
@@ -77,17 +79,8 @@ def print_tables(report: dict[str, Any], console: Console, *, stale: bool = Fals
         console.print()
         console.print(f"[bold]{title}[/]", highlight=False)
         console.print(_part(title, report, stale=stale), highlight=False)
-    parked = report.get("parked") or []
-    if parked:
-        console.print()
-        console.print("[bold]parked[/]", highlight=False)
-        for row in parked[:PARKED_LINES_MAX]:
-            console.print(f"  {row['ready']}: {row['why']}", highlight=False, markup=False)
-        more, unsaid = max(0, len(parked) - PARKED_LINES_MAX), report.get("parked_more", 0)
-        if more:
-            console.print(f"  and {more} more, see --json", highlight=False)
-        if unsaid:
-            console.print(f"  and {unsaid} names that the status has no room for", highlight=False)
+    _print_waiting("parked", "names", report, console)
+    _print_waiting("limits", "limits", report, console)
     counts = [f"{count} {state}" for state, count in (report.get("schedules") or {}).items() if count]
     if counts:
         console.print()
@@ -103,6 +96,28 @@ def print_part(part: str, report: dict[str, Any], console: Console) -> None:
         if number:
             console.print()
         console.print(_part(title, report, stale=True), highlight=False)
+    if part == "queues":
+        _print_waiting("limits", "limits", report, console)
+
+
+def _print_waiting(key: str, what: str, report: dict[str, Any], console: Console) -> None:
+    """Tasks that wait for something else than their turn, and why."""
+    rows, unsaid = report.get(key) or [], report.get(f"{key}_more", 0)
+    if not rows:
+        return
+    console.print()
+    console.print(f"[bold]{WAITING_TITLES[key]}[/]", highlight=False)
+    for row in rows[:WAITING_LINES_MAX]:
+        until = f", until {_time(row['until_ms'])}" if row.get("until_ms") else ""
+        console.print(f"  {row['ready']}: {row['why']}{until}", highlight=False, markup=False)
+    if len(rows) > WAITING_LINES_MAX:
+        console.print(f"  and {len(rows) - WAITING_LINES_MAX} more, see --json", highlight=False)
+    if unsaid:
+        console.print(f"  and {unsaid} {what} that the status has no room for", highlight=False)
+
+
+def _time(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def who_leads(report: dict[str, Any]) -> str:

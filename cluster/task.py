@@ -45,6 +45,10 @@ class TaskOptions(TypedDict, total=False):
     delay: Duration                 # not before; 0
     expires: Duration               # not started by then: expired; never
     result_ttl: Duration            # how long the result is kept; 1 h
+    rate: str | None                # starts in a time, "100/m", in the whole cluster; any number
+    concurrency: int | None         # with workers at a time, likewise; any number
+    share: str | None               # shares take turns, and each has the rate and the concurrency for itself; none
+    limit: str | None               # a name: one rate and concurrency for all tasks and shares that name it
 
 
 class CallOptions(TaskOptions, total=False):

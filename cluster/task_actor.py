@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar, Unpack
 from msgspec import Struct, structs
 
 from cluster.encoding import Codec
-from cluster.options import NAME_CHARACTERS_MAX, merge_options, take_fence
+from cluster.options import LIMITED_KEY, NAME_CHARACTERS_MAX, merge_options, take_fence
 from cluster.state.commands import Options
 from cluster.task import DEFAULTS, CallOptions, Task, TaskOptions, add_task
 
@@ -94,7 +94,9 @@ class MethodTask(Task[P, R]):
         return made
 
     def at(self, key: str) -> "MethodTask[P, R]":
-        """For the instance that owns the key."""
+        """For the instance that owns the key. Raises ValueError for a method with a limit or a share."""
+        if self.settings.line is not None:
+            raise ValueError(f"{self.name}: {LIMITED_KEY}")
         return self._with(structs.replace(self.settings, key=key, actor=definition_of(self.actor).name))
 
     @property

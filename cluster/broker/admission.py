@@ -35,6 +35,7 @@ TEXT_OVERHEAD_BYTES = 5
 GROUP_OVERHEAD_BYTES = 2 * NUMBER_BYTES
 CLAIM_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OPTIONS_OVERHEAD_BYTES = 10 * NUMBER_BYTES
+LINE_OVERHEAD_BYTES = 4 * NUMBER_BYTES
 RULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
 SCHEDULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
@@ -105,6 +106,8 @@ def _schedule(spec: ScheduleSpec) -> int:
 def _options(options: Options) -> int:
     size = OPTIONS_OVERHEAD_BYTES
     size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor)))
+    if options.line is not None:
+        size += LINE_OVERHEAD_BYTES + _text(options.line.share) + _text(options.line.limit)
     if options.retry is not None:
         size += RULE_OVERHEAD_BYTES + sum(map(_text, options.retry.on))
     return size

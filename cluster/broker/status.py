@@ -84,8 +84,14 @@ def _drained(name: str, cut_off: int) -> dict[str, object]:
 
 
 def _rest(status: Status) -> dict[str, object]:
-    parked = [dict(row) for row in status["parked"]]
-    return {"parked": parked, "parked_more": status["parked_more"], "schedules": dict(status["schedules"])}
+    """What waits for something else than its turn, and what will be submitted by nobody."""
+    return {
+        "parked": [dict(row) for row in status["parked"]],
+        "parked_more": status["parked_more"],
+        "limits": [dict(row) for row in status["limits"]],
+        "limits_more": status["limits_more"],
+        "schedules": dict(status["schedules"]),
+    }
 
 
 def _running(held: list[Assignment], heard: tuple[int, ...], loop: int) -> set[int]:

@@ -43,7 +43,7 @@ class AttemptInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """What the cluster has of one task. In a list it ends with `parked_why`: what follows is of `Client.task`."""
+    """What the cluster has of one task. In a list it ends with `held_back_until`: what follows is of `Client.task`."""
 
     id: int
     state: str                          # pending, processing, completed, failed, dead, cancelled or expired
@@ -63,6 +63,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     error: str = ""                     # of the last attempt: type, and the message's first line
     parked_why: str = ""                # what a worker would need that took it
+    held_back_why: str = ""             # pending: which limit it waits for
+    held_back_until: datetime | None = None     # then: when that lets the next one start; None: when another ends
     attempts: tuple[AttemptInfo, ...] = ()      # that have ended, the last 10
     timeout_s: float | None = None
     soft_timeout_s: float | None = None         # None: it has none
@@ -164,6 +166,8 @@ def info_of(
         ended_at=_date(row.ended_ms),
         error=row.error,
         parked_why=row.why_parked,
+        held_back_why=row.why_held_back,
+        held_back_until=_date(row.until_ms),
     )
     if details is None:
         return info

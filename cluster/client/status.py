@@ -22,7 +22,7 @@ async def gather_status(
     actor: ClientActor, plan: Topology, clock: Clock, begun_at: Nanos, pause: Pause, *, stale: bool = False
 ) -> dict[str, Any]:
     """The object of `status --json`: `leader`, `term`, `brokers`, `workers`, `queues`, `parked`, `parked_more`,
-    `schedules`.
+    `limits`, `limits_more`, `schedules`.
 
     Brokers that do not answer have role "down" and nulls; what follows `brokers` is empty while no leader knows that
     it leads. With `stale` nobody has to know: it is that of the broker that has applied most, and `leader` is the
@@ -69,6 +69,8 @@ async def gather_status(
         "queues": source["queues"] if source else [],
         "parked": source.get("parked", []) if source else [],
         "parked_more": source.get("parked_more", 0) if source else 0,
+        "limits": source.get("limits", []) if source else [],
+        "limits_more": source.get("limits_more", 0) if source else 0,
         "schedules": source.get("schedules", {}) if source else {},
         **refused_for,
     }

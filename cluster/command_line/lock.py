@@ -145,8 +145,8 @@ async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -
         except OSError as error:
             await held.release()
             raise Said(f"{command[0]}: {error.strerror}", EXIT_NOT_RUN) from None
-        for number in early:
-            pass_on(number)
+        for missed in early:
+            pass_on(missed)
         ended = asyncio.ensure_future(process.wait())
         lost = asyncio.ensure_future(held.wait_lost())
         await asyncio.wait((ended, lost), return_when=asyncio.FIRST_COMPLETED)

@@ -56,6 +56,7 @@ class TakesNegativeNumbers(click.Command):
 @click.option("--soft-timeout", type=DurationText(), help="SoftTimeLimit is raised in a run that takes longer.")
 @click.option("--retry", type=int, help="How often it is tried again if it raises.")
 @click.option("--result-ttl", type=DurationText(), help="How long its result is kept.")
+@click.option("--share", help="It waits in the line of this share; shares take turns.")
 @click.option("--label", "labels", multiple=True, help="Only workers with this label take it; may be repeated.")
 def submit(
     topology: str,

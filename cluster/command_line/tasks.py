@@ -125,6 +125,8 @@ def note(info: TaskInfo) -> str:
         return f"parked: {info.parked_why or 'no worker has it'}"
     if info.delayed:
         return f"delayed; {info.error}" if info.error else "delayed"
+    if info.held_back_why:
+        return f"held back: {info.held_back_why}"
     return info.error
 
 

@@ -44,7 +44,9 @@ def waits_for(info: TaskInfo) -> str:
         return f"{why}; `status` shows the workers"
     if info.delayed and info.ready_at is not None:
         return f"not due before {info.ready_at:%Y-%m-%d %H:%M:%S} UTC"
-    return ""
+    if info.held_back_until is not None:
+        return f"{info.held_back_why}, until {info.held_back_until:%Y-%m-%d %H:%M:%S} UTC"
+    return info.held_back_why
 
 
 def as_json_text(value: Any) -> str:

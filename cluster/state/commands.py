@@ -48,6 +48,11 @@ STEER_RESUME = 1
 STEER_RUN = 2
 STEER_DELETE = 3
 
+CONCURRENCY_MAX = 1_000_000_000         # of a LineRule
+STARTS_MAX = 1_000_000_000
+PERIOD_MS_MIN = 10                      # a limit that is full costs an entry for each period
+PERIOD_MS_MAX = 366 * 24 * 60 * 60 * 1_000
+
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result; error is set if it logged, and has nothing but that
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
@@ -84,10 +89,26 @@ class RetryRule(Struct, array_like=True, gc=False, frozen=True):
     on: tuple[str, ...] = ()
 
 
+class LineRule(Struct, array_like=True, gc=False, frozen=True):
+    """Which line tasks of a name wait in, and what holds it back; 0 and "" mean none.
+
+    Each `share` has a line of its own, and lines take turns. At most `concurrency` tasks are with workers at a time,
+    and at most `starts` are handed out in any `period_ms`: of this task and share, or with a `limit`, which is a name,
+    of all tasks and shares that name it. Of terms that differ for one limit the last ones that were submitted hold.
+    """
+
+    share: str = ""
+    limit: str = ""
+    concurrency: int = 0
+    starts: int = 0
+    period_ms: int = 0
+
+
 class Options(Struct, array_like=True, gc=False, frozen=True):
     """How tasks of a group are to be run; 0 for `delay_ms`, `expires_ms` and `soft_timeout_ms` means none. With `retry`
     None retries wait as RetryRule() says. Tasks with a `key` all go to the one slot that owns this key of this `actor`;
-    without a key the actor means nothing.
+    without a key the actor means nothing. With `line` None, as for all tasks with a key, nothing holds them back, and
+    all of a name wait in one line.
     """
 
     queue: str = QUEUE_DEFAULT
@@ -102,6 +123,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     soft_timeout_ms: int = 0
     key: str = ""
     actor: str = ""
+    line: LineRule | None = None
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):

@@ -27,11 +27,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from cluster.state.commands import PREFETCH_AUTO, WorkerSpec
-from cluster.state.turns import Turns
+from cluster.state.turns import Standing, Turns
 
 if TYPE_CHECKING:
     from cluster.state.keys import Home
-    from cluster.state.queues import Channel, Message, Queues
+    from cluster.state.queues import Message, Queues
 
 ESTIMATE_UNKNOWN_US = 20_000        # of a name that has not run yet: fills a slot
 ESTIMATE_MAX_US = 1 << 40
@@ -156,11 +156,11 @@ class Pool(Turns):
     def announces(self, name: str) -> bool:
         return name in self._names
 
-    def served(self, queues: "Queues") -> "list[Channel]":
-        """The existing channels that it serves."""
+    def served(self, queues: "Queues") -> list[Standing]:
+        """The existing channels and bundles that it serves."""
         return [channel for channel in queues.among(*self.key[:2]) if self._labels.issuperset(channel.labels)]
 
-    def wake(self, channel: "Channel", priority: int) -> None:
+    def wake(self, channel: Standing, priority: int) -> None:
         super().wake(channel, priority)
         if self.idle or self.open:
             self._dirty[self.index] = self
@@ -236,10 +236,7 @@ class Credit:
             self.made += 1
             pool = self.pools[key] = Pool(self.made, key, self.dirty)
             for channel in pool.served(queues):
-                channel.pools.append(pool)
-                for priority, lane in enumerate(channel.lanes):
-                    if lane:
-                        pool.wake(channel, priority)
+                channel.add_pool(pool)
         return pool
 
     def drain(self, slots: dict[int, Slot], queues: "Queues") -> None:
@@ -254,7 +251,7 @@ class Credit:
             pool.sessions -= 1
             if pool.sessions == 0:
                 for channel in pool.served(queues):
-                    channel.pools.remove(pool)
+                    channel.remove_pool(pool)
                 del self.pools[pool.key]
 
     def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:

@@ -17,6 +17,10 @@ A message that must go alone needs an idle slot. When it is next in order and no
 it: busy slots get no more until one of them has run empty, which takes them about the time of what they hold.
 Otherwise slots that are refilled before they are idle would leave it waiting for ever.
 
+Lines. A turn of a bundle (`lines`) is a round over the idle slots, or over the open ones: one message each, of its
+lines in turn. Limits let through what they have room for before anything is handed out. Those that have room left after
+that let others through: the ones before may have found no slot.
+
 Keys. What a slot owns (`keys`) and what its pool has for it take turns: by priority, and those of one priority one
 filling each. A keyed channel that has no home gets one when it is its turn in a pool.
 
@@ -27,18 +31,22 @@ from cluster.state.credit import Pool, Slot
 from cluster.state.effects import Assignment
 from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
 from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK, HOUSED
+from cluster.state.lines import Bundle
 from cluster.state.queues import HELD, Channel, Message
 from cluster.state.status import assignment_of
 from cluster.state.tables import Tables
+from cluster.state.turns import Standing
 
 ROUNDS_MAX = 4_096      # in one go: more than any slot has room for
 
 
 def dispatch(tables: Tables) -> None:
     """Hands out all that can be handed out."""
-    credit, keys = tables.credit, tables.keys
+    credit, keys, limits = tables.credit, tables.keys, tables.limits
     if credit.touched:
         credit.settle()
+    if limits.touched:
+        limits.let_through(tables.now_ms)
     later: list[Home] = []
     if credit.dirty_homes:
         homes = list(credit.dirty_homes.values())
@@ -55,6 +63,12 @@ def dispatch(tables: Tables) -> None:
             _fill_later(tables, home)
         if credit.dirty:        # a channel that has moved out
             _fill_pools(tables)
+    while limits.touched and limits.let_through(tables.now_ms):
+        _fill_pools(tables)
+    if tables.lines.emptied:
+        tables.lines.tidy()
+    if limits.touched:
+        limits.tidy(tables.now_ms)
     assert not credit.dirty_homes, "a home was woken while slots were filled"
     if keys.emptied or keys.homes > HOMES_MAX:
         keys.tidy()
@@ -78,8 +92,11 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
     if top is None:
         return False
     channel, priority = top
-    if channel.key:
-        _house(tables, pool, channel)
+    if type(channel) is not Channel:
+        if isinstance(channel, Bundle):
+            _fill_idle_from_bundle(tables, pool, channel, priority)
+        else:
+            _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
         (slot,) = pool.take_slots(pool.idle, 1)
@@ -104,7 +121,9 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     if top is None:
         return False
     channel, priority = top
-    if channel.key:
+    if type(channel) is not Channel:
+        if isinstance(channel, Bundle):
+            return _fill_open_from_bundle(tables, pool, channel, priority, rounds)
         _house(tables, pool, channel)
         return True
     if channel.head_is_alone(priority):
@@ -135,7 +154,47 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     return True
 
 
-def _house(tables: Tables, pool: Pool, channel: Channel) -> None:
+def _fill_idle_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority: int) -> None:
+    """One message for each idle slot, of lines in turn."""
+    pool.next_turn(bundle, priority)
+    if bundle.head_is_alone(priority):
+        (slot,) = pool.take_slots(pool.idle, 1)
+        _assign(tables, bundle, slot, [bundle.take_alone(priority, tables.now_ms)])
+        slot.closed = True
+        return
+    messages = bundle.take(priority, len(pool.idle), tables.now_ms)
+    slots = pool.take_slots(pool.idle, len(messages))
+    for slot, message in zip(slots, messages, strict=True):
+        _assign(tables, bundle, slot, [message])
+    for slot in slots:
+        pool.list_slot(slot)
+
+
+def _fill_open_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority: int, rounds: int) -> bool:
+    """Up to `rounds` rounds over the open slots, of lines in turn; False if what is next waits for an idle slot."""
+    if bundle.waits_for_idle(priority, pool):
+        pool.retry()
+        return False
+    if len(pool.ready[priority]) > 1:
+        rounds = 1
+    pool.next_turn(bundle, priority)
+    # How many wait there is not known. If a round is not filled, only so many slots are looked at.
+    messages = bundle.take(priority, len(pool.open), tables.now_ms, pool)
+    slots = pool.take_slots(pool.open, len(messages))
+    if rounds > 1 and not pool.open:
+        estimate_us = bundle.name.estimate_us
+        room = min(rounds, min([slot.room(estimate_us) for slot in slots]))
+        messages += bundle.take(priority, (room - 1) * len(slots), tables.now_ms, pool)
+    for turn, slot in enumerate(slots):
+        _assign(tables, bundle, slot, messages[turn :: len(slots)])
+    if slots:
+        served = len(messages) % len(slots)         # an incomplete round: the others are next in turn
+        for slot in slots[served:] + slots[:served]:
+            pool.list_slot(slot)
+    return True
+
+
+def _house(tables: Tables, pool: Pool, channel: Standing) -> None:
     """A keyed channel without a home gets one, and the slot is given what waits there."""
     assert isinstance(channel, KeyedChannel) and pool in channel.pools
     dirty = tables.credit.dirty_homes
@@ -163,7 +222,7 @@ def _fill_later(tables: Tables, home: Home) -> None:
     """The pool has had its turn. If what is next there waits for an idle slot, nothing overtakes it here either."""
     slot = home.slot
     top = slot.pool.next_lane()
-    if slot.place and slot.count and top is not None and top[0].head_is_alone(top[1]):
+    if slot.place and slot.count and top is not None and top[0].waits_for_idle(top[1], slot.pool):
         slot.closed = slot.yields = True
         slot.pool.list_slot(slot)
     else:
@@ -206,7 +265,7 @@ def _fill_home(tables: Tables, home: Home) -> None:
         pool.list_slot(slot)
 
 
-def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message]) -> None:
+def _assign(tables: Tables, channel: Standing, slot: Slot, messages: list[Message]) -> None:
     """Gives `messages`, which have just left their lane, to a slot, which is to be listed anew."""
     ledger = tables.ledger
     decide = ledger.decisions.append
@@ -232,6 +291,7 @@ def _assign(tables: Tables, channel: Channel, slot: Slot, messages: list[Message
     index = slot.index
     name = channel.name.name
     if channel.key:
+        assert isinstance(channel, KeyedChannel)
         assignments = [assignment_of(channel, index, message) for message in messages]
     else:
         assignments = [

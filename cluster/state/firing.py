@@ -8,6 +8,8 @@ Ends are settled together: whoever ends tasks only notes those of schedules (`Sc
 them before anything is decided about a schedule, and at the end of the entry before dispatch.
 """
 
+from msgspec.structs import replace
+
 from cluster.state.commands import (
     BUSY_QUEUE,
     BUSY_REPLACE,
@@ -34,7 +36,7 @@ from cluster.state.effects import (
     ANSWER_PARKED,
     ANSWER_REFUSED,
 )
-from cluster.state.intake import enter, let_go
+from cluster.state.intake import enter, let_go, spec_for
 from cluster.state.lifecycle import cancel
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
@@ -215,7 +217,7 @@ def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> 
     schedules.number += 1
     number = schedules.session << TASK_NUMBER_BITS | schedules.number
     options = spec.options or DEFAULTS
-    run = tables.queues.run_spec(spec.task, options, tables.now_ms, spec.name, slot_ms)
+    run = replace(spec_for(tables, spec.task, options, 1), schedule=spec.name, slot_ms=slot_ms)
     enter(tables, run, number, [spec.body], options.delay_ms, waits=waits)
     return number
 

@@ -14,6 +14,8 @@ import msgspec
 from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
 from cluster.state.keys import KeyedChannel, homes_of
+from cluster.state.limits import Limits
+from cluster.state.lines import Line, Lines
 from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
@@ -38,6 +40,8 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _queues(tables.queues)
     yield from _credit(tables.credit)
     yield from _keys(tables)
+    yield from _lines(tables.lines)
+    yield from _limits(tables.limits)
     yield from _sessions(tables.sessions)
     yield from _locks(tables.locks)
     yield from _schedules(tables.schedules)
@@ -66,6 +70,9 @@ def _queues(queues: Queues) -> Iterator[object]:
         yield (index, whose, [pool.index for pool in channel.pools])
         if isinstance(channel, KeyedChannel):
             yield (channel.epoch, channel.held, channel.unfinished)
+        elif isinstance(channel, Line):
+            limit = 0 if channel.limit is None else channel.limit.index
+            yield (channel.bundle.index, channel.share, limit, channel.unfinished)
         yield (channel.waiting, channel.alone, channel.stale)
         for lane in channel.lanes:
             yield [message.id for message in lane or ()]
@@ -76,6 +83,22 @@ def _keys(tables: Tables) -> Iterator[object]:
     yield (keys.epochs, keys.homes, list(keys.idle), sorted(keys.homeless.by_index.items()))
     for home in homes_of(tables.sessions):
         yield (home.index, home.mask, sorted(home.channels), [list(ring) for ring in home.ready])
+
+
+def _lines(lines: Lines) -> Iterator[object]:
+    for index, bundle in sorted(lines.bundles.items()):
+        limit = 0 if bundle.limit is None else bundle.limit.index
+        yield (index, bundle.queue.name, bundle.name.name, bundle.labels, limit, bundle.mask)
+        yield ([pool.index for pool in bundle.places], [pool.index for pool in bundle.pools])
+        yield [list(ring) for ring in bundle.ready]
+
+
+def _limits(limits: Limits) -> Iterator[object]:
+    yield limits.made
+    for index, limit in sorted(limits.by_index.items()):
+        yield (index, limit.name, limit.share, limit.concurrency, limit.starts, limit.period_ms)
+        yield (limit.running, list(limit.window), limit.date_ms, sorted(limit.members), list(limit.passed))
+        yield [list(ring) for ring in limit.ready]
 
 
 def _credit(credit: Credit) -> Iterator[object]:

@@ -34,11 +34,13 @@ import msgspec
 from msgspec import Raw
 
 from cluster.state.commands import GRACE_NONE, WorkerSpec
-from cluster.state.credit import pools_of
+from cluster.state.credit import Labels, pools_of
 from cluster.state.keys import KeyedChannel, homes_of
+from cluster.state.lines import Line
 from cluster.state.queues import PENDING, Channel, Message, Spec
 from cluster.state.rows import (
     IMAGE_VERSION,
+    BundleRow,
     ChannelRow,
     ClaimRow,
     CountersRow,
@@ -47,6 +49,7 @@ from cluster.state.rows import (
     EndRow,
     EvidenceRow,
     HeadRow,
+    LimitRow,
     LotRow,
     MemoRow,
     NameRow,
@@ -113,6 +116,8 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.TIMERS, _timers(tables)
     yield Section.QUEUES, _queues(tables)
     yield Section.NAMES, _names(tables)
+    yield Section.LIMITS, _limits(tables)
+    yield Section.BUNDLES, _bundles(tables)
     yield Section.CHANNELS, _channels(tables)
     yield Section.MEMO, _memo(tables, specs)
     yield Section.OFFERS, [OfferRow(worker) for worker in offers.numbers]
@@ -152,6 +157,7 @@ def _head(tables: Tables, applied_index: int) -> HeadRow:
         tables.schedules.made,
         tables.schedules.number,
         tuple(tables.schedules.sessions),
+        tables.limits.made,
     )
 
 
@@ -170,6 +176,19 @@ def _names(tables: Tables) -> Iterator[Row]:
         yield NameRow(name, known.estimate_us)
 
 
+def _limits(tables: Tables) -> Iterator[Row]:
+    for index, limit in sorted(tables.limits.by_index.items()):
+        terms = (limit.concurrency, limit.starts, limit.period_ms)
+        window = [*chain.from_iterable(limit.window)]
+        yield LimitRow(index, limit.name, limit.share, *terms, limit.running, window, limit.date_ms)
+
+
+def _bundles(tables: Tables) -> Iterator[Row]:
+    for index, bundle in sorted(tables.lines.bundles.items()):
+        limit = 0 if bundle.limit is None else bundle.limit.index
+        yield BundleRow(index, bundle.queue.name, bundle.name.name, bundle.labels, limit)
+
+
 def _channels(tables: Tables) -> Iterator[Row]:
     for index, channel in tables.queues.channels.items():
         queue, name = channel.queue.name, channel.name.name
@@ -178,6 +197,10 @@ def _channels(tables: Tables) -> Iterator[Row]:
             home = 0 if channel.home is None else channel.home.index
             owned = (home, channel.epoch, channel.held, channel.unfinished)
             yield ChannelRow(queue, name, *counts, channel.labels, index, channel.key, *owned)
+        elif isinstance(channel, Line):
+            limit = 0 if channel.limit is None else channel.limit.index
+            whose = (channel.bundle.index, channel.share, limit)
+            yield ChannelRow(queue, name, *counts, (), index, "", 0, 0, 0, channel.unfinished, *whose)
         else:
             yield ChannelRow(queue, name, *counts, channel.labels, index)
 
@@ -265,6 +288,13 @@ def _orders(tables: Tables) -> Iterator[Row]:
         for priority, ring in enumerate(home.ready):
             yield from _order(Order.HOME_RING, home.index, priority, list(ring))
     yield from _order(Order.IDLE_HOMES, 0, 0, list(tables.keys.idle))
+    for _, limit in sorted(tables.limits.by_index.items()):
+        yield from _order(Order.PASSED, limit.index, 0, list(limit.passed))
+        for priority, ring in enumerate(limit.ready):
+            yield from _order(Order.LIMIT_RING, limit.index, priority, list(ring))
+    for _, bundle in sorted(tables.lines.bundles.items()):
+        for priority, ring in enumerate(bundle.ready):
+            yield from _order(Order.LINE_RING, bundle.index, priority, list(ring))
     for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             yield from _order(Order.LANE, channel.index, priority, _entries(tables, channel, lane or ()))
@@ -343,15 +373,21 @@ class Specs:
                         spec.retries,
                         spec.retry,
                         spec.soft_timeout_ms,
-                        *((spec.queue, spec.name, spec.actor, spec.key, spec.labels) if spec.key else NO_KEY),
+                        *_whose(spec),
                         spec.schedule,
                         spec.slot_ms,
+                        spec.line,
                     )
                 )
         return rows
 
     def column(self, specs: Sequence[Spec]) -> list[int]:
         return list(map(self._numbers.__getitem__, map(id, specs)))
+
+
+def _whose(spec: Spec) -> tuple[str, str, str, str, Labels]:
+    is_written = bool(spec.key) or spec.line is not None
+    return (spec.queue, spec.name, spec.actor, spec.key, spec.labels) if is_written else NO_KEY
 
 
 def _tasks(tables: Tables, specs: Specs) -> Iterator[Row]:

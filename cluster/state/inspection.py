@@ -22,9 +22,10 @@ from msgspec import Struct
 from cluster.state.commands import Failure
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
+from cluster.state.lines import Line
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import DEAD_KEPT_MS
-from cluster.state.status import STATE_NAMES, why_parked
+from cluster.state.status import STATE_NAMES, until_ms, why_held_back, why_parked
 from cluster.state.tables import Tables
 from cluster.state.task_rows import ARGUMENTS_BYTES_MAX, PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
 from cluster.state.tasks import SHARDS, Task, place_of
@@ -80,8 +81,11 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         slot = task.holder & ((1 << SLOT_BITS) - 1)
         worker = tables.sessions.by_id[session].name
         last = None         # the times are of the attempt that is shown
-    channel = tables.queues.channels[spec.channel]
-    is_parked = state == PENDING and not channel.pools
+    channel = tables.queues.channels.get(spec.channel)      # that of a task which has ended may be gone
+    is_parked = state == PENDING and channel is not None and channel.is_parked
+    limit = None        # that holds it back
+    if state == PENDING and isinstance(channel, Line) and channel.is_held_back and not is_parked:
+        limit = channel.under
     return TaskRow(
         task.id,
         STATE_NAMES[state],
@@ -102,7 +106,9 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         last.started_ms if last is not None else 0,
         last.ended_ms if last is not None else 0,
         "" if state == STATE_COMPLETED or not ended else first_line(ended[-1].error),
-        why_parked(tables, channel) if is_parked else "",
+        why_parked(tables, channel) if is_parked and channel is not None else "",
+        "" if limit is None else why_held_back(limit),
+        0 if limit is None else until_ms(limit),
     )
 
 

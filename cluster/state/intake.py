@@ -11,17 +11,21 @@ The loop over tasks runs inside `map` and `dict.update`: a record is made, table
 from itertools import repeat
 
 from cluster.state.commands import (
+    CONCURRENCY_MAX,
+    PERIOD_MS_MAX,
+    PERIOD_MS_MIN,
     PRIORITY_MAX,
     RETRY_FACTOR_MAX,
     RETRY_TYPES_MAX,
+    STARTS_MAX,
     SUBMIT_TASKS_MAX,
     TASK_NUMBER_BITS,
+    LineRule,
     Options,
     RetryRule,
     Submit,
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
-from cluster.state.keys import KeyedChannel
 from cluster.state.queues import DELAYED, PENDING, Spec
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -42,19 +46,24 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
     if command.seen:
         tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
     base = session.id << TASK_NUMBER_BITS
-    now_ms = tables.now_ms
     for group in command.groups:
         if not group.bodies:
             continue
         session.unsaid += len(group.bodies)
         options = group.options
         delay_ms = options.delay_ms if options is not None else 0
-        if options is not None and options.key:
-            spec = tables.keys.spec(group.name, options, now_ms)
-        else:
-            spec = tables.queues.spec(group.name, options, now_ms)
+        spec = spec_for(tables, group.name, options, len(group.bodies))
         enter(tables, spec, base | group.first, group.bodies, delay_ms)
     return ANSWER_OK, 0
+
+
+def spec_for(tables: Tables, name: str, options: Options | None, count: int) -> Spec:
+    """The spec of so many tasks that are about to `enter`."""
+    if options is None or (not options.key and options.line is None):
+        return tables.queues.spec(name, options, tables.now_ms)
+    if options.key:
+        return tables.keys.spec(name, options, count, tables.now_ms)
+    return tables.lines.spec(name, options, count, tables.now_ms)
 
 
 def enter(
@@ -73,9 +82,6 @@ def enter(
         shard.update(zip(range(start, cut), tasks[start - first : cut - first], strict=True))
         start = cut
     channel = tables.queues.channels[spec.channel]
-    if channel.key:
-        assert isinstance(channel, KeyedChannel)
-        channel.begin(len(tasks))
     if is_delayed:
         channel.queue.delayed += len(tasks)
         if not waits:
@@ -128,6 +134,7 @@ def are_valid(options: Options) -> bool:
         and (not options.key or (is_name(options.key) and bool(options.actor)))
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
+        and (options.line is None or (not options.key and _is_valid_line(options.line)))
     )
 
 
@@ -137,4 +144,16 @@ def _is_valid_rule(rule: RetryRule) -> bool:
         and 1 <= rule.factor <= RETRY_FACTOR_MAX
         and len(rule.on) <= RETRY_TYPES_MAX
         and all(map(is_name, rule.on))
+    )
+
+
+def _is_valid_line(line: LineRule) -> bool:
+    """It says something, and means what its fields say: a name of a limit without bounds would hold nothing back."""
+    is_limited = line.concurrency > 0 or line.starts > 0
+    return (
+        (is_name(line.share) if line.share else is_limited)
+        and (not line.limit or (is_name(line.limit) and is_limited))
+        and 0 <= line.concurrency <= CONCURRENCY_MAX
+        and 0 <= line.starts <= STARTS_MAX
+        and (PERIOD_MS_MIN <= line.period_ms <= PERIOD_MS_MAX if line.starts else line.period_ms == 0)
     )

@@ -6,15 +6,16 @@ from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.key_invariants import check_keys
+from cluster.state.line_invariants import check_lines
 from cluster.state.locks import CLAIM_NUMBER_MAX
-from cluster.state.queues import DELAYED, HELD, PENDING
+from cluster.state.queues import DELAYED, HELD, PENDING, Channel
 from cluster.state.retention import record_bytes
 from cluster.state.schedule_rows import HISTORY_SLOTS
 from cluster.state.schedules import RUN_NUMBER_MAX, SCHEDULES_MAX, UNKNOWN, WAITING_MAX, is_served
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
 from cluster.state.tables import Tables
 from cluster.state.tasks import ATTEMPTS_KEPT_MAX, CRASHES_MAX
-from cluster.state.timers import EXPIRES, GIVE_UP, LIFE_SHIFT, READY
+from cluster.state.timers import EXPIRES, GIVE_UP, LIFE_SHIFT, LIMIT, READY
 
 
 def check(tables: Tables) -> None:
@@ -26,6 +27,7 @@ def check(tables: Tables) -> None:
     _check_slots(tables)
     _check_rings(tables)
     check_keys(tables)
+    check_lines(tables)
     _check_sessions(tables)
     _check_locks(tables)
     _check_schedules(tables)
@@ -146,6 +148,8 @@ def _dates(tables: Tables) -> dict[tuple[int, int], int]:
     heap = tables.timers.heap
     for place, (date_ms, first, count, what) in enumerate(heap):
         assert place == 0 or heap[(place - 1) // 2] <= heap[place], "the timers are no heap"
+        if what == LIMIT:
+            continue
         for number in range(first, first + count):
             # A second cancel may bring an earlier date.
             assert what % (1 << LIFE_SHIFT) == GIVE_UP or (number, what) not in dates
@@ -219,7 +223,7 @@ def _check_rings(tables: Tables) -> None:
     assert sum([len(pool.idle) for pool in pools]) == listed[IDLE]
     assert sum([len(pool.open) for pool in pools]) == listed[OPEN]
     for channel in tables.queues.channels.values():
-        if channel.key:
+        if type(channel) is not Channel:
             continue
         queue, name, labels = channel.queue.name, channel.name.name, channel.labels
         assert tables.queues.by_key[queue, name][labels] is channel and labels == canonical(labels)

@@ -38,7 +38,7 @@ from cluster.state.credit import Labels, Pool, Slot, canonical
 from cluster.state.homeless import Homeless
 from cluster.state.queues import LANES, PENDING, Channel, Message, Name, Queue, Queues, Spec, spec_of
 from cluster.state.sessions import Session
-from cluster.state.turns import Turns
+from cluster.state.turns import Standing, Turns
 
 HOMES_MAX = 65_536          # of the cluster, unless more have tasks
 SLOTS_LOOKED_AT_MAX = 64    # for a home: those that are idle for longest, or next in turn
@@ -55,7 +55,7 @@ class Home(Turns):
         self.channels: dict[int, KeyedChannel] = {}
         self._dirty = dirty
 
-    def wake(self, channel: Channel, priority: int) -> None:
+    def wake(self, channel: Standing, priority: int) -> None:
         super().wake(channel, priority)
         if self.slot.place:
             self._dirty[self.index] = self
@@ -83,7 +83,7 @@ class KeyedChannel(Channel):
         return super().is_parked and not self.held
 
     def begin(self, count: int) -> None:
-        """So many tasks were submitted."""
+        """So many tasks were submitted, or are run again."""
         if not self.unfinished:
             self._keys.idle.pop(self.index, None)
         self.unfinished += count
@@ -123,16 +123,6 @@ class KeyedChannel(Channel):
     def _handed_out(self, count: int) -> None:
         super()._handed_out(count)
         self.held += count
-
-    def head_of(self, priority: int) -> Message | None:
-        """The next live message of a lane; drops stale entries before it."""
-        lane = self.lanes[priority]
-        while lane:
-            if lane[0].state == PENDING:
-                return lane[0]
-            lane.popleft()
-            self.stale -= 1
-        return None
 
     def head(self) -> Message | None:
         """The next live message of all lanes; drops stale entries before it."""
@@ -230,9 +220,10 @@ class Keys:
         self.homes = 0
         self.epochs = 0                                         # so far; the last one given
 
-    def spec(self, name: str, options: Options, now_ms: int) -> Spec:
-        """The spec of a group that is submitted now. It is not remembered: there are too many keys."""
+    def spec(self, name: str, options: Options, count: int, now_ms: int) -> Spec:
+        """The spec of so many tasks that are submitted now. It is not remembered: there are too many keys."""
         channel = self.channel(options.queue, options.actor, options.key, canonical(options.labels))
+        channel.begin(count)
         expires_at_ms = now_ms + options.expires_ms if options.expires_ms else 0
         return spec_of(channel, self._queues.name(name).name, options, expires_at_ms)
 

@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from cluster.state.commands import PRIORITY_MAX, Options, RetryRule
+from cluster.state.commands import PRIORITY_MAX, LineRule, Options, RetryRule
 from cluster.state.credit import ESTIMATE_UNKNOWN_US, Labels, canonical
+from cluster.state.turns import Standing
 
 if TYPE_CHECKING:
     from cluster.state.credit import Pool
+    from cluster.state.lines import Bundle
     from cluster.state.turns import Turns
 
 # States of a message beside the terminal ones, `effects.STATE_*`, which are 0 to 4.
@@ -57,9 +58,10 @@ class Spec(Struct, gc=False, frozen=True):
     soft_timeout_ms: int = 0
     actor: str = ""         # of a task with a key
     key: str = ""
-    labels: Labels = ()     # likewise
+    labels: Labels = ()     # likewise, and of one with a line of its own
     schedule: str = ""      # of a run: whose
     slot_ms: int = 0        # ... and for which time
+    line: LineRule | None = None
 
 
 class Message(Struct, gc=False):
@@ -120,7 +122,7 @@ class Channel:
         self.name = name
         self.labels = labels
         self.key = key                  # "" unless it is a `keys.KeyedChannel`
-        self.pools = list(pools)        # that serve it
+        self.pools = list(pools)        # in whose rings it stands
         self.lanes: list[deque[Message] | None] = [None] * LANES
         self.waiting = 0
         self.alone = 0
@@ -130,6 +132,17 @@ class Channel:
     def is_parked(self) -> bool:
         """Whether something waits that nobody serves."""
         return self.waiting > 0 and not self.pools
+
+    def add_pool(self, pool: "Pool") -> None:
+        """It serves this channel as well."""
+        self.pools.append(pool)
+        for priority, lane in enumerate(self.lanes):
+            if lane:
+                pool.wake(self, priority)
+
+    def remove_pool(self, pool: "Pool") -> None:
+        """It has ended."""
+        self.pools.remove(pool)
 
     def append(self, priority: int, messages: Sequence[Message]) -> None:
         """Puts PENDING messages behind the others; none of them goes alone."""
@@ -186,6 +199,20 @@ class Channel:
             lane.popleft()
             self.stale -= 1
         return bool(lane) and lane[0].alone
+
+    def waits_for_idle(self, priority: int, pool: "Pool") -> bool:
+        """Whether the next live message of a lane must not wait behind another."""
+        return self.head_is_alone(priority)
+
+    def head_of(self, priority: int) -> Message | None:
+        """The next live message of a lane; drops stale entries before it."""
+        lane = self.lanes[priority]
+        while lane:
+            if lane[0].state == PENDING:
+                return lane[0]
+            lane.popleft()
+            self.stale -= 1
+        return None
 
     def went_stale(self, message: Message) -> None:
         """`message` was live in a lane and has just ended there."""
@@ -245,15 +272,16 @@ class Channel:
 class Queues:
     """All queues, names and channels; they are made when first used."""
 
-    __slots__ = ("_pools_serving", "by_key", "channels", "made", "names", "queues", "specs")
+    __slots__ = ("_pools_serving", "bundles", "by_key", "channels", "made", "names", "queues", "specs")
 
     def __init__(self, pools_serving: "Callable[[str, str, Labels], Iterable[Pool]]") -> None:
         self._pools_serving = pools_serving
         self.queues: dict[str, Queue] = {}
         self.names: dict[str, Name] = {}
         self.channels: dict[int, Channel] = {}                  # by index
-        self.made = 0                                           # channels so far; the next index
+        self.made = 0                                           # channels and bundles so far; the next index
         self.by_key: dict[tuple[str, str], dict[Labels, Channel]] = {}      # (queue, name) -> by labels
+        self.bundles: dict[tuple[str, str], dict[tuple[Labels, str], Bundle]] = {}      # by labels and limit's name
         self.specs: dict[tuple[str, Options | None], Spec] = {}    # remembered
 
     def spec(self, name: str, options: Options | None, now_ms: int) -> Spec:
@@ -267,12 +295,6 @@ class Queues:
                 self.specs.clear()
             spec = self.specs[key] = self._make_spec(name, options or Options(), 0)
         return spec
-
-    def run_spec(self, name: str, options: Options, now_ms: int, schedule: str, slot_ms: int) -> Spec:
-        """The spec of one run of a schedule, which no other task has."""
-        assert schedule and not options.key
-        expires_at_ms = now_ms + options.expires_ms if options.expires_ms else 0
-        return replace(self._make_spec(name, options, expires_at_ms), schedule=schedule, slot_ms=slot_ms)
 
     def channel(self, queue: str, name: str, labels: Labels) -> Channel:
         """The channel, made if there is none. `labels` are canonical."""
@@ -304,21 +326,27 @@ class Queues:
         self.made = channel.index + 1
 
     def add(self, channel: Channel) -> None:
-        """A new channel without a key."""
+        """A new channel without a key or a line."""
         self.number(channel)
         self.by_key.setdefault((channel.queue.name, channel.name.name), {})[channel.labels] = channel
 
-    def among(self, queues: tuple[str, ...], names: tuple[str, ...]) -> list[Channel]:
-        """The existing channels of these queues and names, whatever labels they ask for."""
-        found = (self.by_key.get((queue, name)) for queue in queues for name in names)
-        return [channel for variants in found if variants is not None for channel in variants.values()]
+    def among(self, queues: tuple[str, ...], names: tuple[str, ...]) -> list[Standing]:
+        """What pools know of these queues and names, whatever labels it asks for."""
+        found: list[Standing] = []
+        for queue in queues:
+            for name in names:
+                found += self.by_key.get((queue, name), {}).values()
+                found += self.bundles.get((queue, name), {}).values()
+        return found
 
     def _make_spec(self, name: str, options: Options, expires_at_ms: int) -> Spec:
         channel = self.channel(options.queue, name, canonical(options.labels))
         return spec_of(channel, channel.name.name, options, expires_at_ms)
 
 
-def spec_of(channel: Channel, name: str, options: Options, expires_at_ms: int) -> Spec:
+def spec_of(
+    channel: Channel, name: str, options: Options, expires_at_ms: int, line: LineRule | None = None
+) -> Spec:
     """The spec of tasks of this name that wait in this channel."""
     return Spec(
         channel.queue.name,
@@ -333,5 +361,6 @@ def spec_of(channel: Channel, name: str, options: Options, expires_at_ms: int) -
         options.soft_timeout_ms,
         channel.name.name if channel.key else "",
         channel.key,
-        channel.labels if channel.key else (),
+        channel.labels if channel.key or line is not None else (),
+        line=line,
     )

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
-from cluster.state.commands import GRACE_NONE, WorkerSpec
+from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
+from cluster.state.limits import Limit
+from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
 from cluster.state.retention import Lot
@@ -23,6 +25,7 @@ from cluster.state.rows import (
     IMAGE_VERSION,
     LABELS_IN_POOLS_SINCE,
     ROWS,
+    BundleRow,
     ChannelRow,
     ClaimRow,
     CountersRow,
@@ -30,6 +33,7 @@ from cluster.state.rows import (
     EndedRow,
     EvidenceRow,
     HeadRow,
+    LimitRow,
     LotRow,
     MemoRow,
     NameRow,
@@ -50,7 +54,7 @@ from cluster.state.schedules import Schedule
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Attempt, Task
-from cluster.state.turns import Turns
+from cluster.state.turns import SparseTurns, Standing, Turns
 
 
 class Rebuilding:
@@ -61,6 +65,7 @@ class Rebuilding:
         "_offers",
         "_owned",
         "_pools",
+        "_rules",
         "_specs",
         "_texts",
         "_version",
@@ -74,6 +79,7 @@ class Rebuilding:
         self._version = IMAGE_VERSION
         self._channels_made = 0
         self._texts: dict[str, str] = {}                        # each text once
+        self._rules: dict[LineRule, LineRule] = {}              # likewise
         self._specs: list[Spec] = []                            # by number
         self._offers: list[tuple[WorkerSpec, list[PoolKey]]] = []       # by number
         self._pools: dict[int, Pool] = {}                       # by index
@@ -100,6 +106,7 @@ class Rebuilding:
         schedules.made, schedules.number = row.versions, row.run_number
         schedules.sessions = dict.fromkeys(row.run_sessions)
         schedules.session = row.run_sessions[-1] if row.run_sessions else 0
+        tables.limits.made = row.limits_made
 
     def counters(self, row: CountersRow) -> None:
         counters = self.tables.counters
@@ -122,6 +129,23 @@ class Rebuilding:
         name = self.tables.queues.names[row.name] = Name(self._text(row.name))
         name.estimate_us = row.estimate_us
 
+    def limit(self, row: LimitRow) -> None:
+        limits = self.tables.limits
+        limit = Limit(row.index, self._text(row.name), self._text(row.share), limits.touched)
+        limit.concurrency, limit.starts, limit.period_ms = row.concurrency, row.starts, row.period_ms
+        limit.running, limit.date_ms = row.running, row.date_ms
+        pairs = iter(row.window)
+        limit.window.extend(zip(pairs, pairs, strict=True))
+        limit.started = sum([count for _, count in limit.window])
+        limits.add(limit)
+
+    def bundle(self, row: BundleRow) -> None:
+        queues = self.tables.queues
+        limit = self.tables.limits.by_index[row.limit] if row.limit else None
+        labels = tuple(map(self._text, row.labels))
+        bundle = Bundle(row.index, queues.queues[row.queue], queues.names[row.name], labels, limit, ())
+        self.tables.lines.add_bundle(bundle)
+
     def channel(self, row: ChannelRow) -> None:
         queues, keys = self.tables.queues, self.tables.keys
         queue, name = queues.queues[row.queue], queues.names[row.name]
@@ -135,6 +159,11 @@ class Rebuilding:
             keys.add(keyed)
             if row.home:
                 self._owned.setdefault(row.home, []).append(keyed)
+        elif row.bundle >= 0:
+            lines = self.tables.lines
+            limit = self.tables.limits.by_index[row.limit] if row.limit else None
+            line = lines.add_line(index, lines.bundles[row.bundle], self._text(row.share), limit)
+            line.unfinished = row.unfinished
         else:
             queues.add(Channel(index, queue, name, labels, []))
         channel = queues.channels[index]
@@ -155,7 +184,7 @@ class Rebuilding:
         key = self._offers[row.offer][1][row.is_loop]
         pool = credit.pools[key] = self._pools[row.index] = Pool(row.index, key, credit.dirty)
         for channel in pool.served(self.tables.queues):
-            channel.pools.append(pool)
+            (channel.places if isinstance(channel, Bundle) else channel.pools).append(pool)
 
     def session(self, row: SessionRow) -> None:
         sessions = self.tables.sessions
@@ -278,10 +307,8 @@ class Rebuilding:
     def order(self, row: OrderRow) -> None:
         credit = self.tables.credit
         if row.what is Order.READY_RING:
-            ring = self._pools[row.of].ready[row.at]
             for index in row.items:
-                ring[index] = self.tables.queues.channels[index]
-            self._pools[row.of].mask |= 1 << row.at
+                Turns.wake(self._pools[row.of], self._standing(index), row.at)
         elif row.what is Order.IDLE_RING:
             self._list(row, self._pools[row.of].idle, IDLE)
         elif row.what is Order.OPEN_RING:
@@ -300,11 +327,27 @@ class Rebuilding:
                 channel = self.tables.queues.channels[index]
                 assert isinstance(channel, KeyedChannel)
                 self.tables.keys.idle[index] = channel
+        elif row.what is Order.LINE_RING:
+            for index in row.items:
+                SparseTurns.wake(self.tables.lines.bundles[row.of], self._standing(index), row.at)
+        elif row.what is Order.LIMIT_RING:
+            limit = self.tables.limits.by_index[row.of]
+            for index in row.items:
+                SparseTurns.wake(limit, limit.members[index], row.at)
+        elif row.what is Order.PASSED:
+            limit = self.tables.limits.by_index[row.of]
+            for index in row.items:
+                member = limit.passed[index] = limit.members[index]
+                member.pools = member.places
         elif row.what is Order.LANE:
             self._lane(row)
         else:
             assert row.what is Order.HELD_TASKS
             self._held(row)
+
+    def _standing(self, index: int) -> Standing:
+        bundle = self.tables.lines.bundles.get(index)
+        return self.tables.queues.channels[index] if bundle is None else bundle
 
     def _list(self, row: OrderRow, ring: dict[int, Slot], place: int) -> None:
         by_id = self.tables.sessions.by_id
@@ -385,7 +428,7 @@ class Rebuilding:
         return self._texts.setdefault(text, text)
 
     def _spec(self, row: SpecRow) -> None:
-        if row.key:
+        if row.key or row.line is not None:
             queue, name = self._text(row.queue), self._text(row.name)
         else:
             channel = self.tables.queues.channels[row.channel]
@@ -407,6 +450,7 @@ class Rebuilding:
                 tuple(map(self._text, row.labels)),
                 self._text(row.schedule),
                 row.slot_ms,
+                None if row.line is None else self._rules.setdefault(row.line, row.line),
             )
         )
 
@@ -431,6 +475,8 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.TIMERS: Rebuilding.timer,
     Section.QUEUES: Rebuilding.queue,
     Section.NAMES: Rebuilding.name,
+    Section.LIMITS: Rebuilding.limit,
+    Section.BUNDLES: Rebuilding.bundle,
     Section.CHANNELS: Rebuilding.channel,
     Section.MEMO: Rebuilding.memo,
     Section.OFFERS: Rebuilding.offer,

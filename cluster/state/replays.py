@@ -50,7 +50,11 @@ def is_replayable(task: Task) -> bool:
 
 def _begin_anew(tables: Tables, old: Task) -> None:
     tables.retention.unfile(old)
-    spec = tables.keys.resubmitted(old.spec) if old.spec.key else old.spec
+    spec = old.spec
+    if spec.key:
+        spec = tables.keys.resubmitted(spec)
+    elif spec.line is not None:
+        spec = tables.lines.resubmitted(spec)
     task = structs.replace(
         old,
         spec=spec,

@@ -4,12 +4,12 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from cluster.state.commands import Options, RetryRule, ScheduleSpec, WorkerSpec
+from cluster.state.commands import LineRule, Options, RetryRule, ScheduleSpec, WorkerSpec
 from cluster.state.schedule_rows import Slot
 from cluster.state.tasks import Attempt
 
 # 1: without retries and cancels that wait for their workers. 2: pools did not know labels, nor loops (but for the last
-# commits that wrote it), and dead letters were not listed. 3: without locks and schedules.
+# commits that wrote it), and dead letters were not listed. 3: without locks, schedules, lines and limits.
 IMAGE_VERSION = 4
 LABELS_IN_POOLS_SINCE = 3
 DEAD_LISTED_SINCE = 3
@@ -23,6 +23,8 @@ class Section(IntEnum):
     TIMERS = 20
     QUEUES = 30
     NAMES = 40
+    LIMITS = 42
+    BUNDLES = 44
     CHANNELS = 50
     MEMO = 60
     OFFERS = 70
@@ -51,6 +53,9 @@ class Order(IntEnum):
     HELD_TASKS = 5      # tasks; of a session
     HOME_RING = 6       # channels that may hold something; of a slot that owns them, at a priority
     IDLE_HOMES = 7      # channels that have a home and no tasks
+    LINE_RING = 8       # lines that may hold something; of a bundle, at a priority
+    LIMIT_RING = 9      # lines and bundles that are held back; of a limit, at a priority
+    PASSED = 10         # those that are not; of a limit
 
 
 class Row(Struct, array_like=True, gc=False, frozen=True):
@@ -78,6 +83,7 @@ class HeadRow(Row, frozen=True):
     versions: int = 0               # of terms of schedules, given so far
     run_number: int = 0             # the last one given to a run
     run_sessions: tuple[int, ...] = ()      # whose numbers runs got; the last one is in use
+    limits_made: int = 0
 
 
 class CountersRow(Row, frozen=True):
@@ -104,9 +110,33 @@ class NameRow(Row, frozen=True):
     estimate_us: int
 
 
+class LimitRow(Row, frozen=True):
+    """`window` is flat: date, starts. What waits under it and what it holds back are in orders."""
+
+    index: int
+    name: str
+    share: str
+    concurrency: int
+    starts: int
+    period_ms: int
+    running: int
+    window: list[int]
+    date_ms: int
+
+
+class BundleRow(Row, frozen=True):
+    """In order of their indexes, which are among those of channels. `limit` is one that has a name, 0 = none."""
+
+    index: int
+    queue: str
+    name: str
+    labels: tuple[str, ...]
+    limit: int
+
+
 class ChannelRow(Row, frozen=True):
     """In order of their indexes; -1 = one more than the last. With a key, `name` is the actor's; `home` is the slot
-    that owns it, 0 = none."""
+    that owns it, 0 = none. A line is in a bundle, -1 = it is none; `limit` is its own, 0 = none."""
 
     queue: str
     name: str
@@ -120,11 +150,14 @@ class ChannelRow(Row, frozen=True):
     epoch: int = 0
     held: int = 0
     unfinished: int = 0
+    bundle: int = -1
+    share: str = ""
+    limit: int = 0
 
 
 class SpecRow(Row, frozen=True):
-    """Its queue and its name are those of the channel. With a key they are written here: the channel may be gone.
-    `schedule` and `slot_ms` are of a run."""
+    """Its queue and its name are those of the channel. With a key or a line they are written here: the channel may be
+    gone. `schedule` and `slot_ms` are of a run."""
 
     channel: int
     priority: int
@@ -141,6 +174,7 @@ class SpecRow(Row, frozen=True):
     labels: tuple[str, ...] = ()
     schedule: str = ""
     slot_ms: int = 0
+    line: LineRule | None = None
 
 
 class MemoRow(Row, frozen=True):
@@ -302,6 +336,8 @@ ROWS: dict[Section, type[Row]] = {
     Section.TIMERS: TimerRow,
     Section.QUEUES: QueueRow,
     Section.NAMES: NameRow,
+    Section.LIMITS: LimitRow,
+    Section.BUNDLES: BundleRow,
     Section.CHANNELS: ChannelRow,
     Section.MEMO: MemoRow,
     Section.OFFERS: OfferRow,

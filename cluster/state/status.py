@@ -13,6 +13,8 @@ from cluster.state.effects import (
     Assignment,
 )
 from cluster.state.keys import KeyedChannel
+from cluster.state.limits import Limit
+from cluster.state.lines import Line
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
 from cluster.state.schedule_rows import ALARM_NONE
 from cluster.state.sessions import Session
@@ -22,6 +24,9 @@ from cluster.state.texts import head
 PARKED_NAMES_SHOWN_MAX = 1_000
 PARKED_BYTES_MAX = 512 * 1024       # of their texts: a task may have 64 labels of 512 bytes
 PARKED_OVERHEAD_BYTES = 64
+LIMITS_SHOWN_MAX = 1_000
+LIMITS_BYTES_MAX = 512 * 1024       # of their texts
+UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 WHY_LABELS_BYTES_MAX = 256          # of the labels in a reason; the row has them all
 
 STATE_NAMES = {
@@ -81,6 +86,20 @@ class ScheduleCounts(TypedDict):
     alarms: int
 
 
+class LimitStatus(TypedDict):
+    """A limit that holds something back, and why. `until_ms` is the date of its next start if that is only a matter of
+    time, else 0."""
+
+    name: str
+    share: str
+    ready: int
+    running: int        # with workers
+    concurrency: int    # 0: any number
+    rate: str           # "": any
+    until_ms: int
+    why: str
+
+
 class Status(TypedDict):
     queues: list[QueueStatus]
     workers: list[WorkerStatus]
@@ -88,17 +107,28 @@ class Status(TypedDict):
     parked: list[ParkedStatus]
     parked_more: int        # names that have no row in `parked`: there are too many, or their labels are too long
     schedules: ScheduleCounts
+    limits: list[LimitStatus]       # that hold something back, the most first
+    limits_more: int        # that have no row in `limits`
     counters: dict[str, int]
     now_ms: int
 
 
 def status_of(tables: Tables) -> Status:
     """A summary; costs O(queues, channels and sessions)."""
-    parked = [channel for channel in tables.queues.channels.values() if channel.is_parked]
+    parked: dict[int, tuple[Channel, int]] = {}     # by index, lines by that of their bundle: one of them, how many
+    held_back: dict[int, int] = {}                  # by index of a limit
     per_queue: dict[str, int] = {}
-    for channel in parked:
-        per_queue[channel.queue.name] = per_queue.get(channel.queue.name, 0) + channel.waiting
-    rows = _parked_rows(tables, parked)
+    for channel in tables.queues.channels.values():
+        if not channel.waiting:
+            continue
+        if channel.is_parked:
+            index = channel.bundle.index if isinstance(channel, Line) else channel.index
+            parked[index] = (channel, parked.get(index, (channel, 0))[1] + channel.waiting)
+            per_queue[channel.queue.name] = per_queue.get(channel.queue.name, 0) + channel.waiting
+        elif isinstance(channel, Line) and channel.under is not None and channel.is_held_back:
+            held_back[channel.under.index] = held_back.get(channel.under.index, 0) + channel.waiting
+    rows = _parked_rows(tables, list(parked.values()))
+    limits = _limit_rows(tables, held_back)
     return Status(
         queues=[
             QueueStatus(
@@ -120,6 +150,8 @@ def status_of(tables: Tables) -> Status:
         clients=sum([session.role == ROLE_CLIENT for session in tables.sessions]),
         parked=rows,
         parked_more=len(parked) - len(rows),
+        limits=limits,
+        limits_more=len(held_back) - len(limits),
         schedules=_schedules(tables),
         counters=tables.counters.as_dict(),
         now_ms=tables.now_ms,
@@ -139,11 +171,54 @@ def _schedules(tables: Tables) -> ScheduleCounts:
     return counts
 
 
-def _parked_rows(tables: Tables, parked: list[Channel]) -> list[ParkedStatus]:
+def _limit_rows(tables: Tables, held_back: dict[int, int]) -> list[LimitStatus]:
+    rows: list[LimitStatus] = []
+    size = 0
+    for index in sorted(held_back, key=lambda index: (-held_back[index], index))[:LIMITS_SHOWN_MAX]:
+        limit = tables.limits.by_index[index]
+        row = LimitStatus(
+            name=limit.name,
+            share=limit.share,
+            ready=held_back[index],
+            running=limit.running,
+            concurrency=limit.concurrency,
+            rate=rate_text(limit.starts, limit.period_ms),
+            until_ms=until_ms(limit),
+            why=why_held_back(limit),
+        )
+        size += PARKED_OVERHEAD_BYTES + sum([len(text.encode()) for text in (row["name"], row["share"], row["why"])])
+        if size > LIMITS_BYTES_MAX:
+            break
+        rows.append(row)
+    return rows
+
+
+def why_held_back(limit: Limit) -> str:
+    """What a task waits for that a limit holds back."""
+    whose = f"{limit.name}, share {limit.share}" if limit.share else limit.name
+    if limit.is_full_of_running:
+        return f"limit {whose}: {limit.running} of {limit.concurrency} are with workers"
+    return f"limit {whose}: as many have started as {rate_text(limit.starts, limit.period_ms)} allows"
+
+
+def until_ms(limit: Limit) -> int:
+    """When one more may start, if that is only a matter of time; else 0."""
+    return 0 if limit.is_full_of_running else limit.date_ms
+
+
+def rate_text(starts: int, period_ms: int) -> str:
+    """A rate as users write it."""
+    if not starts:
+        return ""
+    unit, size = next((unit, size) for unit, size in UNITS_MS if period_ms % size == 0)
+    return f"{starts}/{unit}" if period_ms == size else f"{starts}/{period_ms // size}{unit}"
+
+
+def _parked_rows(tables: Tables, parked: list[tuple[Channel, int]]) -> list[ParkedStatus]:
     rows: list[ParkedStatus] = []
     size = 0
-    for channel in parked[:PARKED_NAMES_SHOWN_MAX]:
-        row = _parked(tables, channel)
+    for channel, ready in parked[:PARKED_NAMES_SHOWN_MAX]:
+        row = _parked(tables, channel, ready)
         texts = (row["queue"], row["name"], row["why"], *row["labels"])
         size += PARKED_OVERHEAD_BYTES + sum([len(text.encode()) for text in texts])
         if size > PARKED_BYTES_MAX:
@@ -152,12 +227,12 @@ def _parked_rows(tables: Tables, parked: list[Channel]) -> list[ParkedStatus]:
     return rows
 
 
-def _parked(tables: Tables, channel: Channel) -> ParkedStatus:
+def _parked(tables: Tables, channel: Channel, ready: int) -> ParkedStatus:
     return ParkedStatus(
         queue=channel.queue.name,
         name=_next_name(channel),
         labels=list(channel.labels),
-        ready=channel.waiting,
+        ready=ready,
         why=why_parked(tables, channel),
     )
 

@@ -8,6 +8,8 @@ from cluster.state.credit import Credit
 from cluster.state.evidence import Evidence
 from cluster.state.keys import Keys
 from cluster.state.ledger import Ledger
+from cluster.state.limits import Limits
+from cluster.state.lines import Lines
 from cluster.state.locks import Locks
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
@@ -51,6 +53,8 @@ class Tables:
         "evidence",
         "keys",
         "ledger",
+        "limits",
+        "lines",
         "locks",
         "machine_version",
         "now_ms",
@@ -68,11 +72,13 @@ class Tables:
         self.credit = Credit()
         self.queues = Queues(self.credit.serving)
         self.keys = Keys(self.queues, self.credit.serving)
+        self.timers = Timers()
+        self.limits = Limits(self.timers)
+        self.lines = Lines(self.queues, self.limits, self.credit.serving)
         self.sessions = Sessions()
         self.locks = Locks(self.sessions, self.ledger)
         self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
-        self.timers = Timers()
         self.retention = Retention()
         self.evidence = Evidence()
         self.counters = Counters()

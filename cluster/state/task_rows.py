@@ -55,6 +55,8 @@ class TaskRow(Struct, array_like=True, gc=False, frozen=True):
     ended_ms: int
     error: str
     why_parked: str = ""    # what a worker would need that took it, as in the status
+    why_held_back: str = ""     # by which limit, likewise
+    until_ms: int = 0       # then: the date of the limit's next start, 0 = it waits for another's end
 
 
 class TaskDetails(Struct, array_like=True, gc=False, frozen=True):

@@ -1,4 +1,4 @@
-"""Dates in the state: when a delayed task becomes ready, and when a task that nobody has run expires.
+"""Dates in the state: when a delayed task becomes ready, one that nobody has run expires, a limit has room again.
 
 One heap, keyed by (date, first task id). An item stands for all tasks of one submitted group, since they
 share their options and have neighbouring ids: a thousand delayed tasks cost one item and one push. Nothing is
@@ -15,12 +15,13 @@ from heapq import heappop, heappush
 READY = 0
 EXPIRES = 1
 GIVE_UP = 2         # a cancelled task whose worker says nothing
+LIMIT = 3           # of no tasks: `first` is the index of a limit, see `limits`
 LIFE_SHIFT = 2      # above: in which life of its tasks a date was set, see `Task.replays`
 
 # Of one entry. What is left is due at once: the leader ticks again, and other work gets its turn in between.
 TIMER_TASKS_MAX = 4_096
 
-# Date in ms, first task id, number of tasks, and READY, EXPIRES or GIVE_UP with the life.
+# Date in ms, first task id, number of tasks, and what is due with the life.
 Item = tuple[int, int, int, int]
 
 

@@ -72,7 +72,8 @@ def topology(cluster: str = "world") -> Topology:
 
 
 class ClientWorld:
-    """`runs` counts the attempts that began, by task. `answers` is what programs returned, by name of their client.
+    """`runs` counts the attempts that began, by task, and `spans` has when each began and ended, in the order of their
+    ends, in nanoseconds. `answers` is what programs returned, by name of their client.
     Once it `is_mended`, no task dies any more."""
 
     def __init__(
@@ -92,6 +93,7 @@ class ClientWorld:
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
         register_compactor(self.world, lambda: None)
         self.runs: dict[int, int] = {}
+        self.spans: list[tuple[int, int]] = []
         self.is_mended = False
         self.log: list[tuple[str, str]] = []
         self.world.on_log.append(lambda process, name, fields: self.log.append((process, name)))
@@ -136,6 +138,7 @@ class ClientWorld:
                 running = executor.running
                 assert running is not None
                 self.runs[running.task] = self.runs.get(running.task, 0) + 1
+                began = self.world.now
                 args, kwargs = work.codec.decode_arguments(running.body)
                 _, work_us, fate = (*args, *(0, "ok")[len(args) - 1 :])
                 for step in range(self.steps):
@@ -144,6 +147,7 @@ class ClientWorld:
                     await port.work(kwargs.get("work_us", work_us) * MICROSECOND // self.steps)
                 if kwargs.get("fate", fate) == "die" and not self.is_mended:
                     raise SystemExit(3)
+                self.spans.append((began, self.world.now))
                 executor.run()
             frame = port.poll()
             if frame is None:

@@ -24,6 +24,7 @@ from cluster.state.commands import (
     Failure,
     Fire,
     Lapse,
+    LineRule,
     Options,
     Outcome,
     Register,
@@ -57,10 +58,11 @@ def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy
 
 failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples, texts)
 rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
+lines = every(LineRule, texts, texts, numbers, numbers, numbers)
 options = every(
     Options,
     *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
-    *(texts, texts),
+    *(texts, texts, st.none() | lines),
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)

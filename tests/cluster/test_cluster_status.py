@@ -28,7 +28,8 @@ def test_everything_is_named_in_the_order_of_the_topology():
         return await settled(cluster, ports)
 
     status = rig.run(user)
-    assert set(status) == {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "schedules"}
+    known = {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "limits", "limits_more"}
+    assert set(status) == known | {"schedules"}
     assert status["leader"] == rig.leader
     assert [row["node"] for row in status["brokers"]] == list(BROKERS)
     assert [row["pid"] for row in status["brokers"]] == [100, 101, 102]

@@ -138,6 +138,7 @@ def test_commands_options_and_choices_are_completed(words: list[str], offers: li
         ({"parked": True, "parked_why": "no worker with label gpu"}, "parked: no worker with label gpu"),
         ({"delayed": True}, "delayed"),
         ({"delayed": True, "error": "OSError: away"}, "delayed; OSError: away"),
+        ({"held_back_why": "limit smtp: 2 of 2 are with workers"}, "held back: limit smtp: 2 of 2 are with workers"),
         ({"state": "processing", "slot": 1, "running": True}, "running"),
         ({"state": "processing", "slot": 1, "running": False}, "waits at slot 1"),
         ({"state": "processing", "slot": 1}, ""),
@@ -154,6 +155,10 @@ def test_what_a_task_waits_for_besides_its_turn_is_said() -> None:
     assert waits_for(structs.replace(WAITS, parked=True)).startswith("no worker that serves the queue 'mail' has shop:")
     known = structs.replace(WAITS, parked=True, parked_why="no worker with label gpu announces shop:total")
     assert waits_for(known) == "no worker with label gpu announces shop:total; `status` shows the workers"
+    held_back = structs.replace(WAITS, held_back_why="limit smtp: 2 of 2 are with workers")
+    assert waits_for(held_back) == "limit smtp: 2 of 2 are with workers"
+    until = structs.replace(held_back, held_back_until=DATE)
+    assert waits_for(until) == "limit smtp: 2 of 2 are with workers, until 2026-01-31 09:30:05 UTC"
     assert waits_for(structs.replace(WAITS, delayed=True)) == ""
     assert waits_for(structs.replace(WAITS, delayed=True, ready_at=DATE)) == "not due before 2026-01-31 09:30:05 UTC"
 

@@ -164,6 +164,19 @@ def test_tables_fit_80_columns_with_every_title_and_every_number_whole() -> None
     assert text.replace("\n", "").count("q") > 100, "a long name is folded, not cut"
 
 
+def test_what_limits_hold_back_is_shown_below_the_tables_and_below_those_of_queues() -> None:
+    rows = [{"ready": 9, "why": "limit smtp: as many have started as 3/s allows", "until_ms": 1_700_000_000_000}]
+    rows += [{"ready": 2, "why": f"limit [bold], share {number}: 1 of 1 are with workers"} for number in range(30)]
+    text = shown({**REPORT, "limits": rows, "limits_more": 7})
+    assert "  9: limit smtp: as many have started as 3/s allows, until 2023-11-14" in text.replace("\n", " ")
+    assert "  2: limit [bold], share 5: 1 of 1 are with workers" in text
+    assert "  and 11 more, see --json" in text and "  and 7 limits that the status has no room for" in text
+    screen = io.StringIO()
+    print_part("queues", {**REPORT, "limits": rows[:1]}, Console(file=screen, width=TERMINAL_COLUMNS))
+    assert "held back\n  9: limit smtp" in screen.getvalue()
+    assert "held back" not in shown(REPORT)
+
+
 def test_a_cluster_without_a_leader_has_tables_too() -> None:
     text = shown({**REPORT, "leader": None, "workers": [], "queues": []})
     assert text.startswith("no majority: 1 of 3 brokers can vote, 2 are needed; b3 is down\n")

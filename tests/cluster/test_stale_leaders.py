@@ -248,7 +248,8 @@ def test_without_a_majority_the_status_still_says_what_the_brokers_know_of_thems
         (row,) = (row for row in status["brokers"] if row["role"] != "down")
         assert row["node"] == leader and row["applied_index"] > 0
     for status in (early_stale, late_stale):
-        assert set(status) == {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "schedules"}
+        known = {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "limits", "limits_more"}
+        assert set(status) == known | {"schedules"}
         assert [row["node"] for row in status["workers"]] == ["w1"]
         assert status["queues"][0]["parked"] == 1
     assert late_stale["leader"] is None

@@ -154,6 +154,7 @@ PROGRAMS = [
     ("docs/guide/workers.md", 1),
     ("docs/guide/locks.md", 10),
     ("docs/guide/schedules.md", 5),
+    ("docs/guide/limits.md", 7),
 ]
 
 

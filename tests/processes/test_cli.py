@@ -54,7 +54,8 @@ def test_status_as_json_is_one_object_with_documented_keys(cluster: LocalCluster
     found = command_line("cluster", "status", str(cluster.topology), "--json")
     assert (found.returncode, found.stderr) == (0, "")
     status = json.loads(found.stdout)
-    assert set(status) == {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "schedules"}
+    known = {"leader", "term", "brokers", "workers", "queues", "parked", "parked_more", "limits", "limits_more"}
+    assert set(status) == known | {"schedules"}
     assert status["leader"] in ("b1", "b2", "b3") and status["term"] >= 1
     assert [broker["node"] for broker in status["brokers"]] == ["b1", "b2", "b3"]
     for broker in status["brokers"]:

@@ -25,6 +25,8 @@ from cluster.state import (
     evidence,
     homeless,
     keys,
+    limits,
+    lines,
     locks,
     queues,
     retention,
@@ -350,7 +352,8 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence keys ledger locks machine_version now_ms queues retention schedules "
+        "cluster_id counters credit evidence keys ledger limits lines locks machine_version now_ms queues retention "
+        "schedules "
         "sessions tasks timers voters"
     ),
     tasks.Task: (
@@ -359,20 +362,26 @@ KNOWN_FIELDS = {
     ),
     queues.Spec: (
         "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms actor key "
-        "labels schedule slot_ms"
+        "labels schedule slot_ms line"
     ),
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
     queues.Channel: "alone index key labels lanes name pools queue stale waiting",
-    queues.Queues: "_pools_serving by_key channels made names queues specs",
+    queues.Queues: "_pools_serving bundles by_key channels made names queues specs",
     credit.Credit: "dirty dirty_homes made pools touched",
     credit.Pool: "_dirty _labels _names _queues idle is_loop key open prefetch sessions",
     credit.Slot: "closed count draining held home index key load_us place pool session touched yields",
     turns.Turns: "index mask ready",
+    turns.SparseTurns: "",
     keys.Home: "_dirty channels slot",
     keys.KeyedChannel: "_keys epoch held home unfinished",
     keys.Keys: "_pools_serving _queues by_key emptied epochs homeless homes idle",
     homeless.Homeless: "by_head by_index",
+    lines.Line: "_emptied bundle limit places rule share under unfinished",
+    lines.Bundle: "labels lanes limit lines name places pools queue",
+    lines.Lines: "_limits _pools_serving _queues bundles emptied",
+    limits.Limit: "_touched concurrency date_ms members name passed period_ms running share started starts window",
+    limits.Limits: "_timers by_index by_name made touched",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid last_claim slots held "
         "ended"
@@ -403,10 +412,16 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         credit.Pool: set(credit.Pool.__slots__),
         credit.Slot: set(credit.Slot.__slots__),
         turns.Turns: set(turns.Turns.__slots__),
+        turns.SparseTurns: set(turns.SparseTurns.__slots__),
         keys.Home: set(keys.Home.__slots__),
         keys.KeyedChannel: set(keys.KeyedChannel.__slots__),
         keys.Keys: set(keys.Keys.__slots__),
         homeless.Homeless: set(homeless.Homeless.__slots__),
+        lines.Line: set(lines.Line.__slots__),
+        lines.Bundle: set(lines.Bundle.__slots__),
+        lines.Lines: set(lines.Lines.__slots__),
+        limits.Limit: set(limits.Limit.__slots__),
+        limits.Limits: set(limits.Limits.__slots__),
         sessions.Session: {field.name for field in fields(sessions.Session)},
         sessions.Sessions: set(sessions.Sessions.__slots__),
         locks.Locks: set(locks.Locks.__slots__),

@@ -10,9 +10,11 @@ from image_rig import (
     assert_goes_on_alike,
     log_of,
 )
+from limited_stream import LimitedStream, TightStream
 from random_stream import Stream
 
 from cluster.state import image, queues
+from cluster.state.commands import LineRule
 from cluster.state.rows import Order, Row, Section
 
 Change = Callable[[int, Row], Row | None]
@@ -29,6 +31,10 @@ def _forget_the_order_of(*whats: Order) -> Change:
         return msgspec.structs.replace(row, items=sorted(row.items, reverse=True))
 
     return change
+
+
+def _forget_all(what: Order) -> Change:
+    return lambda section, row: None if section == Section.ORDERS and row.what is what else row
 
 
 def _forget_estimates(section: int, row: Row) -> Row | None:
@@ -119,6 +125,29 @@ def _forget_the_order_of_evidence(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, attempts=[*chain.from_iterable(triples[::-1])])
 
 
+def _forget_how_many_limits_there_were(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, limits_made=0) if section == Section.HEAD else row
+
+
+def _forget_in_limits(**fields: object) -> Change:
+    return lambda section, row: msgspec.structs.replace(row, **fields) if section == Section.LIMITS else row
+
+
+def _forget_the_parts_of_windows(section: int, row: Row) -> Row | None:
+    """As if all had started with the last one."""
+    if section != Section.LIMITS or not row.window:
+        return row
+    return msgspec.structs.replace(row, window=[row.window[-2], sum(row.window[1::2])])
+
+
+def _forget_the_lines_of_specs(section: int, row: Row) -> Row | None:
+    if section != Section.TASKS:
+        return row
+    other = LineRule("other")
+    specs = [msgspec.structs.replace(spec, line=other if spec.line is not None else None) for spec in row.specs]
+    return msgspec.structs.replace(row, specs=specs)
+
+
 OMISSIONS: dict[str, Change] = {
     "refusals": _forget_refusals,
     "order of a lane": _forget_the_order_of(Order.LANE),
@@ -154,16 +183,39 @@ OMISSIONS: dict[str, Change] = {
 }
 
 
+OMISSIONS_OF_LIMITS: dict[str, Change] = {
+    "turn of lines": _forget_the_order_of(Order.LINE_RING),
+    "who is held back first": _forget_the_order_of(Order.LIMIT_RING),
+    "who was served last": _forget_the_order_of(Order.PASSED),
+    "who is not held back": _forget_all(Order.PASSED),
+    "how many limits there were": _forget_how_many_limits_there_were,
+    "what is with workers": _forget_in_limits(running=0),
+    "starts": _forget_in_limits(window=[]),
+    "dates of starts": _forget_the_parts_of_windows,
+    "dates of limits": _forget_in_limits(date_ms=0),
+    "lines of specs": _forget_the_lines_of_specs,
+}
+
+
 @pytest.mark.parametrize("omission", OMISSIONS)
 def test_the_property_notices_what_an_image_forgets(monkeypatch, omission):
-    change = OMISSIONS[omission]
+    logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (Stream, ForgetfulStream))
+    assert_noticed(monkeypatch, omission, OMISSIONS[omission], logs)
+
+
+@pytest.mark.parametrize("omission", OMISSIONS_OF_LIMITS)
+def test_the_property_notices_what_an_image_forgets_of_limits(monkeypatch, omission):
+    logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (TightStream, LimitedStream))
+    assert_noticed(monkeypatch, omission, OMISSIONS_OF_LIMITS[omission], logs)
+
+
+def assert_noticed(monkeypatch, omission: str, change: Change, logs: Iterable[list[bytes]]) -> None:
     whole = image._sections
 
     def sections(*args: object) -> Iterator[tuple[int, Iterable[Row]]]:
         for section, rows in whole(*args):
             yield section, (changed for row in rows if (changed := change(section, row)) is not None)
 
-    logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (Stream, ForgetfulStream))
     for log in logs:
         for cut in (60, 80, 100):
             with monkeypatch.context() as planted:
