@@ -44,7 +44,7 @@ LIMITED_KEY = (
     "the one slot that owns the key; leave these options out, or give them to calls without a key"
 )
 
-_RATE = re.compile(r"(\d+)/(\d*\D.*)")
+_RATE = re.compile(r"(\d+)/((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -186,20 +186,20 @@ def _rate(what: str, value: object) -> dict[str, object]:
         return {"starts": 0, "period_ms": 0}
     if not isinstance(value, str):
         raise TypeError(f'{what}: expected text such as "100/m", not {value!r}')
-    found = _RATE.fullmatch(value.replace(" ", ""))
-    try:
-        if found is None:
-            raise ValueError
-        number, period = found.groups()
-        period_ms = milliseconds(what, period if period[0].isdigit() else f"1{period}")
-    except ValueError:
+    found = _RATE.fullmatch(value.replace(" ", "").lower())
+    if found is None:
         raise ValueError(
             f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
             "the units ms, s, m, h and d"
-        ) from None
+        )
+    number, period = found.groups()
     starts = int(number) if len(number) < 20 else STARTS_MAX + 1
     if not 1 <= starts <= STARTS_MAX:
         raise ValueError(f'{what}: "{value}" is out of range, 1 to {STARTS_MAX:,} in a period are allowed')
+    try:
+        period_ms = milliseconds(what, period if period[0].isdigit() else f"1{period}")
+    except ValueError:                  # more than any duration may have
+        period_ms = PERIOD_MS_MAX + 1
     if not PERIOD_MS_MIN <= period_ms <= PERIOD_MS_MAX:
         raise ValueError(f'{what}: "{value}" is out of range, periods of {PERIOD_MS_MIN}ms to 366d are allowed')
     return {"starts": starts, "period_ms": period_ms}
