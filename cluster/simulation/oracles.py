@@ -14,13 +14,13 @@ from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
 from cluster.simulation.key_oracle import KeyOracle
 from cluster.simulation.launched import BrokerProcess, StandIns
+from cluster.simulation.limit_oracle import LimitOracle
 from cluster.simulation.lock_oracle import LockOracle
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.snapshot_oracle import SnapshotOracle
-from cluster.simulation.state_oracle import StateOracle, WatchedMachine
+from cluster.simulation.state_oracle import Plant, StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
-from cluster.state.locks import Locks
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
@@ -34,14 +34,15 @@ STUCK_SHOWN_MAX = 5
 class Oracles:
     """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
-    def __init__(self, world: World, locks: type[Locks] = Locks) -> None:
+    def __init__(self, world: World, plant: Plant = lambda machine: None) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
-        self.state = StateOracle(self.judge, locks)
+        self.state = StateOracle(self.judge, plant)
         self.keys = KeyOracle(self.judge)
         self.locks = LockOracle(self.judge)
-        self.state.on_entry.append(self.locks.applied)
+        self.limits = LimitOracle(self.judge)
+        self.state.on_entry += [self.locks.applied, self.limits.applied]
         self.snapshots = SnapshotOracle(world, self.judge, self.raft.damaged)
         self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end
