@@ -713,6 +713,43 @@ def test_a_run_that_was_cancelled_while_a_limit_held_it_back_leaves_nothing_and_
     assert fates(rig) == [STATE_COMPLETED] and not rig.leader._tables.limits.by_name
 
 
+# -- keys of work ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_key_is_taken_ends_at_once_as_a_duplicate(rig):
+    worker, client = announce(rig, spec(exclusive=False, options=Options(dedup="k"))), rig.client()
+    (first,) = client.submit(dedup="k")
+    fire(rig)
+    run = known(rig).history[-1].task
+    assert worker.tasks() == [first] and rig.leader.state_of(run) == "duplicate"
+    assert fates(rig) == [STATE_COMPLETED] and not known(rig).begun and not rig.leader.schedules.by_task
+    worker.complete(*worker.inbox)
+    fire(rig)
+    run = known(rig).history[-1].task
+    assert worker.tasks() == [run] and rig.leader.details(run).schedule == "s"
+    assert rig.leader.details(client.submit(dedup="k")[0]).duplicate_of == run
+
+
+def test_runs_with_a_window_are_one_in_that_time(rig):
+    worker = announce(rig, spec(options=Options(dedup="k", dedup_ms=2_500)))
+    ran: list[int] = []
+    for _ in range(6):
+        fire(rig)
+        ran.append(len(worker.inbox))
+        worker.complete(*worker.inbox)
+    assert ran == [1, 0, 0, 1, 0, 0] and fates(rig) == [STATE_COMPLETED] * 6
+
+
+def test_a_run_that_waits_for_another_one_has_its_key_meanwhile(rig):
+    worker = announce(rig, spec(on_busy="queue", options=Options(dedup="k", dedup_ms=100)))
+    fire(rig)
+    fire(rig)
+    first, second = (slot.task for slot in known(rig).history)
+    assert rig.leader.details(second).duplicate_of == first and not known(rig).waiting
+    worker.complete(*worker.inbox)
+    assert fates(rig) == [STATE_COMPLETED] * 2
+
+
 # -- others ------------------------------------------------------------------------------------------------------
 
 
