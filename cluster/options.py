@@ -23,7 +23,7 @@ from cluster.state.commands import (
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
 FENCE_MAX = 2**63 - 1
-LINE_BYTES_MAX = 255                # of a share, and of a limit's name, in UTF-8
+LINE_BYTES_MAX = 255                # of a share, of a limit's name, and of a key of work, in UTF-8
 NO_LINE = LineRule()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What other systems call these.
@@ -38,6 +38,14 @@ OTHER_WORDS = {
     "partition": "share",
     "fairness_key": "share",
     "limit_name": "limit",
+    "unique": "dedup",
+    "unique_key": "dedup",
+    "dedup_key": "dedup",
+    "deduplication_id": "dedup",
+    "idempotency_key": "dedup",
+    "job_id": "dedup",
+    "unique_for": "dedup_window",
+    "dedup_ttl": "dedup_window",
 }
 LIMITED_KEY = (
     "rate, concurrency, share and limit are not for calls with a key: tasks of a key wait in a line of their own, for "
@@ -227,6 +235,14 @@ def _limit(what: str, value: object) -> dict[str, object]:
     return {"limit": name}
 
 
+def _dedup(what: str, value: object) -> dict[str, object]:
+    return {"dedup": "" if value is None else _line_name(what, value)}
+
+
+def _dedup_window(what: str, value: object) -> dict[str, object]:
+    return {"dedup_ms": 0 if value is None else milliseconds(what, value)}
+
+
 def _line_name(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{what}: expected a str, not {value!r}; write str(...) around it, the same way everywhere")
@@ -259,6 +275,8 @@ _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "at": _date,
     "expires": _field("expires_ms", _positive),
     "result_ttl": _field("result_ttl_ms", milliseconds),
+    "dedup": _dedup,
+    "dedup_window": _dedup_window,
 }
 
 # Likewise, of its LineRule.
