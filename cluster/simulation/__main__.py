@@ -72,6 +72,7 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "lapses": sum(report.lapses for report in reports),
         "limited": sum(report.limited for report in reports),
         "turns": sum(report.turns for report in reports),
+        "duplicates": sum(report.duplicates for report in reports),
     }
 
 

@@ -46,6 +46,7 @@ class Planted(Enum):
     DOUBLE_DISPATCH = "a new leader gives what one worker holds to the next one that reports to it as well"
     SESSIONS_NOT_IN_SNAPSHOT = "snapshots do not hold the sessions of clients"
     WINDOWS_NOT_IN_SNAPSHOT = "snapshots do not hold what has started under a rate"
+    KEYS_NOT_IN_SNAPSHOT = "snapshots do not hold which work has been done"
     OVERWRITTEN_ENTRY_PLANNED = "plans of snapshots name an entry that was overwritten"
     OVERWRITTEN_ENTRY_COMPACTED = "and the compactor does not compare what came of it"
     LAST_ENTRY_NOT_PLANNED = "plans of snapshots lack their last entry"
@@ -134,6 +135,10 @@ def without_clients(rows: Rows) -> Rows:
     return [row for row in rows if row[SESSION_WORKER] >= 0]
 
 
+def without_any(rows: Rows) -> Rows:
+    return []
+
+
 def without_windows(rows: Rows) -> Rows:
     return [[*row[:LIMIT_WINDOW], [], *row[LIMIT_WINDOW + 1 :]] for row in rows]
 
@@ -219,6 +224,7 @@ STAND_INS: dict[Planted, tuple[str, type]] = {
 }
 COMPACTORS: dict[Planted, Compact] = {
     Planted.SESSIONS_NOT_IN_SNAPSHOT: forgetful_compact(Section.SESSIONS, without_clients),
+    Planted.KEYS_NOT_IN_SNAPSHOT: forgetful_compact(Section.KEYS, without_any),
     Planted.WINDOWS_NOT_IN_SNAPSHOT: forgetful_compact(Section.LIMITS, without_windows),
     Planted.OVERWRITTEN_ENTRY_COMPACTED: blind_compact,
     Planted.LAST_ENTRY_NOT_COMPACTED: blind_compact,

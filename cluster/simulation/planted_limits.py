@@ -1,10 +1,11 @@
-"""Bugs that tests plant in limits and shares: in the state of all brokers, and of the oracle's reference."""
+"""Bugs that tests plant in limits, shares and keys of work: in the state of all brokers, and in the reference."""
 
 from collections.abc import Callable
 from enum import Enum
 
 from cluster.state.commands import Expire
 from cluster.state.credit import Pool
+from cluster.state.duplicates import Duplicates, Scope
 from cluster.state.limits import Limit, Limits
 from cluster.state.lines import Bundle, Lines
 from cluster.state.machine import Machine
@@ -81,6 +82,18 @@ class GreedyLines(Lines):
         super().add_bundle(bundle)
 
 
+class HastyDuplicates(Duplicates):
+    """A key is free as soon as its task has ended."""
+
+    __slots__ = ()
+
+    def _holder(self, scope: Scope, now_ms: int) -> int:
+        taken = self.by_scope.get(scope)
+        if taken is not None and taken.is_over:
+            self._free(taken)
+        return super()._holder(scope, now_ms)
+
+
 def count_what_is_lost(machine: Machine) -> None:
     """What a lost worker had is with it for ever, as limits count."""
     kind = Expire.__struct_config__.tag
@@ -97,12 +110,13 @@ def count_what_is_lost(machine: Machine) -> None:
 
 
 class PlantedLimit(Enum):
-    """What is wrong with limits and shares."""
+    """What is wrong with limits, shares and keys of work."""
 
     TUMBLING_WINDOW = "a rate counts from one full period to the next"
     ENDS_TWICE = "what ends makes room for two"
     LOST_NOT_COUNTED = "what a lost worker had is counted for ever"
     DATE_IS_LOST = "nobody looks when a rate has room again"
+    KEY_WITHOUT_WINDOW = "the key of work that has ended is free within its window"
     SHARE_KEEPS_THE_TURN = "a share keeps its turn while it has something"
 
 
@@ -112,6 +126,7 @@ LIMITS: dict[PlantedLimit, type[Limits]] = {
     PlantedLimit.DATE_IS_LOST: SleepyLimits,
 }
 LINES: dict[PlantedLimit, type[Lines]] = {PlantedLimit.SHARE_KEEPS_THE_TURN: GreedyLines}
+DUPLICATES: dict[PlantedLimit, type[Duplicates]] = {PlantedLimit.KEY_WITHOUT_WINDOW: HastyDuplicates}
 MACHINES: dict[PlantedLimit, Callable[[Machine], None]] = {PlantedLimit.LOST_NOT_COUNTED: count_what_is_lost}
 
 
@@ -126,5 +141,7 @@ def plant_limit(planted: PlantedLimit, machine: Machine) -> None:
         lines.__class__ = LINES[planted]
         for bundle in [*lines.bundles.values()]:
             lines.add_bundle(bundle)
+    if planted in DUPLICATES:
+        machine._tables.duplicates.__class__ = DUPLICATES[planted]
     if planted in MACHINES:
         MACHINES[planted](machine)

@@ -76,6 +76,7 @@ class Report:
     limited: int = 0                    # hand-outs under a rate or a concurrency
     full_limits: int = 0                # of those, that came to its bound
     turns: int = 0                      # hand-outs of a share while another one waited
+    duplicates: int = 0                 # tasks whose work another one did
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -226,6 +227,7 @@ class Scenario:
             limited=oracles.limits.starts,
             full_limits=oracles.limits.full,
             turns=oracles.limits.turns,
+            duplicates=oracles.dedup.duplicates,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

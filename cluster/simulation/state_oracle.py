@@ -338,7 +338,7 @@ class StateOracle:
         self.terminal[task] = result
         is_allowed = task not in self._stopped or result.state in (STATE_CANCELLED, STATE_COMPLETED)
         judge.require(is_allowed, "cancel", f"{task} was told to stop and ended as {result.state}")
-        if result.state in (STATE_CANCELLED, STATE_EXPIRED):
+        if result.state in (STATE_CANCELLED, STATE_EXPIRED) or result.duplicate_of:
             return
         holder = self._held.get(task)
         by_loss = result.state == STATE_DEAD and holder is not None and holder[0] in lost

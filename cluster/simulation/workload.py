@@ -72,6 +72,10 @@ RIVALS_PART = 0.4               # of maps: two of them at a time, of two shares
 RIVALS: tuple[TaskOptions, ...] = ({}, {}, {"limit": "narrow", "concurrency": 2}, {"limit": "slow", "rate": "30/2s"})
 SHARES = ("s1", "s2")
 
+DEDUP_PART = 0.15               # likewise, of which each is one of a few pieces of work
+WORKS = ("a", "b", "c", "d")
+WINDOWS_S = (0, 0, 1.0, 6.0)
+
 ASYNC_ONE_IN = 3                # of submits, and of maps
 
 FATES: tuple[tuple[Fate, int], ...] = (
@@ -304,6 +308,8 @@ class ClientProcess(Node):
             return count.at(self._keys.choice(COUNTED_KEYS)).options(**options)
         if self._lines.random() < LIMITED_PART:
             function = function.options(**self._lines.choice(LINES))
+        if self._lines.random() < DEDUP_PART:
+            function = function.options(dedup=self._lines.choice(WORKS), dedup_window=self._lines.choice(WINDOWS_S))
         return function.options(**options)
 
     def _options(self) -> TaskOptions:

@@ -14,6 +14,7 @@ FOUND_BY = {
     PlantedLimit.ENDS_TWICE: {"concurrency"},
     PlantedLimit.LOST_NOT_COUNTED: {"liveness", "crash"},      # by an assertion of its own, if it is forgotten so
     PlantedLimit.DATE_IS_LOST: {"liveness"},
+    PlantedLimit.KEY_WITHOUT_WINDOW: {"at most one"},
     PlantedLimit.SHARE_KEEPS_THE_TURN: {"turns"},
 }
 SEEDS = 8
