@@ -27,9 +27,8 @@ def milliseconds(what: str, value: object) -> int:
             raise _negative(what, value)
         if _WHOLE.fullmatch(compact) is None:
             raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
-        microseconds = round(
-            sum(float(number) * _UNITS_MS[unit] * 1_000 for number, unit in _PART.findall(compact))
-        )
+        written_ms = sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(compact))
+        microseconds = round(min(written_ms, DURATION_MS_MAX + 1) * 1_000)      # so many digits may be infinite
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if value != value or abs(value) > DURATION_MS_MAX:
             raise ValueError(f"{what}: {value} s is out of range, 0 to 10 years are allowed")

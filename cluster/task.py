@@ -49,6 +49,8 @@ class TaskOptions(TypedDict, total=False):
     concurrency: int | None         # with workers at a time, likewise; any number
     share: str | None               # shares take turns, and each has the rate and the concurrency for itself; none
     limit: str | None               # a name: one rate and concurrency for all tasks and shares that name it
+    dedup: str | None               # what work it is: one task of a function and key runs, the others follow it; none
+    dedup_window: Duration | None   # it has the key for so long, and until it has ended; until it has ended
 
 
 class CallOptions(TaskOptions, total=False):

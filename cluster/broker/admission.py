@@ -109,7 +109,7 @@ def _schedule(spec: ScheduleSpec) -> int:
 
 def _options(options: Options) -> int:
     size = OPTIONS_OVERHEAD_BYTES
-    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor)))
+    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor, options.dedup)))
     if options.line is not None:
         size += LINE_OVERHEAD_BYTES + _text(options.line.share) + _text(options.line.limit)
     if options.retry is not None:

@@ -458,7 +458,8 @@ class ClientActor(Actor):
             # A task that ended without a result may have been replayed under a leader that this one does not know of.
             # Its successor is asked for all that is awaited.
             items = [result for result in items if result.state == STATE_COMPLETED]
-        self._waits.deliver(items, self.session)
+        if followed := self._waits.deliver(items, self.session):
+            self._waits.ask(self._links.leader, followed)
 
     def _on_unknown(self, peer: Peer, message: Unknown) -> None:
         if peer is self._links.leader:

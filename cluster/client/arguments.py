@@ -9,11 +9,12 @@ import msgspec
 from msgspec import Struct
 
 from cluster.state.effects import STATE_COMPLETED
-from cluster.state.status import STATE_NAMES
+from cluster.state.status import DUPLICATE, STATE_NAMES
 from cluster.state.task_rows import ARGUMENTS_BYTES_MAX
 
 COMPLETED = STATE_NAMES[STATE_COMPLETED]
 NOT_KEPT = "not kept: it has completed, and has its result in their place"
+NEVER_KEPT = "not kept: it is a duplicate, and never runs"
 
 
 class Call(Struct, frozen=True):
@@ -26,8 +27,8 @@ class Call(Struct, frozen=True):
 
 def call_of(state: str, body: bytes | None, body_bytes: int) -> Call:
     """Of a task in this state, whose body of so many bytes was told or not."""
-    if state == COMPLETED:
-        return Call(why=NOT_KEPT)
+    if state in (COMPLETED, DUPLICATE):
+        return Call(why=NOT_KEPT if state == COMPLETED else NEVER_KEPT)
     if body is None:
         return Call(why=f"{body_bytes} bytes; up to {ARGUMENTS_BYTES_MAX} are shown")
     try:

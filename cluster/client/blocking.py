@@ -250,6 +250,11 @@ class BlockingHandle(Generic[R]):
     def id(self) -> int:
         return self._handle.id
 
+    @property
+    def duplicate_of(self) -> int | None:
+        """As `Handle.duplicate_of`."""
+        return self._handle.duplicate_of
+
     def result(self, timeout: Duration | None = None) -> R:
         """The result, or DeadlineExceeded after `timeout`; the task goes on and may be asked for again."""
         timeout_seconds(timeout)
@@ -315,6 +320,11 @@ class BlockingBatch(Generic[R]):
     def ids(self) -> list[int]:
         """The tasks' ids, in the order of the items."""
         return self._batch.ids
+
+    @property
+    def duplicates(self) -> dict[int, int]:
+        """As `Batch.duplicates`."""
+        return self._batch.duplicates
 
     @property
     def progress(self) -> tuple[int, int, int]:

@@ -41,12 +41,16 @@ class Handle(Generic[R]):
     """One submitted task. `await handle` gives its result or raises what became of it:
 
     TaskFailed, TaskDead, TaskCancelled, TaskExpired, or Unavailable with outcome "unknown".
+
+    `id` is its own. `duplicate_of` is the id of another one that did its work, if it was submitted with a key (`dedup`)
+    that this had; then everything that the handle says of an end is that one's. It is None until that is known.
     """
 
-    __slots__ = ("_client", "_error", "_result", "_task", "_waiters", "id")
+    __slots__ = ("_client", "_error", "_result", "_task", "_waiters", "duplicate_of", "id")
 
     def __init__(self, client: "Client", task: Task[..., R] | None) -> None:
         self.id = 0
+        self.duplicate_of: int | None = None
         self._client = client
         self._task = task
         self._result: TaskResult | None = None
@@ -80,7 +84,12 @@ class Handle(Generic[R]):
             if self._error is None:
                 raise ClusterError(f"task {self.id} has not ended")
             raise self._error
-        return value_of(self._result, self._task)
+        try:
+            return value_of(self._result, self._task)
+        except ClusterError as error:
+            if self.duplicate_of is not None:
+                error.add_note(f"task {self.id} is a duplicate of task {self.duplicate_of}")
+            raise
 
     def state(self) -> str:
         """What this client knows: "pending" until the terminal record arrived, then its state."""
@@ -102,6 +111,8 @@ class Handle(Generic[R]):
         """Runs a task again that ended without a result; returns a handle for its new end, once a majority has that.
         This one stays as it is. Raises ClusterError if there is nothing to be run again, else as `Client.replay`.
         """
+        if self.duplicate_of is not None:
+            raise ClusterError(f"task {self.id} is a duplicate of task {self.duplicate_of}: replay that one")
         if await self._client.replay([self.id]) == 0:
             raise ClusterError(
                 f"task {self.id} is not run again: it is completed, has not ended yet, or is not kept any more; "
@@ -148,6 +159,9 @@ class Handle(Generic[R]):
         self._error = error
         self._wake()
 
+    def follow(self, task: int, first: int) -> None:
+        self.duplicate_of = first
+
     def _arrival(self) -> "asyncio.Future[None]":
         future: asyncio.Future[None] = self._client._loop.create_future()
         if self._waiters is None:
@@ -177,6 +191,7 @@ class Batch(Generic[R]):
         self._records: list[TaskResult | ClusterError | None] = []
         self._finished: list[int] = []                   # positions, in order of arrival
         self._failed = 0
+        self._firsts: dict[int, int] = {}                # duplicates -> of which task
         self._complete = False                           # every item is submitted
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -187,6 +202,11 @@ class Batch(Generic[R]):
     def ids(self) -> list[int]:
         """The tasks' ids, in the order of the items."""
         return self._ids.copy()
+
+    @property
+    def duplicates(self) -> dict[int, int]:
+        """Those of `ids` that are duplicates, as far as that is known, and of which task (`Handle.duplicate_of`)."""
+        return self._firsts.copy()
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -235,6 +255,7 @@ class Batch(Generic[R]):
         position = self._finished[place]
         handle: Handle[R] = Handle(self._client, self._task)
         handle.id = self._ids[position]
+        handle.duplicate_of = self._firsts.get(handle.id)
         record = self._records[position]
         if isinstance(record, ClusterError):
             handle.fail(handle.id, record)
@@ -277,6 +298,9 @@ class Batch(Generic[R]):
 
     def fail(self, task: int, error: ClusterError) -> None:
         self._record(task, error, False)
+
+    def follow(self, task: int, first: int) -> None:
+        self._firsts[task] = first
 
     def _record(self, task: int, record: TaskResult | ClusterError, good: bool) -> None:
         position = self._index[task]

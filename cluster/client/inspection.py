@@ -16,7 +16,7 @@ from cluster.wire import NO_TOTAL, ListTasks, ShowTask, TaskRows, TaskShown
 if TYPE_CHECKING:
     from cluster.client.client import Client
 
-STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled", "expired")
+STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled", "expired", "duplicate")
 PAGE_TASKS = 1_000                      # asked for at once
 DATE_MS_END = 253_402_300_800_000       # the year 10000: a worker whose clock says that has none
 
@@ -46,7 +46,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     """What the cluster has of one task. In a list it ends with `held_back_until`: what follows is of `Client.task`."""
 
     id: int
-    state: str                          # pending, processing, completed, failed, dead, cancelled or expired
+    state: str                          # pending, processing, completed, failed, dead, cancelled, expired or duplicate
     name: str
     queue: str
     priority: int
@@ -80,6 +80,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     progress: tuple[int, int | None] | None = None      # done, and of how much, if it runs and has said so
     schedule: str = ""                          # whose run it is; "" if it was submitted
     scheduled_at: datetime | None = None        # the time that this run is for
+    dedup: str = ""                             # the key of its work; "" if it has none
+    duplicate_of: int | None = None             # the task that did its work
 
 
 class Listing:
@@ -189,6 +191,8 @@ def info_of(
         progress=None if progress is None else (progress[0], None if progress[1] == NO_TOTAL else progress[1]),
         schedule=details.schedule,
         scheduled_at=_date(details.slot_ms),
+        dedup=details.dedup,
+        duplicate_of=details.duplicate_of or None,
     )
 
 

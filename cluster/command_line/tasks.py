@@ -161,6 +161,8 @@ def described(info: TaskInfo) -> Iterator[str]:
         "state": f"{info.state} ({what})" if what else info.state,
         "queue": f"{info.queue}, priority {info.priority}",
         "schedule": f"{info.schedule}, {_date(info.scheduled_at)}" if info.schedule else "",
+        "dedup": info.dedup,
+        "duplicate of": "" if info.duplicate_of is None else str(info.duplicate_of),
         "worker": info.worker + (f", slot {info.slot}" if info.slot is not None else ""),
         "tries": f"{info.attempt}, of which {info.crashes} crashed" if info.crashes else str(info.attempt),
         "started": _date(info.started_at),

@@ -70,6 +70,9 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "replays": sum(report.replays for report in reports),
         "grants": sum(report.grants for report in reports),
         "lapses": sum(report.lapses for report in reports),
+        "limited": sum(report.limited for report in reports),
+        "turns": sum(report.turns for report in reports),
+        "duplicates": sum(report.duplicates for report in reports),
     }
 
 

@@ -11,6 +11,7 @@ from cluster.peer.messages import Leading
 from cluster.simulation.launched import StandIns
 from cluster.state.commands import Release
 from cluster.state.locks import Claim, Lock, Locks
+from cluster.state.machine import Machine
 from cluster.state.sessions import Session
 
 # -- the state --------------------------------------------------------------------------------------------------------
@@ -135,8 +136,9 @@ LEADERS: dict[PlantedLock, type[Broker]] = {
 }
 
 
-def locks_of(planted: PlantedLock | None) -> type[Locks]:
-    return STATES.get(planted, Locks) if planted is not None else Locks
+def plant_lock(planted: PlantedLock, machine: Machine) -> None:
+    """A machine was made, or has got a state."""
+    machine.locks.__class__ = STATES.get(planted, Locks)
 
 
 def leaders_of(planted: PlantedLock | None) -> StandIns:

@@ -50,7 +50,6 @@ from cluster.state.effects import (
     Effects,
     TaskResult,
 )
-from cluster.state.locks import Locks
 from cluster.state.machine import Machine
 from cluster.storage.snapshot_format import SnapshotMeta
 
@@ -59,6 +58,7 @@ CHECK_INTERVAL = 128            # entries between checks of all invariants of th
 
 Pair = tuple[int, int]          # task id, attempt
 Place = tuple[str, str, str, tuple[str, ...]]       # queue, actor, key, labels
+Plant = Callable[[Machine], None]
 
 
 class WatchedMachine(Machine):
@@ -70,7 +70,7 @@ class WatchedMachine(Machine):
         super().__init__()
         self._oracle = oracle
         self._node = node
-        self.locks.__class__ = oracle.locks
+        oracle.plant(self)
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
         super().apply(index, term, payload, effects)
@@ -78,7 +78,7 @@ class WatchedMachine(Machine):
 
     def replace(self, other: Machine) -> Iterator[None]:
         old = super().replace(other)
-        self.locks.__class__ = self._oracle.locks
+        self._oracle.plant(self)
         self._oracle.restored(self._node, self)
         return old
 
@@ -96,10 +96,10 @@ class Applied:
 class StateOracle:
     """Invariant of the books: `_held[task]` = (session, attempt) exactly while the state has handed that out."""
 
-    def __init__(self, judge: Judge, locks: type[Locks] = Locks) -> None:
-        self.locks = locks              # tests plant bugs there, in all brokers and in the reference
+    def __init__(self, judge: Judge, plant: Plant = lambda machine: None) -> None:
+        self.plant = plant              # told of all machines, and again when one gets a state: tests plant bugs there
         self.reference = Machine()
-        self.reference.locks.__class__ = locks
+        plant(self.reference)
         self.applied_entries: list[Applied] = []            # from index 1 on
         self.terminal: dict[int, TaskResult] = {}           # terminal record of each task that has ended for now
         self.records: dict[int, list[TaskResult]] = {}      # all that it ever got
@@ -338,7 +338,7 @@ class StateOracle:
         self.terminal[task] = result
         is_allowed = task not in self._stopped or result.state in (STATE_CANCELLED, STATE_COMPLETED)
         judge.require(is_allowed, "cancel", f"{task} was told to stop and ended as {result.state}")
-        if result.state in (STATE_CANCELLED, STATE_EXPIRED):
+        if result.state in (STATE_CANCELLED, STATE_EXPIRED) or result.duplicate_of:
             return
         holder = self._held.get(task)
         by_loss = result.state == STATE_DEAD and holder is not None and holder[0] in lost

@@ -53,6 +53,29 @@ KEYS = 5
 COUNTED_PART = 0.3              # of the calls in every other seed: those of task actors, whose instances count them
 COUNTED_KEYS = ("k1", "k2", "k3")
 
+LIMITED_PART = 0.35             # of submits that are not of a counted actor, and of maps
+# Each limit has one set of terms, by which it is judged.
+LINES: tuple[TaskOptions, ...] = (
+    {"share": "s1"},
+    {"share": "s2"},
+    {"share": "s3"},
+    {"limit": "narrow", "concurrency": 2, "share": "s1"},
+    {"limit": "narrow", "concurrency": 2, "share": "s2"},
+    {"limit": "narrow", "concurrency": 2},
+    {"limit": "slow", "rate": "30/2s", "share": "s1"},
+    {"limit": "slow", "rate": "30/2s", "share": "s2"},
+    {"share": "s4", "rate": "15/s"},
+    {"share": "s5", "concurrency": 1},
+    {"share": "s6", "concurrency": 3, "rate": "200/5s"},
+)
+RIVALS_PART = 0.4               # of maps: two of them at a time, of two shares
+RIVALS: tuple[TaskOptions, ...] = ({}, {}, {"limit": "narrow", "concurrency": 2}, {"limit": "slow", "rate": "30/2s"})
+SHARES = ("s1", "s2")
+
+DEDUP_PART = 0.15               # likewise, of which each is one of a few pieces of work
+WORKS = ("a", "b", "c", "d")
+WINDOWS_S = (0, 0, 1.0, 6.0)
+
 ASYNC_ONE_IN = 3                # of submits, and of maps
 
 FATES: tuple[tuple[Fate, int], ...] = (
@@ -113,6 +136,7 @@ class ClientProcess(Node):
         self.history = workload.history
         self.random = workload.world.stream(f"client {name}")
         self._keys = workload.world.stream(f"keys {name}")      # of its own: other seeds keep their course
+        self._lines = workload.world.stream(f"lines {name}")    # likewise
         self.is_busy = False
         self.limits = SessionLimits()
         super().__init__(workload.world, name)
@@ -162,10 +186,17 @@ class ClientProcess(Node):
         await asyncio.gather(*[self._await(handle) for handle in handles if handle is not None])
 
     async def _map(self, client: Client) -> None:
+        if self._lines.random() < RIVALS_PART:
+            shared = work.options(**self._lines.choice(RIVALS))
+            await asyncio.gather(*[self._map_with(client, shared.options(share=share)) for share in SHARES])
+        else:
+            await self._map_with(client, self._task({}))
+
+    async def _map_with(self, client: Client, task: Task[[Call], int]) -> None:
         calls = [self._call() for _ in range(self.random.randint(2, MAP_TASKS_MAX))]
         operation = self.history.invoke(self.name, "map", [call.key for call in calls])
         try:
-            batch = await client.map(self._task({}), calls)
+            batch = await client.map(task, calls)
         except ClusterError as error:
             self.history.unknown(operation, _reason(error))     # a part of it may have been taken
             return
@@ -274,7 +305,11 @@ class ClientProcess(Node):
     def _task(self, options: TaskOptions) -> Task[[Call], int]:
         function = wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
         if self.workload.world.seed % 2 and self._keys.random() < COUNTED_PART and "labels" not in options:
-            function = count.at(self._keys.choice(COUNTED_KEYS))
+            return count.at(self._keys.choice(COUNTED_KEYS)).options(**options)
+        if self._lines.random() < LIMITED_PART:
+            function = function.options(**self._lines.choice(LINES))
+        if self._lines.random() < DEDUP_PART:
+            function = function.options(dedup=self._lines.choice(WORKS), dedup_window=self._lines.choice(WINDOWS_S))
         return function.options(**options)
 
     def _options(self) -> TaskOptions:
@@ -296,9 +331,9 @@ class ClientProcess(Node):
 
 
 def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
-    """Some calls are for an instance with a key; which ones follows from their numbers."""
+    """Some calls are for an instance with a key; which ones follows from their numbers. They have no limits."""
     number, rest = divmod(call.key, KEYED_ONE_IN)
-    if not rest:
+    if not rest and task.settings.line is None:
         task.settings = replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
     return task
 

@@ -44,6 +44,7 @@ def evict(tables: Tables) -> None:
     if second is not None and (second * SECOND_MS <= tables.now_ms or has_surplus):
         _Sweep(tables).run()
     retention.ended = retention.ended_bytes = 0
+    tables.counters.forgotten_keys += tables.duplicates.enforce()
     tables.counters.blanked_attempts += tables.evidence.enforce(tables.tasks)
 
 

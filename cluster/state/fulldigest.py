@@ -12,6 +12,7 @@ from zlib import crc32
 import msgspec
 
 from cluster.state.credit import Credit
+from cluster.state.duplicates import Duplicates
 from cluster.state.evidence import Evidence
 from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.limits import Limits
@@ -45,6 +46,7 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _sessions(tables.sessions)
     yield from _locks(tables.locks)
     yield from _schedules(tables.schedules)
+    yield from _duplicates(tables.duplicates)
     yield from _tasks(tables)
     yield from _retention(tables.retention)
     yield from _evidence(tables.evidence)
@@ -135,6 +137,12 @@ def _schedules(schedules: Schedules) -> Iterator[object]:
         yield (list(schedule.begun), list(schedule.waiting), list(schedule.history))
         yield (schedule.alarm, schedule.alarm_ms)
     yield [(task, schedule.spec.name) for task, schedule in sorted(schedules.by_task.items())]
+
+
+def _duplicates(duplicates: Duplicates) -> Iterator[object]:
+    for task, taken in sorted(duplicates.by_task.items()):
+        yield (task, taken.scope, taken.until_ms, taken.is_over)
+    yield list(duplicates.over)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

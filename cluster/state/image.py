@@ -49,6 +49,7 @@ from cluster.state.rows import (
     EndRow,
     EvidenceRow,
     HeadRow,
+    KeyRow,
     LimitRow,
     LotRow,
     MemoRow,
@@ -126,6 +127,7 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.ENDED, _ended(tables)
     yield Section.CLAIMS, _claims(tables)
     yield Section.SCHEDULES, _schedules(tables)
+    yield Section.KEYS, _taken(tables)
     yield Section.TASKS, _tasks(tables, specs)
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
@@ -277,6 +279,13 @@ def _schedules(tables: Tables) -> Iterator[Row]:
         )
 
 
+def _taken(tables: Tables) -> Iterator[Row]:
+    over = tables.duplicates.over
+    unfinished = [taken for task, taken in sorted(tables.duplicates.by_task.items()) if task not in over]
+    for taken in (*unfinished, *over.values()):
+        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over)
+
+
 def _orders(tables: Tables) -> Iterator[Row]:
     for pool in tables.credit.pools.values():
         for priority, ring in enumerate(pool.ready):
@@ -377,6 +386,7 @@ class Specs:
                         spec.schedule,
                         spec.slot_ms,
                         spec.line,
+                        spec.dedup,
                     )
                 )
         return rows
@@ -386,7 +396,7 @@ class Specs:
 
 
 def _whose(spec: Spec) -> tuple[str, str, str, str, Labels]:
-    is_written = bool(spec.key) or spec.line is not None
+    is_written = bool(spec.key) or spec.line is not None or bool(spec.dedup)
     return (spec.queue, spec.name, spec.actor, spec.key, spec.labels) if is_written else NO_KEY
 
 

@@ -10,6 +10,8 @@ The loop over tasks runs inside `map` and `dict.update`: a record is made, table
 
 from itertools import repeat
 
+from msgspec import structs
+
 from cluster.state.commands import (
     CONCURRENCY_MAX,
     PERIOD_MS_MAX,
@@ -26,6 +28,7 @@ from cluster.state.commands import (
     Submit,
 )
 from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
+from cluster.state.following import follow, with_key
 from cluster.state.queues import DELAYED, PENDING, Spec
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -52,6 +55,9 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             continue
         session.unsaid += len(group.bodies)
         options = group.options
+        if options is not None and options.dedup:
+            _enter_once(tables, group.name, options, base | group.first, group.bodies)
+            continue
         spec = spec_for(tables, group.name, options, len(group.bodies))
         enter(tables, spec, base | group.first, group.bodies, delay_of(options, tables.now_ms))
     return ANSWER_OK, 0
@@ -66,8 +72,11 @@ def delay_of(options: Options | None, now_ms: int) -> int:
 
 def spec_for(tables: Tables, name: str, options: Options | None, count: int) -> Spec:
     """The spec of so many tasks that are about to `enter`."""
-    if options is None or (not options.key and options.line is None):
+    if options is None or (not options.key and options.line is None and not options.dedup):
         return tables.queues.spec(name, options, tables.now_ms)
+    if options.dedup:
+        plain = structs.replace(options, dedup="", dedup_ms=0)      # others of this kind are remembered by
+        return with_key(spec_for(tables, name, plain, count), options)
     if options.key:
         return tables.keys.spec(name, options, count, tables.now_ms)
     return tables.lines.spec(name, options, count, tables.now_ms)
@@ -97,6 +106,25 @@ def enter(
         channel.append(spec.priority, tasks)
     if spec.expires_at_ms:
         tables.timers.add(spec.expires_at_ms, first, len(tasks), EXPIRES)
+
+
+def _enter_once(tables: Tables, name: str, options: Options, first: int, bodies: list[bytes]) -> None:
+    """The first of these tasks, if their key is free; the others are its duplicates."""
+    known = tables.duplicates.first(name, options, tables.now_ms)
+    if not known:
+        enter_first(tables, spec_for(tables, name, options, 1), options, first, bodies[:1])
+        known, first, bodies = first, first + 1, bodies[1:]
+    if bodies:
+        follow(tables, known, name, options, first, len(bodies))
+
+
+def enter_first(
+    tables: Tables, spec: Spec, options: Options, task: int, body: list[bytes], *, waits: bool = False
+) -> None:
+    """As `enter`, for one task, which takes its key if it has one."""
+    enter(tables, spec, task, body, delay_of(options, tables.now_ms), waits=waits)
+    if options.dedup:
+        tables.duplicates.take(spec, task, options.dedup_ms, tables.now_ms)
 
 
 def let_go(tables: Tables, task: Task, delay_ms: int) -> None:
@@ -143,6 +171,8 @@ def are_valid(options: Options) -> bool:
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
         and (options.line is None or (not options.key and _is_valid_line(options.line)))
+        and (not options.dedup or is_name(options.dedup))
+        and 0 <= options.dedup_ms <= DURATION_MS_MAX
     )
 
 

@@ -3,6 +3,7 @@ else."""
 
 from cluster.state.commands import NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
+from cluster.state.duplicate_invariants import check_duplicates
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.key_invariants import check_keys
@@ -28,6 +29,7 @@ def check(tables: Tables) -> None:
     _check_rings(tables)
     check_keys(tables)
     check_lines(tables)
+    check_duplicates(tables)
     _check_sessions(tables)
     _check_locks(tables)
     _check_schedules(tables)
@@ -162,9 +164,12 @@ def _check_counters(tables: Tables) -> None:
     delayed: dict[str, int] = {}
     running: dict[str, int] = {}
     ended: dict[tuple[str, int], int] = {}
+    duplicates = 0
     for task in tables.tasks.in_order():
         name = task.spec.queue
-        if task.is_terminal:
+        if task.duplicate_of:
+            duplicates += 1
+        elif task.is_terminal:
             ended[name, task.state] = ended.get((name, task.state), 0) + 1
         else:
             counts = {PENDING: ready, DELAYED: delayed, HELD: running}[task.state]
@@ -174,9 +179,9 @@ def _check_counters(tables: Tables) -> None:
         assert queue.delayed == delayed.get(name, 0), f"delayed of {name}"
         assert queue.running == running.get(name, 0), f"running of {name}"
         assert all(queue.ended[state] >= ended.get((name, state), 0) for state in range(5)), f"ended of {name}"
-    all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()])
+    all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()]) + tables.counters.duplicates
     gone = tables.counters.evicted + tables.counters.replayed
-    assert all_ended == sum(ended.values()) + gone, "ended = known + forgotten + replayed"
+    assert all_ended == sum(ended.values()) + duplicates + gone, "ended = known + forgotten + replayed"
     for channel in tables.queues.channels.values():
         entries = [message for lane in channel.lanes for message in lane or ()]
         live = [message for message in entries if message.state == PENDING]

@@ -35,7 +35,7 @@ from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, OF_KEY, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -70,6 +70,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
+    if task.spec.dedup:
+        tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
 
@@ -212,7 +214,10 @@ def run_timers(tables: Tables) -> None:
     for date_ms, first, count, item in tables.timers.take_due(tables.now_ms):
         life, what = divmod(item, 1 << LIFE_SHIFT)
         if what == LIMIT:
-            tables.limits.due(first, date_ms)
+            if life == OF_KEY:
+                tables.duplicates.due(first, tables.now_ms)
+            else:
+                tables.limits.due(first, date_ms)
             continue
         found = [tables.tasks.get(number) for number in range(first, first + count)]
         tasks = [task for task in found if task is not None and task.replays == life]

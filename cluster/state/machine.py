@@ -65,7 +65,7 @@ from cluster.state.registration import register
 from cluster.state.replays import replay
 from cluster.state.schedules import Schedules
 from cluster.state.sessions import Session
-from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
+from cluster.state.status import Status, assignment_of, state_name, status_of
 from cluster.state.tables import Tables
 from cluster.state.task_rows import TaskDetails
 from cluster.state.tasks import Attempt
@@ -221,10 +221,10 @@ class Machine:
         return found.result() if found.is_terminal else PENDING
 
     def state_of(self, task: int) -> str | None:
-        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such task, or it is
-        forgotten."""
+        """pending, processing, completed, failed, cancelled, expired, dead or duplicate; None if there is no such task,
+        or it is forgotten."""
         found = self._tables.tasks.get(task)
-        return None if found is None else STATE_NAMES[found.state]
+        return None if found is None else state_name(found)
 
     def attempts(self, task: int) -> list[Attempt]:
         """The ended attempts of a task, at most the last 10."""

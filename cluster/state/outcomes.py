@@ -103,6 +103,8 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
             spec = task.spec
             ended = 0
             estimate_us = tables.queues.channels[spec.channel].name.estimate_us
+            if spec.dedup:      # no two tasks have this spec
+                tables.duplicates.ended(number, tables.now_ms)
             if spec.result_ttl_ms != ttl_ms:
                 _publish(tables, submitter, done, lot, done_bytes)
                 done = []

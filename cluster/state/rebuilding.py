@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
+from cluster.state.duplicates import Taken
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
@@ -33,6 +34,7 @@ from cluster.state.rows import (
     EndedRow,
     EvidenceRow,
     HeadRow,
+    KeyRow,
     LimitRow,
     LotRow,
     MemoRow,
@@ -259,6 +261,13 @@ class Rebuilding:
         for task in (*row.begun, *row.waiting):
             schedules.by_task[task] = schedule
 
+    def key(self, row: KeyRow) -> None:
+        scope = (self._text(row.name), self._text(row.key), self._text(row.dedup))
+        duplicates = self.tables.duplicates
+        if scope in duplicates.by_scope or row.task in duplicates.by_task:
+            raise LookupError(f"key {scope} of task {row.task}")
+        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over))
+
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
             self._spec(spec)
@@ -428,7 +437,7 @@ class Rebuilding:
         return self._texts.setdefault(text, text)
 
     def _spec(self, row: SpecRow) -> None:
-        if row.key or row.line is not None:
+        if row.key or row.line is not None or row.dedup:
             queue, name = self._text(row.queue), self._text(row.name)
         else:
             channel = self.tables.queues.channels[row.channel]
@@ -451,6 +460,7 @@ class Rebuilding:
                 self._text(row.schedule),
                 row.slot_ms,
                 None if row.line is None else self._rules.setdefault(row.line, row.line),
+                self._text(row.dedup),
             )
         )
 
@@ -485,6 +495,7 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.ENDED: Rebuilding.ended,
     Section.CLAIMS: Rebuilding.claim,
     Section.SCHEDULES: Rebuilding.schedule,
+    Section.KEYS: Rebuilding.key,
     Section.TASKS: Rebuilding.tasks,
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,

@@ -9,7 +9,8 @@ was dead goes alone, as one that is known to have ended its process.
 It is another record from then on (`Task.replays` says which): in the lane where it ended there may be a stale entry for
 the old one, which is known by its state and must not come to life. Dates that were set for the old one are void.
 
-A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive.
+A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive. So is
+a task whose key another one has by now (`duplicates`).
 
 A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
 """
@@ -33,7 +34,7 @@ def replay(tables: Tables, tasks: Iterable[int]) -> int:
     replayed: list[int] = []
     for number in tasks:
         task = tables.tasks.get(number)
-        if task is not None and is_replayable(task) and tables.schedules.admits(number, task.spec.schedule):
+        if task is not None and is_replayable(task) and _is_admitted(tables, task):
             _begin_anew(tables, task)
             replayed.append(number)
     if replayed:
@@ -46,6 +47,14 @@ def replay(tables: Tables, tasks: Iterable[int]) -> int:
 def is_replayable(task: Task) -> bool:
     """Images of an earlier version have no arguments of what has ended; those of a client of ours are never empty."""
     return task.state in REPLAYABLE and bool(task.body)
+
+
+def _is_admitted(tables: Tables, task: Task) -> bool:
+    """It would not run beside another one beside which it must not."""
+    spec = task.spec
+    if spec.dedup and not tables.duplicates.may_be_replayed(spec, task.id, tables.now_ms):
+        return False
+    return tables.schedules.admits(task.id, spec.schedule)
 
 
 def _begin_anew(tables: Tables, old: Task) -> None:
@@ -71,5 +80,7 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     assert task.holder == 0
     tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
     tables.queues.channels[spec.channel].append_again(task)
+    if spec.dedup:
+        tables.duplicates.replayed(spec, task.id)
     if spec.schedule:
         tables.schedules.replayed(task.id, spec.schedule)

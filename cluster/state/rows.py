@@ -33,6 +33,7 @@ class Section(IntEnum):
     ENDED = 100
     CLAIMS = 105
     SCHEDULES = 107
+    KEYS = 108
     TASKS = 110
     ORDERS = 120
     LOTS = 130
@@ -156,8 +157,8 @@ class ChannelRow(Row, frozen=True):
 
 
 class SpecRow(Row, frozen=True):
-    """Its queue and its name are those of the channel. With a key or a line they are written here: the channel may be
-    gone. `schedule` and `slot_ms` are of a run."""
+    """Its queue and its name are those of the channel. With a key, a line or `dedup` they are written here: the channel
+    may be gone. `schedule` and `slot_ms` are of a run."""
 
     channel: int
     priority: int
@@ -175,6 +176,7 @@ class SpecRow(Row, frozen=True):
     schedule: str = ""
     slot_ms: int = 0
     line: LineRule | None = None
+    dedup: str = ""
 
 
 class MemoRow(Row, frozen=True):
@@ -258,6 +260,17 @@ class ScheduleRow(Row, frozen=True):
     history: list[Slot]
     alarm: int
     alarm_ms: int
+
+
+class KeyRow(Row, frozen=True):
+    """A key that a task has: first those of unfinished tasks, then others, in the order in which they ended."""
+
+    name: str
+    key: str
+    dedup: str
+    task: int
+    until_ms: int
+    is_over: bool
 
 
 class TasksRow(Row, frozen=True):
@@ -346,6 +359,7 @@ ROWS: dict[Section, type[Row]] = {
     Section.ENDED: EndedRow,
     Section.CLAIMS: ClaimRow,
     Section.SCHEDULES: ScheduleRow,
+    Section.KEYS: KeyRow,
     Section.TASKS: TasksRow,
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from cluster.state.commands import MACHINE_VERSION
 from cluster.state.credit import Credit
+from cluster.state.duplicates import Duplicates
 from cluster.state.evidence import Evidence
 from cluster.state.keys import Keys
 from cluster.state.ledger import Ledger
@@ -37,6 +38,8 @@ class Counters:
     evicted: int = 0                # tasks that ended and are forgotten
     evicted_early: int = 0          # of those, before their date: all results, or all dead letters, were too large
     replayed: int = 0               # tasks that had ended and were run again, each time counted
+    duplicates: int = 0             # tasks that ran nothing, since another one had their key
+    forgotten_keys: int = 0         # before the end of their window: there were too many
     blanked_attempts: int = 0       # that lost traceback and stderr, since all evidence was too large together
 
     def as_dict(self) -> dict[str, int]:
@@ -50,6 +53,7 @@ class Tables:
         "cluster_id",
         "counters",
         "credit",
+        "duplicates",
         "evidence",
         "keys",
         "ledger",
@@ -74,6 +78,7 @@ class Tables:
         self.keys = Keys(self.queues, self.credit.serving)
         self.timers = Timers()
         self.limits = Limits(self.timers)
+        self.duplicates = Duplicates(self.timers)
         self.lines = Lines(self.queues, self.limits, self.credit.serving)
         self.sessions = Sessions()
         self.locks = Locks(self.sessions, self.ledger)

@@ -63,7 +63,7 @@ class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     """All that the state has of one task. `body_bytes` are of its arguments, once it has completed of its result.
     `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled.
     `arguments` are its body, None if that is longer than ARGUMENTS_BYTES_MAX, or holds the result. `schedule` and
-    `slot_ms` are of a run of a schedule."""
+    `slot_ms` are of a run of a schedule. `dedup` is the key of its work; a duplicate says of which task, others 0."""
 
     row: TaskRow
     attempts: list[Attempt]
@@ -78,3 +78,5 @@ class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     arguments: bytes | None = None
     schedule: str = ""
     slot_ms: int = 0
+    dedup: str = ""
+    duplicate_of: int = 0

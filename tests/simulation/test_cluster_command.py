@@ -12,7 +12,7 @@ from cluster.simulation import __main__ as command
 KEYS = [
     "seeds", "violations", "simulated_hours", "operations", "acknowledged", "lost", "duplicated_records", "faults",
     "elections", "wall_seconds", "snapshots", "restorations", "copies", "transfers", "interrupted_transfers",
-    "refetches", "crashes_in_compaction", "replays", "grants", "lapses",
+    "refetches", "crashes_in_compaction", "replays", "grants", "lapses", "limited", "turns", "duplicates",
 ]  # fmt: skip
 
 
