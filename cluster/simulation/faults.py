@@ -22,8 +22,7 @@ from random import Random
 from signal import SIGKILL
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
-from actors.simulation.network import Cuts
+from actors.simulation import Cuts, FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.simulation.damage import cut_power_in_next_sync, flip_snapshots, flip_vouched, index_of, watch_losses
 
