@@ -8,7 +8,7 @@ from typing import overload
 from msgspec import Struct
 
 from cluster.client.blocking import BlockingClient
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.client import Client
 from cluster.client.lock_listing import holder_of
 from cluster.client.lock_watching import LockWatcher

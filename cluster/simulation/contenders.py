@@ -152,9 +152,9 @@ class ContenderProcess(Node):
         """Releases what another one holds, as no client of ours would. Nothing must come of it."""
         strangers = self.contenders.oracle.claims_of_others(client._actor.session)
         if strangers:
-            claims = client._actor._commands._claims
-            claims._releases[self.random.choice(strangers)] = (None, 0)
-            claims._pump()
+            commands = client._actor._commands
+            commands._claims.release(self.random.choice(strangers))
+            commands.pump()
 
     async def _leave_badly(self, client: Client, ports: Ports) -> None:
         """Ends the session whatever it holds and waits for, as no client of ours would. Its lock objects hear of it

@@ -7,7 +7,7 @@ from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.lease_table import CLIENT_LEASE
 from cluster.broker.lock_service import NOT_PROPOSED
-from cluster.client import claims as client_claims
+from cluster.client import claim_commands
 from cluster.client.holding import Holding
 from cluster.peer.messages import Leading
 from cluster.simulation.launched import StandIns
@@ -177,4 +177,4 @@ def leaders_of(planted: PlantedLock | None) -> StandIns:
 
 def holders_of(planted: PlantedLock | None) -> StandIns:
     """While the world runs."""
-    return {(client_claims, "Holding"): HOLDERS[planted]} if planted in HOLDERS else {}
+    return {(claim_commands, "Holding"): HOLDERS[planted]} if planted in HOLDERS else {}

@@ -265,6 +265,40 @@ def test_a_holder_that_cannot_be_asked_is_waited_for_until_it_has_lost_its_turn(
 # -- decorators -------------------------------------------------------------------------------------------------------
 
 
+def test_who_is_replaced_while_it_waits_is_told_how_long_it_waited(rig, job):
+    async def replica(cluster: Client, ports: Ports) -> Any:
+        await cluster.exclusive("nightly", at_most="1h").acquire()
+        waits = asyncio.ensure_future(cluster.exclusive("nightly", at_most="1h", on_busy="queue").acquire())
+        await pause(ports, 252)
+        newest = asyncio.ensure_future(cluster.exclusive("nightly", at_most="1h", on_busy="replace").acquire())
+        with pytest.raises(LockBusy, match="somebody came to replace") as caught:
+            await waits
+        newest.cancel()
+        with pytest.raises(LockBusy) as skipped:
+            await cluster.exclusive("nightly", at_most="1h").acquire()
+        return caught.value.waited, str(caught.value), str(skipped.value), skipped.value.waited
+
+    waited, text, skipped, not_waited = rig.run(replica)
+    assert 252 < waited < 253 and text.endswith("; it is not waited for any more, after 4m12s")
+    assert "not waited for" not in skipped and not_waited == 0
+    assert str(LockBusy("nightly", 2_412.3)).endswith("after 40m12s")
+    assert str(LockBusy("nightly", 0.25)).endswith("after 250ms")
+
+
+def test_a_turn_is_not_prolonged_to_end_before_it_may_rest(rig, job):
+    async def replica(cluster: Client, ports: Ports) -> Any:
+        async with cluster.exclusive("nightly", at_most="10m", at_least="1m") as turn:
+            with pytest.raises(ValueError, match="at_least: 1m is longer than at_most, 30s"):
+                await turn.prolong("30s")
+            await pause(ports, 45)
+            await turn.prolong("2m")
+        left = ports.clock.now()
+        async with cluster.exclusive("nightly", at_most="10m", on_busy="queue"):
+            return (ports.clock.now() - left) / SECOND
+
+    assert 14 < rig.run(replica) < 17, "of its minute, which counts from the beginning"
+
+
 def test_a_decorated_function_returns_none_when_its_turn_is_skipped(rig):
     async def replica(cluster: Client, ports: Ports) -> Any:
         @cluster.exclusive("report", at_most="1m")
@@ -286,7 +320,7 @@ def test_a_decorated_function_returns_none_when_its_turn_is_skipped(rig):
 @pytest.mark.parametrize(
     ("terms", "error", "says"),
     [
-        ({"at_most": "5m", "at_least": "6m"}, ValueError, "at_least: '6m' is longer than at_most, '5m'"),
+        ({"at_most": "5m", "at_least": "6m"}, ValueError, "at_least: 6m is longer than at_most, 5m"),
         ({"at_most": "10ms"}, ValueError, "at_most: '10ms' is out of range, 1 s to 366 days"),
         ({"at_most": "-5m"}, ValueError, "at_most"),
         ({"at_most": "1h", "at_least": "-5m"}, ValueError, "at_least"),

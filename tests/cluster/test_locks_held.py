@@ -9,8 +9,19 @@ import pytest
 from client_world import ClientWorld, pause
 
 from actors import MICROSECOND, MILLISECOND, SECOND, Ports
-from cluster import Client, ClusterError, Lock, LockBusy, LockInfo, LockMismatch, ReadWriteLock, Semaphore, Unavailable
-from cluster.client.claims import Claim, State
+from cluster import (
+    AsyncLock,
+    Client,
+    ClusterError,
+    Lock,
+    LockBusy,
+    LockInfo,
+    LockMismatch,
+    ReadWriteLock,
+    Semaphore,
+    Unavailable,
+)
+from cluster.client.claim import Claim, State
 
 
 def claims_of(rig: ClientWorld) -> list[tuple[str, bool]]:
@@ -381,6 +392,29 @@ def test_an_object_is_not_entered_twice_and_says_so():
             return lock.fence
 
     assert rig.run(user) == 3
+
+
+def test_a_lock_that_another_thread_lets_go_between_two_looks_is_not_held():
+    """`is_held` may be asked in any thread."""
+
+    class Torn(AsyncLock):
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name == "_claim":
+                self.looks += 1
+                return found if self.looks == 1 else None
+            return found
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        lock = Lock(cluster, "door")
+        await lock.acquire()
+        torn = Torn(cluster, lock._wanted, None)
+        torn._claim = lock._claim
+        return torn.is_held, torn.is_held
+
+    assert ClientWorld(workers=0).run(user) == (True, False)
 
 
 def test_one_that_is_not_acquired_has_no_fence_and_cannot_be_released():
