@@ -81,6 +81,27 @@ def test_clients_get_their_turns_in_the_order_in_which_they_came():
     assert turns == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("contenders", "entries_max"), [(2, 1.7), (5, 1.55)])
+def test_a_claim_that_waits_shares_its_entry_with_the_release_that_comes_soon(contenders, entries_max):
+    """Entries per turn of a lock that several want all the time. If a claim that has to wait left at once, and not with
+    the next that does not, or after 2 ms, that would be 2.0 and 1.74."""
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        lock = Lock(cluster, "door")
+        while True:
+            async with lock:
+                pass
+
+    for _ in range(contenders):
+        rig.start(user)
+    rig.until(lambda: rig.leader and rig.actor(rig.leader).machine.locks.fences > 50)
+    machine = rig.actor(rig.leader).machine
+    index, turns = machine.applied_index, machine.locks.fences
+    rig.until(lambda: machine.locks.fences >= turns + 200)
+    assert (machine.applied_index - index) / 200 < entries_max
+
+
 def test_locks_of_other_names_do_not_wait_for_each_other():
     rig = ClientWorld(workers=0)
 
