@@ -331,6 +331,11 @@ class ClientActor(Actor):
         self._watchers.release()
         self._lock_watchers.release()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it has a session, and nobody waits for the answer to a command or a question."""
+        return bool(self.session) and self._commands.is_idle and self._questions.are_answered
+
     def _part(self, now: Nanos) -> None:
         """One step of a retired session towards its end: what it has seen first, for that only it can say; then
         goodbye, until the state does not know it any more."""
