@@ -36,8 +36,8 @@ from cluster.state.effects import (
     ANSWER_PARKED,
     ANSWER_REFUSED,
 )
-from cluster.state.intake import enter, let_go, spec_for
-from cluster.state.lifecycle import cancel
+from cluster.state.intake import enter, spec_for
+from cluster.state.lifecycle import cancel, let_go
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
     ALARM_CROWDED,

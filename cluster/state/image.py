@@ -45,6 +45,7 @@ from cluster.state.rows import (
     ClaimRow,
     CountersRow,
     DeadRow,
+    DependentRow,
     EndedRow,
     EndRow,
     EvidenceRow,
@@ -66,6 +67,7 @@ from cluster.state.rows import (
     SpecRow,
     TasksRow,
     TimerRow,
+    WaitedRow,
 )
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -127,6 +129,8 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.CLAIMS, _claims(tables)
     yield Section.SCHEDULES, _schedules(tables)
     yield Section.TASKS, _tasks(tables, specs)
+    yield Section.DEPENDENTS, _dependents(tables)
+    yield Section.WAITED, _waited(tables)
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
     yield Section.RANGES, _ranges(tables)
@@ -277,6 +281,19 @@ def _schedules(tables: Tables) -> Iterator[Row]:
         )
 
 
+def _dependents(tables: Tables) -> Iterator[Row]:
+    """Who pins what follows from them."""
+    dependencies = tables.dependencies
+    for known, is_live in ((dependencies.by_task, True), (dependencies.kept, False)):
+        for task, dependent in sorted(known.items()):
+            yield DependentRow(task, dependent.needs, dependent.delay_ms, dependent.missing, is_live)
+
+
+def _waited(tables: Tables) -> Iterator[Row]:
+    for task, waiting in sorted(tables.dependencies.waited.items()):
+        yield from (WaitedRow(task, some) for some in _cut(waiting))
+
+
 def _orders(tables: Tables) -> Iterator[Row]:
     for pool in tables.credit.pools.values():
         for priority, ring in enumerate(pool.ready):
@@ -295,6 +312,7 @@ def _orders(tables: Tables) -> Iterator[Row]:
     for _, bundle in sorted(tables.lines.bundles.items()):
         for priority, ring in enumerate(bundle.ready):
             yield from _order(Order.LINE_RING, bundle.index, priority, list(ring))
+    yield from _order(Order.ENDS, 0, 0, list(tables.dependencies.ends))
     for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             yield from _order(Order.LANE, channel.index, priority, _entries(tables, channel, lane or ()))

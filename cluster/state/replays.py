@@ -11,6 +11,9 @@ the old one, which is known by its state and must not come to life. Dates that w
 
 A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive.
 
+A task that needs others waits for them again, and gets what became of them by then. One that others need is passed over
+if one of those was let go already and has not ended: it was promised that end (`dependencies`).
+
 A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
 """
 
@@ -19,9 +22,10 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from cluster.state.commands import GRACE_NONE
+from cluster.state.dependencies import begin_again, retire
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
 from cluster.state.ledger import REPLAYED
-from cluster.state.queues import PENDING
+from cluster.state.queues import DELAYED, PENDING
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
 
@@ -33,7 +37,12 @@ def replay(tables: Tables, tasks: Iterable[int]) -> int:
     replayed: list[int] = []
     for number in tasks:
         task = tables.tasks.get(number)
-        if task is not None and is_replayable(task) and tables.schedules.admits(number, task.spec.schedule):
+        if (
+            task is not None
+            and is_replayable(task)
+            and number not in tables.dependencies.taken
+            and tables.schedules.admits(number, task.spec.schedule)
+        ):
             _begin_anew(tables, task)
             replayed.append(number)
     if replayed:
@@ -49,6 +58,10 @@ def is_replayable(task: Task) -> bool:
 
 
 def _begin_anew(tables: Tables, old: Task) -> None:
+    dependencies = tables.dependencies
+    if old.id in dependencies.by_task:
+        retire(tables, old.id)          # its end was not told yet
+    waits = old.id in dependencies.kept
     tables.retention.unfile(old)
     spec = old.spec
     if spec.key:
@@ -58,7 +71,7 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     task = structs.replace(
         old,
         spec=spec,
-        state=PENDING,
+        state=DELAYED if waits else PENDING,
         attempt=old.attempt + 1,
         alone=old.state == STATE_DEAD,
         worker="",
@@ -70,6 +83,10 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     )
     assert task.holder == 0
     tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
-    tables.queues.channels[spec.channel].append_again(task)
+    if waits:
+        tables.queues.channels[spec.channel].queue.delayed += 1
+        begin_again(tables, task)
+    else:
+        tables.queues.channels[spec.channel].append_again(task)
     if spec.schedule:
         tables.schedules.replayed(task.id, spec.schedule)

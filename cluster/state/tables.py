@@ -11,6 +11,7 @@ from cluster.state.ledger import Ledger
 from cluster.state.limits import Limits
 from cluster.state.lines import Lines
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.schedules import Schedules
@@ -50,6 +51,7 @@ class Tables:
         "cluster_id",
         "counters",
         "credit",
+        "dependencies",
         "evidence",
         "keys",
         "ledger",
@@ -79,6 +81,7 @@ class Tables:
         self.locks = Locks(self.sessions, self.ledger)
         self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
+        self.dependencies = Dependencies()
         self.retention = Retention()
         self.evidence = Evidence()
         self.counters = Counters()

@@ -9,6 +9,7 @@ from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
+    OUTCOME_UNMET,
 )
 from cluster.state.tasks import Attempt
 
@@ -19,6 +20,7 @@ OUTCOME_NAMES = {
     OUTCOME_TIMED_OUT: "timed out",
     OUTCOME_RETURNED: "returned",
     OUTCOME_CANCELLED: "cancelled",
+    OUTCOME_UNMET: "not run",
 }
 
 # Where a held task is at its slot. Only a leader hears which of them run.
