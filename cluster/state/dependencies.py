@@ -22,7 +22,8 @@ lot then (OVERDUE), and gets a date again when the last one that needs it has en
 beyond their dates; more than that only if there is room. A result that is gone in spite of that makes the attempt fail
 that was to get it.
 
-Replays. A dependent that is run again waits again, for what it needs. A needed task that had ended without a result
+Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
+since by now that might be a task that waits for it. A needed task that had ended without a result
 may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
 next end: that is looked at before anybody is let go.
 
@@ -77,16 +78,23 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def begin(tables: Tables, first: int, needs: list[Needs], delay_ms: int) -> None:
     """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+    end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
         assert task is not None
-        _wait(tables, task, Dependent(some, delay_ms))
+        dependent = Dependent(some, delay_ms)
+        for need in dependent.all():
+            # Those that entered with it and after it are not older: they are as unknown as what is submitted later.
+            if number <= need < end or tables.tasks.get(need) is None:
+                dependent.unknown = need
+                break
+        _wait(tables, task, dependent)
 
 
 def begin_again(tables: Tables, task: Task) -> None:
     """One that is replayed, and needs others, has entered and waits; its delay is over."""
     dependent = tables.dependencies.kept.pop(task.id)
-    _wait(tables, task, Dependent(dependent.needs, 0))
+    _wait(tables, task, Dependent(dependent.needs, 0, 0, dependent.unknown))
 
 
 def retire(tables: Tables, number: int) -> None:
@@ -100,7 +108,7 @@ def retire(tables: Tables, number: int) -> None:
                 tables.retention.file_again(known, tables.now_ms)
     task = tables.tasks.get(number)
     if task is not None and task.state != STATE_COMPLETED:
-        dependencies.kept[number] = Dependent(dependent.needs, 0)
+        dependencies.kept[number] = Dependent(dependent.needs, 0, 0, dependent.unknown)
 
 
 def settle(tables: Tables) -> None:
@@ -151,17 +159,19 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
     dependencies = tables.dependencies
     find = tables.tasks.get
     waited = dependencies.waited
-    failure: Failure | None = None
+    failure = _unmet(dependent.unknown, None) if dependent.unknown else None
     for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
         for number in numbers:
             known = find(number)
-            if known is None:
-                failure = failure or _unmet(number, None)
+            if failure is not None:
+                break
+            if known is None:       # it is replayed, and what it needs is forgotten
+                failure = _unmet(number, None)
             elif not known.is_terminal:
                 waited.setdefault(number, []).append(task.id if is_result else -task.id)
                 dependent.missing += 1
             elif is_result and known.state != STATE_COMPLETED:
-                failure = failure or _unmet(number, known)
+                failure = _unmet(number, known)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go

@@ -72,7 +72,7 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
-    if tables.dependencies.by_task:
+    if tables.dependencies.is_used:
         tables.dependencies.note((task.id,))
 
 

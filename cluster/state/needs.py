@@ -13,14 +13,16 @@ NEEDS_KNOWN_MAX = 4_194_304     # of all tasks that have not ended; more are not
 
 
 class Dependent:
-    """A task that needs others. `missing` of these have not ended, as far as it was told; 0 = it was let go."""
+    """A task that needs others. `missing` of these have not ended, as far as it was told; 0 = it was let go. `unknown`
+    is one that was not known when it was submitted, 0 = none: it can never run."""
 
-    __slots__ = ("delay_ms", "missing", "needs")
+    __slots__ = ("delay_ms", "missing", "needs", "unknown")
 
-    def __init__(self, needs: Needs, delay_ms: int, missing: int = 0) -> None:
+    def __init__(self, needs: Needs, delay_ms: int, missing: int = 0, unknown: int = 0) -> None:
         self.needs = needs
         self.delay_ms = delay_ms
         self.missing = missing
+        self.unknown = unknown
 
     def all(self) -> Iterator[int]:
         """Every task that it needs; one that it needs twice comes twice."""
@@ -48,6 +50,11 @@ class Dependencies:
     @property
     def is_full(self) -> bool:
         return self.counted >= NEEDS_KNOWN_MAX
+
+    @property
+    def is_used(self) -> bool:
+        """Whether ends are to be noted."""
+        return bool(self.waited or self.by_task)
 
     def note(self, tasks: Iterable[int]) -> None:
         """These have ended."""

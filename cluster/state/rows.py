@@ -289,13 +289,15 @@ class TasksRow(Row, frozen=True):
 
 
 class DependentRow(Row, frozen=True):
-    """A task that needs others. `missing` = 0: it was let go. Not `is_live`: it has ended, and may be replayed."""
+    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it has
+    ended, and may be replayed."""
 
     task: int
     needs: Needs
     delay_ms: int
     missing: int
     is_live: bool
+    unknown: int
 
 
 class WaitedRow(Row, frozen=True):

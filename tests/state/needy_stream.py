@@ -45,6 +45,9 @@ class NeedyStream(Stream):
         if not known or random.random() < 0.02:
             return Needs([session << 24 | first + random.choice((0, 1, 8))])   # perhaps itself, or later ones
         numbers = random.choices(known, k=random.choice((1, 1, 2, 3, 8)))
+        completed = [task for task in list(self.records)[-RECENT:] if self.records[task].state == STATE_COMPLETED]
+        if completed and random.random() < 0.6:     # most others are cancelled, parked or lost: nobody would be let go
+            numbers = [*random.choices(completed, k=len(numbers) // 2 + 1), *numbers[: random.choice((0, 0, 1))]]
         cut = random.choice((0, 0, 1, len(numbers)))
         return Needs(numbers[:cut], numbers[cut:])
 
