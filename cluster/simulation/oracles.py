@@ -21,6 +21,7 @@ from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.status import STATE_NAMES
 
 TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
@@ -34,11 +35,13 @@ STUCK_SHOWN_MAX = 5
 class Oracles:
     """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
-    def __init__(self, world: World, locks: type[Locks] = Locks) -> None:
+    def __init__(
+        self, world: World, locks: type[Locks] = Locks, dependencies: type[Dependencies] = Dependencies
+    ) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
-        self.state = StateOracle(self.judge, locks)
+        self.state = StateOracle(self.judge, locks, dependencies)
         self.keys = KeyOracle(self.judge)
         self.locks = LockOracle(self.judge)
         self.state.on_entry.append(self.locks.applied)

@@ -27,6 +27,7 @@ from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
 from cluster.simulation.planted_locks import PlantedLock, leaders_of, locks_of
+from cluster.simulation.planted_needs import DEPENDENCIES, PlantedNeed
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
@@ -82,13 +83,18 @@ class Scenario:
     """A world with a cluster in it; tests of the oracles plant a bug in its brokers."""
 
     def __init__(
-        self, seed: int, course: Course | None = None, planted: Planted | None = None, locks: PlantedLock | None = None
+        self,
+        seed: int,
+        course: Course | None = None,
+        planted: Planted | None = None,
+        locks: PlantedLock | None = None,
+        needs: PlantedNeed | None = None,
     ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world, locks_of(locks))
+        self.oracles = oracles = Oracles(world, locks_of(locks), DEPENDENCIES[needs])
         self.history = History(lambda: world.now)
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.

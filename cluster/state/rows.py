@@ -289,8 +289,8 @@ class TasksRow(Row, frozen=True):
 
 
 class DependentRow(Row, frozen=True):
-    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it has
-    ended, and may be replayed."""
+    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it
+    has ended, and may be replayed."""
 
     task: int
     needs: Needs

@@ -131,7 +131,7 @@ async def dependencies(cluster: Client) -> None:
     await cluster.submit(judge, group(many))  # E: arg-type
     await cluster.submit(square, after(one))  # E: arg-type
     await cluster.submit(square, one)  # E: arg-type
-    after(3)  # E: arg-type
+    after(3)  # E: call-overload
 
 async def right(cluster: Client) -> None:
     handle = await cluster.submit(resize, "a.jpg", 640, quality=90)
