@@ -92,7 +92,7 @@ class OneResult(Generic[R]):
 
     __slots__ = ()
 
-    def need(self) -> Need:
+    def _need(self) -> Need:
         raise NotImplementedError
 
 
@@ -101,8 +101,22 @@ class ManyResults(Generic[R]):
 
     __slots__ = ()
 
-    def needs(self) -> list[Need]:
+    def members(self) -> list[OneResult[R]]:
+        """What stands for each single result, in order, as a handle does: arguments of other tasks."""
+        return [_Member(need) for need in self._needs()]
+
+    def _needs(self) -> list[Need]:
         raise NotImplementedError
+
+
+class _Member(OneResult[R]):
+    __slots__ = ("_known",)
+
+    def __init__(self, known: Need) -> None:
+        self._known = known
+
+    def _need(self) -> Need:
+        return self._known
 
 
 class Group:
@@ -144,9 +158,9 @@ def group(*members: Member[Any], outcomes: bool = False) -> Any:
     needs: list[Need] = []
     for member in members:
         if isinstance(member, OneResult):
-            needs.append(member.need())
+            needs.append(member._need())
         elif isinstance(member, ManyResults):
-            needs += member.needs()
+            needs += member._needs()
         else:
             needs += _handles(member)
     return Group(needs, of_outcomes=outcomes)
@@ -164,7 +178,7 @@ def after(handle: OneResult[Any], *, outcome: bool = False) -> Any:
     becomes of the other. Raises DependencyError for what is no handle."""
     if not isinstance(handle, OneResult):
         raise _no_handle(handle)
-    return Group([handle.need()], of_outcomes=outcome, is_one=True)
+    return Group([handle._need()], of_outcomes=outcome, is_one=True)
 
 
 def _handles(member: object) -> list[Need]:
@@ -174,7 +188,7 @@ def _handles(member: object) -> list[Need]:
     for handle in member:
         if not isinstance(handle, OneResult):
             raise _no_handle(handle)
-        found.append(handle.need())
+        found.append(handle._need())
     return found
 
 
@@ -196,9 +210,9 @@ class References:
     def refer(self, value: object) -> object:
         """The hook of an encoder: what stands in the body for what it cannot encode. Raises DependencyError."""
         if isinstance(value, OneResult):
-            return self._one(value.need(), as_outcome=False)
+            return self._one(value._need(), as_outcome=False)
         if isinstance(value, ManyResults):
-            return [self._one(need, as_outcome=False) for need in value.needs()]
+            return [self._one(need, as_outcome=False) for need in value._needs()]
         if isinstance(value, Group):
             found = [self._one(need, as_outcome=value.of_outcomes) for need in value]
             return found[0] if value.is_one else found

@@ -298,8 +298,8 @@ class BlockingHandle(OneResult[R]):
         """What the last attempt that has ended has logged, as `Handle.log`."""
         return self._client.run(self._handle.log)
 
-    def need(self) -> Need:
-        return self._handle.need()
+    def _need(self) -> Need:
+        return self._handle._need()
 
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"
@@ -352,8 +352,8 @@ class BlockingBatch(ManyResults[R]):
         """Ends every task of the batch that is not terminal, as `Batch.cancel`."""
         self._client.run(lambda: self._batch.cancel(grace))
 
-    def needs(self) -> list[Need]:
-        return self._batch.needs()
+    def _needs(self) -> list[Need]:
+        return self._batch._needs()
 
 
 def _refuse_in_loop() -> None:

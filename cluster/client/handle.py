@@ -138,7 +138,7 @@ class Handle(OneResult[R]):
             return event
         raise AssertionError("the first event says how a task is")
 
-    def need(self) -> Need:
+    def _need(self) -> Need:
         return Need(self.id, self._client, self._result)
 
     def record(self) -> TaskResult | None:
@@ -266,7 +266,7 @@ class Batch(ManyResults[R]):
         open_tasks = [task for task, position in self._index.items() if self._records[position] is None]
         await self._client.cancel(open_tasks, grace)
 
-    def needs(self) -> list[Need]:
+    def _needs(self) -> list[Need]:
         records = [record if isinstance(record, TaskResult) else None for record in self._records]
         return [Need(task, self._client, record) for task, record in zip(self._ids, records, strict=True)]
 

@@ -121,6 +121,7 @@ async def dependencies(cluster: Client) -> None:
     reveal_type(after(one, outcome=True))  # T: cluster.dependencies.Outcome[float]
     reveal_type(after(one, outcome=True).get())  # T: float
     reveal_type(group(many))  # T: list[float]
+    reveal_type([after(each) for each in many.members()])  # T: list[float]
     reveal_type(group([one], one, many))  # T: list[float]
     reveal_type(group(one, outcomes=True))  # T: list[cluster.dependencies.Outcome[float]]
     reveal_type(await cluster.submit(summarise, group(many)))  # T: cluster.client.handle.Handle[str]

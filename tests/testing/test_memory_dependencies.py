@@ -45,7 +45,8 @@ def test_a_batch_stands_for_the_list_of_its_results(memory_cluster):
 def test_items_of_a_map_and_methods_of_actors_take_handles(memory_cluster):
     ones = [memory_cluster.submit(number, value) for value in (1, 2)]
     batch = memory_cluster.map(slowly, [after(one) for one in ones])
-    assert batch.results() == [2, 3]
+    again = memory_cluster.map(slowly, batch.members())
+    assert again.results() == [3, 4] and batch.results() == [2, 3]
     assert memory_cluster.actor(Adder, key="k").add(ones[0], batch.as_completed().__next__()) in (3, 4)
 
 
