@@ -35,7 +35,7 @@ REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
 def replay(tables: Tables, tasks: Iterable[int]) -> int:
     """Runs those of these tasks again that may be; returns how many."""
     replayed: list[int] = []
-    for number in tasks:
+    for number in dict.fromkeys(tasks):     # each once: one that needs others may have ended again at once
         task = tables.tasks.get(number)
         if (
             task is not None

@@ -275,7 +275,7 @@ def test_a_dependent_that_failed_can_be_replayed_after_what_it_needs_and_waits_f
     (first,) = client.submit()
     needy = client.needy([first], delay_ms=5_000)
     end_as(worker, first, OUTCOME_FAILED)
-    assert client.replay(needy) == 1
+    assert client.replay(needy, needy) == 1
     assert unmet_of(rig, needy).task == first           # that has not changed
     assert client.replay(first, needy) == 2
     assert rig.leader.state_of(needy) == "pending" and worker.tasks() == [first]
