@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.simulation import Scenario
+from cluster.simulation import Planted, Scenario
 from cluster.simulation.planted_needs import PlantedNeed
 
 NEEDY_SEEDS = (2, 5, 8, 11)             # `workload.NEEDY_ONE_IN`
@@ -24,6 +24,16 @@ def test_the_sweep_finds_a_bug_of_dependencies_within_a_few_seeds(planted: Plant
             assert violations[0].oracle in FOUND_BY[planted], violations[0]
             return
     pytest.fail(f"not found within these seeds: {planted.value}")
+
+
+@pytest.mark.timeout(600)
+def test_who_waits_is_missed_when_snapshots_do_not_hold_it():
+    for seed in NEEDY_SEEDS:
+        violations = Scenario(seed, planted=Planted.WAITING_NOT_IN_SNAPSHOT).run().violations
+        if violations:
+            assert violations[0].oracle in ("snapshot", "compaction"), violations[0]
+            return
+    pytest.fail("not found within these seeds")
 
 
 @pytest.mark.timeout(600)

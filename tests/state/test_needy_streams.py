@@ -26,7 +26,7 @@ def test_who_needs_others_gets_what_became_of_them_and_invariants_hold_after_eve
     stream.run(200, check=True)
     stream.finish()
     stream.nobody_waits_in_vain()
-    assert stream.met > 6 and stream.unmet > 20 and stream.told > 3
+    assert stream.met > 6 and stream.unmet > 20 and stream.told > 0
     assert replay(stream.log).full_digest() == stream.machine.full_digest()
 
 
