@@ -44,6 +44,7 @@ from cluster.state.commands import (
     UNMET_UNKNOWN,
     Failure,
     Needs,
+    Options,
     Unmet,
 )
 from cluster.state.effects import (
@@ -76,13 +77,15 @@ ERROR_TOO_LARGE = "BodyTooLarge"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def begin(tables: Tables, first: int, needs: list[Needs], delay_ms: int) -> None:
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
     """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
     end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
         assert task is not None
-        dependent = Dependent(some, delay_ms)
+        dependent = Dependent(some)
+        if options is not None:
+            dependent.delay_ms, dependent.at_ms = options.delay_ms, options.at_ms
         for need in dependent.all():
             # Those that entered with it and after it are not older: they are as unknown as what is submitted later.
             if number <= need < end or tables.tasks.get(need) is None:
@@ -94,7 +97,7 @@ def begin(tables: Tables, first: int, needs: list[Needs], delay_ms: int) -> None
 def begin_again(tables: Tables, task: Task) -> None:
     """One that is replayed, and needs others, has entered and waits; its delay is over."""
     dependent = tables.dependencies.kept.pop(task.id)
-    _wait(tables, task, Dependent(dependent.needs, 0, 0, dependent.unknown))
+    _wait(tables, task, Dependent(dependent.needs, unknown=dependent.unknown))
 
 
 def retire(tables: Tables, number: int) -> None:
@@ -108,7 +111,7 @@ def retire(tables: Tables, number: int) -> None:
                 tables.retention.file_again(known, tables.now_ms)
     task = tables.tasks.get(number)
     if task is not None and task.state != STATE_COMPLETED:
-        dependencies.kept[number] = Dependent(dependent.needs, 0, 0, dependent.unknown)
+        dependencies.kept[number] = Dependent(dependent.needs, unknown=dependent.unknown)
 
 
 def settle(tables: Tables) -> None:
@@ -207,7 +210,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
-        let_go(tables, task, dependent.delay_ms)
+        let_go(tables, task, max(dependent.delay_ms, dependent.at_ms - tables.now_ms))
 
 
 def _fail(tables: Tables, task: Task, failure: Failure) -> None:

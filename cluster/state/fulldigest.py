@@ -143,7 +143,7 @@ def _dependencies(dependencies: Dependencies) -> Iterator[object]:
     yield (dependencies.counted, list(dependencies.ends))
     yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
     for known in (dependencies.by_task, dependencies.kept):
-        yield [(task, d.needs, d.delay_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
+        yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
 
 
 def _retention(retention: Retention) -> Iterator[object]:

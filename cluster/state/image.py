@@ -286,7 +286,8 @@ def _dependents(tables: Tables) -> Iterator[Row]:
     dependencies = tables.dependencies
     for known, is_live in ((dependencies.by_task, True), (dependencies.kept, False)):
         for task, dependent in sorted(known.items()):
-            yield DependentRow(task, dependent.needs, dependent.delay_ms, dependent.missing, is_live, dependent.unknown)
+            dates = (dependent.delay_ms, dependent.at_ms)
+            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, dependent.unknown)
 
 
 def _waited(tables: Tables) -> Iterator[Row]:

@@ -16,11 +16,14 @@ class Dependent:
     """A task that needs others. `missing` of these have not ended, as far as it was told; 0 = it was let go. `unknown`
     is one that was not known when it was submitted, 0 = none: it can never run."""
 
-    __slots__ = ("delay_ms", "missing", "needs", "unknown")
+    __slots__ = ("at_ms", "delay_ms", "missing", "needs", "unknown")
 
-    def __init__(self, needs: Needs, delay_ms: int, missing: int = 0, unknown: int = 0) -> None:
+    def __init__(
+        self, needs: Needs, delay_ms: int = 0, at_ms: int = 0, missing: int = 0, unknown: int = 0
+    ) -> None:
         self.needs = needs
-        self.delay_ms = delay_ms
+        self.delay_ms = delay_ms        # from the moment in which it is let go
+        self.at_ms = at_ms              # not before this date
         self.missing = missing
         self.unknown = unknown
 

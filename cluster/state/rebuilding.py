@@ -313,7 +313,7 @@ class Rebuilding:
         dependencies = self.tables.dependencies
         if self.tables.tasks.get(row.task) is None and not row.is_live:
             raise LookupError(f"needs of task {row.task}")
-        dependent = Dependent(row.needs, row.delay_ms, row.missing, row.unknown)
+        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
         if not row.is_live:
             dependencies.kept[row.task] = dependent
             return

@@ -295,6 +295,7 @@ class DependentRow(Row, frozen=True):
     task: int
     needs: Needs
     delay_ms: int
+    at_ms: int
     missing: int
     is_live: bool
     unknown: int

@@ -66,7 +66,7 @@ lines = every(LineRule, texts, texts, numbers, numbers, numbers)
 options = every(
     Options,
     *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
-    *(texts, texts, st.none() | lines),
+    *(texts, texts, st.none() | lines, numbers),
 )
 needs = every(Needs, number_lists, number_lists)
 groups = every(

@@ -141,6 +141,17 @@ def test_a_delay_begins_when_nothing_is_missing(rig, client, worker):
     assert needy in worker.tasks()
 
 
+def test_a_date_holds_for_one_that_waits_as_well(rig, client, worker):
+    (first,) = client.submit()
+    early = client.needy([first], at_ms=EPOCH_MS + 1_000)
+    late = client.needy([first], at_ms=EPOCH_MS + 90_000)
+    rig.pass_time(60_000)
+    finish(worker, first)
+    assert worker.tasks() == [early]
+    rig.pass_time(30_000)
+    assert worker.tasks() == [early, late]
+
+
 def test_every_attempt_gets_what_the_first_one_got(rig, client):
     worker = rig.worker("w1")
     (first,) = client.submit()

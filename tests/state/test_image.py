@@ -398,7 +398,7 @@ KNOWN_FIELDS = {
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
     needs.Dependencies: "by_task counted ends kept pins taken waited",
-    needs.Dependent: "delay_ms missing needs unknown",
+    needs.Dependent: "at_ms delay_ms missing needs unknown",
 }
 
 
