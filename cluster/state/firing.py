@@ -37,8 +37,8 @@ from cluster.state.effects import (
     ANSWER_REFUSED,
 )
 from cluster.state.following import follow
-from cluster.state.intake import delay_of, enter_first, let_go, spec_for
-from cluster.state.lifecycle import cancel
+from cluster.state.intake import delay_of, enter_first, spec_for
+from cluster.state.lifecycle import cancel, let_go
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
     ALARM_CROWDED,

@@ -156,6 +156,7 @@ PROGRAMS = [
     ("docs/guide/schedules.md", 5),
     ("docs/guide/limits.md", 7),
     ("docs/guide/deduplication.md", 5),
+    ("docs/guide/dependencies.md", 6),
 ]
 
 
