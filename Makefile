@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PEERS_VENV := $(or $(QUORUMQ_PEERS_VENV),.venv-peers)
 PEERS ?=
 LOCKS ?=
-LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_catch_up.py
+LONG_BENCHES := bench/test_endurance.py bench/test_pending.py bench/test_delayed.py bench/test_catch_up.py
 STAMP := $(VENV)/.installed
 
 .PHONY: venv demo test test-slow lint types simulate bench bench-long bench-options bench-peers bench-locks soak clean

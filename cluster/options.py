@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from msgspec import structs
 
@@ -24,8 +25,11 @@ NAME_CHARACTERS_MAX = 255
 FENCE_MAX = 2**63 - 1
 LINE_BYTES_MAX = 255                # of a share, and of a limit's name, in UTF-8
 NO_LINE = LineRule()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What other systems call these.
 OTHER_WORDS = {
+    "eta": "at",
+    "countdown": "delay",
     "rate_limit": "rate",
     "max_concurrency": "concurrency",
     "max_runs": "concurrency",
@@ -49,6 +53,8 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     """
     changes: dict[str, object] = {}
     line_changes: dict[str, object] = {}
+    if "delay" in given and "at" in given:
+        raise ValueError("delay, at: both say when it may start; leave one of them out")
     for name, value in given.items():
         if name in _LINE_PARSERS:
             line_changes |= _LINE_PARSERS[name](name, value)
@@ -81,6 +87,16 @@ def take_fence(given: Mapping[str, object], default: int) -> tuple[int, dict[str
     return fence, others
 
 
+def define_options(given: Mapping[str, object]) -> Options:
+    """Those of a definition. Raises TypeError and ValueError, as `merge_options`."""
+    if "at" in given:
+        raise TypeError(
+            '"at" is no option of a definition: a date comes once; give it to a call, with task.options(at=...), or '
+            "write a schedule with @cron or @every"
+        )
+    return merge_options(Options(), given)
+
+
 def unknown_option(name: str, known: Iterable[str]) -> TypeError:
     """The error for an option that does not exist, with the nearest one that does."""
     if name == "name":
@@ -104,6 +120,23 @@ def _positive(what: str, value: object) -> int:
     if result == 0:
         raise ValueError(f"{what}: must be above 0")
     return result
+
+
+def _delay(what: str, value: object) -> dict[str, object]:
+    return {"delay_ms": milliseconds(what, value), "at_ms": 0}
+
+
+def _date(what: str, value: object) -> dict[str, object]:
+    """A date in the place of a delay; one that is over is right away."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{what}: expected a datetime with a time zone, not {value!r}")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{what}: {value} has no time zone, so it is another moment on another machine; write for example "
+            'datetime(2026, 3, 1, 9, tzinfo=ZoneInfo("Europe/Berlin")), or .astimezone() for that of this machine'
+        )
+    milliseconds_since = -((EPOCH - value) // timedelta(milliseconds=1))      # rounded up
+    return {"delay_ms": 0, "at_ms": max(0, milliseconds_since)}
 
 
 def _name(what: str, value: object) -> str:
@@ -222,7 +255,8 @@ _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "priority": _field("priority", _integer(PRIORITY_MAX)),
     "queue": _field("queue", _name),
     "labels": _field("labels", _labels),
-    "delay": _field("delay_ms", milliseconds),
+    "delay": _delay,
+    "at": _date,
     "expires": _field("expires_ms", _positive),
     "result_ttl": _field("result_ttl_ms", milliseconds),
 }

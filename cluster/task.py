@@ -20,7 +20,7 @@ from cluster.backoff import Backoff
 from cluster.durations import Duration
 from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
-from cluster.options import merge_options, take_fence
+from cluster.options import define_options, merge_options, take_fence
 from cluster.state.commands import Options
 from cluster.task_log import LineSink, task_logger
 
@@ -54,6 +54,7 @@ class TaskOptions(TypedDict, total=False):
 class CallOptions(TaskOptions, total=False):
     """Options of `.options()` alone."""
 
+    at: datetime                    # not before this date, which has a time zone; right away
     fence: int                      # only if some lock is held under it when the call is accepted; whatever is held
 
 
@@ -157,7 +158,7 @@ def task(
     Its name is `module:qualname` unless `name` gives a stable one. Raises TypeError for an unknown option or
     for something that is no function, ValueError for an option out of range.
     """
-    settings = merge_options(DEFAULTS, options)
+    settings = define_options(options)
     if function is None:
         return _Decorator(name, settings)
     return _register(function, name, settings)

@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar, Unpack
 from msgspec import Struct, structs
 
 from cluster.encoding import Codec
-from cluster.options import LIMITED_KEY, NAME_CHARACTERS_MAX, merge_options, take_fence
+from cluster.options import LIMITED_KEY, NAME_CHARACTERS_MAX, define_options, merge_options, take_fence
 from cluster.state.commands import Options
-from cluster.task import DEFAULTS, CallOptions, Task, TaskOptions, add_task
+from cluster.task import CallOptions, Task, TaskOptions, add_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -248,7 +248,7 @@ def _refuse_of_the_class(options: Mapping[str, object], where: str) -> None:
 
 def _merge(given: Mapping[str, object], where: str) -> Options:
     try:
-        return merge_options(DEFAULTS, given)
+        return define_options(given)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {error}") from None
 

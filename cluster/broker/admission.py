@@ -53,7 +53,11 @@ def well_formed(message: Submit) -> bool:
             return False
         options = group.options
         if options is not None and not (
-            0 <= options.priority <= PRIORITY_MAX and options.timeout_ms > 0 and options.delay_ms >= 0 and options.queue
+            0 <= options.priority <= PRIORITY_MAX
+            and options.timeout_ms > 0
+            and options.delay_ms >= 0
+            and options.at_ms >= 0
+            and options.queue
         ):
             return False
     return 0 < tasks <= SUBMIT_TASKS_MAX

@@ -105,10 +105,10 @@ class LineRule(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
-    """How tasks of a group are to be run; 0 for `delay_ms`, `expires_ms` and `soft_timeout_ms` means none. With `retry`
-    None retries wait as RetryRule() says. Tasks with a `key` all go to the one slot that owns this key of this `actor`;
-    without a key the actor means nothing. With `line` None, as for all tasks with a key, nothing holds them back, and
-    all of a name wait in one line.
+    """How tasks of a group are to be run; 0 for `delay_ms`, `at_ms`, `expires_ms` and `soft_timeout_ms` means none.
+    `at_ms` is a date, in Unix time; one that is over means nothing. With `retry` None retries wait as RetryRule() says.
+    Tasks with a `key` all go to the one slot that owns this key of this `actor`; without a key the actor means nothing.
+    With `line` None, as for all tasks with a key, nothing holds them back, and all of a name wait in one line.
     """
 
     queue: str = QUEUE_DEFAULT
@@ -124,6 +124,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     key: str = ""
     actor: str = ""
     line: LineRule | None = None
+    at_ms: int = 0
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):

@@ -36,7 +36,7 @@ from cluster.state.effects import (
     ANSWER_PARKED,
     ANSWER_REFUSED,
 )
-from cluster.state.intake import enter, let_go, spec_for
+from cluster.state.intake import delay_of, enter, let_go, spec_for
 from cluster.state.lifecycle import cancel
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
@@ -220,7 +220,7 @@ def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> 
     number = schedules.session << TASK_NUMBER_BITS | schedules.number
     options = spec.options or DEFAULTS
     run = replace(spec_for(tables, spec.task, options, 1), schedule=spec.name, slot_ms=slot_ms)
-    enter(tables, run, number, [spec.body], options.delay_ms, waits=waits)
+    enter(tables, run, number, [spec.body], delay_of(options, tables.now_ms), waits=waits)
     return number
 
 
@@ -274,4 +274,4 @@ def _go_on(tables: Tables, schedule: Schedule) -> None:
         schedule.begun[number] = None
         schedule.becomes(number, SLOT_RUNS)
         options = schedule.spec.options or DEFAULTS
-        let_go(tables, task, options.delay_ms)
+        let_go(tables, task, delay_of(options, tables.now_ms))

@@ -34,6 +34,7 @@ from cluster.state.texts import LABELS_MAX, is_name
 from cluster.state.timers import EXPIRES, READY
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
+DATE_MS_MAX = 253_402_300_799_999       # the last of the year 9999
 DURATION_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000       # ten years: a longer delay is a mistake in units
 
 
@@ -51,10 +52,16 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             continue
         session.unsaid += len(group.bodies)
         options = group.options
-        delay_ms = options.delay_ms if options is not None else 0
         spec = spec_for(tables, group.name, options, len(group.bodies))
-        enter(tables, spec, base | group.first, group.bodies, delay_ms)
+        enter(tables, spec, base | group.first, group.bodies, delay_of(options, tables.now_ms))
     return ANSWER_OK, 0
+
+
+def delay_of(options: Options | None, now_ms: int) -> int:
+    """For how long a task must wait that is submitted, or let go, now."""
+    if options is None:
+        return 0
+    return max(options.delay_ms, options.at_ms - now_ms)
 
 
 def spec_for(tables: Tables, name: str, options: Options | None, count: int) -> Spec:
@@ -126,6 +133,7 @@ def are_valid(options: Options) -> bool:
         and 0 <= options.priority <= PRIORITY_MAX
         and 0 <= options.timeout_ms <= DURATION_MS_MAX
         and 0 <= options.delay_ms <= DURATION_MS_MAX
+        and 0 <= options.at_ms <= DATE_MS_MAX
         and 0 <= options.expires_ms <= DURATION_MS_MAX
         and 0 <= options.result_ttl_ms <= DURATION_MS_MAX
         and len(options.labels) <= LABELS_MAX

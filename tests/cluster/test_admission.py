@@ -62,7 +62,7 @@ lines = every(LineRule, texts, texts, numbers, numbers, numbers)
 options = every(
     Options,
     *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
-    *(texts, texts, st.none() | lines),
+    *(texts, texts, st.none() | lines, numbers),
 )
 groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)

@@ -19,6 +19,24 @@ def test_a_delayed_task_waits_for_its_time(rig: Rig):
     assert rig.queue()["delayed"] == 0
 
 
+def test_a_task_with_a_date_waits_for_that_and_not_for_a_time(rig: Rig):
+    """However late its command comes to the log."""
+    client, worker = rig.client(), rig.worker()
+    command = client.submit_command(at_ms=EPOCH_MS + 500)
+    rig.pass_time(300)
+    rig.apply(command)
+    assert rig.queue()["delayed"] == 1
+    rig.pass_time(199)
+    assert worker.inbox == []
+    rig.pass_time(1)
+    assert len(worker.tasks()) == 1
+
+
+def test_a_date_that_is_over_is_right_away(rig: Rig):
+    client, worker = rig.client(), rig.worker(prefetch=2)
+    assert client.submit(at_ms=EPOCH_MS - 1) + client.submit(at_ms=1) == worker.tasks()
+
+
 def test_any_entry_with_a_later_stamp_will_do(rig: Rig):
     client, worker = rig.client(), rig.worker(prefetch=2)
     (delayed,) = client.submit(delay_ms=500)
