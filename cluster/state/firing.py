@@ -138,7 +138,9 @@ def _resume(tables: Tables, schedule: Schedule) -> Answer:
         schedule.is_paused = False
         if 0 < schedule.next_ms <= tables.now_ms:
             _note(tables, schedule, schedule.next_ms, SLOT_PAUSED)
-            schedule.passed_ms, schedule.next_ms = schedule.next_ms, UNKNOWN
+            schedule.next_ms = UNKNOWN
+        if schedule.next_ms == UNKNOWN:
+            schedule.passed_ms = max(schedule.passed_ms, tables.now_ms)
         _go_on(tables, schedule)
     return ANSWER_OK, 0
 

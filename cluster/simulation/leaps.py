@@ -14,13 +14,13 @@ What is to come is known: the world's queue and the timers of all actors. All of
 on for ever and means nothing by itself (KEPT_UP). A timer that is not on it makes leaps shorter, not wrong. Time limits
 of tasks that run have no timer, so they are read where the worker reads them.
 
-A leap is begun when nothing has changed for CALM, so that what is said about a thing once in a while has been said, and
-when nobody waits for an answer.
+A leap is begun when nothing has changed for some time, so that what is said about a thing once in a while has been
+said, and when nobody waits for an answer.
 
 Rejected: longer intervals between heartbeats. They are constants of a dozen modules, and a day would still take long.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from actors import MILLISECOND, SECOND, Nanos
@@ -36,9 +36,19 @@ from cluster.worker.loop_executor import LoopExecutor
 from cluster.worker.slot_child import SlotChild
 from cluster.worker.slots import OVERRUN_NS
 
-CALM: Nanos = 1_200 * MILLISECOND       # a client says once a second what it has seen, others are quicker
-MOMENT: Nanos = 200 * MILLISECOND       # in which everything is done that comes of one thing, mostly
-LEAP_MIN: Nanos = 1 * SECOND
+
+class Pace(NamedTuple):
+    """Nothing changes for `calm` before a leap, after a `moment` in which everything is done that comes of one thing,
+    mostly."""
+
+    calm: Nanos
+    moment: Nanos
+    leap_min: Nanos
+
+
+# A client says once a second what it has seen, others are quicker.
+WITH_CLIENTS = Pace(1_200 * MILLISECOND, 200 * MILLISECOND, 1 * SECOND)
+WITHOUT = Pace(200 * MILLISECOND, 100 * MILLISECOND, 400 * MILLISECOND)
 
 KEPT_UP: dict[type, frozenset[str]] = {
     RaftPeer: frozenset(("tick", "clock", "snapshots")),
@@ -56,15 +66,36 @@ class Mark(NamedTuple):
 
 
 class Leaps:
-    """Of one world."""
+    """Of one world, in which nobody else speaks to the brokers."""
 
     def __init__(
-        self, world: World, brokers: Sequence[BrokerProcess], workers: Sequence[WorkerProcess], client: Client
+        self,
+        world: World,
+        brokers: Sequence[BrokerProcess],
+        workers: Sequence[WorkerProcess],
+        clients: Sequence[Client],
     ) -> None:
         self._world = world
-        self._client = client
+        self._clients = clients
+        self._pace = WITH_CLIENTS if clients else WITHOUT
         self._brokers = brokers
         self._workers = workers
+
+    def run(self, is_done: Callable[[], bool], end: Nanos, *, is_wait: bool = False) -> bool:
+        """Lets time pass until that is so, or until `end`: False. A wait ends as well when nothing is left to come."""
+        world, pace = self._world, self._pace
+        before: Mark | None = None
+        while not world.run_until(is_done, min(pace.moment if before is None else pace.calm, end - world.now)):
+            if world.now >= end:
+                return False
+            mark, before = before, self.mark()
+            if mark == before:
+                coming = self.next()
+                if is_wait and coming is None:
+                    return False
+                self.leap(end if coming is None else min(end, coming))
+                before = None
+        return True
 
     def mark(self) -> Mark:
         applied = tuple(node.broker.machine.applied_index if node.broker is not None else 0 for node in self._brokers)
@@ -78,9 +109,9 @@ class Leaps:
         return min([*limits, *(coming.when for coming in self._coming())], default=None)
 
     def leap(self, until: Nanos) -> None:
-        """Lets time pass in which nothing is to come, after CALM of it."""
+        """Lets time pass in which nothing is to come, after some calm."""
         world, workers = self._world, self._workers_at_peace()
-        if workers is None or until - world.now < LEAP_MIN:
+        if workers is None or until - world.now < self._pace.leap_min:
             return
         for node in workers:
             assert node.worker is not None
@@ -90,14 +121,14 @@ class Leaps:
     def _coming(self) -> Iterator[Coming]:
         """What matters of what is to come."""
         for coming in self._world.agenda():
-            kept_up = KEPT_UP.get(type(coming.owner), frozenset())
+            kept_up = _kept_up(type(coming.owner))
             if coming.key not in kept_up and not isinstance(coming.owner, LoopExecutor):      # whose timer is its beat
                 yield coming
 
     def _workers_at_peace(self) -> list[WorkerProcess] | None:
         """Those that live, if all that live have their sessions at one leader, nobody else has any, and nobody waits
         for an answer."""
-        if not self._client._actor.is_at_rest:
+        if not all(client._actor.is_at_rest for client in self._clients):
             return None
         leading = [node.broker for node in self._brokers if node.process.alive and node.broker and node.broker.leading]
         if len(leading) != 1 or leading[0].machine.locks.claims:       # how long they are held, the leader counts
@@ -110,6 +141,10 @@ class Leaps:
 
     def _at(self, node: WorkerProcess, local: Nanos) -> Nanos:
         return max(self._world.now, node.process.machine.clock.world(local))
+
+
+def _kept_up(owner: type) -> frozenset[str]:
+    return next((keys for actor, keys in KEPT_UP.items() if issubclass(owner, actor)), frozenset())
 
 
 def _limits(worker: Worker) -> Iterator[Nanos]:
