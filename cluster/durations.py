@@ -62,5 +62,20 @@ def deadline_seconds(value: object) -> float:
     return allowed
 
 
+def duration_text(ms: int) -> str:
+    """Whole milliseconds as users write them, such as "1h30m"."""
+    text = ""
+    for unit, size in reversed(_UNITS_MS.items()):
+        count, ms = divmod(ms, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def waited_text(seconds: float) -> str:
+    """How long somebody has waited: in whole seconds, or in milliseconds if it was less than one."""
+    ms = round(seconds * 1_000)
+    return duration_text(ms if ms < 1_000 else ms // 1_000 * 1_000)
+
+
 def _negative(what: str, value: object) -> ValueError:
     return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")

@@ -3,6 +3,7 @@
 import builtins
 from typing import Literal, Self
 
+from cluster.durations import waited_text
 from cluster.state.commands import Failure
 
 RequestOutcome = Literal["refused", "unknown"]
@@ -165,7 +166,8 @@ class DeadlineExceeded(ClusterError, TimeoutError):
 
 class LockLost(ClusterError):
     """The lock `name` is not held any more, under the fence that it was held under, and what it protects may be
-    another's by now; `reason` says why. Of a submit with a `fence`: nothing of it was accepted, and `name` is ""."""
+    another's by now; `reason` says why. Of a submit with a `fence`: it was not accepted, and `name` is "". Of a `map`
+    with one: the items that came before the loss were accepted."""
 
     def __init__(self, name: str, fence: int, reason: str) -> None:
         lost = f'lock "{name}" is lost (fence {fence})' if name else f"no lock is held under fence {fence}"
@@ -176,10 +178,11 @@ class LockLost(ClusterError):
 
 
 class LockBusy(ClusterError, TimeoutError):
-    """Others held the lock `name` for as long as was to be waited; `waited` is in seconds."""
+    """Others held the lock `name` for as long as was to be waited; `waited` is in seconds, 0 if it was not to."""
 
     def __init__(self, name: str, waited: float, reason: str = "others hold it") -> None:
-        super().__init__(f'lock "{name}" is busy: {reason}; it is not waited for any more, after {waited:.3g} s')
+        given_up = f"; it is not waited for any more, after {waited_text(waited)}" if waited else ""
+        super().__init__(f'lock "{name}" is busy: {reason}{given_up}')
         self.name = name
         self.waited = waited
 

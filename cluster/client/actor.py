@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
-from cluster.client.claims import Claim, SessionClaims, Wanted
+from cluster.client.claim import Claim, Wanted
+from cluster.client.claims import SessionClaims
 from cluster.client.commands import RESEND_AFTER, Commands
 from cluster.client.lock_watching import LockWatcher, LockWatchers
 from cluster.client.outbox import TASK_NUMBER_MAX
@@ -405,7 +406,7 @@ class ClientActor(Actor):
         self.session = session
         self._claims = SessionClaims(session, self._numbers_max, lambda: self._commands.pump(), self.context.log)
         self._commands = Commands(
-            session, self._numbers_max, self._links, self.context.clock, self._waits, self._claims
+            session, self._numbers_max, self._links, self.context.clock, self._waits, self._claims.commands
         )
 
     def _wake_registered(self) -> None:
@@ -475,7 +476,7 @@ class ClientActor(Actor):
 
     def _on_claims_news(self, peer: Peer, message: ClaimsNews) -> None:
         if peer is self._links.leader and message.session == self.session:
-            self._claims.on_news(message.items, message.sent, self.context.clock.now())
+            self._claims.on_news(peer, message.items, message.sent, self.context.clock.now())
             self._commands.pump()
 
     def _on_lock_is(self, peer: Peer, message: LockIs) -> None:

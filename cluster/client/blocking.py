@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.lock_listing import LockInfo, LockListing
@@ -22,6 +22,7 @@ from cluster.durations import Duration, deadline_seconds, milliseconds
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
+    LockLost,
     Unavailable,
 )
 from cluster.state.commands import (
@@ -184,7 +185,7 @@ class Client:
         remaining = ids_of(tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
-            actor = await self._session(self._sessions.for_cancel, end)
+            actor = await self._session(self._sessions.for_command, end)
             counted: asyncio.Future[int] = self._loop.create_future()
             actor.replay(chunk, counted)
             replayed += await self._within(
@@ -313,7 +314,7 @@ class Client:
     async def _steer(self, name: str, what: int) -> int:
         checked_name(name)
         end = self._deadline_at(self._deadline)
-        actor = await self._session(self._sessions.for_cancel, end)
+        actor = await self._session(self._sessions.for_command, end)
         answered: asyncio.Future[tuple[int, int]] = self._loop.create_future()
         actor.steer(name, what, answered)
         code, value = await self._within(answered, self._left(end), lambda: actor.too_late("unknown"))
@@ -431,7 +432,7 @@ class Client:
         if grace_ms > GRACE_MS_MAX:
             raise ValueError(f"grace: {grace!r} is out of range, 0 to {GRACE_MS_MAX // 60_000} minutes are allowed")
         end = self._deadline_at(self._deadline)
-        actor = await self._session(self._sessions.for_cancel, end)
+        actor = await self._session(self._sessions.for_command, end)
         waiter: asyncio.Future[None] = self._loop.create_future()
         actor.cancel(tasks, grace_ms, waiter)
         await self._within(
@@ -464,14 +465,23 @@ class Mapping(Generic[R]):
             confirmed += waiters
         await client._next_turn()     # the chunk leaves while the next one is encoded
         while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
-            await confirmed.popleft()
+            await self._confirm(confirmed.popleft())
 
     async def end(self) -> "Batch[R]":
         """The batch, once a majority has all of it."""
         for waiter in self._confirmed:
-            await waiter
+            await self._confirm(waiter)
         self._batch.complete()
         return self._batch
+
+
+    async def _confirm(self, waiter: "asyncio.Future[None]") -> None:
+        """Of a part of the items."""
+        try:
+            await waiter
+        except LockLost as error:
+            reason = "it was lost or released while the map was submitted, whose first items may have been accepted"
+            raise LockLost("", error.fence, reason) from error
 
 
 def _connected(part: Part | None) -> Part:

@@ -10,7 +10,7 @@ A cancel is taken also while submits are not, but not before all lower numbers h
 has to wait for are *put off*: they give up their numbers like withdrawn ones, and get others when submits are taken
 again. Only the last of the window can be, those behind the last one that may be in a log: the tasks of a session are
 numbered as well, and the state takes these numbers only as they rise. What locks need is taken likewise; it waits for
-room in the window (`cluster.client.claims`), in turns with submits.
+room in the window (`cluster.client.claim_commands`), in turns with submits.
 """
 
 from asyncio import Future, get_running_loop
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import msgspec
 
 from actors import MILLISECOND, SECOND, Clock, Nanos
-from cluster.client.claims import LockCommand, SessionClaims
+from cluster.client.claim_commands import ClaimCommands, LockCommand
 from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
@@ -42,7 +42,7 @@ class Commands:
     """The commands of one session, from its first to its end; `session` is 0 before there is one."""
 
     def __init__(
-        self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits, claims: SessionClaims
+        self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits, claims: ClaimCommands
     ) -> None:
         self.session = session
         self._base = session << TASK_NUMBER_BITS
@@ -418,6 +418,6 @@ class Commands:
 
 def _refusal(waiter: Waiting, code: int) -> ClusterError:
     if code == ANSWER_LOST and isinstance(waiter, Draft):
-        reason = "it was lost or released before the submit was applied; nothing of that was accepted"
+        reason = "it was lost or released before the submit was applied, which was not accepted"
         return LockLost("", waiter.fence, reason)
     return Unavailable("the cluster refused the command", outcome="refused")

@@ -13,7 +13,7 @@ from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.contenders import Contenders
 from cluster.simulation.faults import ClusterFaults
-from cluster.simulation.launched import BrokerProcess, StandIns
+from cluster.simulation.launched import BrokerProcess, StandIns, in_place
 from cluster.simulation.nodes import (
     BROKERS,
     WORKERS,
@@ -27,7 +27,7 @@ from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
 from cluster.simulation.planted_limits import PlantedLimit, plant_limit
-from cluster.simulation.planted_locks import PlantedLock, leaders_of, plant_lock
+from cluster.simulation.planted_locks import PlantedLock, holders_of, leaders_of, plant_lock
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.state_oracle import Plant
 from cluster.simulation.verdict import Violation
@@ -101,6 +101,7 @@ class Scenario:
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
         self.oracles = oracles = Oracles(world, _plant(locks, limits))
+        self._holders = holders_of(locks)
         self.history = History(lambda: world.now)
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
@@ -127,12 +128,13 @@ class Scenario:
             on_damage=self._damaged,
             drains=[node.drain for node in self.workers],
         )
+        self.contenders.on_settled.append(self.faults.settled)
         oracles.raft.on_leader.append(self._new_leader)
 
     def run(self) -> Report:
         """Runs the whole course, or until something is violated."""
         course = self.course
-        with self.world:
+        with self.world, in_place(self._holders):
             self.faults.start(course.faults_ns)
             if self.world.seed % OPERATOR_ONE_IN:
                 self.employ_operator()
