@@ -8,12 +8,13 @@ be none of ours: whatever cannot be told has a reason in its place.
 import msgspec
 from msgspec import Struct
 
-from cluster.dependencies import EXT_RESULT
+from cluster.dependencies import EXT_END, EXT_OUTCOME, EXT_RESULT
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.status import DUPLICATE, STATE_NAMES
 from cluster.state.task_rows import ARGUMENTS_BYTES_MAX
 
 COMPLETED = STATE_NAMES[STATE_COMPLETED]
+SHOWN = {EXT_RESULT: "<result>", EXT_OUTCOME: "<outcome>", EXT_END: "<outcome>"}       # of what it needs
 NOT_KEPT = "not kept: it has completed, and has its result in their place"
 NEVER_KEPT = "not kept: it is a duplicate, and never runs"
 
@@ -40,6 +41,6 @@ def call_of(state: str, body: bytes | None, body_bytes: int) -> Call:
     return Call(args, kwargs)
 
 
-def _shown(code: int, data: memoryview) -> str:
+def _shown(code: int, data: memoryview) -> object:
     """What stands for a task that it needs."""
-    return "<result>" if code == EXT_RESULT else "<outcome>"
+    return SHOWN.get(code) or msgspec.msgpack.Ext(code, bytes(data))
