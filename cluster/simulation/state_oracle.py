@@ -392,7 +392,7 @@ class StateOracle:
         """A task was not run."""
         self.unmet += 1
         task = result.task
-        needs = self._needs.get(task, Needs([]))
+        needs = self._resolved(self._needs.get(task, Needs([])))
         states = [record.state for record in self.records.get(unmet.task, ())]
         is_unknown = unmet.state == UNMET_UNKNOWN and unmet.task in (*needs.results, *needs.outcomes)
         is_so = unmet.state != STATE_COMPLETED and unmet.task in needs.results and unmet.state in states
@@ -401,10 +401,19 @@ class StateOracle:
         self._judge.require(is_so or (is_unknown and not is_known), "needs", detail)
         self._judge.require(task not in self._held, "needs", f"{detail}; it was handed out")
 
+    def _resolved(self, needs: Needs) -> Needs:
+        """With the tasks that did the work of duplicates in place of these."""
+
+        def first(task: int) -> int:
+            record = self.terminal.get(task)
+            return task if record is None else record.duplicate_of or task
+
+        return Needs(list(map(first, needs.results)), list(map(first, needs.outcomes)))
+
     def _judge_inputs(self, index: int, assignment: Assignment) -> None:
         """An attempt was given what its task needs."""
         self.told += 1
-        needs = self._needs[assignment.task]
+        needs = self._resolved(self._needs[assignment.task])
         inputs = msgspec.msgpack.decode(assignment.body, type=Inputs)
         told = [[end.task for end in ends] for ends in (inputs.results, inputs.outcomes)]
         detail = f"task {assignment.task}, given at entry {index},"

@@ -72,6 +72,7 @@ class Simulated(Exception):
     """What a simulated function raises."""
 
 
+ANY_KEY = 0                     # of a call whose work another one may have done
 WRONG_INPUTS = -1               # what a call returns that was given others than it needs
 
 
@@ -79,9 +80,9 @@ WRONG_INPUTS = -1               # what a call returns that was given others than
 def work(call: Call, wanted: tuple[int, ...] = (), results: tuple[int, ...] = (), outcomes: Outcomes = ()) -> int:
     """Returns the call's key or raises, as it says. `wanted` are the keys of the calls whose results it needs, and then
     of those of which it needs outcomes."""
-    others = zip(wanted[len(results) :], outcomes, strict=False)
-    given = (*results, *(key if one.value is None else one.value for key, one in others))
-    if given != wanted or any(one.ok != (one.value is not None) for one in outcomes):
+    given = (*results, *(one.value for one in outcomes))
+    is_so = [value is None or key in (value, ANY_KEY) for key, value in zip(wanted, given, strict=False)]
+    if len(given) != len(wanted) or not all(is_so) or any(one.ok != (one.value is not None) for one in outcomes):
         return WRONG_INPUTS
     if call.fate == "raise" or (call.fate == "raise once" and current().attempt == 1):
         raise Simulated(f"call {call.key}")

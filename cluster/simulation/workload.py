@@ -31,7 +31,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.simulation.launched import Node
-from cluster.simulation.tasks import Call, Fate, Simulated, count, wait, work
+from cluster.simulation.tasks import ANY_KEY, Call, Fate, Simulated, count, wait, work
 from cluster.task import Task, TaskOptions
 from cluster.topology import Topology
 
@@ -242,7 +242,7 @@ class ClientProcess(Node):
         """A few tasks, each of which needs some of those before it, or of any client's earlier ones."""
         random = self._graphs
         earlier = list(self.workload.acknowledged.items())
-        known = [(key, client.handle(task)) for key, task in random.sample(earlier, min(2, len(earlier)))]
+        known = [(ANY_KEY, client.handle(task)) for _, task in random.sample(earlier, min(2, len(earlier)))]
         made: list[Handle[int]] = []
         for _ in range(random.randint(1, GRAPH_TASKS_MAX)):
             fate: Fate = random.choice(("ok", "ok", "ok", "raise"))
@@ -255,7 +255,7 @@ class ClientProcess(Node):
                 group([handle for _, handle in needed[cut:]], outcomes=True),
             )
             options: TaskOptions = {"expires": random.random()} if random.random() < 0.1 else {}
-            handle = await self._submit(client, call, options, *(arguments if needed else ()))
+            handle = await self._submit(client, call, options, *arguments)
             if handle is not None:
                 known.append((call.key, handle))
                 made.append(handle)

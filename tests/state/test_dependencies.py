@@ -279,6 +279,32 @@ def test_tasks_outlive_the_sessions_of_their_clients(rig, client, worker):
     assert worker.tasks() == [needy]
 
 
+# -- duplicates --------------------------------------------------------------------------------------------------------
+
+
+def test_who_needs_a_duplicate_gets_the_result_of_the_task_that_does_its_work(rig, client, worker):
+    first, second = client.submit(dedup="k")[0], client.submit(dedup="k")[0]
+    needy = client.needy([second], [first])
+    assert worker.tasks() == [first]
+    finish(worker, first, body=b"x")
+    end = End(first, STATE_COMPLETED, b"x")
+    assert inputs_of(worker, needy) == Inputs(inputs_of(worker, needy).body, [end], [end])
+
+
+def test_a_task_with_a_key_may_need_others_and_its_duplicates_need_nothing(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], dedup="k")
+    duplicate = client.needy([first], dedup="k")
+    assert end_of(rig, duplicate).duplicate_of == needy
+    client.cancel(first)
+    assert unmet_of(rig, needy).task == first
+    assert client.replay(first, needy) == 2
+    finish(worker, first)
+    assert len(inputs_of(worker, needy).results) == 1
+    unknown = client.needy([12], dedup="other")
+    assert unmet_of(rig, unknown).task == 12 and client.replay(unknown) == 1 and unmet_of(rig, unknown)
+
+
 # -- replays -----------------------------------------------------------------------------------------------------------
 
 
