@@ -36,8 +36,9 @@ from cluster.state.effects import (
     ANSWER_PARKED,
     ANSWER_REFUSED,
 )
-from cluster.state.intake import delay_of, enter, let_go, spec_for
-from cluster.state.lifecycle import cancel
+from cluster.state.following import follow
+from cluster.state.intake import delay_of, enter_first, spec_for
+from cluster.state.lifecycle import cancel, let_go
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
     ALARM_CROWDED,
@@ -222,8 +223,12 @@ def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> 
     schedules.number += 1
     number = schedules.session << TASK_NUMBER_BITS | schedules.number
     options = spec.options or DEFAULTS
+    if options.dedup and (first := tables.duplicates.first(spec.task, options, tables.now_ms)):
+        follow(tables, first, spec.task, options, number, 1, spec.name, slot_ms)
+        schedules.freed.append(number)
+        return number
     run = replace(spec_for(tables, spec.task, options, 1), schedule=spec.name, slot_ms=slot_ms)
-    enter(tables, run, number, [spec.body], delay_of(options, tables.now_ms), waits=waits)
+    enter_first(tables, run, options, number, [spec.body], waits=waits)
     return number
 
 
