@@ -43,7 +43,7 @@ types: venv
 	$(BIN)/mypy
 
 simulate: venv
-	$(BIN)/python -m cluster.simulation --seeds 50
+	$(BIN)/python -m cluster.simulation --seeds 50 --years 3
 
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only -s $(addprefix --ignore=,$(LONG_BENCHES))

@@ -4,7 +4,8 @@ import builtins
 from typing import Literal, Self
 
 from cluster.durations import waited_text
-from cluster.state.commands import Failure
+from cluster.state.commands import Failure, Unmet
+from cluster.state.inputs import END_NAMES
 
 RequestOutcome = Literal["refused", "unknown"]
 
@@ -112,6 +113,35 @@ class TaskFailed(ClusterError):
         )
         error.__cause__ = _original(failure)
         return error
+
+
+class DependencyFailed(TaskFailed):
+    """The task did not run, for it needs the result of `task`, which has none. `state` says how that ended: "failed",
+    "dead", "cancelled" or "expired"; "unknown" if the cluster has no record of it. `cause` is the first task of those
+    that ended so: `task` itself, or one that this needed in its turn."""
+
+    def __init__(self, message: str, task: int, state: str, cause: int) -> None:
+        super().__init__("DependencyFailed", message)
+        self.task = task
+        self.state = state
+        self.cause = cause
+
+    @classmethod
+    def from_unmet(cls, message: str, unmet: Unmet) -> Self:
+        return cls(message, unmet.task, END_NAMES.get(unmet.state, "unknown"), unmet.cause)
+
+
+class DependencyError(ClusterError, ValueError):
+    """A handle among the arguments of a call that cannot be there. `value` is it, or its id, `allowed` what would be
+    right."""
+
+    def __init__(self, value: object, problem: str, allowed: str) -> None:
+        shown = f"task {value}" if isinstance(value, int) else repr(value)
+        if len(shown) > SHOWN_CHARACTERS_MAX:
+            shown = f"{shown[:SHOWN_CHARACTERS_MAX]}..."
+        super().__init__(f"{shown} {problem}; {allowed}")
+        self.value = value
+        self.allowed = allowed
 
 
 class TaskDead(ClusterError):

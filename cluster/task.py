@@ -17,6 +17,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 from msgspec import Struct
 
 from cluster.backoff import Backoff
+from cluster.dependencies import References
 from cluster.durations import Duration
 from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
@@ -101,6 +102,12 @@ class Task(Generic[P, R]):
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
         """The body of a call. Raises TypeError (arguments do not fit), EncodeError and BodyTooLarge."""
         return self.codec.encode_arguments(args, kwargs)
+
+    def encode_call(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[bytes, References | None]:
+        """The same, and what handles among the arguments refer to. Raises DependencyError as well."""
+        return self.codec.encode_call(args, kwargs)
 
     def decode_result(self, body: bytes) -> R:
         """What the function returned, as its annotation says. Raises EncodeError if it does not fit."""

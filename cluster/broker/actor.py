@@ -13,6 +13,7 @@ import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer, PeerLog, Ref, handles
 from cluster.broker.admission import size_of, well_formed
+from cluster.broker.dates import DateTimer
 from cluster.broker.delivery import Delivery
 from cluster.broker.ending import Ending
 from cluster.broker.entries import Passing
@@ -110,7 +111,6 @@ class Broker(Actor):
         self._closing: set[int] = set()                     # sessions whose owner has said goodbye
         self._expiring: set[int] = set()                    # sessions that were proposed to end for their silence
         self._leases = LeaseTable()
-        self._due_ms = 0
 
     def started(self) -> None:
         self._raft_ref: Ref[object] = self.raft.context.self_ref
@@ -153,9 +153,11 @@ class Broker(Actor):
             self.raft.stamp_ms,
             lambda command: self._proposals.propose(command, size_of(command)),
             lambda: bool(self.raft.closed_reason),
-            lambda wait, callback: self.context.timer("schedules", wait, callback),
+            lambda date_ms: self._slots.set(date_ms),
             self._next_turn,
         )
+        self._due = self._timer_at_dates("tick", self._tick)
+        self._slots = self._timer_at_dates("schedules", self._slot_has_come)
         self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end, self.raft, self._later)
         self._handlers: dict[type, Answering] = {           # of a leader
             Submit: self._on_submit,
@@ -398,6 +400,8 @@ class Broker(Actor):
         self._proposals.go_on()
         self._watching.go_on()
         self._locks.look(now)
+        self._due.look()
+        self._slots.look()
         for session in self._leases.silent(now, self.machine.session):
             known = self.machine.session(session)
             if known is not None:
@@ -405,20 +409,24 @@ class Broker(Actor):
                 self._expiring.add(session)
                 self._proposals.propose(Expire(session, known.incarnation), 0)
 
+    def _timer_at_dates(self, key: str, callback: Callable[[], None]) -> DateTimer:
+        return DateTimer(
+            self.context.clock.now,
+            self.raft.until_stamp,
+            lambda wait: self.context.timer(key, wait, callback),
+            lambda: self.context.cancel_timer(key),
+        )
+
     def _arm(self) -> None:
         """One timer at the earliest date in the state."""
-        due = self.machine.next_deadline_ms()
-        if due == self._due_ms:
-            return
-        self._due_ms = due or 0
-        if not due:
-            self.context.cancel_timer("tick")
-            return
-        wait: Nanos = max(0, due - self.raft.stamp_ms()) * MILLISECOND
-        self.context.timer("tick", max(wait, MILLISECOND), self._tick)
+        self._due.set(self.machine.next_deadline_ms() or 0)
+
+    def _slot_has_come(self) -> None:
+        self._slots.rung()
+        self._schedules.wake()
 
     def _tick(self) -> None:
-        due, self._due_ms = self._due_ms, 0
+        due = self._due.rung()
         if self.leading and due:
             if self.raft.stamp_ms() >= due:
                 self._proposals.propose(Tick(due), 0)

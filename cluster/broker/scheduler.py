@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from actors import MILLISECOND, Log, Nanos
+from actors import Log
 from cluster.broker.link import Link
 from cluster.broker.questions import Questions
 from cluster.errors import ScheduleError
@@ -62,8 +62,8 @@ class NotComputed:
 
 class Scheduler:
     """Of one broker; it does something while that leads. `stamp_ms` is its time of day, `propose` writes a command into
-    the log, `is_closed` says that nothing is to be written that can wait; `timer` calls back once after a while, in
-    place of what it was told before, `next_turn` in the next turn of the loop."""
+    the log, `is_closed` says that nothing is to be written that can wait; at the date that `wake_at` was told last,
+    `wake` is called; `next_turn` calls back in the next turn of the loop."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Scheduler:
         stamp_ms: Callable[[], int],
         propose: Callable[[Proposal], None],
         is_closed: Callable[[], bool],
-        timer: Callable[[Nanos, Callable[[], None]], None],
+        wake_at: Callable[[int], None],
         next_turn: Callable[[Callable[[], None]], None],
     ) -> None:
         self._machine = machine
@@ -82,7 +82,7 @@ class Scheduler:
         self._stamp_ms = stamp_ms
         self._propose = propose
         self._is_closed = is_closed
-        self._timer = timer
+        self._wake_at = wake_at
         self._next_turn = next_turn
         self._leading = False
         self._stirred: dict[str, None] = {}                 # schedules to be looked at
@@ -192,10 +192,10 @@ class Scheduler:
         while self._looks and self._look_at.get(self._looks[0][1]) != self._looks[0][0]:
             heappop(self._looks)
         if self._looks:
-            wait: Nanos = (self._looks[0][0] - self._stamp_ms()) * MILLISECOND
-            self._timer(max(wait, MILLISECOND), self._wake)
+            self._wake_at(self._looks[0][0])
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """The date may have come."""
         if not self._leading:
             return
         now_ms = self._stamp_ms()
@@ -238,6 +238,10 @@ class Scheduler:
         spec = schedule.spec
         is_parked = self._machine.schedules.is_parked(spec.name)
         upcoming = self._upcoming_of(schedule)
+        # Of runs that may overlap none holds up another.
+        first = next(iter(schedule.begun), 0) if spec.exclusive else 0
+        run = self._machine.details(first) if first else None
+        is_stuck = run is not None and run.row.is_parked and not is_parked
         return ScheduleView(
             spec,
             schedule.next_ms,
@@ -250,6 +254,7 @@ class Scheduler:
             len(schedule.begun),
             len(schedule.waiting),
             history,
+            *((first, run.row.name, run.row.why_parked) if run is not None and is_stuck else ()),
         )
 
     def _upcoming_of(self, schedule: Schedule) -> list[int] | NotComputed:
@@ -307,7 +312,8 @@ class Calendar:
 def _proposal(schedule: Schedule, times: Times, now_ms: int) -> Proposal:
     spec = schedule.spec
     if schedule.next_ms == UNKNOWN:
-        return Arm(spec.name, schedule.version, times.next_after(now_ms) or NEVER)
+        # Not from now on: who should have written it down may have been lost a slot ago.
+        return Arm(spec.name, schedule.version, times.next_after(schedule.passed_ms) or NEVER)
     found = due(times, schedule.next_ms, now_ms, cast("Policy", spec.misfire))
     after_ms = found.next_slot or NEVER
     return Fire(spec.name, schedule.version, schedule.next_ms, list(found.run), after_ms, found.is_alarm)

@@ -10,7 +10,7 @@ actor (`cluster.client.succession`) and retires this one, which ends when nothin
 """
 
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from cluster.client.watching import Watcher, Watchers
 from cluster.errors import ClusterError, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
-from cluster.state.commands import Close, Options, Register
+from cluster.state.commands import Close, Needs, Options, Register
 from cluster.state.effects import ANSWER_OK, STATE_COMPLETED
 from cluster.wire import (
     ROLE_CLIENT,
@@ -184,19 +184,27 @@ class ClientActor(Actor):
         sink: Sink,
         waiter: Waiter,
         fence: int = 0,
+        needs: Needs | None = None,
     ) -> int:
         """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
         self._check_open()
-        task = self._commands.submit(name, options, body, deadline, sink, waiter, fence)
+        task = self._commands.submit(name, options, body, deadline, sink, waiter, fence, needs)
         self.context.at_turn_end(self._close_turn)
         return task
 
     def submit_many(
-        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink, fence: int = 0
+        self,
+        name: str,
+        options: Options | None,
+        calls: Sequence[tuple[bytes, Needs | None]],
+        deadline: Nanos,
+        sink: ManySink,
+        fence: int = 0,
     ) -> list[Waiter]:
-        """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
+        """Queues tasks of one kind, each with its body and what it needs, and adds their ids to `sink`; returns one
+        waiter per command they travel in."""
         self._check_open()
-        waiters = self._commands.submit_many(name, options, bodies, deadline, sink, fence)
+        waiters = self._commands.submit_many(name, options, calls, deadline, sink, fence)
         self.context.at_turn_end(self._close_turn)
         return waiters
 
@@ -330,6 +338,11 @@ class ClientActor(Actor):
         self._wake_registered()
         self._watchers.release()
         self._lock_watchers.release()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it has a session, and nobody waits for the answer to a command or a question."""
+        return bool(self.session) and self._commands.is_idle and self._questions.are_answered
 
     def _part(self, now: Nanos) -> None:
         """One step of a retired session towards its end: what it has seen first, for that only it can say; then

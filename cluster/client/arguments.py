@@ -8,11 +8,13 @@ be none of ours: whatever cannot be told has a reason in its place.
 import msgspec
 from msgspec import Struct
 
+from cluster.dependencies import EXT_END, EXT_OUTCOME, EXT_RESULT
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.status import DUPLICATE, STATE_NAMES
 from cluster.state.task_rows import ARGUMENTS_BYTES_MAX
 
 COMPLETED = STATE_NAMES[STATE_COMPLETED]
+SHOWN = {EXT_RESULT: "<result>", EXT_OUTCOME: "<outcome>", EXT_END: "<outcome>"}       # of what it needs
 NOT_KEPT = "not kept: it has completed, and has its result in their place"
 NEVER_KEPT = "not kept: it is a duplicate, and never runs"
 
@@ -32,8 +34,13 @@ def call_of(state: str, body: bytes | None, body_bytes: int) -> Call:
     if body is None:
         return Call(why=f"{body_bytes} bytes; up to {ARGUMENTS_BYTES_MAX} are shown")
     try:
-        args, kwargs = msgspec.msgpack.decode(body, type=tuple[tuple[object, ...], dict[str, object]])
+        args, kwargs = msgspec.msgpack.decode(body, type=tuple[tuple[object, ...], dict[str, object]], ext_hook=_shown)
         msgspec.json.encode((args, kwargs))
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         return Call(why=f"{body_bytes} bytes that JSON cannot say: {error}")
     return Call(args, kwargs)
+
+
+def _shown(code: int, data: memoryview) -> object:
+    """What stands for a task that it needs."""
+    return SHOWN.get(code) or msgspec.msgpack.Ext(code, bytes(data))

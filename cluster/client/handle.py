@@ -2,22 +2,31 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from actors import MILLISECOND
 from cluster.client.watching import Event, watch
+from cluster.dependencies import ManyResults, Need, OneResult
 from cluster.durations import Duration, milliseconds, timeout_seconds
-from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
+from cluster.errors import (
+    ClusterError,
+    DeadlineExceeded,
+    DependencyFailed,
+    TaskCancelled,
+    TaskDead,
+    TaskExpired,
+    TaskFailed,
+)
 from cluster.state.effects import (
     STATE_CANCELLED,
     STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
-    STATE_FAILED,
     TaskResult,
 )
+from cluster.state.inputs import END_NAMES
 from cluster.task import Task
 
 if TYPE_CHECKING:
@@ -28,19 +37,12 @@ R = TypeVar("R")
 CANCEL_TASKS_MAX = 1_024        # in one command
 CANCEL_GRACE = "5s"
 
-STATE_NAMES = {
-    STATE_COMPLETED: "completed",
-    STATE_FAILED: "failed",
-    STATE_DEAD: "dead",
-    STATE_CANCELLED: "cancelled",
-    STATE_EXPIRED: "expired",
-}
 
-
-class Handle(Generic[R]):
+class Handle(OneResult[R]):
     """One submitted task. `await handle` gives its result or raises what became of it:
 
-    TaskFailed, TaskDead, TaskCancelled, TaskExpired, or Unavailable with outcome "unknown".
+    TaskFailed, TaskDead, TaskCancelled, TaskExpired, or Unavailable with outcome "unknown". As an argument of another
+    task it stands for that result (`cluster.group`).
 
     `id` is its own. `duplicate_of` is the id of another one that did its work, if it was submitted with a key (`dedup`)
     that this had; then everything that the handle says of an end is that one's. It is None until that is known.
@@ -93,7 +95,7 @@ class Handle(Generic[R]):
 
     def state(self) -> str:
         """What this client knows: "pending" until the terminal record arrived, then its state."""
-        return "pending" if self._result is None else STATE_NAMES[self._result.state]
+        return "pending" if self._result is None else END_NAMES[self._result.state]
 
     def done(self) -> bool:
         return self._result is not None or self._error is not None
@@ -147,6 +149,9 @@ class Handle(Generic[R]):
             return event
         raise AssertionError("the first event says how a task is")
 
+    def _need(self) -> Need:
+        return Need(self.id, self._client, self._result)
+
     def record(self) -> TaskResult | None:
         """The terminal record, once it has come."""
         return self._result
@@ -180,7 +185,7 @@ class Handle(Generic[R]):
         return f"<Handle {self.id} {self._task.name if self._task else '?'} {self.state()}>"
 
 
-class Batch(Generic[R]):
+class Batch(ManyResults[R]):
     """Many tasks that were submitted together. `await batch` gives their results in the order of the items."""
 
     def __init__(self, client: "Client", task: Task[..., R]) -> None:
@@ -282,6 +287,10 @@ class Batch(Generic[R]):
         open_tasks = [task for task, position in self._index.items() if self._records[position] is None]
         await self._client.cancel(open_tasks, grace)
 
+    def _needs(self) -> list[Need]:
+        records = [record if isinstance(record, TaskResult) else None for record in self._records]
+        return [Need(task, self._client, record) for task, record in zip(self._ids, records, strict=True)]
+
     # -- what the actor and `map` call ------------------------------------------------------------------------------
 
     def add(self, task: int) -> None:
@@ -343,4 +352,6 @@ def value_of(result: TaskResult, task: Task[..., R] | None) -> R:
     assert result.error is not None
     if result.state == STATE_DEAD:
         raise TaskDead(result.error, result.attempts)
+    if result.error.unmet is not None:
+        raise DependencyFailed.from_unmet(result.error.message, result.error.unmet)
     raise TaskFailed.from_failure(result.error)

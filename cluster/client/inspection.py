@@ -43,7 +43,7 @@ class AttemptInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """What the cluster has of one task. In a list it ends with `held_back_until`: what follows is of `Client.task`."""
+    """What the cluster has of one task. In a list it ends with `missing`: what follows is of `Client.task`."""
 
     id: int
     state: str                          # pending, processing, completed, failed, dead, cancelled, expired or duplicate
@@ -65,6 +65,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     parked_why: str = ""                # what a worker would need that took it
     held_back_why: str = ""             # pending: which limit it waits for
     held_back_until: datetime | None = None     # then: when that lets the next one start; None: when another ends
+    missing: int = 0                    # pending: how many of the tasks that it needs have not ended
     attempts: tuple[AttemptInfo, ...] = ()      # that have ended, the last 10
     timeout_s: float | None = None
     soft_timeout_s: float | None = None         # None: it has none
@@ -82,6 +83,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     scheduled_at: datetime | None = None        # the time that this run is for
     dedup: str = ""                             # the key of its work; "" if it has none
     duplicate_of: int | None = None             # the task that did its work
+    needs: int = 0                              # how many tasks it needs, unless it has completed
+    waits_for: tuple[int, ...] = ()             # the first 10 of these that have not ended
 
 
 class Listing:
@@ -170,6 +173,7 @@ def info_of(
         parked_why=row.why_parked,
         held_back_why=row.why_held_back,
         held_back_until=_date(row.until_ms),
+        missing=row.missing,
     )
     if details is None:
         return info
@@ -193,6 +197,8 @@ def info_of(
         scheduled_at=_date(details.slot_ms),
         dedup=details.dedup,
         duplicate_of=details.duplicate_of or None,
+        needs=details.needs,
+        waits_for=tuple(details.waits_for),
     )
 
 

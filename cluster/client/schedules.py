@@ -170,6 +170,11 @@ def _alarm_text(view: ScheduleView) -> str:
         texts.append(f"at {when} more than {FIRE_SLOTS_MAX} slots had been missed, and one was run for all of them")
     elif view.alarm == ALARM_CROWDED:
         texts.append(f"slots are skipped, the last one at {when}: too many runs have not ended")
+    if view.stuck:
+        texts.append(
+            f"no worker can run task {view.stuck} ({view.stuck_name}), which has not ended: {view.stuck_why}; "
+            "start one that can, or cancel it"
+        )
     return "; ".join(texts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from actors import MILLISECOND, SECOND, Actor, AddressInUse, BadAddress, Locked, Peer, PeerLog, Ref, handles
+from actors import MILLISECOND, SECOND, Actor, AddressInUse, BadAddress, Locked, Nanos, Peer, PeerLog, Ref, handles
 from cluster.data_directory import DataUnusable
 from cluster.peer.config import BrokerConfig
 from cluster.peer.drive import APPLY_BYTES_PER_TURN, Drive
@@ -388,6 +388,10 @@ class RaftPeer(Actor):
         """The leader's time of day for an entry that it makes now."""
         assert self.core is not None
         return Stamp(self.stamp_ms(), self.core.term)
+
+    def until_stamp(self, date_ms: int) -> Nanos:
+        """How long until `stamp_ms` gives this date."""
+        return self.news.wait(date_ms)
 
     def stamp_ms(self) -> int:
         return self.news.stamp_ms()

@@ -72,6 +72,11 @@ class ReplicaNews:
         now: Nanos = self._clock.now()
         return self._stamps.read(now, self._target_ms())
 
+    def wait(self, date_ms: int) -> Nanos:
+        """How long until `stamp_ms` gives this date. Only after `lead`."""
+        assert self._stamps is not None
+        return self._stamps.wait(date_ms, self._clock.now(), self._target_ms())
+
     def _target_ms(self) -> int:
         wall_ms = self._clock.wall_ms()
         return median_ms([wall_ms, *(wall_ms + offset for offset in self._offsets_ms.values())])

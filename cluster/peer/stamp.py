@@ -31,6 +31,17 @@ class StampClock:
         self._last_ns += elapsed + max(-slew, min(slew, error))
         return self._last_ns // MILLISECOND
 
+    def wait(self, date_ms: int, now: Nanos, target_ms: int) -> Nanos:
+        """How long it takes from `now` until `read` gives this date, if the wall clocks go on as they do; 0 or less if
+        it does by now."""
+        self.read(now, target_ms)
+        left = date_ms * MILLISECOND - self._last_ns
+        error = target_ms * MILLISECOND - self._last_ns
+        # It slews for all of that time, or until it is right.
+        if error > 0:
+            return max(-(-left * 100 // (100 + SLEW_PERCENT)), left - error)
+        return min(-(-left * 100 // (100 - SLEW_PERCENT)), left - error)
+
 
 def median_ms(clocks: list[int]) -> int:
     """The median; of an even number the lower of the two in the middle."""

@@ -6,6 +6,7 @@ A violation names its seed, the time, the oracle, and the command that shows it 
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from time import perf_counter
 
 import click
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors import SECOND
+from actors.simulation import World
+from cluster.simulation.calendar_scenario import Year, YearReport
 from cluster.simulation.scenario import Report, Scenario
 
 SECONDS_PER_HOUR = 3_600
@@ -20,38 +23,57 @@ FIELD_CHARACTERS_MAX = 200
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seeds", default=50, show_default=True, type=click.IntRange(min=1), help="How many seeds to run.")
+@click.option("--seeds", default=50, show_default=True, type=click.IntRange(min=0), help="How many seeds to run.")
+@click.option(
+    "--years",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many of them to live through as a year of schedules as well; each takes about a minute.",
+)
 @click.option("--from", "first", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
 @click.option("--json", "only_json", is_flag=True, help="Print the JSON line and nothing else.")
 @click.option("--verbose", is_flag=True, help="Print the events of every seed, and a line about each.")
-def main(seeds: int, first: int, only_json: bool, verbose: bool) -> None:
+def main(seeds: int, years: int, first: int, only_json: bool, verbose: bool) -> None:
     """Simulate a cluster of three brokers, two workers and five clients, a minute or more for each seed."""
+    if not seeds and not years:
+        raise click.UsageError("nothing to run: give --seeds or --years")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     started = perf_counter()
     reports: list[Report] = []
+    lived: list[YearReport] = []
     columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = only_json or verbose or not console.is_terminal
     with Progress(*columns, console=console, disable=hidden) as progress:
-        bar = progress.add_task("seeds", total=seeds, seed=first)
-        for seed in range(first, first + seeds):
+        bar = progress.add_task("seeds", total=seeds + years, seed=first)
+        shown = console if verbose and not only_json else None
+        for number in range(seeds + years):
+            seed = first + (number if number < seeds else number - seeds)
             progress.update(bar, seed=seed)
-            report = _run(seed, console if verbose and not only_json else None)
-            reports.append(report)
+            report: Report | YearReport
+            if number < seeds:
+                report = _run(seed, shown)
+                reports.append(report)
+            else:
+                report = _live(seed, shown)
+                lived.append(report)
             for violation in report.violations:
                 console.print(str(violation), markup=False)
             progress.advance(bar)
-    click.echo(json.dumps(summary(reports, perf_counter() - started)))
-    sys.exit(1 if any(report.violations for report in reports) else 0)
+    line = summary(reports, lived, perf_counter() - started)
+    click.echo(json.dumps(line))
+    sys.exit(1 if line["violations"] else 0)
 
 
-def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
-    """The line that is printed: sums over all seeds; `violations` counts them."""
+def summary(reports: list[Report], lived: list[YearReport], wall_seconds: float) -> dict[str, object]:
+    """The line that is printed: sums over all seeds; `violations` counts those of years as well. `slots` are those of
+    schedules that became a task in the years."""
     faults: Counter[str] = Counter()
     for report in reports:
         faults.update(report.faults)
     return {
         "seeds": len(reports),
-        "violations": sum(len(report.violations) for report in reports),
+        "violations": sum(len(report.violations) for report in reports) + sum(len(year.violations) for year in lived),
         "simulated_hours": round(sum(report.simulated_ns for report in reports) / SECOND / SECONDS_PER_HOUR, 3),
         "operations": sum(report.operations for report in reports),
         "acknowledged": sum(report.acknowledged for report in reports),
@@ -73,6 +95,8 @@ def summary(reports: list[Report], wall_seconds: float) -> dict[str, object]:
         "limited": sum(report.limited for report in reports),
         "turns": sum(report.turns for report in reports),
         "duplicates": sum(report.duplicates for report in reports),
+        "years": len(lived),
+        "slots": sum(year.fired for year in lived),
     }
 
 
@@ -80,12 +104,7 @@ def _run(seed: int, console: Console | None) -> Report:
     scenario = Scenario(seed)
     if console is None:
         return scenario.run()
-
-    def show(process: str, name: str, fields: dict[str, object]) -> None:
-        text = " ".join(f"{key}={str(value)[:FIELD_CHARACTERS_MAX]!r}" for key, value in fields.items())
-        console.print(f"{scenario.world.now / SECOND:11.6f} {process} {name} {text}", markup=False)
-
-    scenario.world.on_log.append(show)
+    scenario.world.on_log.append(_shower(scenario.world, console))
     report = scenario.run()
     console.print(
         f"seed {seed}: {report.simulated_ns / SECOND:.0f} s, {report.acknowledged} acknowledged, "
@@ -96,6 +115,31 @@ def _run(seed: int, console: Console | None) -> Report:
         markup=False,
     )
     return report
+
+
+def _live(seed: int, console: Console | None) -> YearReport:
+    year = Year(seed)
+    if console is None:
+        return year.run()
+    year.world.on_log.append(_shower(year.world, console))
+    report = year.run()
+    console.print(
+        f"year of seed {seed}: {report.fired} slots became tasks, {report.missed} did not, "
+        f"at most {report.late_ms_max} ms late in calm, {report.runs} runs, {report.entries} entries, "
+        f"{report.elections} elections, faults {report.faults}, digest {report.digest:08x}",
+        markup=False,
+    )
+    return report
+
+
+def _shower(world: World, console: Console) -> Callable[[str, str, dict[str, object]], None]:
+    """Prints what nodes log."""
+
+    def show(process: str, name: str, fields: dict[str, object]) -> None:
+        text = " ".join(f"{key}={str(value)[:FIELD_CHARACTERS_MAX]!r}" for key, value in fields.items())
+        console.print(f"{world.now / SECOND:11.6f} {process} {name} {text}", markup=False)
+
+    return show
 
 
 if __name__ == "__main__":

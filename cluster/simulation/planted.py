@@ -47,6 +47,7 @@ class Planted(Enum):
     SESSIONS_NOT_IN_SNAPSHOT = "snapshots do not hold the sessions of clients"
     WINDOWS_NOT_IN_SNAPSHOT = "snapshots do not hold what has started under a rate"
     KEYS_NOT_IN_SNAPSHOT = "snapshots do not hold which work has been done"
+    WAITING_NOT_IN_SNAPSHOT = "snapshots do not hold who waits for the end of which task"
     OVERWRITTEN_ENTRY_PLANNED = "plans of snapshots name an entry that was overwritten"
     OVERWRITTEN_ENTRY_COMPACTED = "and the compactor does not compare what came of it"
     LAST_ENTRY_NOT_PLANNED = "plans of snapshots lack their last entry"
@@ -226,6 +227,7 @@ COMPACTORS: dict[Planted, Compact] = {
     Planted.SESSIONS_NOT_IN_SNAPSHOT: forgetful_compact(Section.SESSIONS, without_clients),
     Planted.KEYS_NOT_IN_SNAPSHOT: forgetful_compact(Section.KEYS, without_any),
     Planted.WINDOWS_NOT_IN_SNAPSHOT: forgetful_compact(Section.LIMITS, without_windows),
+    Planted.WAITING_NOT_IN_SNAPSHOT: forgetful_compact(Section.WAITED, without_any),
     Planted.OVERWRITTEN_ENTRY_COMPACTED: blind_compact,
     Planted.LAST_ENTRY_NOT_COMPACTED: blind_compact,
 }

@@ -28,6 +28,7 @@ from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
 from cluster.simulation.planted_limits import PlantedLimit, plant_limit
 from cluster.simulation.planted_locks import PlantedLock, holders_of, leaders_of, plant_lock
+from cluster.simulation.planted_needs import PlantedNeed, plant_need
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.state_oracle import Plant
 from cluster.simulation.verdict import Violation
@@ -95,12 +96,13 @@ class Scenario:
         planted: Planted | None = None,
         locks: PlantedLock | None = None,
         limits: PlantedLimit | None = None,
+        needs: PlantedNeed | None = None,
     ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world, _plant(locks, limits))
+        self.oracles = oracles = Oracles(world, _plant(locks, limits, needs))
         self._holders = holders_of(locks)
         self.history = History(lambda: world.now)
         plan = topology()
@@ -239,12 +241,14 @@ class Scenario:
         )
 
 
-def _plant(lock: PlantedLock | None, limit: PlantedLimit | None) -> Plant:
+def _plant(lock: PlantedLock | None, limit: PlantedLimit | None, need: PlantedNeed | None) -> Plant:
     def plant(machine: Machine) -> None:
         if lock is not None:
             plant_lock(lock, machine)
         if limit is not None:
             plant_limit(limit, machine)
+        if need is not None:
+            plant_need(need, machine)
 
     return plant
 

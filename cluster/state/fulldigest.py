@@ -18,6 +18,7 @@ from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.limits import Limits
 from cluster.state.lines import Line, Lines
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.schedules import Schedules
@@ -48,6 +49,7 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _schedules(tables.schedules)
     yield from _duplicates(tables.duplicates)
     yield from _tasks(tables)
+    yield from _dependencies(tables.dependencies)
     yield from _retention(tables.retention)
     yield from _evidence(tables.evidence)
 
@@ -145,8 +147,15 @@ def _duplicates(duplicates: Duplicates) -> Iterator[object]:
     yield list(duplicates.over)
 
 
+def _dependencies(dependencies: Dependencies) -> Iterator[object]:
+    yield (dependencies.counted, list(dependencies.ends))
+    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
+    for known in (dependencies.by_task, dependencies.kept):
+        yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
+
+
 def _retention(retention: Retention) -> Iterator[object]:
-    yield (retention.lots_made, retention.bytes, retention.dead_bytes, list(retention.dead))
+    yield (retention.lots_made, retention.bytes, retention.dead_bytes, retention.overdue_bytes, list(retention.dead))
     for second, bucket in sorted(retention.buckets.items()):
         yield (second, list(bucket.ranges))
         for lot in bucket.lots.values():

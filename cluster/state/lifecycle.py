@@ -74,6 +74,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
+    if tables.dependencies.is_used:
+        tables.dependencies.note((task.id,))
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -206,7 +208,7 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
         tables.ledger.withdrawn(session.id, task.id, task.attempt)
         finish(tables, task, STATE_CANCELLED)
     else:
-        _end_waiting(tables, task, STATE_CANCELLED)
+        end_waiting(tables, task, STATE_CANCELLED)
 
 
 def run_timers(tables: Tables) -> None:
@@ -239,10 +241,23 @@ def run_timers(tables: Tables) -> None:
         else:
             for task in tasks:
                 if task.state in (PENDING, DELAYED):
-                    _end_waiting(tables, task, STATE_EXPIRED)
+                    end_waiting(tables, task, STATE_EXPIRED)
 
 
-def _end_waiting(tables: Tables, task: Task, state: int) -> None:
+def let_go(tables: Tables, task: Task, delay_ms: int) -> None:
+    """A task that had to wait waits in its lane, or for its delay before that."""
+    assert task.state == DELAYED
+    if delay_ms:
+        tables.timers.add(tables.now_ms + delay_ms, task.id, 1, READY)
+        return
+    channel = tables.queues.channels[task.spec.channel]
+    channel.queue.delayed -= 1
+    task.state = PENDING
+    channel.append_again(task)
+
+
+def end_waiting(tables: Tables, task: Task, state: int) -> None:
+    """Ends a task that is in no slot."""
     channel = tables.queues.channels[task.spec.channel]
     delayed = task.state == DELAYED
     finish(tables, task, state)

@@ -147,6 +147,8 @@ def _publish(tables: Tables, submitter: int, done: list[Task], lot: int, done_by
     tables.retention.file(lot, ids, done_bytes)
     if submitter in tables.schedules.sessions:
         tables.schedules.freed += ids
+    if tables.dependencies.is_used:
+        tables.dependencies.note(ids)
     ledger = tables.ledger
     decisions = ledger.decisions
     decisions.append(ENDED)

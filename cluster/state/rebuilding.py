@@ -19,8 +19,9 @@ from cluster.state.keys import Home, KeyedChannel
 from cluster.state.limits import Limit
 from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
+from cluster.state.needs import Dependent
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
-from cluster.state.retention import Lot
+from cluster.state.retention import OVERDUE, Lot, record_bytes
 from cluster.state.rows import (
     DEAD_LISTED_SINCE,
     IMAGE_VERSION,
@@ -31,6 +32,7 @@ from cluster.state.rows import (
     ClaimRow,
     CountersRow,
     DeadRow,
+    DependentRow,
     EndedRow,
     EvidenceRow,
     HeadRow,
@@ -51,6 +53,7 @@ from cluster.state.rows import (
     SpecRow,
     TasksRow,
     TimerRow,
+    WaitedRow,
 )
 from cluster.state.schedules import Schedule
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
@@ -304,12 +307,31 @@ class Rebuilding:
             column(row.grace_ms, GRACE_NONE),
             column(row.replays, 0),
         )
-        self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
+        shard = self.tables.tasks.shard(row.id[0] >> RUN_BITS)
+        shard.update(zip(row.id, tasks, strict=True))
+        if row.lot is not None and OVERDUE in row.lot:
+            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot == OVERDUE]
+            self.tables.retention.overdue_bytes += sum(map(record_bytes, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
         if ended is None:
             return None
         return [Attempt(a.number, self._text(a.worker), a.status, a.started_ms, a.ended_ms, a.error) for a in ended]
+
+    def dependent(self, row: DependentRow) -> None:
+        dependencies = self.tables.dependencies
+        if self.tables.tasks.get(row.task) is None and not row.is_live:
+            raise LookupError(f"needs of task {row.task}")
+        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
+        if not row.is_live:
+            dependencies.kept[row.task] = dependent
+            return
+        dependencies.enter(row.task, dependent)
+        if not row.missing:
+            dependencies.take(dependent)
+
+    def waited(self, row: WaitedRow) -> None:
+        self.tables.dependencies.waited.setdefault(row.task, []).extend(row.waiting)
 
     # -- orders ----------------------------------------------------------------------------------------------
 
@@ -348,6 +370,8 @@ class Rebuilding:
             for index in row.items:
                 member = limit.passed[index] = limit.members[index]
                 member.pools = member.places
+        elif row.what is Order.ENDS:
+            self.tables.dependencies.ends.extend(row.items)
         elif row.what is Order.LANE:
             self._lane(row)
         else:
@@ -497,6 +521,8 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.SCHEDULES: Rebuilding.schedule,
     Section.KEYS: Rebuilding.key,
     Section.TASKS: Rebuilding.tasks,
+    Section.DEPENDENTS: Rebuilding.dependent,
+    Section.WAITED: Rebuilding.waited,
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,
     Section.RANGES: Rebuilding.ranges,

@@ -55,7 +55,7 @@ def _session(tables: Tables, command: Register) -> Session | None:
         made = tables.credit.made
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
         tables.keys.pools_changed([pool for pool in pools_of(session.slots) if pool.index > made])
-        tables.counters.refused_schedules += tables.schedules.announce(worker)
+        tables.counters.refused_schedules += tables.schedules.announce(worker, tables.now_ms)
     return session
 
 

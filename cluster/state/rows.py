@@ -4,7 +4,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from cluster.state.commands import LineRule, Options, RetryRule, ScheduleSpec, WorkerSpec
+from cluster.state.commands import LineRule, Needs, Options, RetryRule, ScheduleSpec, WorkerSpec
 from cluster.state.schedule_rows import Slot
 from cluster.state.tasks import Attempt
 
@@ -35,6 +35,8 @@ class Section(IntEnum):
     SCHEDULES = 107
     KEYS = 108
     TASKS = 110
+    DEPENDENTS = 112
+    WAITED = 114
     ORDERS = 120
     LOTS = 130
     RANGES = 140
@@ -57,6 +59,7 @@ class Order(IntEnum):
     LINE_RING = 8       # lines that may hold something; of a bundle, at a priority
     LIMIT_RING = 9      # lines and bundles that are held back; of a limit, at a priority
     PASSED = 10         # those that are not; of a limit
+    ENDS = 11           # tasks whose end is to be told to those that need them
 
 
 class Row(Struct, array_like=True, gc=False, frozen=True):
@@ -298,6 +301,27 @@ class TasksRow(Row, frozen=True):
     replays: list[int] | None = None
 
 
+class DependentRow(Row, frozen=True):
+    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it
+    has ended, and may be replayed."""
+
+    task: int
+    needs: Needs
+    delay_ms: int
+    at_ms: int
+    missing: int
+    is_live: bool
+    unknown: int
+
+
+class WaitedRow(Row, frozen=True):
+    """Who waits for the end of a task, in order; negative: for whatever becomes of it. A long one takes several rows.
+    """
+
+    task: int
+    waiting: list[int]
+
+
 class OrderRow(Row, frozen=True):
     """A list whose order decides. A long one takes several rows."""
 
@@ -361,6 +385,8 @@ ROWS: dict[Section, type[Row]] = {
     Section.SCHEDULES: ScheduleRow,
     Section.KEYS: KeyRow,
     Section.TASKS: TasksRow,
+    Section.DEPENDENTS: DependentRow,
+    Section.WAITED: WaitedRow,
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,
     Section.RANGES: RangesRow,

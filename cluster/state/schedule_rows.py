@@ -34,7 +34,8 @@ class Slot(Struct, array_like=True, gc=False, frozen=True):
 class ScheduleView(Struct, array_like=True, gc=False, frozen=True):
     """One schedule. `next_ms` is 0 if no leader has said it yet; `upcoming` are the slots from there on, by the zones
     of the broker that answers. `why_parked` is "" unless it is. `failure`: why this broker cannot say when it fires.
-    `history` is the last slots, the oldest first; in a list the last one only."""
+    `history` is the last slots, the oldest first; in a list the last one only. `stuck` is a run that nobody can run and
+    that holds up the others, its task's name, and why; 0 if there is none."""
 
     spec: ScheduleSpec
     next_ms: int
@@ -47,3 +48,6 @@ class ScheduleView(Struct, array_like=True, gc=False, frozen=True):
     begun: int
     waiting: int
     history: list[Slot]
+    stuck: int = 0
+    stuck_name: str = ""
+    stuck_why: str = ""

@@ -40,7 +40,8 @@ UNKNOWN = 0                     # in place of the next slot: a leader is to say 
 @dataclass(slots=True, eq=False)
 class Schedule:
     """Invariants: every slot that was decided is at most `passed_ms`, and `next_ms` lies behind that, or is UNKNOWN or
-    NEVER. An exclusive one has runs that wait only beside one that has begun, or while it may not fire."""
+    NEVER. What lies behind `passed_ms` is owed, also while nobody has said yet which slot that is. An exclusive one has
+    runs that wait only beside one that has begun, or while it may not fire."""
 
     spec: ScheduleSpec
     version: int
@@ -99,7 +100,7 @@ class Schedules:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def announce(self, worker: WorkerSpec) -> int:
+    def announce(self, worker: WorkerSpec, now_ms: int) -> int:
         """A worker has come. Returns how many of its schedules are one too many."""
         refused = 0
         for spec in worker.schedules:
@@ -108,19 +109,19 @@ class Schedules:
                 continue
             self._stir(spec.name)
             if known is not None:
-                self._replace(known, spec)
+                self._replace(known, spec, now_ms)
             elif len(self.by_name) < SCHEDULES_MAX:
                 self.made += 1
-                self.by_name[spec.name] = Schedule(spec, self.made)
+                self.by_name[spec.name] = Schedule(spec, self.made, passed_ms=now_ms)
             else:
                 refused += 1
         self.join(worker)
         return refused
 
-    def _replace(self, schedule: Schedule, spec: ScheduleSpec) -> None:
-        """Other terms. Its next slot is what it was, unless it has other times."""
+    def _replace(self, schedule: Schedule, spec: ScheduleSpec, now_ms: int) -> None:
+        """Other terms. Its next slot is what it was, unless it has other times: those count from now on."""
         if times_of(spec) != times_of(schedule.spec):
-            schedule.next_ms = UNKNOWN
+            schedule.next_ms, schedule.passed_ms = UNKNOWN, max(schedule.passed_ms, now_ms)
         self.made += 1
         schedule.spec, schedule.version = spec, self.made
         schedule.alarm = ALARM_NONE

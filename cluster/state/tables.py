@@ -12,6 +12,7 @@ from cluster.state.ledger import Ledger
 from cluster.state.limits import Limits
 from cluster.state.lines import Lines
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.schedules import Schedules
@@ -53,6 +54,7 @@ class Tables:
         "cluster_id",
         "counters",
         "credit",
+        "dependencies",
         "duplicates",
         "evidence",
         "keys",
@@ -84,6 +86,7 @@ class Tables:
         self.locks = Locks(self.sessions, self.ledger)
         self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
+        self.dependencies = Dependencies()
         self.retention = Retention()
         self.evidence = Evidence()
         self.counters = Counters()

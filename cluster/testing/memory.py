@@ -24,10 +24,10 @@ from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.launched import BrokerProcess, Node, WorkerProcess
+from cluster.simulation.leaps import Leaps
 from cluster.storage.segment import WalLimits
 from cluster.task import Task, task_of
 from cluster.testing.children import Bodies, complain
-from cluster.testing.leaps import CALM, MOMENT, Leaps, Mark
 from cluster.testing.side import side_here
 from cluster.topology import BROKER_COUNTS, BrokerNode, Topology, WorkerNode
 from cluster.topology import load as load_topology
@@ -42,6 +42,8 @@ DIRECTORY = "data"              # of a broker, on a disk of its own
 START_MAX: Nanos = 60 * SECOND
 SETTLE_STEP: Nanos = 1 * MILLISECOND
 SETTLE_MAX: Nanos = 1 * SECOND      # what is due at the end of an `advance` is done within that, or goes on without it
+NOW = datetime(2026, 1, 1, tzinfo=UTC)                      # what the clocks of a world show in the beginning
+NOW_MIN, NOW_MAX = datetime(1971, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 REPORTED_TASKS = 5                  # of those that a wait in vain may have waited for
 ANSWER_MAX: Nanos = 10 * SECOND
 
@@ -74,7 +76,8 @@ class MemoryCluster(BlockingClient):
     tasks that are defined in this process when they start; `modules` are imported before. `topology` is a file whose
     brokers and workers, with their queues and labels, are taken instead. With the same `seed` everything happens in the
     same order. A wait without a timeout ends after `patience` of virtual time, or when nothing is left to wait for.
-    With `threads` functions that are not async run in threads, so that they can `sleep` and wait for the cluster.
+    With `threads` functions that are not async run in threads, so that they can `sleep` and wait for the cluster. All
+    clocks show `now` in the beginning, a date with a time zone; 1 January 2026 UTC unless given.
 
     Raises ValueError and TypeError for wrong arguments, TopologyError; on entering ClusterError for a module that
     cannot be imported.
@@ -93,6 +96,7 @@ class MemoryCluster(BlockingClient):
         deadline: Duration = DEADLINE_S,
         patience: Duration = "24h",
         threads: bool = False,
+        now: datetime | None = None,
     ) -> None:
         if isinstance(modules, str) or isinstance(queues, str):
             raise TypeError("modules and queues are several names: write them as a list")
@@ -105,6 +109,7 @@ class MemoryCluster(BlockingClient):
             self.topology = load_topology(Path(topology))
         super().__init__(Client(self.topology, self._client_ports, deadline))
         self.seed = seed
+        self._ahead_ms = _ahead_ms(now)
         self._patience = milliseconds("patience", patience) * MILLISECOND
         self._bodies = Bodies(threads=threads)
         self._made: World | None = None             # from start to close
@@ -152,7 +157,9 @@ class MemoryCluster(BlockingClient):
         self._workers = [WorkerProcess(world, _config(plan, node), self._ended) for node in plan.workers]
         self._nodes: dict[str, Node] = {node.name: node for node in (*self._brokers, *self._workers)}
         self._process = world.process("client", _begin_client)
-        self._leaps = Leaps(world, self._brokers, self._workers, self._client)
+        for machine in world.machines.values():         # before anything starts on them
+            machine.jump_wall_clock(self._ahead_ms)
+        self._leaps = Leaps(world, self._brokers, self._workers, [self._client])
 
     def close(self) -> None:
         """Ends everything at once."""
@@ -192,7 +199,7 @@ class MemoryCluster(BlockingClient):
             self._move(lambda: False, world.now + span)
 
     def now(self) -> datetime:
-        """The date in the cluster, also for what runs in it. It begins with the year 2026."""
+        """The date in the cluster, also for what runs in it."""
         if self._made is None:
             self._world()
         return datetime.fromtimestamp(self._client_ports().clock.wall_ms() / 1_000, UTC)
@@ -270,7 +277,7 @@ class MemoryCluster(BlockingClient):
         self._world()
         number = task.id if isinstance(task, BlockingHandle) else task
         for node in self._workers:
-            children = node.worker._children if node.worker is not None else ()
+            children = node.worker.children if node.worker is not None else ()
             pids = {child.pid for child in children if number in child.running_tasks}
             for process in node.process.machine.children:
                 if process.pid in pids:
@@ -306,21 +313,10 @@ class MemoryCluster(BlockingClient):
 
     def _move(self, is_done: Callable[[], bool], end: Nanos, *, is_wait: bool = False) -> bool:
         """Lets time pass until that is so, or until `end`: False. A wait ends as well when nothing is left to come."""
-        world, leaps = self._world(), self._leaps
-        before: Mark | None = None
+        self._world()
         self._is_moving = True
         try:
-            while not world.run_until(is_done, min(MOMENT if before is None else CALM, end - world.now)):
-                if world.now >= end:
-                    return False
-                mark, before = before, leaps.mark()
-                if mark == before:
-                    coming = leaps.next()
-                    if is_wait and coming is None:
-                        return False
-                    leaps.leap(end if coming is None else min(end, coming))
-                    before = None
-            return True
+            return self._leaps.run(is_done, end, is_wait=is_wait)
         finally:
             self._is_moving = False
             if self._fault:
@@ -410,6 +406,19 @@ def _plan(modules: tuple[str, ...], brokers: int, workers: int, slots: int, queu
         brokers=tuple(BrokerNode(f"b{n}", f"b{n}:7100", f"b{n}:8100") for n in range(1, brokers + 1)),
         workers=tuple(WorkerNode(f"w{n}", f"w{n}", slots, queues, modules, 0, ()) for n in range(1, workers + 1)),
     )
+
+
+def _ahead_ms(now: object) -> int:
+    """How far `now` lies ahead of where the clocks of a world begin."""
+    if now is None:
+        return 0
+    if not isinstance(now, datetime):
+        raise TypeError(f"now: expected a datetime, not {now!r}")
+    if now.tzinfo is None:
+        raise ValueError(f"now: {now!r} has no time zone; write for example datetime(2026, 3, 29, tzinfo=UTC)")
+    if not NOW_MIN <= now <= NOW_MAX:
+        raise ValueError(f"now: {now} is too far away; allowed is {NOW_MIN:%Y} to {NOW_MAX:%Y}")
+    return (now - NOW) // timedelta(milliseconds=1)
 
 
 def _config(plan: Topology, worker: WorkerNode) -> WorkerConfig:

@@ -116,6 +116,26 @@ def test_a_broker_that_cannot_compute_a_schedule_says_so_where_it_is_shown():
     assert well.alarm == ""
 
 
+def test_a_run_that_no_worker_can_run_is_an_alarm_while_it_holds_up_the_others():
+    """The function was renamed, say, and its schedule kept its name: a run of the old task would wait for ever."""
+    rig = ScheduleWorld(every(1_000, of="world:gone"), every(1_000, "apart", of="world:gone", exclusive=False))
+    rig.until(lambda: len(rig.history()) >= 3 and len(rig.history("apart")) >= 3)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        held_up = await cluster.schedule("job")
+        await cluster.cancel([held_up.history[0].task])
+        return held_up, await cluster.schedule("apart")
+
+    held_up, apart = rig.run(user)
+    first, second = held_up.history[:2]
+    assert second.outcome == "skipped: busy"
+    assert held_up.alarm == (
+        f"no worker can run task {first.task} (world:gone), which has not ended: no worker announces world:gone for "
+        "queue default; start one that can, or cancel it"
+    )
+    assert apart.alarm == "" and apart.unfinished >= 3
+
+
 # -- to pause ----------------------------------------------------------------------------------------------------
 
 

@@ -5,18 +5,21 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from actors import MILLISECOND, Nanos
 from cluster.broker import scheduler as module
 from cluster.broker.scheduler import LOOKS_PER_TURN, Scheduler
 from cluster.state.commands import (
     MACHINE_VERSION,
+    ROLE_CLIENT,
     ROLE_WORKER,
+    STEER_PAUSE,
+    STEER_RESUME,
     Arm,
     Command,
     Fire,
     Register,
     ScheduleSpec,
     Stamp,
+    Steer,
     WorkerSpec,
 )
 from cluster.state.effects import Effects
@@ -38,11 +41,13 @@ class Leader:
         self.machine = Machine()
         self.now_ms = EPOCH_MS + 1
         self.index = 0
+        self.operators = 0
+        self.leads = False
         self.proposed: list[Command] = []
         self.said: list[tuple[str, dict[str, object]]] = []
         self.is_closed = False
         self.turns: list[Callable[[], None]] = []
-        self.due: tuple[int, Callable[[], None]] | None = None
+        self.due: int | None = None
         self.scheduler = Scheduler(
             self.machine,
             None,  # type: ignore[arg-type]     # nobody asks here
@@ -50,15 +55,21 @@ class Leader:
             lambda: self.now_ms,
             self.proposed.append,
             lambda: self.is_closed,
-            self._timer,
+            self._wake_at,
             self.turns.append,
         )
 
     def event(self, name: str, /, **fields: object) -> None:
         self.said.append((name, fields))
 
-    def _timer(self, wait: Nanos, callback: Callable[[], None]) -> None:
-        self.due = (self.now_ms + wait // MILLISECOND, callback)
+    def _wake_at(self, date_ms: int) -> None:
+        self.due = date_ms
+
+    def lead(self, leads: bool) -> None:
+        """What was proposed and not applied is lost with a leader."""
+        self.leads = leads
+        self.proposed.clear()
+        self.scheduler.restart(leading=leads)
 
     def apply(self, *commands: Command) -> None:
         groups = [[command.__struct_config__.tag, MACHINE_VERSION, [command]] for command in commands]
@@ -66,7 +77,8 @@ class Leader:
         self.index += 1
         effects = Effects()
         self.machine.apply(self.index, 1, payload, effects)
-        self.scheduler.carry_out(effects)
+        if self.leads:
+            self.scheduler.carry_out(effects)
 
     def applied(self) -> list[Command]:
         """All that was proposed becomes one entry."""
@@ -91,11 +103,23 @@ class Leader:
     def pass_time(self, ms: int) -> None:
         """With the timer, but without applying anything."""
         end = self.now_ms + ms
-        while self.due is not None and self.due[0] <= end:
-            self.now_ms, callback = max(self.now_ms, self.due[0]), self.due[1]
-            self.due = None
-            callback()
+        while self.due is not None and self.due <= end:
+            self.now_ms, self.due = max(self.now_ms, self.due), None
+            self.scheduler.wake()
         self.now_ms = end
+
+    def pause(self, name: str) -> None:
+        self._steer(name, STEER_PAUSE)
+
+    def resume(self, name: str) -> None:
+        self._steer(name, STEER_RESUME)
+
+    def _steer(self, name: str, what: int) -> None:
+        """By an operator, of whom nothing is left then."""
+        self.operators += 1
+        self.apply(Register(f"operator {self.operators}", 1, ROLE_CLIENT, None))
+        session = self.machine._tables.sessions.last_id
+        self.apply(Steer(session, 1, 1, name, what))
 
     def announce(self, *specs: ScheduleSpec, worker: str = "w1", incarnation: int = 1) -> None:
         offer = WorkerSpec(4, ("default",), ("f",), 1, schedules=specs)
@@ -105,7 +129,7 @@ class Leader:
 @pytest.fixture
 def leader() -> Leader:
     made = Leader()
-    made.scheduler.restart(leading=True)
+    made.lead(True)
     return made
 
 
@@ -117,24 +141,53 @@ def names(commands: list[Command]) -> list[str]:
 def test_one_timer_stands_at_the_earliest_slot(leader):
     leader.announce(spec("hourly", "0 * * * *"), spec("often"), spec("yearly", "0 0 1 1 *"))
     leader.settle()
-    assert leader.due is not None and leader.due[0] == EPOCH_MS + MINUTE_MS
+    assert leader.due == EPOCH_MS + MINUTE_MS
     leader.pass_time(MINUTE_MS - 2)
     assert leader.proposed == []
     leader.pass_time(1)
     assert names(leader.proposed) == ["often"]
     leader.settle()
-    assert leader.due is not None and leader.due[0] == EPOCH_MS + 2 * MINUTE_MS
+    assert leader.due == EPOCH_MS + 2 * MINUTE_MS
 
 
 def test_a_timer_that_comes_before_its_stamp_is_set_again(leader):
-    """Within a term the stamp runs up to a twentieth slower than the leader's clock."""
     leader.announce(spec("often"))
     leader.settle()
-    assert leader.due is not None
-    _, callback = leader.due
-    leader.now_ms += MINUTE_MS - 10
-    callback()
-    assert leader.proposed == [] and leader.due[0] == EPOCH_MS + MINUTE_MS
+    leader.now_ms, leader.due = EPOCH_MS + MINUTE_MS - 10, None
+    leader.scheduler.wake()
+    assert leader.proposed == [] and leader.due == EPOCH_MS + MINUTE_MS
+
+
+def test_a_slot_that_comes_before_anybody_wrote_it_down_is_not_lost():
+    """Announced a second before its slot, and the leader is lost before it has said a word about it."""
+    leader = Leader()
+    leader.now_ms = EPOCH_MS + MINUTE_MS - 1_000
+    leader.announce(spec("often"), spec("later", "0 0 1 1 *"))
+    leader.now_ms += 30 * 1_000
+    leader.lead(True)
+    leader.settle()
+    assert [slot.slot_ms for slot in leader.machine.schedules.by_name["often"].history] == [EPOCH_MS + MINUTE_MS]
+    assert not leader.machine.schedules.by_name["later"].history
+
+
+@pytest.mark.parametrize("times", ["* * * * *", "*/1 * * * *"])
+def test_nor_is_one_that_comes_between_the_end_of_a_pause_and_the_next_leader(leader, times):
+    """Whatever was announced in that pause."""
+    leader.announce(spec("often"))
+    leader.settle()
+    leader.pause("often")
+    leader.pass_time(10 * MINUTE_MS - 5_000)
+    if times != "* * * * *":
+        leader.announce(spec("often", times), incarnation=2)
+        leader.pass_time(MINUTE_MS)
+    resumed_ms = leader.now_ms
+    leader.lead(False)
+    leader.resume("often")
+    leader.now_ms += 20 * 1_000
+    leader.lead(True)
+    leader.settle()
+    history = leader.machine.schedules.by_name["often"].history
+    assert [slot.slot_ms for slot in history if slot.task] == [(resumed_ms // MINUTE_MS + 1) * MINUTE_MS]
 
 
 def test_many_that_are_due_at_once_take_several_turns(leader):

@@ -57,6 +57,29 @@ def test_the_middle_wall_clock_counts_and_the_lower_of_two():
     assert median_ms([1, 2, 3, 1_000_000]) == 2
 
 
+@given(
+    st.integers(-4 * HOUR_MS, 4 * HOUR_MS),
+    st.integers(1, 100 * HOUR_MS),
+    st.integers(0, HOUR_MS),
+)
+def test_it_says_how_long_a_date_takes(off_ms, ahead_ms, passed_ms):
+    """To the millisecond, whether the clocks differ for all of that time, for a part of it, or not at all."""
+    clock = StampClock(10 * HOUR_MS, 0, 0)
+    now, wall_ms = passed_ms * MILLISECOND, 10 * HOUR_MS + off_ms
+    stamp = clock.read(now, wall_ms + passed_ms)
+    wait = clock.wait(stamp + ahead_ms, now, wall_ms + passed_ms)
+    before, after = wait - 2 * MILLISECOND, wait + 2 * MILLISECOND
+    if before > 0:
+        early = clock.read(now + before, wall_ms + passed_ms + before // MILLISECOND)
+        assert early < stamp + ahead_ms
+    assert clock.read(now + after, wall_ms + passed_ms + after // MILLISECOND) >= stamp + ahead_ms
+
+
+def test_a_date_that_has_come_takes_no_time():
+    clock = StampClock(5_000, 5_000, 0)
+    assert clock.wait(5_000, 0, 5_000) <= 0 and clock.wait(4_000, 0, 9_000) <= 0
+
+
 PASSED = st.one_of(st.integers(0, 3 * MILLISECOND), st.integers(-SECOND, 100 * SECOND))
 SPANS = st.lists(st.tuples(PASSED, st.integers(0, 10 * HOUR_MS)), max_size=60)
 

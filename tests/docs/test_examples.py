@@ -156,6 +156,7 @@ PROGRAMS = [
     ("docs/guide/schedules.md", 5),
     ("docs/guide/limits.md", 7),
     ("docs/guide/deduplication.md", 5),
+    ("docs/guide/dependencies.md", 6),
 ]
 
 
@@ -194,7 +195,7 @@ def test_the_tests_of_the_page_on_testing_pass(tmp_path):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
     (command,) = [block.text for block in page if block.language == "sh"]
-    assert "18 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
+    assert "21 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
 
 
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)

@@ -14,13 +14,13 @@ What is to come is known: the world's queue and the timers of all actors. All of
 on for ever and means nothing by itself (KEPT_UP). A timer that is not on it makes leaps shorter, not wrong. Time limits
 of tasks that run have no timer, so they are read where the worker reads them.
 
-A leap is begun when nothing has changed for CALM, so that what is said about a thing once in a while has been said, and
-when nobody waits for an answer.
+A leap is begun when nothing has changed for some time, so that what is said about a thing once in a while has been
+said, and when nobody waits for an answer.
 
 Rejected: longer intervals between heartbeats. They are constants of a dozen modules, and a day would still take long.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from actors import MILLISECOND, SECOND, Nanos
@@ -30,15 +30,25 @@ from cluster.client.actor import ClientActor
 from cluster.client.client import Client
 from cluster.peer.actor import RaftPeer
 from cluster.simulation.launched import BrokerProcess, WorkerProcess
-from cluster.worker.actor import Life, Worker
+from cluster.worker.actor import Worker
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_executor import LoopExecutor
 from cluster.worker.slot_child import SlotChild
 from cluster.worker.slots import OVERRUN_NS
 
-CALM: Nanos = 1_200 * MILLISECOND       # a client says once a second what it has seen, others are quicker
-MOMENT: Nanos = 200 * MILLISECOND       # in which everything is done that comes of one thing, mostly
-LEAP_MIN: Nanos = 1 * SECOND
+
+class Pace(NamedTuple):
+    """Nothing changes for `calm` before a leap, after a `moment` in which everything is done that comes of one thing,
+    mostly."""
+
+    calm: Nanos
+    moment: Nanos
+    leap_min: Nanos
+
+
+# A client says once a second what it has seen, others are quicker.
+WITH_CLIENTS = Pace(1_200 * MILLISECOND, 200 * MILLISECOND, 1 * SECOND)
+WITHOUT = Pace(200 * MILLISECOND, 100 * MILLISECOND, 400 * MILLISECOND)
 
 KEPT_UP: dict[type, frozenset[str]] = {
     RaftPeer: frozenset(("tick", "clock", "snapshots")),
@@ -56,15 +66,36 @@ class Mark(NamedTuple):
 
 
 class Leaps:
-    """Of one world."""
+    """Of one world, in which nobody else speaks to the brokers."""
 
     def __init__(
-        self, world: World, brokers: Sequence[BrokerProcess], workers: Sequence[WorkerProcess], client: Client
+        self,
+        world: World,
+        brokers: Sequence[BrokerProcess],
+        workers: Sequence[WorkerProcess],
+        clients: Sequence[Client],
     ) -> None:
         self._world = world
-        self._client = client
+        self._clients = clients
+        self._pace = WITH_CLIENTS if clients else WITHOUT
         self._brokers = brokers
         self._workers = workers
+
+    def run(self, is_done: Callable[[], bool], end: Nanos, *, is_wait: bool = False) -> bool:
+        """Lets time pass until that is so, or until `end`: False. A wait ends as well when nothing is left to come."""
+        world, pace = self._world, self._pace
+        before: Mark | None = None
+        while not world.run_until(is_done, min(pace.moment if before is None else pace.calm, end - world.now)):
+            if world.now >= end:
+                return False
+            mark, before = before, self.mark()
+            if mark == before:
+                coming = self.next()
+                if is_wait and coming is None:
+                    return False
+                self.leap(end if coming is None else min(end, coming))
+                before = None
+        return True
 
     def mark(self) -> Mark:
         applied = tuple(node.broker.machine.applied_index if node.broker is not None else 0 for node in self._brokers)
@@ -78,35 +109,33 @@ class Leaps:
         return min([*limits, *(coming.when for coming in self._coming())], default=None)
 
     def leap(self, until: Nanos) -> None:
-        """Lets time pass in which nothing is to come, after CALM of it."""
+        """Lets time pass in which nothing is to come, after some calm."""
         world, workers = self._world, self._workers_at_peace()
-        if workers is None or until - world.now < LEAP_MIN:
+        if workers is None or until - world.now < self._pace.leap_min:
             return
         for node in workers:
-            assert node.worker is not None and node.worker._session is not None
-            clock = node.process.machine.clock
-            node.worker._session.lease.answered(sent=clock.local(until), now=clock.local(world.now))
+            assert node.worker is not None
+            node.worker.heard(sent=node.process.machine.clock.local(until))
         world.sleep(until)
 
     def _coming(self) -> Iterator[Coming]:
         """What matters of what is to come."""
         for coming in self._world.agenda():
-            kept_up = KEPT_UP.get(type(coming.owner), frozenset())
+            kept_up = _kept_up(type(coming.owner))
             if coming.key not in kept_up and not isinstance(coming.owner, LoopExecutor):      # whose timer is its beat
                 yield coming
 
     def _workers_at_peace(self) -> list[WorkerProcess] | None:
         """Those that live, if all that live have their sessions at one leader, nobody else has any, and nobody waits
         for an answer."""
-        actor = self._client._actor
-        if not (actor.session and actor._commands.is_idle and actor._questions.are_answered):
+        if not all(client._actor.is_at_rest for client in self._clients):
             return None
         leading = [node.broker for node in self._brokers if node.process.alive and node.broker and node.broker.leading]
         if len(leading) != 1 or leading[0].machine.locks.claims:       # how long they are held, the leader counts
             return None
         alive = [node for node in self._workers if node.process.alive]
         sessions = {session.id for session in leading[0].machine.sessions_open() if session.worker is not None}
-        if sessions != {node.worker.session for node in alive if node.worker is not None and _is_linked(node.worker)}:
+        if sessions != {node.worker.session for node in alive if node.worker is not None and node.worker.is_settled}:
             return None
         return alive if len(sessions) == len(alive) else None
 
@@ -114,22 +143,20 @@ class Leaps:
         return max(self._world.now, node.process.machine.clock.world(local))
 
 
-def _is_linked(worker: Worker) -> bool:
-    session = worker._session
-    is_linked = worker.life is Life.SERVING and worker._links.leader is not None
-    return is_linked and session is not None and session.is_settled
+def _kept_up(owner: type) -> frozenset[str]:
+    return next((keys for actor, keys in KEPT_UP.items() if issubclass(owner, actor)), frozenset())
 
 
 def _limits(worker: Worker) -> Iterator[Nanos]:
     """When the worker has to do something about what its children run, by its own clock."""
-    for child in worker._children:
+    for child in worker.children:
         if child.slot.ending is not None:
             yield child.slot.ending.kill_at
         yield from _limits_of_slot(child) if isinstance(child, SlotChild) else _limits_of_loop(child)
 
 
 def _limits_of_slot(child: SlotChild) -> Iterator[Nanos]:
-    slot, page = child.slot, child._page
+    slot, page = child.slot, child.page
     held = None if page is None else slot.running(page.claimed)
     if page is None or held is None:
         yield from (0 for _ in slot.pairs)      # they are about to begin
