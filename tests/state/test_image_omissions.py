@@ -148,6 +148,21 @@ def _forget_the_lines_of_specs(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, specs=specs)
 
 
+def _forget_keys_of_work(section: int, row: Row) -> Row | None:
+    return None if section == Section.KEYS else row
+
+
+def _forget_windows_of_keys(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, until_ms=0) if section == Section.KEYS else row
+
+
+def _forget_the_keys_of_specs(section: int, row: Row) -> Row | None:
+    if section != Section.TASKS:
+        return row
+    specs = [msgspec.structs.replace(spec, dedup="other" if spec.dedup else "") for spec in row.specs]
+    return msgspec.structs.replace(row, specs=specs)
+
+
 OMISSIONS: dict[str, Change] = {
     "refusals": _forget_refusals,
     "order of a lane": _forget_the_order_of(Order.LANE),
@@ -194,6 +209,9 @@ OMISSIONS_OF_LIMITS: dict[str, Change] = {
     "dates of starts": _forget_the_parts_of_windows,
     "dates of limits": _forget_in_limits(date_ms=0),
     "lines of specs": _forget_the_lines_of_specs,
+    "keys of work": _forget_keys_of_work,
+    "windows of keys": _forget_windows_of_keys,
+    "keys of specs": _forget_the_keys_of_specs,
 }
 
 
