@@ -74,9 +74,9 @@ RIVALS_PART = 0.4               # of maps: two of them at a time, of two shares
 RIVALS: tuple[TaskOptions, ...] = ({}, {}, {"limit": "narrow", "concurrency": 2}, {"limit": "slow", "rate": "30/2s"})
 SHARES = ("s1", "s2")
 
-DEDUP_PART = 0.15               # likewise, of which each is one of a few pieces of work
-WORKS = ("a", "b", "c", "d")
-WINDOWS_S = (0, 0, 1.0, 6.0)
+DEDUP_PART = 0.2                # likewise, of which each is one of a few pieces of work
+WORKS = ("a", "b")
+WINDOWS_S = (0, 2.0, 10.0, 30.0)
 
 NEEDY_ONE_IN = 3                # seeds in which users submit tasks that need others
 NEEDY_PART = 0.3                # there, of the turns of a lane: a small graph before all else

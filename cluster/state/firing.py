@@ -184,12 +184,15 @@ def _fate(schedule: Schedule) -> int:
 def _run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
     """A slot has come. Returns the id of its task, 0 if it is skipped."""
     fate = _fate(schedule)
+    makes_way = fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE
+    if fate == SLOT_WAITS and is_manual and not schedule.begun:
+        fate = SLOT_RUNS        # only a pause holds those that wait, and whoever wants a run now knows of it
     if fate not in (SLOT_RUNS, SLOT_WAITS):
         _note(tables, schedule, slot_ms, fate)
         if fate == SLOT_CROWDED:
             _alarm(tables, schedule, ALARM_CROWDED)
         return 0
-    if fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE:
+    if makes_way:
         _make_way(tables, schedule)
     task = _enter(tables, schedule, slot_ms, waits=fate == SLOT_WAITS)
     (schedule.waiting if fate == SLOT_WAITS else schedule.begun)[task] = None

@@ -579,6 +579,27 @@ def test_a_run_now_of_what_is_paused_runs_and_of_what_is_parked_does_not(rig):
     assert steer(client, STEER_RUN) == (ANSWER_PARKED, 0)
 
 
+@pytest.mark.parametrize("on_busy", ["queue", "wait", "replace"])
+def test_a_run_now_of_what_is_paused_does_not_wait_for_those_that_the_pause_holds(rig, on_busy):
+    """Nobody would know why the run that he has asked for does not begin until somebody says resume."""
+    worker, client = announce(rig, spec(on_busy=on_busy)), rig.client()
+    fire(rig)
+    fire(rig)
+    steer(client, STEER_PAUSE)
+    worker.complete(*worker.inbox)
+    assert worker.inbox == [] and len(known(rig).waiting) == 1
+    code, task = steer(client, STEER_RUN)
+    assert code == ANSWER_OK and [run.task for run in worker.inbox] == [task]
+    waiting = [STATE_CANCELLED if on_busy != "queue" else SLOT_WAITS]
+    assert fates(rig)[1:] == [*waiting, SLOT_RUNS]
+    again = steer(client, STEER_RUN)[1]
+    assert again in known(rig).waiting, "but it waits for one that runs"
+    steer(client, STEER_RESUME)
+    for _ in range(3):
+        worker.complete(*worker.inbox)
+    assert known(rig).begun == known(rig).waiting == {}
+
+
 def test_resume_takes_the_alarm_away_and_skips_nothing_of_what_was_not_paused(rig):
     client = rig.client()
     announce(rig, spec())
