@@ -196,24 +196,28 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
 
 
 def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
-    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
+    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large. It
+    may have been told of an end twice, which it waited for in an earlier life as well: then that of another is yet to
+    be told."""
     dependencies = tables.dependencies
     find = tables.tasks.get
     size = missing = 0
-    gone: int | None = None
+    failure: Failure | None = None
     for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
         for number in numbers:
             known = find(number)
             if known is None:
-                gone = number if is_result and gone is None else gone
+                failure = _unmet(number, None) if is_result and failure is None else failure
             elif not known.is_terminal:
                 dependencies.waited.setdefault(number, []).append(task.id if is_result else -task.id)
                 missing += 1
             elif known.state == STATE_COMPLETED:
                 size += len(known.body)
+            elif is_result and failure is None:
+                failure = _unmet(number, known)
     dependent.missing = missing or 1    # it waits, up to the moment at which it is let go
-    if gone is not None:
-        _fail(tables, task, _unmet(gone, None))
+    if failure is not None:
+        _fail(tables, task, failure)
     elif missing:
         return
     elif size > INPUTS_BYTES_MAX:

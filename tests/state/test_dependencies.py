@@ -336,6 +336,17 @@ def test_a_dependent_that_is_replayed_in_the_entry_in_which_it_ended_waits_again
     assert len(inputs_of(worker, needy).results) == 2
 
 
+def test_an_end_that_is_counted_twice_lets_nobody_go_with_a_result_that_is_not_there(rig, client, worker):
+    """What waited in an earlier life is still in the list: the end of the second one is told to it twice, before that
+    of the first one."""
+    first, second = client.submit("parked", 2)
+    needy = client.needy([first], [second])
+    client.cancel(needy)
+    assert client.replay(needy) == 1
+    client.cancel(second, first)
+    assert unmet_of(rig, needy) == Unmet(first, STATE_CANCELLED, first)
+
+
 def test_one_that_waits_for_outcomes_waits_again_for_a_member_that_is_replayed(rig, client, worker):
     first, second = client.submit(count=2)
     needy = client.needy([], [first, second])
