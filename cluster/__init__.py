@@ -25,10 +25,13 @@ from cluster.client import (
     SlotInfo,
     TaskInfo,
 )
+from cluster.dependencies import Outcome, after, group
 from cluster.errors import (
     BodyTooLarge,
     ClusterError,
     DeadlineExceeded,
+    DependencyError,
+    DependencyFailed,
     EncodeError,
     LockBusy,
     LockLost,
@@ -66,6 +69,8 @@ __all__ = [
     "Client",
     "ClusterError",
     "DeadlineExceeded",
+    "DependencyError",
+    "DependencyFailed",
     "Election",
     "EncodeError",
     "Event",
@@ -77,6 +82,7 @@ __all__ = [
     "LockInfo",
     "LockLost",
     "LockMismatch",
+    "Outcome",
     "Overloaded",
     "ReadWriteLock",
     "Record",
@@ -97,9 +103,11 @@ __all__ = [
     "TaskNotFound",
     "TopologyError",
     "Unavailable",
+    "after",
     "cron",
     "current",
     "every",
+    "group",
     "method",
     "task",
 ]

@@ -27,9 +27,8 @@ def milliseconds(what: str, value: object) -> int:
             raise _negative(what, value)
         if _WHOLE.fullmatch(compact) is None:
             raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
-        microseconds = round(
-            sum(float(number) * _UNITS_MS[unit] * 1_000 for number, unit in _PART.findall(compact))
-        )
+        written_ms = sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(compact))
+        microseconds = round(min(written_ms, DURATION_MS_MAX + 1) * 1_000)      # so many digits may be infinite
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if value != value or abs(value) > DURATION_MS_MAX:
             raise ValueError(f"{what}: {value} s is out of range, 0 to 10 years are allowed")
@@ -61,6 +60,21 @@ def deadline_seconds(value: object) -> float:
     if not allowed:
         raise ValueError(f"deadline: {value!r} leaves no time for a request; write for example \"30s\" or 30")
     return allowed
+
+
+def duration_text(ms: int) -> str:
+    """Whole milliseconds as users write them, such as "1h30m"."""
+    text = ""
+    for unit, size in reversed(_UNITS_MS.items()):
+        count, ms = divmod(ms, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def waited_text(seconds: float) -> str:
+    """How long somebody has waited: in whole seconds, or in milliseconds if it was less than one."""
+    ms = round(seconds * 1_000)
+    return duration_text(ms if ms < 1_000 else ms // 1_000 * 1_000)
 
 
 def _negative(what: str, value: object) -> ValueError:

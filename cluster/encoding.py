@@ -11,19 +11,25 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from cluster.errors import BodyTooLarge, EncodeError
+from cluster.dependencies import References, Values
+from cluster.errors import BodyTooLarge, DependencyError, EncodeError
 from cluster.state.commands import BODY_BYTES_MAX
+from cluster.state.inputs import INPUTS_MARK, Inputs
 
 NONE_BODY = b"\xc0"
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder()
+_known = Values([], [])         # of bodies that need nothing: they may have outcomes that their client knew
+_decoder = msgspec.msgpack.Decoder(ext_hook=_known.look_up)
 _encode = _encoder.encode
 _decode = _decoder.decode
+_decode_inputs = msgspec.msgpack.Decoder(Inputs).decode
+_PLAIN = (bytes, datetime)      # what a decoder gives besides the types of JSON
 
 _ANYTHING = [inspect.Parameter.empty, Any, object]      # a list: an annotation may be unhashable
 
@@ -73,21 +79,49 @@ class Codec:
         )
 
     def encode_arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
-        """The body of a call. Raises TypeError (does not fit the signature), EncodeError and BodyTooLarge."""
+        """The body of a call. Raises TypeError (does not fit the signature), EncodeError, also for handles, and
+        BodyTooLarge."""
+        return self._encode(args, kwargs, None)
+
+    def encode_call(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[bytes, References | None]:
+        """The body of a call, and what handles in it refer to. Raises as `encode_arguments`, and DependencyError."""
+        try:
+            return self._encode(args, kwargs, None), None
+        except EncodeError:
+            references = References()
+            body = self._encode(args, kwargs, msgspec.msgpack.Encoder(enc_hook=references.refer).encode)
+            return body, references
+
+    def _encode(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], encode: Callable[[object], bytes] | None
+    ) -> bytes:
+        encode = encode or _encode
         if kwargs or not self._count_min <= len(args) <= self._count_max:
             self._signature.bind(*args, **kwargs)
         try:
-            body = _encode((args, kwargs))
+            body = encode((args, kwargs))
+        except DependencyError:
+            raise
         except Exception as error:
-            raise self._unencodable(args, kwargs) from error
+            raise self._unencodable(args, kwargs, encode) from error
         if len(body) > BODY_BYTES_MAX:
             raise BodyTooLarge(f"arguments of {self.name}", len(body), BODY_BYTES_MAX)
         return body
 
     def decode_arguments(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a call, converted to the function's annotations. Raises DecodeError."""
+        """The arguments of a call, converted to the function's annotations. Raises DecodeError, and DependencyFailed
+        for a result that it needs and that is gone."""
         try:
-            args, kwargs = _decode(body)
+            if body[:1] == INPUTS_MARK:
+                inputs = _decode_inputs(body)
+                values = Values(inputs.results, inputs.outcomes)
+                args, kwargs = msgspec.msgpack.decode(inputs.body, ext_hook=values.look_up)
+                has_outcomes = values.has_outcomes
+            else:
+                args, kwargs = _decode(body)
+                has_outcomes = _known.has_outcomes
         except (msgspec.DecodeError, ValueError, TypeError) as error:
             raise DecodeError(f"arguments of {self.name}: {error}") from error
         if self._converts:
@@ -95,10 +129,12 @@ class Codec:
             for index, value in enumerate(args):
                 wanted = positional[index] if index < len(positional) else self._rest
                 if wanted is not None and type(value) is not wanted:
+                    value = msgspec.to_builtins(value, builtin_types=_PLAIN) if has_outcomes else value
                     args[index] = self._convert(value, wanted, f"argument {index + 1}")
             for key, value in kwargs.items():
                 wanted = self._named.get(key, self._keywords)
                 if wanted is not None and type(value) is not wanted:
+                    value = msgspec.to_builtins(value, builtin_types=_PLAIN) if has_outcomes else value
                     kwargs[key] = self._convert(value, wanted, f'argument "{key}"')
         return args, kwargs
 
@@ -127,13 +163,15 @@ class Codec:
         except msgspec.ValidationError as error:
             raise DecodeError(f"{where} of {self.name}: {error}") from error
 
-    def _unencodable(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> EncodeError:
+    def _unencodable(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], encode: Callable[[object], bytes]
+    ) -> EncodeError:
         for where, value in [
             *((f"argument {index + 1}", value) for index, value in enumerate(args)),
             *((f'argument "{key}"', value) for key, value in kwargs.items()),
         ]:
             try:
-                _encode(value)
+                encode(value)
             except Exception as error:
                 return EncodeError(f"{where} of {self.name}: {_reason(value, error)}")
         raise AssertionError("each argument can be encoded, all of them cannot")

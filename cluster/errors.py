@@ -3,7 +3,9 @@
 import builtins
 from typing import Literal, Self
 
-from cluster.state.commands import Failure
+from cluster.durations import waited_text
+from cluster.state.commands import Failure, Unmet
+from cluster.state.inputs import END_NAMES
 
 RequestOutcome = Literal["refused", "unknown"]
 
@@ -113,6 +115,35 @@ class TaskFailed(ClusterError):
         return error
 
 
+class DependencyFailed(TaskFailed):
+    """The task did not run, for it needs the result of `task`, which has none. `state` says how that ended: "failed",
+    "dead", "cancelled" or "expired"; "unknown" if the cluster has no record of it. `cause` is the first task of those
+    that ended so: `task` itself, or one that this needed in its turn."""
+
+    def __init__(self, message: str, task: int, state: str, cause: int) -> None:
+        super().__init__("DependencyFailed", message)
+        self.task = task
+        self.state = state
+        self.cause = cause
+
+    @classmethod
+    def from_unmet(cls, message: str, unmet: Unmet) -> Self:
+        return cls(message, unmet.task, END_NAMES.get(unmet.state, "unknown"), unmet.cause)
+
+
+class DependencyError(ClusterError, ValueError):
+    """A handle among the arguments of a call that cannot be there. `value` is it, or its id, `allowed` what would be
+    right."""
+
+    def __init__(self, value: object, problem: str, allowed: str) -> None:
+        shown = f"task {value}" if isinstance(value, int) else repr(value)
+        if len(shown) > SHOWN_CHARACTERS_MAX:
+            shown = f"{shown[:SHOWN_CHARACTERS_MAX]}..."
+        super().__init__(f"{shown} {problem}; {allowed}")
+        self.value = value
+        self.allowed = allowed
+
+
 class TaskDead(ClusterError):
     """The task ended its child process, or was alone at its slot when its worker was lost, three times; `evidence` is
     that of the last one."""
@@ -165,7 +196,8 @@ class DeadlineExceeded(ClusterError, TimeoutError):
 
 class LockLost(ClusterError):
     """The lock `name` is not held any more, under the fence that it was held under, and what it protects may be
-    another's by now; `reason` says why. Of a submit with a `fence`: nothing of it was accepted, and `name` is ""."""
+    another's by now; `reason` says why. Of a submit with a `fence`: it was not accepted, and `name` is "". Of a `map`
+    with one: the items that came before the loss were accepted."""
 
     def __init__(self, name: str, fence: int, reason: str) -> None:
         lost = f'lock "{name}" is lost (fence {fence})' if name else f"no lock is held under fence {fence}"
@@ -176,10 +208,11 @@ class LockLost(ClusterError):
 
 
 class LockBusy(ClusterError, TimeoutError):
-    """Others held the lock `name` for as long as was to be waited; `waited` is in seconds."""
+    """Others held the lock `name` for as long as was to be waited; `waited` is in seconds, 0 if it was not to."""
 
     def __init__(self, name: str, waited: float, reason: str = "others hold it") -> None:
-        super().__init__(f'lock "{name}" is busy: {reason}; it is not waited for any more, after {waited:.3g} s')
+        given_up = f"; it is not waited for any more, after {waited_text(waited)}" if waited else ""
+        super().__init__(f'lock "{name}" is busy: {reason}{given_up}')
         self.name = name
         self.waited = waited
 

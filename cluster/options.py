@@ -23,7 +23,7 @@ from cluster.state.commands import (
 LABELS_MAX = 32
 NAME_CHARACTERS_MAX = 255
 FENCE_MAX = 2**63 - 1
-LINE_BYTES_MAX = 255                # of a share, and of a limit's name, in UTF-8
+LINE_BYTES_MAX = 255                # of a share, of a limit's name, and of a key of work, in UTF-8
 NO_LINE = LineRule()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What other systems call these.
@@ -38,13 +38,21 @@ OTHER_WORDS = {
     "partition": "share",
     "fairness_key": "share",
     "limit_name": "limit",
+    "unique": "dedup",
+    "unique_key": "dedup",
+    "dedup_key": "dedup",
+    "deduplication_id": "dedup",
+    "idempotency_key": "dedup",
+    "job_id": "dedup",
+    "unique_for": "dedup_window",
+    "dedup_ttl": "dedup_window",
 }
 LIMITED_KEY = (
     "rate, concurrency, share and limit are not for calls with a key: tasks of a key wait in a line of their own, for "
     "the one slot that owns the key; leave these options out, or give them to calls without a key"
 )
 
-_RATE = re.compile(r"(\d+)/(\d*\D.*)")
+_RATE = re.compile(r"(\d+)/((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -186,20 +194,20 @@ def _rate(what: str, value: object) -> dict[str, object]:
         return {"starts": 0, "period_ms": 0}
     if not isinstance(value, str):
         raise TypeError(f'{what}: expected text such as "100/m", not {value!r}')
-    found = _RATE.fullmatch(value.replace(" ", ""))
-    try:
-        if found is None:
-            raise ValueError
-        number, period = found.groups()
-        period_ms = milliseconds(what, period if period[0].isdigit() else f"1{period}")
-    except ValueError:
+    found = _RATE.fullmatch(value.replace(" ", "").lower())
+    if found is None:
         raise ValueError(
             f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
             "the units ms, s, m, h and d"
-        ) from None
+        )
+    number, period = found.groups()
     starts = int(number) if len(number) < 20 else STARTS_MAX + 1
     if not 1 <= starts <= STARTS_MAX:
         raise ValueError(f'{what}: "{value}" is out of range, 1 to {STARTS_MAX:,} in a period are allowed')
+    try:
+        period_ms = milliseconds(what, period if period[0].isdigit() else f"1{period}")
+    except ValueError:                  # more than any duration may have
+        period_ms = PERIOD_MS_MAX + 1
     if not PERIOD_MS_MIN <= period_ms <= PERIOD_MS_MAX:
         raise ValueError(f'{what}: "{value}" is out of range, periods of {PERIOD_MS_MIN}ms to 366d are allowed')
     return {"starts": starts, "period_ms": period_ms}
@@ -225,6 +233,14 @@ def _limit(what: str, value: object) -> dict[str, object]:
     if _RATE.fullmatch(name):
         raise ValueError(f'{what}: "{name}" is a rate: write rate="{name}"; {what} is the name of a limit')
     return {"limit": name}
+
+
+def _dedup(what: str, value: object) -> dict[str, object]:
+    return {"dedup": "" if value is None else _line_name(what, value)}
+
+
+def _dedup_window(what: str, value: object) -> dict[str, object]:
+    return {"dedup_ms": 0 if value is None else milliseconds(what, value)}
 
 
 def _line_name(what: str, value: object) -> str:
@@ -259,6 +275,8 @@ _PARSERS: dict[str, Callable[[str, object], dict[str, object]]] = {
     "at": _date,
     "expires": _field("expires_ms", _positive),
     "result_ttl": _field("result_ttl_ms", milliseconds),
+    "dedup": _dedup,
+    "dedup_window": _dedup_window,
 }
 
 # Likewise, of its LineRule.

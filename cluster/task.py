@@ -17,6 +17,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 from msgspec import Struct
 
 from cluster.backoff import Backoff
+from cluster.dependencies import References
 from cluster.durations import Duration
 from cluster.encoding import Codec
 from cluster.errors import TaskNotFound
@@ -49,6 +50,8 @@ class TaskOptions(TypedDict, total=False):
     concurrency: int | None         # with workers at a time, likewise; any number
     share: str | None               # shares take turns, and each has the rate and the concurrency for itself; none
     limit: str | None               # a name: one rate and concurrency for all tasks and shares that name it
+    dedup: str | None               # what work it is: one task of a function and key runs, the others follow it; none
+    dedup_window: Duration | None   # it has the key for so long, and until it has ended; until it has ended
 
 
 class CallOptions(TaskOptions, total=False):
@@ -99,6 +102,12 @@ class Task(Generic[P, R]):
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
         """The body of a call. Raises TypeError (arguments do not fit), EncodeError and BodyTooLarge."""
         return self.codec.encode_arguments(args, kwargs)
+
+    def encode_call(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[bytes, References | None]:
+        """The same, and what handles among the arguments refer to. Raises DependencyError as well."""
+        return self.codec.encode_call(args, kwargs)
 
     def decode_result(self, body: bytes) -> R:
         """What the function returned, as its annotation says. Raises EncodeError if it does not fit."""

@@ -473,13 +473,15 @@ class LockIs(Message, tag=74, frozen=True):
 
 class ListLocks(Message, tag=75, frozen=True):
     """Client -> leader: the locks behind the name `after` that begin with `prefix`, in order. Owes: LockRows, at most
-    `limit` of them, once the leader knows it led after this arrived. `stale`: client -> any broker, at once."""
+    `limit` of them, once the leader knows it led after this arrived. `stale`: client -> any broker, at once. With
+    `name`: that lock, if anybody claims it, and no other."""
 
     request: int
     after: str
     limit: int
     prefix: str = ""
     stale: bool = False
+    name: str = ""
 
 
 class LockRows(Message, tag=76, frozen=True):

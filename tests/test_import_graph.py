@@ -48,6 +48,7 @@ PURE = (
     "cluster/client/outbox.py",
     "cluster/client/rolling.py",
     "cluster/client/seen.py",
+    "cluster/dependencies.py",
     "cluster/durations.py",
     "cluster/errors.py",
     "cluster/peer/checkpoints.py",

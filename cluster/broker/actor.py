@@ -180,7 +180,7 @@ class Broker(Actor):
             ShowTask: questions.on_inspect,
             Claims: locks.on_claims,
             WatchLock: locks.on_watch,
-            ListLocks: locks.on_list,
+            ListLocks: questions.on_inspect,
             Steer: self._on_session_command,
             ListSchedules: schedules.on_list,
             ShowSchedule: schedules.on_show,

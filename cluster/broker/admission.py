@@ -32,14 +32,15 @@ COMMAND_BYTES_MAX = BODY_BYTES_MAX + SUBMIT_BYTES_MAX       # the largest body, 
 # What msgpack adds at most.
 NUMBER_BYTES = 9
 TEXT_OVERHEAD_BYTES = 5
-GROUP_OVERHEAD_BYTES = 2 * NUMBER_BYTES
+GROUP_OVERHEAD_BYTES = 3 * NUMBER_BYTES
+NEEDS_OVERHEAD_BYTES = 2 * NUMBER_BYTES
 CLAIM_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OPTIONS_OVERHEAD_BYTES = 10 * NUMBER_BYTES
 LINE_OVERHEAD_BYTES = 4 * NUMBER_BYTES
 RULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
 OUTCOME_OVERHEAD_BYTES = 6 * NUMBER_BYTES
 SCHEDULE_OVERHEAD_BYTES = 5 * NUMBER_BYTES
-FAILURE_OVERHEAD_BYTES = 4 * NUMBER_BYTES
+FAILURE_OVERHEAD_BYTES = 8 * NUMBER_BYTES
 
 
 def well_formed(message: Submit) -> bool:
@@ -47,6 +48,8 @@ def well_formed(message: Submit) -> bool:
     tasks = 0
     for group in message.groups:
         tasks += len(group.bodies)
+        if group.needs and len(group.needs) != len(group.bodies):
+            return False
         if group.first < 1 or not group.name:
             return False
         if any(len(body) > BODY_BYTES_MAX for body in group.bodies):
@@ -72,6 +75,8 @@ def size_of(command: Command) -> int:
             size += GROUP_OVERHEAD_BYTES + _text(group.name) + sum(map(len, bodies)) + TEXT_OVERHEAD_BYTES * len(bodies)
             if group.options is not None:
                 size += _options(group.options)
+            for needs in group.needs:
+                size += NEEDS_OVERHEAD_BYTES + NUMBER_BYTES * len(needs)
         size += NUMBER_BYTES * len(command.seen)
     elif isinstance(command, Complete):
         size += OUTCOME_OVERHEAD_BYTES * len(command.outcomes)
@@ -109,7 +114,7 @@ def _schedule(spec: ScheduleSpec) -> int:
 
 def _options(options: Options) -> int:
     size = OPTIONS_OVERHEAD_BYTES
-    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor)))
+    size += sum(map(_text, (options.queue, *options.labels, options.key, options.actor, options.dedup)))
     if options.line is not None:
         size += LINE_OVERHEAD_BYTES + _text(options.line.share) + _text(options.line.limit)
     if options.retry is not None:

@@ -12,7 +12,8 @@ import msgspec
 
 from actors import Log
 from cluster.broker.link import Link, Links
-from cluster.state.commands import OUTCOME_RETURNED, TASK_NUMBER_BITS
+from cluster.state.commands import INPUTS_BYTES_MAX, NEEDS_MAX, OUTCOME_RETURNED, OUTCOME_UNMET, TASK_NUMBER_BITS
+from cluster.state.dependencies import FAILURES_BYTES_MAX, INPUT_OVERHEAD_BYTES
 from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, Answer, Assignment, Effects, Registered, TaskResult
 from cluster.state.evidence import text_bytes
 from cluster.state.machine import Machine
@@ -44,7 +45,13 @@ TEXT_OVERHEAD_BYTES = 5
 ITEM_OVERHEAD_BYTES = 128           # of a result or an assignment without its texts: a dozen numbers, lengths of texts
 STOP_ITEMS_MAX = HELLO_ITEMS_MAX // 3
 
-assert FRAME_BYTES_SOFT + BODY_BYTES_MAX < MESSAGE_BYTES_MAX // 2, "a chunk fits, whatever its last item is"
+NO_ATTEMPTS = (OUTCOME_RETURNED, OUTCOME_UNMET)
+
+NEEDED_BYTES_MAX = INPUTS_BYTES_MAX + FAILURES_BYTES_MAX + INPUT_OVERHEAD_BYTES * NEEDS_MAX    # of one assignment
+
+LAST_BYTES_MAX = BODY_BYTES_MAX + NEEDED_BYTES_MAX      # of a chunk: its last item
+
+assert FRAME_BYTES_SOFT + LAST_BYTES_MAX < MESSAGE_BYTES_MAX, "a chunk fits, whatever its last item is"
 
 
 class Delivery:
@@ -191,8 +198,8 @@ class Delivery:
         return Described(message.request, [self._record(task) for task in message.tasks])
 
     def _record(self, task: int) -> Record:
-        # Attempts that went back uncounted, to begin elsewhere, are no attempts to a user.
-        ended = [attempt for attempt in self.machine.attempts(task) if attempt.status != OUTCOME_RETURNED]
+        # Attempts that went back uncounted, to begin elsewhere, or that never began, are no attempts to a user.
+        ended = [attempt for attempt in self.machine.attempts(task) if attempt.status not in NO_ATTEMPTS]
         return Record(task, self.machine.state_of(task) or "unknown", len(ended))
 
     def _notify_watchers(self, results: list[TaskResult]) -> None:

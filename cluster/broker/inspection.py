@@ -1,11 +1,12 @@
-"""Single tasks, as a broker sees them: what the state has, and whether what is held runs or waits at its slot.
+"""Single tasks and locks, as a broker sees them: what the state has, and whether a task runs or waits at its slot.
 
 That is known from the workers' heartbeats, which name the tasks that run and go to the leader only. They are up to half
 a second old: what has begun since counts as waiting.
 
 An answer takes up to a millisecond or two, and a program may ask for thousands of tasks at once. So a few are given in
-a turn of the loop, of all links in turns, and of each in the order in which they were asked for. A later answer is no
-worse: what the state has then includes what it had when the question was confirmed.
+a turn of the loop, of all links in turns, and of each in the order in which they were asked for. One that takes
+longer, a list of locks, takes several of these. A later answer is no worse: what the state has then includes what it
+had when the question was confirmed.
 """
 
 from collections import OrderedDict, deque
@@ -14,14 +15,15 @@ from collections.abc import Callable
 from msgspec import structs
 
 from cluster.broker.link import Link, Links
+from cluster.state.lock_search import LockSearch
 from cluster.state.machine import Machine
 from cluster.state.task_rows import PLACE_RUNS, PLACE_UNKNOWN, PLACE_WAITS, TaskRow
-from cluster.wire import ListTasks, Message, ShowTask, TaskRows, TaskShown
+from cluster.wire import ListLocks, ListTasks, LockRows, Message, ShowTask, TaskRows, TaskShown
 
-ANSWERS_PER_TURN = 4
+ANSWERS_PER_TURN = 4            # or steps of those that take several
 LINK_WAITING_MAX = 8_192        # of one link, as many of which may wait for a round
 
-Question = ListTasks | ShowTask
+Question = ListTasks | ShowTask | ListLocks
 Answer = Callable[[Link, Question, Message], None]
 
 
@@ -29,7 +31,7 @@ class Inspection:
     """Answers what may be answered. `next_turn` calls back in the next turn of the loop, once for each call; `progress`
     is what a task that runs has said last, at a leader."""
 
-    __slots__ = ("_links", "_machine", "_next_turn", "_progress", "_waiting", "leading")
+    __slots__ = ("_links", "_machine", "_next_turn", "_progress", "_searches", "_waiting", "leading")
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Inspection:
         self._next_turn = next_turn
         self._progress = progress
         self._waiting: OrderedDict[Link, deque[tuple[Question, Answer]]] = OrderedDict()
+        self._searches: dict[Link, LockSearch] = {}         # of links whose first question has begun
         self.leading = False
 
     def answer(self, link: Link, question: Question, answer: Answer) -> bool:
@@ -61,17 +64,36 @@ class Inspection:
                 break
             link, questions = self._waiting.popitem(last=False)
             if self._links.of_peer(link.peer) is not link:
+                self._searches.pop(link, None)
                 continue
-            question, answer = questions.popleft()
+            question, answer = questions[0]
+            message = self._step(link, question)
+            if message is not None:
+                questions.popleft()
             if questions:
                 self._waiting[link] = questions         # behind the others
-            if isinstance(question, ListTasks):
-                answer(link, question, listed(self._machine, self._links, question, leading=self.leading))
-            else:
-                progress = self._progress(question.task) if self.leading else None
-                answer(link, question, shown(self._machine, self._links, question, progress, leading=self.leading))
+            if message is not None:
+                answer(link, question, message)
         if self._waiting:
             self._next_turn(self._answer_some)
+
+    def _step(self, link: Link, question: Question) -> Message | None:
+        """The answer, unless there is more to do for it."""
+        if isinstance(question, ListTasks):
+            return listed(self._machine, self._links, question, leading=self.leading)
+        if isinstance(question, ShowTask):
+            progress = self._progress(question.task) if self.leading else None
+            return shown(self._machine, self._links, question, progress, leading=self.leading)
+        if question.name:
+            rows = [self._machine.locks.row(question.name)]
+            return LockRows(question.request, [row for row in rows if row.limit], more=False)
+        search = self._searches.pop(link, None)
+        if search is None:
+            search = LockSearch(self._machine, question.after, question.limit, question.prefix)
+        if search.step():
+            return LockRows(question.request, search.rows, search.more)
+        self._searches[link] = search
+        return None
 
 
 def listed(machine: Machine, links: Links, question: ListTasks, *, leading: bool) -> TaskRows:

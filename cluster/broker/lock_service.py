@@ -29,7 +29,7 @@ from cluster.state.effects import CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
 from cluster.state.locks import Claim
 from cluster.state.machine import Machine
 from cluster.state.texts import is_name
-from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, ListLocks, LockIs, LockRows, WatchLock
+from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, LockIs, WatchLock
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
@@ -220,18 +220,6 @@ class LockService:
         del watchers[link]
         if not watchers:
             del self._watchers[name]
-
-    def on_list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListLocks)
-        if message.stale:
-            self._list(link, message)
-        else:
-            self._questions.after_round(self._list, link, message)
-
-    def _list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListLocks)
-        rows, more = self._machine.locks.rows(message.after, message.limit, message.prefix)
-        self._questions.answer(link, message, LockRows(message.request, rows, more))
 
 
 def _chunks(claims: list[Claim]) -> Iterator[list[int]]:

@@ -53,7 +53,7 @@ Answering = Callable[[Link, msgspec.Struct], None]
 class Questions:
     """Of one broker. `own` gives `leader` and `term` as this broker believes them, and its own row of the status;
     `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered;
-    `inspection` answers questions of single tasks.
+    `inspection` answers questions of single tasks and of locks.
     """
 
     def __init__(
@@ -166,15 +166,15 @@ class Questions:
         self.answer(link, message, self._delivery.described(message))
 
     def on_inspect(self, link: Link, message: msgspec.Struct) -> None:
-        """One task, or a list of them."""
-        assert isinstance(message, ListTasks | ShowTask)
+        """One task, a list of them, or one of locks."""
+        assert isinstance(message, ListTasks | ShowTask | ListLocks)
         if message.stale:
             self._inspect(link, message)
         else:
             self.after_round(self._inspect, link, message)
 
     def _inspect(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListTasks | ShowTask)
+        assert isinstance(message, ListTasks | ShowTask | ListLocks)
         if not self._inspection.answer(link, message, self.answer):
             self.refuse(link, message, TOO_MANY)
 

@@ -23,7 +23,7 @@ from cluster.broker.link import Link, Links
 from cluster.state.commands import OUTCOME_CRASHED, OUTCOME_RETURNED
 from cluster.state.effects import STATE_COMPLETED, Effects, TaskResult
 from cluster.state.machine import Machine
-from cluster.state.status import STATE_NAMES
+from cluster.state.status import DUPLICATE, STATE_NAMES
 from cluster.state.tasks import Attempt
 from cluster.wire import (
     EVENT_FINISHED,
@@ -43,7 +43,7 @@ from cluster.wire import (
 
 QUESTIONS_PER_TURN = 512    # tasks that links ask for; about 5 ms
 NUMBER_MAX = 2**63 - 1
-COMPLETED = STATE_NAMES[STATE_COMPLETED]        # an end that is never replayed
+LASTING = (STATE_NAMES[STATE_COMPLETED], DUPLICATE)     # ends that are never replayed
 ITEM = 4                    # numbers of one task in a Progress
 
 FOLLOWS_WAITING_MAX = 4 * WATCHED_TASKS_MAX // HELLO_ITEMS_MAX      # messages of one link, some of them short
@@ -162,7 +162,7 @@ class Watching:
         followed = self._followed.setdefault(link, set())
         for task in tasks:
             event = self._level(task)
-            if event is None or (event.kind == EVENT_FINISHED and event.text != COMPLETED and not is_certain):
+            if event is None or (event.kind == EVENT_FINISHED and event.text not in LASTING and not is_certain):
                 missing.append(task)
                 continue
             if event.kind != EVENT_FINISHED and task not in followed:
@@ -293,7 +293,7 @@ class Watching:
         at_ms, worker, last = self._now_ms(), "", self._last_attempt(result.task)
         if last is not None and last.number == result.attempts:
             at_ms, worker = last.ended_ms or at_ms, last.worker
-        state = STATE_NAMES[result.state]
+        state = DUPLICATE if result.duplicate_of else STATE_NAMES[result.state]
         log = "" if last is None else _log(last)
         return TaskEvent(result.task, EVENT_FINISHED, at_ms, result.attempts, worker, text=state, log=log)
 

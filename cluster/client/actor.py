@@ -10,13 +10,14 @@ actor (`cluster.client.succession`) and retires this one, which ends when nothin
 """
 
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Actor, Nanos, Peer
-from cluster.client.claims import Claim, SessionClaims, Wanted
+from cluster.client.claim import Claim, Wanted
+from cluster.client.claims import SessionClaims
 from cluster.client.commands import RESEND_AFTER, Commands
 from cluster.client.lock_watching import LockWatcher, LockWatchers
 from cluster.client.outbox import TASK_NUMBER_MAX
@@ -28,7 +29,7 @@ from cluster.client.watching import Watcher, Watchers
 from cluster.errors import ClusterError, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
 from cluster.state.commands import ROLE_CLIENT as REGISTER_CLIENT
-from cluster.state.commands import Close, Options, Register
+from cluster.state.commands import Close, Needs, Options, Register
 from cluster.state.effects import ANSWER_OK, STATE_COMPLETED
 from cluster.wire import (
     ROLE_CLIENT,
@@ -183,19 +184,27 @@ class ClientActor(Actor):
         sink: Sink,
         waiter: Waiter,
         fence: int = 0,
+        needs: Needs | None = None,
     ) -> int:
         """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
         self._check_open()
-        task = self._commands.submit(name, options, body, deadline, sink, waiter, fence)
+        task = self._commands.submit(name, options, body, deadline, sink, waiter, fence, needs)
         self.context.at_turn_end(self._close_turn)
         return task
 
     def submit_many(
-        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink, fence: int = 0
+        self,
+        name: str,
+        options: Options | None,
+        calls: Sequence[tuple[bytes, Needs | None]],
+        deadline: Nanos,
+        sink: ManySink,
+        fence: int = 0,
     ) -> list[Waiter]:
-        """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
+        """Queues tasks of one kind, each with its body and what it needs, and adds their ids to `sink`; returns one
+        waiter per command they travel in."""
         self._check_open()
-        waiters = self._commands.submit_many(name, options, bodies, deadline, sink, fence)
+        waiters = self._commands.submit_many(name, options, calls, deadline, sink, fence)
         self.context.at_turn_end(self._close_turn)
         return waiters
 
@@ -330,6 +339,11 @@ class ClientActor(Actor):
         self._watchers.release()
         self._lock_watchers.release()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it has a session, and nobody waits for the answer to a command or a question."""
+        return bool(self.session) and self._commands.is_idle and self._questions.are_answered
+
     def _part(self, now: Nanos) -> None:
         """One step of a retired session towards its end: what it has seen first, for that only it can say; then
         goodbye, until the state does not know it any more."""
@@ -405,7 +419,7 @@ class ClientActor(Actor):
         self.session = session
         self._claims = SessionClaims(session, self._numbers_max, lambda: self._commands.pump(), self.context.log)
         self._commands = Commands(
-            session, self._numbers_max, self._links, self.context.clock, self._waits, self._claims
+            session, self._numbers_max, self._links, self.context.clock, self._waits, self._claims.commands
         )
 
     def _wake_registered(self) -> None:
@@ -458,7 +472,8 @@ class ClientActor(Actor):
             # A task that ended without a result may have been replayed under a leader that this one does not know of.
             # Its successor is asked for all that is awaited.
             items = [result for result in items if result.state == STATE_COMPLETED]
-        self._waits.deliver(items, self.session)
+        if followed := self._waits.deliver(items, self.session):
+            self._waits.ask(self._links.leader, followed)
 
     def _on_unknown(self, peer: Peer, message: Unknown) -> None:
         if peer is self._links.leader:
@@ -474,7 +489,7 @@ class ClientActor(Actor):
 
     def _on_claims_news(self, peer: Peer, message: ClaimsNews) -> None:
         if peer is self._links.leader and message.session == self.session:
-            self._claims.on_news(message.items, message.sent, self.context.clock.now())
+            self._claims.on_news(peer, message.items, message.sent, self.context.clock.now())
             self._commands.pump()
 
     def _on_lock_is(self, peer: Peer, message: LockIs) -> None:

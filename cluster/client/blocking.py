@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from actors import LoopEnded, LoopThread, runs_loop
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.client import MAP_CHUNK_TASKS, Client, Mapping
 from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
@@ -21,6 +21,7 @@ from cluster.client.lock_listing import LockInfo, LockListing
 from cluster.client.schedules import ScheduleInfo, ScheduleListing, SlotInfo
 from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
+from cluster.dependencies import ManyResults, Need, OneResult
 from cluster.durations import Duration, seconds, timeout_seconds
 from cluster.errors import ClusterError, DeadlineExceeded
 from cluster.task import Task, task_of
@@ -237,7 +238,7 @@ class BlockingClient:
         return self._thread
 
 
-class BlockingHandle(Generic[R]):
+class BlockingHandle(OneResult[R]):
     """One submitted task. `result()` gives its result or raises what became of it, as `Handle` does."""
 
     __slots__ = ("_client", "_handle")
@@ -249,6 +250,11 @@ class BlockingHandle(Generic[R]):
     @property
     def id(self) -> int:
         return self._handle.id
+
+    @property
+    def duplicate_of(self) -> int | None:
+        """As `Handle.duplicate_of`."""
+        return self._handle.duplicate_of
 
     def result(self, timeout: Duration | None = None) -> R:
         """The result, or DeadlineExceeded after `timeout`; the task goes on and may be asked for again."""
@@ -297,11 +303,14 @@ class BlockingHandle(Generic[R]):
         """What the last attempt that has ended has logged, as `Handle.log`."""
         return self._client.run(self._handle.log)
 
+    def _need(self) -> Need:
+        return self._handle._need()
+
     def __repr__(self) -> str:
         return f"<BlockingHandle {self.id} {self.state()}>"
 
 
-class BlockingBatch(Generic[R]):
+class BlockingBatch(ManyResults[R]):
     """Many tasks that were submitted together, as `Batch`."""
 
     def __init__(self, client: BlockingClient, batch: Batch[R]) -> None:
@@ -315,6 +324,11 @@ class BlockingBatch(Generic[R]):
     def ids(self) -> list[int]:
         """The tasks' ids, in the order of the items."""
         return self._batch.ids
+
+    @property
+    def duplicates(self) -> dict[int, int]:
+        """As `Batch.duplicates`."""
+        return self._batch.duplicates
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -347,6 +361,9 @@ class BlockingBatch(Generic[R]):
     def cancel(self, grace: Duration = CANCEL_GRACE) -> None:
         """Ends every task of the batch that is not terminal, as `Batch.cancel`."""
         self._client.run(lambda: self._batch.cancel(grace))
+
+    def _needs(self) -> list[Need]:
+        return self._batch._needs()
 
 
 def _refuse_in_loop() -> None:

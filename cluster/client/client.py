@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.lock_listing import LockInfo, LockListing
@@ -22,6 +22,8 @@ from cluster.durations import Duration, deadline_seconds, milliseconds
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
+    DependencyError,
+    LockLost,
     Unavailable,
 )
 from cluster.state.commands import (
@@ -31,6 +33,7 @@ from cluster.state.commands import (
     STEER_PAUSE,
     STEER_RESUME,
     STEER_RUN,
+    Needs,
 )
 from cluster.state.effects import ANSWER_OK
 from cluster.task import Task, task_of
@@ -137,12 +140,12 @@ class Client:
         option `fence` LockLost.
         """
         task = task_of(fn)
-        body = task.encode(args, kwargs)
+        body, needs = self._encoded(task, args, kwargs)
         end = self._deadline_at(self._deadline)
         actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit, end)
         confirmed: asyncio.Future[None] = self._loop.create_future()
         handle: Handle[R] = Handle(self, task)
-        handle.id = actor.submit(task.name, task.wire_options, body, end, handle, confirmed, task.fence)
+        handle.id = actor.submit(task.name, task.wire_options, body, end, handle, confirmed, task.fence, needs)
         await confirmed
         return handle
 
@@ -184,7 +187,7 @@ class Client:
         remaining = ids_of(tasks)
         end = self._deadline_at(self._deadline)
         while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
-            actor = await self._session(self._sessions.for_cancel, end)
+            actor = await self._session(self._sessions.for_command, end)
             counted: asyncio.Future[int] = self._loop.create_future()
             actor.replay(chunk, counted)
             replayed += await self._within(
@@ -313,7 +316,7 @@ class Client:
     async def _steer(self, name: str, what: int) -> int:
         checked_name(name)
         end = self._deadline_at(self._deadline)
-        actor = await self._session(self._sessions.for_cancel, end)
+        actor = await self._session(self._sessions.for_command, end)
         answered: asyncio.Future[tuple[int, int]] = self._loop.create_future()
         actor.steer(name, what, answered)
         code, value = await self._within(answered, self._left(end), lambda: actor.too_late("unknown"))
@@ -365,6 +368,29 @@ class Client:
         while (actor := look()) is None:
             await self._ready(self._left(end))
         return actor
+
+    def _encoded(
+        self, task: "Task[..., Any]", args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, Needs | None]:
+        """A call, and what it needs. Raises DependencyError for handles of other clusters."""
+        body, references = task.encode_call(args, kwargs)
+        if references is None:
+            return body, None
+        for need in references.clients.values():
+            if need.client is not self and not (isinstance(need.client, Client) and self._is_of(need.client)):
+                raise DependencyError(
+                    need.task,
+                    f"is of another cluster{_name_of(need.client)}",
+                    f'handles of this one ("{self._topology.name}") are allowed, and of others results as values',
+                )
+        return body, references.needs
+
+    def _is_of(self, other: "Client") -> bool:
+        """Whether two clients are of one cluster: it has a name, and they know a broker in common."""
+        mine, theirs = self._topology, other._topology
+        if not (self._owns_ports and other._owns_ports) or mine.name != theirs.name:
+            return False
+        return bool({node.address for node in mine.brokers} & {node.address for node in theirs.brokers})
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -431,7 +457,7 @@ class Client:
         if grace_ms > GRACE_MS_MAX:
             raise ValueError(f"grace: {grace!r} is out of range, 0 to {GRACE_MS_MAX // 60_000} minutes are allowed")
         end = self._deadline_at(self._deadline)
-        actor = await self._session(self._sessions.for_cancel, end)
+        actor = await self._session(self._sessions.for_command, end)
         waiter: asyncio.Future[None] = self._loop.create_future()
         actor.cancel(tasks, grace_ms, waiter)
         await self._within(
@@ -452,7 +478,7 @@ class Mapping(Generic[R]):
     async def add(self, items: Sequence[Any]) -> None:
         """Submits them; waits while too many are on their way. Raises as `Client.submit`."""
         client, task, batch, confirmed = self._client, self._task, self._batch, self._confirmed
-        chunk = _encoded(task, items, self._kwargs, len(batch))
+        chunk = self._encoded(items, len(batch))
         deadline = client._deadline_at(client._deadline)
         while chunk:
             actor = await client._session(client._sessions.for_submit, deadline)
@@ -464,14 +490,36 @@ class Mapping(Generic[R]):
             confirmed += waiters
         await client._next_turn()     # the chunk leaves while the next one is encoded
         while confirmed and actor.queued_tasks > MAP_QUEUED_TASKS:
-            await confirmed.popleft()
+            await self._confirm(confirmed.popleft())
+
+    def _encoded(self, items: Iterable[Any], first: int) -> list[tuple[bytes, Needs | None]]:
+        """The items' calls; an error names the position of the item, `first` being that of the first one."""
+        calls: list[tuple[bytes, Needs | None]] = []
+        for item in items:
+            try:
+                calls.append(self._client._encoded(self._task, (item,), self._kwargs))
+            except (ClusterError, TypeError) as error:
+                before = f"the {first} items before its chunk are submitted"
+                submitted = before if first else "nothing of it was submitted"
+                error.add_note(f"item {first + len(calls)} of the map; {submitted}")
+                raise
+        return calls
 
     async def end(self) -> "Batch[R]":
         """The batch, once a majority has all of it."""
         for waiter in self._confirmed:
-            await waiter
+            await self._confirm(waiter)
         self._batch.complete()
         return self._batch
+
+
+    async def _confirm(self, waiter: "asyncio.Future[None]") -> None:
+        """Of a part of the items."""
+        try:
+            await waiter
+        except LockLost as error:
+            reason = "it was lost or released while the map was submitted, whose first items may have been accepted"
+            raise LockLost("", error.fence, reason) from error
 
 
 def _connected(part: Part | None) -> Part:
@@ -480,17 +528,8 @@ def _connected(part: Part | None) -> Part:
     return part
 
 
-def _encoded(task: Task[..., Any], items: Iterable[Any], kwargs: dict[str, Any], first: int) -> list[bytes]:
-    """The items' arguments; an error names the position of the item, `first` being that of the first one."""
-    bodies: list[bytes] = []
-    for item in items:
-        try:
-            bodies.append(task.encode((item,), kwargs))
-        except (ClusterError, TypeError) as error:
-            submitted = f"the {first} items before its chunk are submitted" if first else "nothing of it was submitted"
-            error.add_note(f"item {first + len(bodies)} of the map; {submitted}")
-            raise
-    return bodies
+def _name_of(client: object) -> str:
+    return f' ("{client._topology.name}")' if isinstance(client, Client) else ""
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

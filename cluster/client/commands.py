@@ -10,16 +10,16 @@ A cancel is taken also while submits are not, but not before all lower numbers h
 has to wait for are *put off*: they give up their numbers like withdrawn ones, and get others when submits are taken
 again. Only the last of the window can be, those behind the last one that may be in a log: the tasks of a session are
 numbered as well, and the state takes these numbers only as they rise. What locks need is taken likewise; it waits for
-room in the window (`cluster.client.claims`), in turns with submits.
+room in the window (`cluster.client.claim_commands`), in turns with submits.
 """
 
 from asyncio import Future, get_running_loop
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from actors import MILLISECOND, SECOND, Clock, Nanos
-from cluster.client.claims import LockCommand, SessionClaims
+from cluster.client.claim_commands import ClaimCommands, LockCommand
 from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
@@ -28,13 +28,14 @@ from cluster.client.waiters import Answering, Counter, Hearer, Waiter, Waiting, 
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, LockLost, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
-from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Options, Replay, Steer, Submit
-from cluster.state.effects import ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
+from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Needs, Options, Replay, Steer, Submit
+from cluster.state.effects import ANSWER_CROWDED, ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
 
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 RESERVED_FOR_CANCELS = 8           # numbers of the window that submits and new claims leave alone; a release takes one
+CROWDED_RETRY_S = 10.0             # until some of a few million needs may have ended
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 
 
@@ -42,7 +43,7 @@ class Commands:
     """The commands of one session, from its first to its end; `session` is 0 before there is one."""
 
     def __init__(
-        self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits, claims: SessionClaims
+        self, session: int, numbers_max: int, links: LeaderLinks, clock: Clock, waits: Waits, claims: ClaimCommands
     ) -> None:
         self.session = session
         self._base = session << TASK_NUMBER_BITS
@@ -80,11 +81,19 @@ class Commands:
     # -- what the user's calls do -------------------------------------------------------------------------------------
 
     def submit(
-        self, name: str, options: Options | None, body: bytes, deadline: Nanos, sink: Sink, waiter: Waiter, fence: int
+        self,
+        name: str,
+        options: Options | None,
+        body: bytes,
+        deadline: Nanos,
+        sink: Sink,
+        waiter: Waiter,
+        fence: int,
+        needs: Needs | None = None,
     ) -> int:
         """Queues one task and returns its id; `waiter` is resolved when a majority has it."""
         self._admit(1)
-        number, draft = self._outbox.add(name, options, body, fence)
+        number, draft = self._outbox.add(name, options, body, fence, needs)
         if not draft.deadline or deadline < draft.deadline:
             draft.deadline = deadline
         draft.waiters.append(waiter)
@@ -93,15 +102,22 @@ class Commands:
         return task
 
     def submit_many(
-        self, name: str, options: Options | None, bodies: list[bytes], deadline: Nanos, sink: ManySink, fence: int
+        self,
+        name: str,
+        options: Options | None,
+        calls: Sequence[tuple[bytes, Needs | None]],
+        deadline: Nanos,
+        sink: ManySink,
+        fence: int,
     ) -> list[Waiter]:
-        """Queues tasks of one kind and adds their ids to `sink`; returns one waiter per command they travel in."""
-        self._admit(len(bodies))
+        """Queues tasks of one kind, each with its body and what it needs, and adds their ids to `sink`; returns one
+        waiter per command they travel in."""
+        self._admit(len(calls))
         add, sinks, base = self._outbox.add, self._waits.sinks, self._base
         waiters: list[Waiter] = []
         previous = None
-        for body in bodies:
-            number, draft = add(name, options, body, fence)
+        for body, needs in calls:
+            number, draft = add(name, options, body, fence, needs)
             if draft is not previous:
                 previous = draft
                 draft.deadline = min(draft.deadline or deadline, deadline)
@@ -418,6 +434,9 @@ class Commands:
 
 def _refusal(waiter: Waiting, code: int) -> ClusterError:
     if code == ANSWER_LOST and isinstance(waiter, Draft):
-        reason = "it was lost or released before the submit was applied; nothing of that was accepted"
+        reason = "it was lost or released before the submit was applied, which was not accepted"
         return LockLost("", waiter.fence, reason)
+    if code == ANSWER_CROWDED and isinstance(waiter, Draft):
+        reason = "tasks that have not ended need more others than the cluster keeps count of"
+        return Overloaded(reason, retry_after=CROWDED_RETRY_S)
     return Unavailable("the cluster refused the command", outcome="refused")

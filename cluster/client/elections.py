@@ -8,13 +8,15 @@ from typing import overload
 from msgspec import Struct
 
 from cluster.client.blocking import BlockingClient
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.client import Client
-from cluster.client.lock_listing import LockHolder, LockListing, holder_of
+from cluster.client.lock_listing import holder_of
 from cluster.client.lock_watching import LockWatcher
 from cluster.client.locks import AsyncLock, BlockingLock, checked_client, wait_seconds, wanted_of
 from cluster.durations import Duration
 from cluster.errors import ClusterError
+from cluster.state.lock_rows import Holder
+from cluster.wire import ListLocks, LockRows
 
 
 class Leader(Struct, frozen=True):
@@ -33,8 +35,11 @@ class AsyncElection(AsyncLock):
 
     async def leader(self) -> Leader | None:
         """Who leads now; None if nobody does. Raises Unavailable and DeadlineExceeded."""
-        found = await LockListing(self._client, self.name, 1, stale=False).page()
-        return _leader(found[0].holders) if found and found[0].name == self.name else None
+        client = self._client
+        answer: LockRows = await client._ask(
+            lambda number: ListLocks(number, "", 1, name=self.name), client._deadline_at(client._deadline)
+        )
+        return _leader(answer.rows[0].holders) if answer.rows else None
 
     async def watch(self) -> AsyncGenerator[Leader | None, None]:
         """Who leads, now and whenever that changes: `async for leader in election.watch()`; None while nobody does. One
@@ -51,7 +56,7 @@ class AsyncElection(AsyncLock):
                     if word is None:
                         await watcher.arrival()
                         continue
-                    leader = _leader([holder_of(holder) for holder in word.holders])
+                    leader = _leader(word.holders)
                     fence = leader.fence if leader is not None else 0
                     if fence != last:
                         last = fence
@@ -106,8 +111,9 @@ def Election(  # noqa: N802 - reads as what it makes
     return AsyncElection(checked_client(cluster), wanted, patience)
 
 
-def _leader(holders: Sequence[LockHolder]) -> Leader | None:
-    if not holders:
-        return None
-    first = holders[0]
-    return Leader(first.note, first.fence, first.client, first.since)
+def _leader(holders: Sequence[Holder]) -> Leader | None:
+    """The one that holds the lock. One that rests has released it."""
+    for holder in map(holder_of, holders):
+        if not holder.rests:
+            return Leader(holder.note, holder.fence, holder.client, holder.since)
+    return None

@@ -13,10 +13,10 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Literal, ParamSpec, Self, TypeVar, get_args
 
 from actors import MILLISECOND
-from cluster.client.claims import HOLD, REPLACED, Claim
+from cluster.client.claim import HOLD, REPLACED, Claim
 from cluster.client.client import Client
 from cluster.client.locks import AsyncLock, BlockingLock, Own, wait_seconds, wanted_of
-from cluster.durations import Duration, milliseconds
+from cluster.durations import Duration, duration_text, milliseconds
 from cluster.errors import LockBusy
 from cluster.state.commands import TURN_MS_MAX
 
@@ -43,10 +43,7 @@ class Terms:
     ) -> None:
         at_most_ms = _bounded("at_most", at_most, AT_MOST_MS_MIN)
         self.at_least_ms = _bounded("at_least", at_least, 0)
-        if self.at_least_ms > at_most_ms:
-            raise ValueError(
-                f"at_least: {at_least!r} is longer than at_most, {at_most!r}: a turn that is over cannot be kept"
-            )
+        _check_rest(at_most_ms, self.at_least_ms)
         if on_busy not in get_args(OnBusy):
             allowed = ", ".join(f'"{word}"' for word in get_args(OnBusy))
             raise ValueError(f"on_busy: {on_busy!r} is none of {allowed}")
@@ -78,14 +75,17 @@ class AsyncTurn(AsyncLock):
 
     async def prolong(self, at_most: Duration | None = None) -> None:
         """Its time begins anew, with another bound if one is given. Returns once a majority of the brokers has that on
-        disk. Raises LockLost, ClusterError if it is not acquired, Unavailable and DeadlineExceeded."""
+        disk. `at_least` counts from when the turn began, as before. Raises LockLost, ClusterError if it is not
+        acquired, ValueError if the bound is shorter than `at_least`, Unavailable and DeadlineExceeded."""
         at_most_ms = self._wanted.at_most_ms if at_most is None else _bounded("at_most", at_most, AT_MOST_MS_MIN)
+        _check_rest(at_most_ms, self._terms.at_least_ms)
         claim = self._held()
         prolonged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         claim.extend(0, prolonged, at_most_ms)
         await self._confirmed(prolonged)
 
     async def __aenter__(self) -> Self:
+        begun = self._now()
         await super().__aenter__()
         entered = self._entered
         assert entered is not None
@@ -93,7 +93,7 @@ class AsyncTurn(AsyncLock):
             entered.leave()
             self._entered = None
             self._let_go()
-            raise LockBusy(self.name, 0, REPLACED)
+            raise LockBusy(self.name, self._seconds_since(begun), REPLACED)
         entered.claim.on_wanted = entered.give_way
         return self
 
@@ -147,6 +147,14 @@ class BlockingTurn(BlockingLock):
             return result
 
         return exclusive
+
+
+def _check_rest(at_most_ms: int, at_least_ms: int) -> None:
+    if at_least_ms > at_most_ms:
+        raise ValueError(
+            f"at_least: {duration_text(at_least_ms)} is longer than at_most, {duration_text(at_most_ms)}: a turn that "
+            "is over keeps nobody out"
+        )
 
 
 def _bounded(what: str, given: object, least_ms: int) -> int:

@@ -2,22 +2,31 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from actors import MILLISECOND
 from cluster.client.watching import Event, watch
+from cluster.dependencies import ManyResults, Need, OneResult
 from cluster.durations import Duration, milliseconds, timeout_seconds
-from cluster.errors import ClusterError, DeadlineExceeded, TaskCancelled, TaskDead, TaskExpired, TaskFailed
+from cluster.errors import (
+    ClusterError,
+    DeadlineExceeded,
+    DependencyFailed,
+    TaskCancelled,
+    TaskDead,
+    TaskExpired,
+    TaskFailed,
+)
 from cluster.state.effects import (
     STATE_CANCELLED,
     STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
-    STATE_FAILED,
     TaskResult,
 )
+from cluster.state.inputs import END_NAMES
 from cluster.task import Task
 
 if TYPE_CHECKING:
@@ -28,25 +37,22 @@ R = TypeVar("R")
 CANCEL_TASKS_MAX = 1_024        # in one command
 CANCEL_GRACE = "5s"
 
-STATE_NAMES = {
-    STATE_COMPLETED: "completed",
-    STATE_FAILED: "failed",
-    STATE_DEAD: "dead",
-    STATE_CANCELLED: "cancelled",
-    STATE_EXPIRED: "expired",
-}
 
-
-class Handle(Generic[R]):
+class Handle(OneResult[R]):
     """One submitted task. `await handle` gives its result or raises what became of it:
 
-    TaskFailed, TaskDead, TaskCancelled, TaskExpired, or Unavailable with outcome "unknown".
+    TaskFailed, TaskDead, TaskCancelled, TaskExpired, or Unavailable with outcome "unknown". As an argument of another
+    task it stands for that result (`cluster.group`).
+
+    `id` is its own. `duplicate_of` is the id of another one that did its work, if it was submitted with a key (`dedup`)
+    that this had; then everything that the handle says of an end is that one's. It is None until that is known.
     """
 
-    __slots__ = ("_client", "_error", "_result", "_task", "_waiters", "id")
+    __slots__ = ("_client", "_error", "_result", "_task", "_waiters", "duplicate_of", "id")
 
     def __init__(self, client: "Client", task: Task[..., R] | None) -> None:
         self.id = 0
+        self.duplicate_of: int | None = None
         self._client = client
         self._task = task
         self._result: TaskResult | None = None
@@ -80,11 +86,16 @@ class Handle(Generic[R]):
             if self._error is None:
                 raise ClusterError(f"task {self.id} has not ended")
             raise self._error
-        return value_of(self._result, self._task)
+        try:
+            return value_of(self._result, self._task)
+        except ClusterError as error:
+            if self.duplicate_of is not None:
+                error.add_note(f"task {self.id} is a duplicate of task {self.duplicate_of}")
+            raise
 
     def state(self) -> str:
         """What this client knows: "pending" until the terminal record arrived, then its state."""
-        return "pending" if self._result is None else STATE_NAMES[self._result.state]
+        return "pending" if self._result is None else END_NAMES[self._result.state]
 
     def done(self) -> bool:
         return self._result is not None or self._error is not None
@@ -102,6 +113,8 @@ class Handle(Generic[R]):
         """Runs a task again that ended without a result; returns a handle for its new end, once a majority has that.
         This one stays as it is. Raises ClusterError if there is nothing to be run again, else as `Client.replay`.
         """
+        if self.duplicate_of is not None:
+            raise ClusterError(f"task {self.id} is a duplicate of task {self.duplicate_of}: replay that one")
         if await self._client.replay([self.id]) == 0:
             raise ClusterError(
                 f"task {self.id} is not run again: it is completed, has not ended yet, or is not kept any more; "
@@ -136,6 +149,9 @@ class Handle(Generic[R]):
             return event
         raise AssertionError("the first event says how a task is")
 
+    def _need(self) -> Need:
+        return Need(self.id, self._client, self._result)
+
     def record(self) -> TaskResult | None:
         """The terminal record, once it has come."""
         return self._result
@@ -147,6 +163,9 @@ class Handle(Generic[R]):
     def fail(self, task: int, error: ClusterError) -> None:
         self._error = error
         self._wake()
+
+    def follow(self, task: int, first: int) -> None:
+        self.duplicate_of = first
 
     def _arrival(self) -> "asyncio.Future[None]":
         future: asyncio.Future[None] = self._client._loop.create_future()
@@ -166,7 +185,7 @@ class Handle(Generic[R]):
         return f"<Handle {self.id} {self._task.name if self._task else '?'} {self.state()}>"
 
 
-class Batch(Generic[R]):
+class Batch(ManyResults[R]):
     """Many tasks that were submitted together. `await batch` gives their results in the order of the items."""
 
     def __init__(self, client: "Client", task: Task[..., R]) -> None:
@@ -177,6 +196,7 @@ class Batch(Generic[R]):
         self._records: list[TaskResult | ClusterError | None] = []
         self._finished: list[int] = []                   # positions, in order of arrival
         self._failed = 0
+        self._firsts: dict[int, int] = {}                # duplicates -> of which task
         self._complete = False                           # every item is submitted
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -187,6 +207,11 @@ class Batch(Generic[R]):
     def ids(self) -> list[int]:
         """The tasks' ids, in the order of the items."""
         return self._ids.copy()
+
+    @property
+    def duplicates(self) -> dict[int, int]:
+        """Those of `ids` that are duplicates, as far as that is known, and of which task (`Handle.duplicate_of`)."""
+        return self._firsts.copy()
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -235,6 +260,7 @@ class Batch(Generic[R]):
         position = self._finished[place]
         handle: Handle[R] = Handle(self._client, self._task)
         handle.id = self._ids[position]
+        handle.duplicate_of = self._firsts.get(handle.id)
         record = self._records[position]
         if isinstance(record, ClusterError):
             handle.fail(handle.id, record)
@@ -261,6 +287,10 @@ class Batch(Generic[R]):
         open_tasks = [task for task, position in self._index.items() if self._records[position] is None]
         await self._client.cancel(open_tasks, grace)
 
+    def _needs(self) -> list[Need]:
+        records = [record if isinstance(record, TaskResult) else None for record in self._records]
+        return [Need(task, self._client, record) for task, record in zip(self._ids, records, strict=True)]
+
     # -- what the actor and `map` call ------------------------------------------------------------------------------
 
     def add(self, task: int) -> None:
@@ -277,6 +307,9 @@ class Batch(Generic[R]):
 
     def fail(self, task: int, error: ClusterError) -> None:
         self._record(task, error, False)
+
+    def follow(self, task: int, first: int) -> None:
+        self._firsts[task] = first
 
     def _record(self, task: int, record: TaskResult | ClusterError, good: bool) -> None:
         position = self._index[task]
@@ -319,4 +352,6 @@ def value_of(result: TaskResult, task: Task[..., R] | None) -> R:
     assert result.error is not None
     if result.state == STATE_DEAD:
         raise TaskDead(result.error, result.attempts)
+    if result.error.unmet is not None:
+        raise DependencyFailed.from_unmet(result.error.message, result.error.unmet)
     raise TaskFailed.from_failure(result.error)

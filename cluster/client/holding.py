@@ -4,7 +4,7 @@ The leader counts how long a client has been silent, from when it heard of it, a
 the hold time. The holder counts from when it SENT what the leader heard: the last heartbeat that was answered, or the
 claim itself, on its own clock, and stops a margin earlier. So whatever happened on the way in between, it stops before
 another one may begin. The margin covers how far two clocks drift apart within the hold time, and how long it takes to
-tell who holds it.
+tell who holds it: a client looks ten times a second.
 
 It counts from the beginning, also while it waits for its turn. If the turn is bounded, the leader counts for how long
 the claim is held, too, from when it saw it granted. Who asks is told for how long that was, and must have stopped when
@@ -16,8 +16,8 @@ Nanos = int
 
 MILLISECOND: Nanos = 1_000_000
 MARGIN_MIN: Nanos = 200 * MILLISECOND
-DRIFT_PART = 1_000              # of a bounded turn: by so much two clocks may differ in its course
 MARGIN_PART = 10                # of the hold time, if that is more
+TURN_MARGIN_PART = 1_000        # of a bounded turn, which may last for days: clocks of two machines differ by less
 
 
 class Holding:
@@ -58,12 +58,12 @@ class Holding:
 
     def bound(self, since: Nanos, at_most: Nanos) -> None:
         """The leader counts the turn from `since` or later, and lets it last for `at_most`."""
-        self._bound = since + at_most - at_most // DRIFT_PART
+        self._bound = since + at_most - turn_margin_of(at_most)
         self._count()
 
     def asks_bound(self, since: Nanos, at_most: Nanos) -> None:
         """Another bound is asked for, and may be applied from now on."""
-        self._bounds_asked.append(since + at_most - at_most // DRIFT_PART)
+        self._bounds_asked.append(since + at_most - turn_margin_of(at_most))
         self._count()
 
     def prolonged(self, now: Nanos) -> None:
@@ -87,3 +87,8 @@ class Holding:
 def margin_of(hold: Nanos) -> Nanos:
     """How much earlier than anybody else may hold it the holder of a lock stops to believe in it."""
     return max(MARGIN_MIN, hold // MARGIN_PART)
+
+
+def turn_margin_of(at_most: Nanos) -> Nanos:
+    """The same of the bound of a turn."""
+    return max(MARGIN_MIN, at_most // TURN_MARGIN_PART)

@@ -16,7 +16,7 @@ from cluster.wire import NO_TOTAL, ListTasks, ShowTask, TaskRows, TaskShown
 if TYPE_CHECKING:
     from cluster.client.client import Client
 
-STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled", "expired")
+STATES = ("pending", "processing", "completed", "failed", "dead", "cancelled", "expired", "duplicate")
 PAGE_TASKS = 1_000                      # asked for at once
 DATE_MS_END = 253_402_300_800_000       # the year 10000: a worker whose clock says that has none
 
@@ -43,10 +43,10 @@ class AttemptInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """What the cluster has of one task. In a list it ends with `held_back_until`: what follows is of `Client.task`."""
+    """What the cluster has of one task. In a list it ends with `missing`: what follows is of `Client.task`."""
 
     id: int
-    state: str                          # pending, processing, completed, failed, dead, cancelled or expired
+    state: str                          # pending, processing, completed, failed, dead, cancelled, expired or duplicate
     name: str
     queue: str
     priority: int
@@ -65,6 +65,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     parked_why: str = ""                # what a worker would need that took it
     held_back_why: str = ""             # pending: which limit it waits for
     held_back_until: datetime | None = None     # then: when that lets the next one start; None: when another ends
+    missing: int = 0                    # pending: how many of the tasks that it needs have not ended
     attempts: tuple[AttemptInfo, ...] = ()      # that have ended, the last 10
     timeout_s: float | None = None
     soft_timeout_s: float | None = None         # None: it has none
@@ -80,6 +81,10 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     progress: tuple[int, int | None] | None = None      # done, and of how much, if it runs and has said so
     schedule: str = ""                          # whose run it is; "" if it was submitted
     scheduled_at: datetime | None = None        # the time that this run is for
+    dedup: str = ""                             # the key of its work; "" if it has none
+    duplicate_of: int | None = None             # the task that did its work
+    needs: int = 0                              # how many tasks it needs, unless it has completed
+    waits_for: tuple[int, ...] = ()             # the first 10 of these that have not ended
 
 
 class Listing:
@@ -168,6 +173,7 @@ def info_of(
         parked_why=row.why_parked,
         held_back_why=row.why_held_back,
         held_back_until=_date(row.until_ms),
+        missing=row.missing,
     )
     if details is None:
         return info
@@ -189,6 +195,10 @@ def info_of(
         progress=None if progress is None else (progress[0], None if progress[1] == NO_TOTAL else progress[1]),
         schedule=details.schedule,
         scheduled_at=_date(details.slot_ms),
+        dedup=details.dedup,
+        duplicate_of=details.duplicate_of or None,
+        needs=details.needs,
+        waits_for=tuple(details.waits_for),
     )
 
 

@@ -8,13 +8,11 @@ from msgspec import Struct
 
 from cluster.client.inspection import checked_limit
 from cluster.state.commands import LOCK_LIMIT_MAX
-from cluster.state.lock_rows import Holder, LockRow
+from cluster.state.lock_rows import LOCK_ROWS_MAX, Holder, LockRow
 from cluster.wire import ListLocks, LockRows
 
 if TYPE_CHECKING:
     from cluster.client.client import Client
-
-PAGE_LOCKS = 256            # asked for at once; each may show 16 holders
 
 MUTEX = "mutex"
 READ_WRITE = "read-write lock"
@@ -62,7 +60,7 @@ class LockListing:
         if self._ended:
             return []
         client, left = self._client, self._left
-        size = PAGE_LOCKS if left is None else min(PAGE_LOCKS, left)
+        size = LOCK_ROWS_MAX if left is None else min(LOCK_ROWS_MAX, left)
         answer: LockRows = await client._ask(
             lambda number: ListLocks(number, self._after, size, self._prefix, self._stale),
             client._deadline_at(client._deadline),

@@ -16,11 +16,12 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
-from actors import SECOND, Nanos
-from cluster.client.actor import ClientActor
+from actors import MILLISECOND, SECOND, Nanos
+from cluster.client.actor import SWEEP_INTERVAL, ClientActor
 from cluster.client.blocking import BlockingClient
-from cluster.client.claims import HOLD, Claim, State, Wanted
+from cluster.client.claim import HOLD, REPLACED, Claim, State, Wanted
 from cluster.client.client import Client
+from cluster.client.holding import margin_of
 from cluster.durations import Duration, milliseconds, seconds
 from cluster.errors import ClusterError, LockBusy
 from cluster.state.commands import HOLD_MS_MAX, HOLD_MS_MIN, LOCK_LIMIT_MAX, LOCK_NOTE_BYTES_MAX
@@ -110,7 +111,8 @@ class AsyncLock:
     @property
     def is_held(self) -> bool:
         """Whether this object holds the lock, by the clock: right also if the process was stopped until this moment."""
-        return self._claim is not None and self._claim.is_held(self._now())
+        claim = self._claim         # once: another thread may let it go meanwhile
+        return claim is not None and claim.is_held(self._now())
 
     @property
     def fence(self) -> int:
@@ -129,6 +131,12 @@ class AsyncLock:
             raise self._not_acquired()
         while claim.is_held(self._now()):
             await asyncio.shield(claim.change())
+
+    @property
+    def margin(self) -> float:
+        """In seconds: for so long others keep out, at least, after `wait_lost` has returned because the cluster fell
+        silent. The time to end what runs under the lock."""
+        return (margin_of(self._wanted.hold_ms * MILLISECOND) - SWEEP_INTERVAL) / SECOND
 
     def _held(self) -> Claim:
         claim = self._claim
@@ -213,6 +221,8 @@ class AsyncLock:
             claim.release()
             if claim.state is State.BUSY:
                 return None
+            if claim.state is State.REPLACED:
+                raise LockBusy(self.name, self._seconds_since(begun), REPLACED)
             if claim.error is not None:
                 raise claim.error
 
@@ -225,7 +235,7 @@ class AsyncLock:
 
     async def _while_waiting(self, claim: Claim, begun: Nanos, end: Nanos | None) -> None:
         def error() -> ClusterError:
-            return LockBusy(self.name, (self._now() - begun) / SECOND)
+            return LockBusy(self.name, self._seconds_since(begun))
 
         while claim.state is State.WAITING:
             await self._client._within(claim.change(), None if end is None else self._client._left(end), error)
@@ -234,6 +244,9 @@ class AsyncLock:
         """Waits for what is to be in the log, within the deadline of a request."""
         client = self._client
         await client._within(future, client._deadline, lambda: client._actor.too_late("unknown"))
+
+    def _seconds_since(self, begun: Nanos) -> float:
+        return (self._now() - begun) / SECOND
 
     def _now(self) -> Nanos:
         return self._client._ports.clock.now()

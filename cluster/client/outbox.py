@@ -12,12 +12,14 @@ from cluster.state.commands import (
     SUBMIT_BYTES_MAX,
     SUBMIT_TASKS_MAX,
     TASK_NUMBER_BITS,
+    Needs,
     Options,
     TaskGroup,
 )
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 TASK_OVERHEAD_BYTES = 8     # what a task costs in a command beside its body
+NEED_BYTES = 9              # ... and each that it needs
 
 Waiter = TypeVar("Waiter")
 
@@ -61,11 +63,14 @@ class Outbox(Generic[Waiter]):
     def numbers_left(self) -> int:
         return self.numbers_max - self.next_number + 1
 
-    def add(self, name: str, options: Options | None, body: bytes, fence: int = 0) -> tuple[int, Draft[Waiter]]:
+    def add(
+        self, name: str, options: Options | None, body: bytes, fence: int = 0, needs: Needs | None = None
+    ) -> tuple[int, Draft[Waiter]]:
         """Adds one task; returns its number and the draft that carries it."""
         assert self.numbers_left > 0, "task numbers of this session are used up"
         draft = self._draft
-        if draft.count >= SUBMIT_TASKS_MAX or (draft.count and draft.bytes + len(body) > SUBMIT_BYTES_MAX):
+        size = len(body) if needs is None else len(body) + NEED_BYTES * len(needs)
+        if draft.count >= SUBMIT_TASKS_MAX or (draft.count and draft.bytes + size > SUBMIT_BYTES_MAX):
             draft = self._cut()
         if draft.fence != fence:
             if draft.count:
@@ -74,12 +79,17 @@ class Outbox(Generic[Waiter]):
         number = self.next_number
         self.next_number = number + 1
         groups = draft.groups
-        if groups and groups[-1].name == name and groups[-1].options == options:
-            groups[-1].bodies.append(body)
+        last = groups[-1] if groups else None
+        # A group has needs for all of its tasks, or for none.
+        is_alike = last is not None and bool(last.needs) == (needs is not None)
+        if last is not None and is_alike and last.name == name and last.options == options:
+            last.bodies.append(body)
+            if needs is not None:
+                last.needs.append(needs)
         else:
-            groups.append(TaskGroup(name, number, [body], options))
+            groups.append(TaskGroup(name, number, [body], options, [] if needs is None else [needs]))
         draft.count += 1
-        draft.bytes += len(body) + TASK_OVERHEAD_BYTES
+        draft.bytes += size + TASK_OVERHEAD_BYTES
         self.tasks += 1
         return number, draft
 

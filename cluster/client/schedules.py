@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cluster.client.inspection import DATE_MS_END, checked_limit
+from cluster.durations import duration_text
 from cluster.errors import ClusterError, ScheduleError, ScheduleNotFound, ScheduleRefused
 from cluster.schedules.zones import zone_named
 from cluster.state.commands import FIRE_SLOTS_MAX, NEVER, QUEUE_DEFAULT, ScheduleSpec
@@ -39,7 +40,6 @@ FATES = {
     SLOT_MISSED: "missed",
     SLOT_PAUSED: "skipped: paused",
 }
-UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 
 class SlotInfo(Struct, frozen=True, kw_only=True):
@@ -160,15 +160,6 @@ def times_text(spec: ScheduleSpec) -> str:
         return spec.expression
     anchor = _date(spec.anchor_ms, UTC)
     return f"every {duration_text(spec.period_ms)}" + (f" from {anchor:%Y-%m-%d %H:%M:%S} UTC" if anchor else "")
-
-
-def duration_text(ms: int) -> str:
-    """As users write it."""
-    text = ""
-    for unit, size in UNITS_MS:
-        count, ms = divmod(ms, size)
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"
 
 
 def _alarm_text(view: ScheduleView) -> str:

@@ -2,7 +2,9 @@
 
 from typing import Protocol
 
-from cluster.errors import ClusterError
+from msgspec import structs
+
+from cluster.errors import ClusterError, TaskNotFound
 from cluster.state.effects import TaskResult
 
 
@@ -12,6 +14,9 @@ class Sink(Protocol):
     def deliver(self, result: TaskResult) -> None: ...
 
     def fail(self, task: int, error: ClusterError) -> None: ...
+
+    def follow(self, task: int, first: int) -> None:
+        """The task is a duplicate of `first`, whose record is to come in place of its own."""
 
 
 class ManySink(Sink, Protocol):
@@ -36,3 +41,32 @@ class BothSinks:
     def fail(self, task: int, error: ClusterError) -> None:
         self._first.fail(task, error)
         self._second.fail(task, error)
+
+    def follow(self, task: int, first: int) -> None:
+        self._first.follow(task, first)
+        self._second.follow(task, first)
+
+
+class FollowingSink:
+    """Waits for the record of the first task in the place of a duplicate."""
+
+    __slots__ = ("_sink", "_task")
+
+    def __init__(self, task: int, sink: Sink) -> None:
+        self._task = task
+        self._sink = sink
+
+    def deliver(self, result: TaskResult) -> None:
+        self._sink.deliver(structs.replace(result, task=self._task))
+
+    def fail(self, task: int, error: ClusterError) -> None:
+        if isinstance(error, TaskNotFound):
+            error = TaskNotFound(
+                f"task {self._task} is a duplicate of task {task}, of which the cluster has no record any more: give a "
+                "task with `dedup` a longer `result_ttl`, or leave that out: then its result is kept for its "
+                "`dedup_window`"
+            )
+        self._sink.fail(self._task, error)
+
+    def follow(self, task: int, first: int) -> None:
+        raise AssertionError(f"task {task} is a duplicate and has duplicates")

@@ -75,7 +75,7 @@ class Succession:
             current = self.current
         return current if current.session and left(current) else None
 
-    def for_cancel(self) -> ClientActor | None:
+    def for_command(self) -> ClientActor | None:
         """The session for a command that takes no number; None while there is none."""
         return self.current if self.current.session else None
 

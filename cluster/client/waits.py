@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from actors import Peer
 from cluster.client.seen import SeenNumbers
-from cluster.client.sinks import BothSinks, Sink
+from cluster.client.sinks import BothSinks, FollowingSink, Sink
 from cluster.errors import ClusterError, TaskNotFound
 from cluster.state.commands import TASK_NUMBER_BITS, Seen
 from cluster.state.effects import TaskResult
@@ -51,17 +51,25 @@ class Waits:
 
     # -- what the cluster says ----------------------------------------------------------------------------------------
 
-    def deliver(self, results: Iterable[TaskResult], session: int) -> None:
+    def deliver(self, results: Iterable[TaskResult], session: int) -> list[int]:
+        """Returns tasks that are to be asked for: duplicates have come, and these are the first ones."""
+        followed: list[int] = []
         sinks, seen, asked = self.sinks, self._seen, self._asked
         for result in results:
             task = result.task
             sink = sinks.pop(task, None)
             if sink is not None:
-                sink.deliver(result)
+                if not result.attempts and (first := result.duplicate_of):
+                    sink.follow(task, first)
+                    self.join(first, FollowingSink(task, sink))
+                    followed.append(first)
+                else:
+                    sink.deliver(result)
                 if asked and task in asked:
                     asked.remove(task)
                 elif task >> TASK_NUMBER_BITS == session:
                     seen.add(task & NUMBER_MASK)
+        return followed
 
     def unknown(self, tasks: Iterable[int]) -> None:
         """The state has no such tasks."""

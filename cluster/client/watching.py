@@ -17,6 +17,7 @@ from msgspec import Struct
 from actors import SECOND, Nanos, Peer
 from cluster.client.waits import NO_RECORD_ADVICE
 from cluster.errors import ClusterError, DeadlineExceeded, Overloaded, TaskNotFound
+from cluster.state.status import DUPLICATE
 from cluster.wire import (
     EVENT_FINISHED,
     EVENT_PROGRESS,
@@ -203,30 +204,44 @@ class Watchers:
 
 
 async def watch(client: "Client", handle: "Handle[Any]", end: Nanos | None = None) -> AsyncGenerator[Event, None]:
-    """The events of a task until it has ended. Raises TaskNotFound, Unavailable, and DeadlineExceeded at `end`."""
+    """The events of a task until it has ended, of a duplicate those of the task that does its work. Raises
+    TaskNotFound, Unavailable, and DeadlineExceeded at `end`."""
     watcher = Watcher()
-    task = handle.id
+    task = handle.duplicate_of or handle.id
     while True:
         actor = client._actor
         actor.follow(task, watcher)
+        is_duplicate = False
         try:
-            while not watcher.is_released:
+            while not (watcher.is_released or is_duplicate):
                 event = watcher.take()
                 if event is None:
                     await client._within(
                         watcher.arrival(),
                         None if end is None else client._left(end),
-                        lambda: DeadlineExceeded(f"no word of task {task} in time", outcome="refused"),
+                        lambda: DeadlineExceeded(f"no word of task {handle.id} in time", outcome="refused"),
                     )
                     continue
                 if event.kind == EVENT_UNKNOWN:
                     yield _forgotten(client, handle)
                     return
+                is_duplicate = event.kind == EVENT_FINISHED and event.text == DUPLICATE
+                if is_duplicate:
+                    continue
                 yield _event_of(event)
                 if event.kind == EVENT_FINISHED:
                     return
         finally:
             actor.unfollow(task, watcher)
+        if is_duplicate:
+            task = await _first_of(client, task)
+
+
+async def _first_of(client: "Client", task: int) -> int:
+    """The task that does the work of a duplicate. Raises as `Client.task`."""
+    from cluster.client.inspection import show
+
+    return (await show(client, task, stale=False)).duplicate_of or task
 
 
 def _forgotten(client: "Client", handle: "Handle[Any]") -> Event:

@@ -12,14 +12,11 @@ import click
 import msgspec
 from rich.console import Console
 
-from actors import MILLISECOND, SECOND
 from actors.runtime.child import die_with_parent
-from cluster.client.actor import SWEEP_INTERVAL
-from cluster.client.claims import HOLD
+from cluster.client.claim import HOLD
 from cluster.client.client import DEADLINE_S, Client
-from cluster.client.holding import margin_of
 from cluster.client.lock_listing import LockInfo
-from cluster.client.locks import AsyncLock, Lock, hold_milliseconds
+from cluster.client.locks import AsyncLock, Lock
 from cluster.command_line.common import (
     DurationText,
     Said,
@@ -32,7 +29,7 @@ from cluster.command_line.common import (
     topology_argument,
 )
 from cluster.durations import Duration
-from cluster.errors import LockBusy, LockLost
+from cluster.errors import ClusterError, LockBusy, LockLost
 from cluster.status_tables import plain_table
 
 EXIT_BUSY = 75              # EX_TEMPFAIL of sysexits.h: another time it may go
@@ -97,20 +94,18 @@ async def _lock(
     """The exit status."""
     async with Client.connect(topology, deadline=deadline) as cluster:
         held = Lock(cluster, name, hold=hold, wait=wait, note=note)
-        margin = margin_of(hold_milliseconds(hold) * MILLISECOND)
-        kill_after_s = (margin - SWEEP_INTERVAL) / SECOND * MARGIN_USED
         try:
             async with busy(f'waiting for the lock "{name}"'):
                 await held.acquire()
         except LockBusy as error:
             raise Said(str(error), EXIT_BUSY) from None
         try:
-            return await _run(held, command, kill_after_s)
+            return await _run(held, command)
         except LockLost as error:
             raise Said(f"{error}; the command was ended", EXIT_LOST) from None
 
 
-async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -> int:
+async def _run(held: AsyncLock, command: tuple[str, ...]) -> int:
     """Runs it until it ends, or the lock is lost. Raises LockLost."""
     environment = {**os.environ, "QUORUMQ_LOCK": held.name, "QUORUMQ_FENCE": str(held.fence)}
     own = os.getpid()
@@ -153,7 +148,7 @@ async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -
         lost.cancel()
         if not ended.done():
             pass_on(signal.SIGTERM)
-            timer = loop.call_later(kill_after_s, pass_on, signal.SIGKILL)
+            timer = loop.call_later(held.margin * MARGIN_USED, pass_on, signal.SIGKILL)
             await ended
             timer.cancel()
             pass_on(signal.SIGKILL)     # what it started, and left behind
@@ -163,6 +158,8 @@ async def _run(held: AsyncLock, command: tuple[str, ...], kill_after_s: float) -
         await held.release()
     except LockLost as error:
         stderr().print(f"warning: {error}")
+    except ClusterError as error:       # of the lock, not of the command
+        stderr().print(f'warning: others may have to wait for the lock "{held.name}", for its hold time: {error}')
     return status if status >= 0 else EXIT_SIGNALLED - status
 
 

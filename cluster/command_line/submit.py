@@ -57,6 +57,8 @@ class TakesNegativeNumbers(click.Command):
 @click.option("--retry", type=int, help="How often it is tried again if it raises.")
 @click.option("--result-ttl", type=DurationText(), help="How long its result is kept.")
 @click.option("--share", help="It waits in the line of this share; shares take turns.")
+@click.option("--dedup", help="What work it is: while another task has this key, it only follows that.")
+@click.option("--dedup-window", type=DurationText(), help="At least for so long from when that was accepted.")
 @click.option("--label", "labels", multiple=True, help="Only workers with this label take it; may be repeated.")
 def submit(
     topology: str,

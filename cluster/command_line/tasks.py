@@ -123,6 +123,8 @@ def note(info: TaskInfo) -> str:
         return {True: "running", False: f"waits at slot {info.slot}", None: ""}[info.running]
     if info.parked:
         return f"parked: {info.parked_why or 'no worker has it'}"
+    if info.missing:
+        return f"waits for {info.missing} {'task' if info.missing == 1 else 'tasks'}"
     if info.delayed:
         return f"delayed; {info.error}" if info.error else "delayed"
     if info.held_back_why:
@@ -160,7 +162,10 @@ def described(info: TaskInfo) -> Iterator[str]:
         "name": info.name,
         "state": f"{info.state} ({what})" if what else info.state,
         "queue": f"{info.queue}, priority {info.priority}",
+        "needs": needs_text(info),
         "schedule": f"{info.schedule}, {_date(info.scheduled_at)}" if info.schedule else "",
+        "dedup": info.dedup,
+        "duplicate of": "" if info.duplicate_of is None else str(info.duplicate_of),
         "worker": info.worker + (f", slot {info.slot}" if info.slot is not None else ""),
         "tries": f"{info.attempt}, of which {info.crashes} crashed" if info.crashes else str(info.attempt),
         "started": _date(info.started_at),
@@ -183,6 +188,16 @@ def described(info: TaskInfo) -> Iterator[str]:
     for attempt in info.attempts:
         yield ""
         yield from _attempt(attempt)
+
+
+def needs_text(info: TaskInfo) -> str:
+    if not info.needs:
+        return ""
+    text = f"{info.needs} {'task' if info.needs == 1 else 'tasks'}"
+    if not info.missing:
+        return text
+    more = ", ..." if info.missing > len(info.waits_for) else ""
+    return f"{text}, {info.missing} not ended: {', '.join(map(str, info.waits_for))}{more}"
 
 
 def progress_text(done: int, total: int | None) -> str:

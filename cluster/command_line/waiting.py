@@ -44,6 +44,9 @@ def waits_for(info: TaskInfo) -> str:
         return f"{why}; `status` shows the workers"
     if info.delayed and info.ready_at is not None:
         return f"not due before {info.ready_at:%Y-%m-%d %H:%M:%S} UTC"
+    if info.missing:
+        first = f"task {info.waits_for[0]}" if info.missing == 1 and info.waits_for else f"{info.missing} tasks"
+        return f"{first} that it needs, to end"
     if info.held_back_until is not None:
         return f"{info.held_back_why}, until {info.held_back_until:%Y-%m-%d %H:%M:%S} UTC"
     return info.held_back_why

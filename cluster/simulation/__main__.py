@@ -92,6 +92,9 @@ def summary(reports: list[Report], lived: list[YearReport], wall_seconds: float)
         "replays": sum(report.replays for report in reports),
         "grants": sum(report.grants for report in reports),
         "lapses": sum(report.lapses for report in reports),
+        "limited": sum(report.limited for report in reports),
+        "turns": sum(report.turns for report in reports),
+        "duplicates": sum(report.duplicates for report in reports),
         "years": len(lived),
         "slots": sum(year.fired for year in lived),
     }

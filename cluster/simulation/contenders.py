@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from actors import MILLISECOND, SECOND, Nanos, Ports
-from actors.simulation import World
+from actors.simulation import Process, World
 from cluster.client import Client
 from cluster.client.exclusive import OnBusy
 from cluster.client.locks import AsyncLock, Lock, ReadWriteLock, Semaphore
@@ -36,6 +36,7 @@ BUSY: tuple[OnBusy, ...] = ("skip", "wait", "queue", "replace")
 WORK_MEAN_NS = 60 * MILLISECOND
 LONG_ONE_IN = 12                                # holds that last for seconds
 LONG_NS_MAX: Nanos = 5 * SECOND
+SETTLED_NS: Nanos = 3 * SECOND                  # who holds for longer is one to aim at
 PAUSE_MEAN_NS = 100 * MILLISECOND
 WAITS_S = (0.05, 0.5, 2.0)
 DEADLINES_S = (1.5, 5.0)
@@ -53,6 +54,7 @@ class Contenders:
         self.oracle = oracle
         self.new_key = new_key
         self.is_over = False                    # nothing new is asked for
+        self.on_settled: list[Callable[[Process], None]] = []       # told of who is going to hold something for seconds
         self.processes = [ContenderProcess(self, name) for name in CONTENDERS]
 
     @property
@@ -150,9 +152,9 @@ class ContenderProcess(Node):
         """Releases what another one holds, as no client of ours would. Nothing must come of it."""
         strangers = self.contenders.oracle.claims_of_others(client._actor.session)
         if strangers:
-            claims = client._actor._commands._claims
-            claims._releases[self.random.choice(strangers)] = (None, 0)
-            claims._pump()
+            commands = client._actor._commands
+            commands._claims.release(self.random.choice(strangers))
+            commands.pump()
 
     async def _leave_badly(self, client: Client, ports: Ports) -> None:
         """Ends the session whatever it holds and waits for, as no client of ours would. Its lock objects hear of it
@@ -190,6 +192,9 @@ class ContenderProcess(Node):
         span = span or int(self.random.expovariate(1.0) * WORK_MEAN_NS)
         if self.random.randrange(LONG_ONE_IN) == 0:
             span = self.random.randrange(LONG_NS_MAX)
+        if span > SETTLED_NS:
+            for told in self.contenders.on_settled:
+                told(self.process)
         fence = lock.fence
         roll = self.random.randrange(10)
         if roll == 0:
@@ -203,9 +208,9 @@ class ContenderProcess(Node):
 
     def _lock(self, client: Client) -> tuple[AsyncLock, int, int]:
         hold, roll = self.random.choice(HOLDS_S), self.random.randrange(10)
-        if roll < 6:
+        if roll < 5:
             return Lock(client, self.random.choice(MUTEXES), hold=hold), 1, 1
-        if roll < 8:
+        if roll < 7:
             return Semaphore(client, POOL, PERMITS, hold=hold), 1, PERMITS
         index = ReadWriteLock(client, INDEX, hold=hold)
         if roll < 9:

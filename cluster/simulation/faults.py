@@ -7,7 +7,8 @@ there to lose) is tried again until it has happened, so the guarantee is about e
 
 Beside what `actors.simulation` offers there are faults that aim: a voter crashes in the very instant in which its vote
 makes a leader, or that leader does, or its machine loses its power, a moment later; a disk becomes slow, so that much
-is under way, and then the power fails (a brownout); at the end of some seeds all machines lose their power at once.
+is under way, and then the power fails (a brownout); what is said to a holder of a lock comes late, and then it is not
+heard; at the end of some seeds all machines lose their power at once.
 
 More than a minority of synced data is never damaged, and a flipped bit lies in a snapshot, or in all of them, or where
 a later frame vouches for it: the last synced frame of a log has no witness on its own disk, and with the leader gone
@@ -21,7 +22,7 @@ from random import Random
 from signal import SIGKILL
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
+from actors.simulation import Cuts, FaultMix, FaultPlan, Machine, Process, Rate, SimulatedDisk, World
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.simulation.damage import cut_power_in_next_sync, flip_snapshots, flip_vouched, index_of, watch_losses
 
@@ -38,6 +39,7 @@ DRAIN = "drain"
 COMPACTOR_KILL = "compactor_kill"
 FLIPPED_SNAPSHOT = "flipped_snapshot"
 ALL_DISKS_FULL = "all_disks_full"
+LATE_WORD = "late_word"
 
 DISK_KINDS = (LOST_UNSYNCED, TORN_FRAME, FLIPPED_BIT)
 EXTRA_KINDS = (
@@ -53,6 +55,7 @@ EXTRA_KINDS = (
     COMPACTOR_KILL,
     FLIPPED_SNAPSHOT,
     ALL_DISKS_FULL,
+    LATE_WORD,
 )
 RETRY_NS: Nanos = 500 * MILLISECOND
 TEAR_PATIENCE_NS: Nanos = 2 * SECOND
@@ -71,6 +74,10 @@ FULL_ONE_IN = 3                 # seeds in which all disks are full now and then
 FULL_INTERVAL_NS: Nanos = 20 * SECOND       # mean
 FULL_NS_MIN: Nanos = 2 * SECOND
 FULL_NS_MAX: Nanos = 15 * SECOND
+LATE_WORD_ONE_IN = 3            # holders that settle down for seconds
+LATE_NS_MAX: Nanos = 1_500 * MILLISECOND    # that it takes longer to reach them; more than their margin
+HEARD_NS_MAX: Nanos = 800 * MILLISECOND     # until nobody hears them ...
+UNHEARD_NS: Nanos = 5 * SECOND              # ... for so long, more than they may be silent
 BLACKOUT_ONE_IN = 5
 ANY_DOWN_ONE_IN = 5
 BLACKOUT_NS: Nanos = 500 * MILLISECOND
@@ -131,6 +138,7 @@ class ClusterFaults(FaultPlan):
         self._random = random
         self._on_damage = on_damage
         self._flipped_snapshots: list[int] = []     # by the last flip, their indexes
+        self._late_words = world.stream("late words")
         self._drains = drains               # of each worker; False: it cannot hear
         self._extra = dict.fromkeys(EXTRA_KINDS, 0)
         self._brokers = [process.machine for process in brokers]
@@ -197,6 +205,34 @@ class ClusterFaults(FaultPlan):
             world.crash(process)
             end = partial(self._recover, [process])
         self._lasts(random.randrange(AIMED_LASTS_NS_MAX), end)
+
+    def settled(self, holder: Process) -> None:
+        """It is going to hold a lock for seconds. Now and then what it is told is older than it looks from then on, and
+        then it is not heard: as long as its hold time counts from when it spoke, it stops in time."""
+        random, world, network = self._late_words, self.world, self.world.network
+        if random.randrange(LATE_WORD_ONE_IN) or world.now >= self._until or not self._victim(random, [holder]):
+            return
+        self._count(LATE_WORD)
+        self._mark([holder], LATE_WORD)
+        brokers, own = [machine.name for machine in self._brokers], holder.machine.name
+        late, unheard_in = random.randrange(LATE_NS_MAX), random.randrange(HEARD_NS_MAX)
+        cuts: list[Cuts] = []
+        for name in brokers:
+            network.slow(name, own, late)
+
+        def mute() -> None:
+            if number in self._active:
+                cuts.append(network.cut([own], brokers, both_ways=False))
+
+        def end() -> None:
+            for name in brokers:
+                network.slow(name, own, 0)
+            for cut in cuts:
+                network.mend(cut)
+            self._recover([holder])
+
+        number = self._lasts(unheard_in + UNHEARD_NS, end)
+        world.after(unheard_in, mute)
 
     def maybe_blackout(self) -> None:
         """After the plan, in some seeds: all brokers lose their power in one instant."""

@@ -96,7 +96,7 @@ class BrokerProcess(Node):
             status = status or EXIT_AGAIN
             system.stop()
 
-        with _in_place(self._stand_ins(self.name)):
+        with in_place(self._stand_ins(self.name)):
             system = start_broker(ports, self.config, self.process.incarnation, fault, on_end=end)
         peer, broker = _actor(system, "raft"), _actor(system, "broker")
         assert isinstance(peer, RaftPeer) and isinstance(broker, Broker)
@@ -159,7 +159,8 @@ class Out(StandIn):
 
 
 @contextmanager
-def _in_place(stand_ins: StandIns) -> Iterator[None]:
+def in_place(stand_ins: StandIns) -> Iterator[None]:
+    """While the block runs these stand where production's classes are looked up."""
     originals = {place: getattr(*place) for place in stand_ins}
     try:
         for (module, name), stand_in in stand_ins.items():

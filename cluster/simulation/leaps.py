@@ -30,7 +30,7 @@ from cluster.client.actor import ClientActor
 from cluster.client.client import Client
 from cluster.peer.actor import RaftPeer
 from cluster.simulation.launched import BrokerProcess, WorkerProcess
-from cluster.worker.actor import Life, Worker
+from cluster.worker.actor import Worker
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.loop_executor import LoopExecutor
 from cluster.worker.slot_child import SlotChild
@@ -114,9 +114,8 @@ class Leaps:
         if workers is None or until - world.now < self._pace.leap_min:
             return
         for node in workers:
-            assert node.worker is not None and node.worker._session is not None
-            clock = node.process.machine.clock
-            node.worker._session.lease.answered(sent=clock.local(until), now=clock.local(world.now))
+            assert node.worker is not None
+            node.worker.heard(sent=node.process.machine.clock.local(until))
         world.sleep(until)
 
     def _coming(self) -> Iterator[Coming]:
@@ -129,16 +128,14 @@ class Leaps:
     def _workers_at_peace(self) -> list[WorkerProcess] | None:
         """Those that live, if all that live have their sessions at one leader, nobody else has any, and nobody waits
         for an answer."""
-        for client in self._clients:
-            actor = client._actor
-            if not (actor.session and actor._commands.is_idle and actor._questions.are_answered):
-                return None
+        if not all(client._actor.is_at_rest for client in self._clients):
+            return None
         leading = [node.broker for node in self._brokers if node.process.alive and node.broker and node.broker.leading]
         if len(leading) != 1 or leading[0].machine.locks.claims:       # how long they are held, the leader counts
             return None
         alive = [node for node in self._workers if node.process.alive]
         sessions = {session.id for session in leading[0].machine.sessions_open() if session.worker is not None}
-        if sessions != {node.worker.session for node in alive if node.worker is not None and _is_linked(node.worker)}:
+        if sessions != {node.worker.session for node in alive if node.worker is not None and node.worker.is_settled}:
             return None
         return alive if len(sessions) == len(alive) else None
 
@@ -150,22 +147,16 @@ def _kept_up(owner: type) -> frozenset[str]:
     return next((keys for actor, keys in KEPT_UP.items() if issubclass(owner, actor)), frozenset())
 
 
-def _is_linked(worker: Worker) -> bool:
-    session = worker._session
-    is_linked = worker.life is Life.SERVING and worker._links.leader is not None
-    return is_linked and session is not None and session.is_settled
-
-
 def _limits(worker: Worker) -> Iterator[Nanos]:
     """When the worker has to do something about what its children run, by its own clock."""
-    for child in worker._children:
+    for child in worker.children:
         if child.slot.ending is not None:
             yield child.slot.ending.kill_at
         yield from _limits_of_slot(child) if isinstance(child, SlotChild) else _limits_of_loop(child)
 
 
 def _limits_of_slot(child: SlotChild) -> Iterator[Nanos]:
-    slot, page = child.slot, child._page
+    slot, page = child.slot, child.page
     held = None if page is None else slot.running(page.claimed)
     if page is None or held is None:
         yield from (0 for _ in slot.pairs)      # they are about to begin

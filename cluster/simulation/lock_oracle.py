@@ -5,8 +5,10 @@ waited and somebody came to replace whoever is there; whoever comes first is gra
 from the one that waits for it; fences rise; and nothing is taken under a fence that nobody holds. This looks at the
 claims themselves after each entry and at the commands in it, and not at how the state came from one to the other.
 
-Among holders: at the moment in which one is told that it holds a lock, all others who believe so, by their own clocks,
-must have room beside it. Who was stopped believes what its clock would tell it now.
+Among holders: whenever an entry is applied for the first time, nobody believes, by its own clock, in a hold that is no
+longer in the state; and when one is told that it holds a lock, all others who believe so must have room beside it. The
+first makes the second true, and is judged also when nobody waits for the lock. Who was stopped believes what its clock
+would tell it now. One that believed no more must not begin again, so it is looked at until its owner gives it up.
 """
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ class Seen:
 
 @dataclass(slots=True, eq=False)
 class Believer:
-    """Somebody who was told that it holds a lock, and has not said anything else since."""
+    """Somebody who was told that it holds a lock, and has not said since that it does not."""
 
     process: str
     units: int
@@ -57,7 +59,8 @@ class LockOracle:
 
     def begins(self, lock: str, limit: int, believer: Believer) -> None:
         """It was told that it holds the lock, just now."""
-        others = [other for other in self._believers.get(lock, ()) if other.believes()]
+        known = self._believers.setdefault(lock, [])
+        others = [other for other in known if other.believes()]
         taken = sum(other.units for other in others) + believer.units
         names = ", ".join(f"{other.process} (fence {other.fence})" for other in others)
         self._judge.require(
@@ -65,7 +68,7 @@ class LockOracle:
             "two holders",
             f"{believer.process} holds {lock} under fence {believer.fence}, and so do {names}",
         )
-        self._believers[lock] = [*others, believer]
+        known.append(believer)
 
     def ends(self, lock: str, believer: Believer) -> None:
         """It knows that it does not hold it any more."""
@@ -102,6 +105,17 @@ class LockOracle:
         self._judge_ends(before, now, commands, machine)
         self._judge_order(now)
         self._judge_room(now, machine)
+        self._judge_belief(machine)
+
+    def _judge_belief(self, machine: Machine) -> None:
+        """Judged when the first broker applies an entry: before anybody can be told of what it granted."""
+        for lock, believers in self._believers.items():
+            for believer in believers:
+                self._judge.require(
+                    machine.locks.holds(believer.fence) or not believer.believes(),
+                    "belief",
+                    f"{believer.process} believes that it holds {lock} under fence {believer.fence}, which has ended",
+                )
 
     def _judge_fences(
         self, before: dict[int, Seen], now: dict[int, Seen], commands: list[Command], effects: Effects

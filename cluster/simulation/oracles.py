@@ -12,18 +12,19 @@ import msgspec
 from actors import ExitReason, Failed
 from actors.simulation import History, Outcome, World
 from cluster.peer import actor as peer_actor
+from cluster.simulation.dedup_oracle import DedupOracle
 from cluster.simulation.key_oracle import KeyOracle
 from cluster.simulation.launched import BrokerProcess, StandIns
+from cluster.simulation.limit_oracle import LimitOracle
 from cluster.simulation.lock_oracle import LockOracle
 from cluster.simulation.raft_oracle import RaftOracle
 from cluster.simulation.snapshot_oracle import SnapshotOracle
-from cluster.simulation.state_oracle import StateOracle, WatchedMachine
+from cluster.simulation.state_oracle import Plant, StateOracle, WatchedMachine
 from cluster.simulation.verdict import Judge
 from cluster.state.effects import STATE_COMPLETED
-from cluster.state.locks import Locks
 from cluster.state.status import STATE_NAMES
 
-TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired"))
+TERMINAL = frozenset(("completed", "failed", "dead", "cancelled", "expired", "duplicate"))
 DISK_ERRORS = {                     # how a broker's end names them, by the fault that accounts for it
     "sync_error": ("[Errno 5]",),
     "no_space": ("[Errno 28]", "(ENOSPC)"),
@@ -34,14 +35,16 @@ STUCK_SHOWN_MAX = 5
 class Oracles:
     """Where `acknowledged` is a parameter it maps calls to tasks, as clients were told."""
 
-    def __init__(self, world: World, locks: type[Locks] = Locks) -> None:
+    def __init__(self, world: World, plant: Plant = lambda machine: None) -> None:
         self.world = world
         self.judge = Judge(world.seed, lambda: world.now)
         self.raft = RaftOracle(self.judge)
-        self.state = StateOracle(self.judge, locks)
+        self.state = StateOracle(self.judge, plant)
         self.keys = KeyOracle(self.judge)
         self.locks = LockOracle(self.judge)
-        self.state.on_entry.append(self.locks.applied)
+        self.limits = LimitOracle(self.judge)
+        self.dedup = DedupOracle(self.judge)
+        self.state.on_entry += [self.locks.applied, self.limits.applied, self.dedup.applied]
         self.snapshots = SnapshotOracle(world, self.judge, self.raft.damaged)
         self.brokers: dict[str, BrokerProcess] = {}         # set by the scenario
         self.lost = 0                   # acknowledged tasks that have no terminal record in the end
@@ -171,7 +174,7 @@ class Oracles:
             if record is None:
                 self.lost += 1
                 self.judge.violated("acknowledged", f"task {task} (call {key}), acknowledged, has no terminal record")
-            elif record.state == STATE_COMPLETED:
+            elif record.state == STATE_COMPLETED and not record.duplicate_of:
                 value = msgspec.msgpack.decode(record.body)
                 self.judge.require(value == key, "result", f"task {task} returned {value}, its call was {key}")
 
@@ -202,11 +205,12 @@ class Oracles:
                 task = operation.argument
                 assert isinstance(task, int) and isinstance(operation.value, tuple)
                 seen, value = operation.value
-                said = [STATE_NAMES[record.state] for record in self.state.records.get(task, ())]
+                first = self.dedup.duplicate_of.get(task, task)
+                said = [STATE_NAMES[record.state] for record in self.state.records.get(first, ())]
                 self.judge.require(
-                    seen in said and (seen != "completed" or value == keys[task]),
+                    seen in said and (seen != "completed" or value == keys[first]),
                     "result",
-                    f"{operation.process} was told {seen} {value} of task {task} (call {keys.get(task)}); "
-                    f"the log says {said}",
+                    f"{operation.process} was told {seen} {value} of task {task} (call {keys.get(first)}, "
+                    f"task {first}); the log says {said}",
                 )
 

@@ -3,8 +3,9 @@
 They are classes that stand in for production's, which knows nothing of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -30,7 +31,11 @@ from cluster.storage.recovery import Recovery
 from cluster.storage.wal import Wal
 from cluster.wire import Assignments, Holding
 
-SESSION_WORKER = 4      # place in a row: what a session's worker offers, below 0 for a client
+# Places in rows.
+SESSION_WORKER = 4      # what a session's worker offers, below 0 for a client
+LIMIT_WINDOW = 7        # the starts of a limit
+
+Rows = list[list[Any]]
 
 
 class Planted(Enum):
@@ -40,6 +45,9 @@ class Planted(Enum):
     VOTE_NOT_PERSISTED = "votes are not written to the disk"
     DOUBLE_DISPATCH = "a new leader gives what one worker holds to the next one that reports to it as well"
     SESSIONS_NOT_IN_SNAPSHOT = "snapshots do not hold the sessions of clients"
+    WINDOWS_NOT_IN_SNAPSHOT = "snapshots do not hold what has started under a rate"
+    KEYS_NOT_IN_SNAPSHOT = "snapshots do not hold which work has been done"
+    WAITING_NOT_IN_SNAPSHOT = "snapshots do not hold who waits for the end of which task"
     OVERWRITTEN_ENTRY_PLANNED = "plans of snapshots name an entry that was overwritten"
     OVERWRITTEN_ENTRY_COMPACTED = "and the compactor does not compare what came of it"
     LAST_ENTRY_NOT_PLANNED = "plans of snapshots lack their last entry"
@@ -100,23 +108,40 @@ class GenerousBroker(Broker):
         self._handlers[Holding] = reconcile_and_give
 
 
-def forgetful_compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
-    machine = yield from replay(files, plan)
-    yield from write(files, plan, _without_clients(machine.image()))
+def forgetful_compact(changed: Section, change: Callable[[Rows], Rows]) -> Compact:
+    """Writes other rows of this section."""
+
+    def compact_and_forget(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
+        machine = yield from replay(files, plan)
+        yield from write(files, plan, _changed(machine.image(), changed, change))
+
+    return compact_and_forget
 
 
-def _without_clients(image: Iterable[bytes]) -> Iterator[bytes]:
+def _changed(image: Iterable[bytes], changed: Section, change: Callable[[Rows], Rows]) -> Iterator[bytes]:
     """The same parts, with checksums that are right."""
     crc = 0
     for part in image:
         section, number, rows = msgspec.msgpack.decode(part)
-        if section == Section.SESSIONS:
-            rows = [row for row in rows if row[SESSION_WORKER] >= 0]
+        if section == changed:
+            rows = change(rows)
         elif section == Section.END:
             rows = [EndRow(number, crc)]
-        changed = msgspec.msgpack.encode((section, number, rows))
-        crc = crc32(changed, crc)
-        yield changed
+        written = msgspec.msgpack.encode((section, number, rows))
+        crc = crc32(written, crc)
+        yield written
+
+
+def without_clients(rows: Rows) -> Rows:
+    return [row for row in rows if row[SESSION_WORKER] >= 0]
+
+
+def without_any(rows: Rows) -> Rows:
+    return []
+
+
+def without_windows(rows: Rows) -> Rows:
+    return [[*row[:LIMIT_WINDOW], [], *row[LIMIT_WINDOW + 1 :]] for row in rows]
 
 
 def blind_compact(files: Files, plan: Plan) -> Iterator[StillAtWork | Written]:
@@ -199,7 +224,10 @@ STAND_INS: dict[Planted, tuple[str, type]] = {
     Planted.LOG_DROPPED_TOO_FAR: ("RaftPeer", HastyLogPeer),
 }
 COMPACTORS: dict[Planted, Compact] = {
-    Planted.SESSIONS_NOT_IN_SNAPSHOT: forgetful_compact,
+    Planted.SESSIONS_NOT_IN_SNAPSHOT: forgetful_compact(Section.SESSIONS, without_clients),
+    Planted.KEYS_NOT_IN_SNAPSHOT: forgetful_compact(Section.KEYS, without_any),
+    Planted.WINDOWS_NOT_IN_SNAPSHOT: forgetful_compact(Section.LIMITS, without_windows),
+    Planted.WAITING_NOT_IN_SNAPSHOT: forgetful_compact(Section.WAITED, without_any),
     Planted.OVERWRITTEN_ENTRY_COMPACTED: blind_compact,
     Planted.LAST_ENTRY_NOT_COMPACTED: blind_compact,
 }

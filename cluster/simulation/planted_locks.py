@@ -1,4 +1,4 @@
-"""Bugs that tests plant in locks: in the state of all brokers, or in what a leader does around it."""
+"""Bugs that tests plant in locks: in the state of all brokers, in what a leader does around it, or in their holders."""
 
 from enum import Enum
 
@@ -7,10 +7,13 @@ from cluster.broker import process as broker_process
 from cluster.broker.actor import Broker
 from cluster.broker.lease_table import CLIENT_LEASE
 from cluster.broker.lock_service import NOT_PROPOSED
+from cluster.client import claim_commands
+from cluster.client.holding import Holding
 from cluster.peer.messages import Leading
 from cluster.simulation.launched import StandIns
 from cluster.state.commands import Release
 from cluster.state.locks import Claim, Lock, Locks
+from cluster.state.machine import Machine
 from cluster.state.sessions import Session
 
 # -- the state --------------------------------------------------------------------------------------------------------
@@ -109,6 +112,29 @@ class ImpatientBroker(Broker):
         return known is not None and known.worker is None
 
 
+# -- holders ----------------------------------------------------------------------------------------------------------
+
+
+class LateHolding(Holding):
+    """Counts from when a heartbeat was answered, and not from when it was sent."""
+
+    __slots__ = ()
+
+    def answered(self, sent: Nanos, now: Nanos) -> None:
+        super().answered(now, now)
+
+
+class EndlessHolding(Holding):
+    """Is told that its turn is bounded, and does not look at it."""
+
+    __slots__ = ()
+
+    def bound(self, since: Nanos, at_most: Nanos) -> None:
+        pass
+
+    def prolonged(self, now: Nanos) -> None:
+        self._bounds_asked.pop(0)
+
 # -- where they go ----------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +147,8 @@ class PlantedLock(Enum):
     LOCAL_CLOCK = "a hold ends by the wall clock of the broker that leads"
     SHORT_TURNS = "the leader ends turns that are bounded when half of their time is over"
     NO_FULL_LEASE = "a new leader takes those for silent that it has not heard yet"
+    COUNTED_FROM_ANSWER = "a holder counts its hold time from the answer to its heartbeat, and not from the sending"
+    BOUND_IGNORED = "a holder does not look at the bound of its turn"
 
 
 STATES: dict[PlantedLock, type[Locks]] = {
@@ -133,13 +161,22 @@ LEADERS: dict[PlantedLock, type[Broker]] = {
     PlantedLock.SHORT_TURNS: HurriedBroker,
     PlantedLock.NO_FULL_LEASE: ImpatientBroker,
 }
+HOLDERS: dict[PlantedLock, type[Holding]] = {
+    PlantedLock.COUNTED_FROM_ANSWER: LateHolding,
+    PlantedLock.BOUND_IGNORED: EndlessHolding,
+}
 
 
-def locks_of(planted: PlantedLock | None) -> type[Locks]:
-    return STATES.get(planted, Locks) if planted is not None else Locks
+def plant_lock(planted: PlantedLock, machine: Machine) -> None:
+    """A machine was made, or has got a state."""
+    machine.locks.__class__ = STATES.get(planted, Locks)
 
 
 def leaders_of(planted: PlantedLock | None) -> StandIns:
-    if planted is None or planted not in LEADERS:
-        return {}
-    return {(broker_process, "Broker"): LEADERS[planted]}
+    """For a broker that is about to start."""
+    return {(broker_process, "Broker"): LEADERS[planted]} if planted in LEADERS else {}
+
+
+def holders_of(planted: PlantedLock | None) -> StandIns:
+    """While the world runs."""
+    return {(claim_commands, "Holding"): HOLDERS[planted]} if planted in HOLDERS else {}

@@ -13,7 +13,7 @@ from actors.simulation import History, NetworkLimits, World
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.contenders import Contenders
 from cluster.simulation.faults import ClusterFaults
-from cluster.simulation.launched import BrokerProcess, StandIns
+from cluster.simulation.launched import BrokerProcess, StandIns, in_place
 from cluster.simulation.nodes import (
     BROKERS,
     WORKERS,
@@ -26,10 +26,14 @@ from cluster.simulation.operator import ONE_IN as OPERATOR_ONE_IN
 from cluster.simulation.operator import OperatorProcess
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
-from cluster.simulation.planted_locks import PlantedLock, leaders_of, locks_of
+from cluster.simulation.planted_limits import PlantedLimit, plant_limit
+from cluster.simulation.planted_locks import PlantedLock, holders_of, leaders_of, plant_lock
+from cluster.simulation.planted_needs import PlantedNeed, plant_need
 from cluster.simulation.snapshot_oracle import Moments
+from cluster.simulation.state_oracle import Plant
 from cluster.simulation.verdict import Violation
 from cluster.simulation.workload import Workload
+from cluster.state.machine import Machine
 
 PROLONGED_NS: Nanos = 10 * SECOND       # for faults that must happen and did not
 PROLONGED_MAX = 6
@@ -70,6 +74,10 @@ class Report:
     counts: int = 0                     # calls that instances of keys ran
     grants: int = 0                     # of locks
     lapses: int = 0                     # claims on locks that ended since their holders were silent
+    limited: int = 0                    # hand-outs under a rate or a concurrency
+    full_limits: int = 0                # of those, that came to its bound
+    turns: int = 0                      # hand-outs of a share while another one waited
+    duplicates: int = 0                 # tasks whose work another one did
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -82,13 +90,20 @@ class Scenario:
     """A world with a cluster in it; tests of the oracles plant a bug in its brokers."""
 
     def __init__(
-        self, seed: int, course: Course | None = None, planted: Planted | None = None, locks: PlantedLock | None = None
+        self,
+        seed: int,
+        course: Course | None = None,
+        planted: Planted | None = None,
+        locks: PlantedLock | None = None,
+        limits: PlantedLimit | None = None,
+        needs: PlantedNeed | None = None,
     ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world, locks_of(locks))
+        self.oracles = oracles = Oracles(world, _plant(locks, limits, needs))
+        self._holders = holders_of(locks)
         self.history = History(lambda: world.now)
         plan = topology()
         # Both ways of syncing the log, whatever the probe would find.
@@ -115,12 +130,13 @@ class Scenario:
             on_damage=self._damaged,
             drains=[node.drain for node in self.workers],
         )
+        self.contenders.on_settled.append(self.faults.settled)
         oracles.raft.on_leader.append(self._new_leader)
 
     def run(self) -> Report:
         """Runs the whole course, or until something is violated."""
         course = self.course
-        with self.world:
+        with self.world, in_place(self._holders):
             self.faults.start(course.faults_ns)
             if self.world.seed % OPERATOR_ONE_IN:
                 self.employ_operator()
@@ -212,6 +228,10 @@ class Scenario:
             counts=oracles.keys.counts,
             grants=oracles.locks.granted,
             lapses=oracles.locks.lapsed,
+            limited=oracles.limits.starts,
+            full_limits=oracles.limits.full,
+            turns=oracles.limits.turns,
+            duplicates=oracles.dedup.duplicates,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,
@@ -219,6 +239,18 @@ class Scenario:
             no_room=oracles.no_room,
             digest=self.world.digest,
         )
+
+
+def _plant(lock: PlantedLock | None, limit: PlantedLimit | None, need: PlantedNeed | None) -> Plant:
+    def plant(machine: Machine) -> None:
+        if lock is not None:
+            plant_lock(lock, machine)
+        if limit is not None:
+            plant_limit(limit, machine)
+        if need is not None:
+            plant_need(need, machine)
+
+    return plant
 
 
 def run_seed(seed: int, course: Course | None = None) -> Report:

@@ -14,6 +14,8 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - a task that raised is tried again as often as its options say, for what they name, not before its pause, and has then
   failed;
 - a task that its worker was told to stop is handed out no more, and ends as cancelled or as what it came to before;
+- a task that needs others is handed out after all of them have ended, with what is recorded of them; it fails without
+  having been handed out if one that it needs the result of has none, or was not known;
 - a call is in the log once, however often its client had to say it; one that was refused never.
 """
 
@@ -21,23 +23,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
+import msgspec
+
 from cluster.simulation.tasks import call_of
 from cluster.simulation.verdict import Judge
 from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_TIMED_OUT,
     TASK_NUMBER_BITS,
+    UNMET_UNKNOWN,
     Close,
     Command,
     Complete,
     Drain,
     Expire,
     Failure,
+    Needs,
     Options,
     Register,
     Replay,
     RetryRule,
     Submit,
+    Unmet,
 )
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
@@ -46,11 +53,12 @@ from cluster.state.effects import (
     STATE_COMPLETED,
     STATE_DEAD,
     STATE_EXPIRED,
+    STATE_FAILED,
     Assignment,
     Effects,
     TaskResult,
 )
-from cluster.state.locks import Locks
+from cluster.state.inputs import Inputs
 from cluster.state.machine import Machine
 from cluster.storage.snapshot_format import SnapshotMeta
 
@@ -59,6 +67,7 @@ CHECK_INTERVAL = 128            # entries between checks of all invariants of th
 
 Pair = tuple[int, int]          # task id, attempt
 Place = tuple[str, str, str, tuple[str, ...]]       # queue, actor, key, labels
+Plant = Callable[[Machine], None]
 
 
 class WatchedMachine(Machine):
@@ -70,7 +79,7 @@ class WatchedMachine(Machine):
         super().__init__()
         self._oracle = oracle
         self._node = node
-        self.locks.__class__ = oracle.locks
+        oracle.plant(self)
 
     def apply(self, index: int, term: int, payload: bytes, effects: Effects | None) -> None:
         super().apply(index, term, payload, effects)
@@ -78,7 +87,7 @@ class WatchedMachine(Machine):
 
     def replace(self, other: Machine) -> Iterator[None]:
         old = super().replace(other)
-        self.locks.__class__ = self._oracle.locks
+        self._oracle.plant(self)
         self._oracle.restored(self._node, self)
         return old
 
@@ -96,10 +105,10 @@ class Applied:
 class StateOracle:
     """Invariant of the books: `_held[task]` = (session, attempt) exactly while the state has handed that out."""
 
-    def __init__(self, judge: Judge, locks: type[Locks] = Locks) -> None:
-        self.locks = locks              # tests plant bugs there, in all brokers and in the reference
+    def __init__(self, judge: Judge, plant: Plant = lambda machine: None) -> None:
+        self.plant = plant              # told of all machines, and again when one gets a state: tests plant bugs there
         self.reference = Machine()
-        self.reference.locks.__class__ = locks
+        plant(self.reference)
         self.applied_entries: list[Applied] = []            # from index 1 on
         self.terminal: dict[int, TaskResult] = {}           # terminal record of each task that has ended for now
         self.records: dict[int, list[TaskResult]] = {}      # all that it ever got
@@ -121,6 +130,9 @@ class StateOracle:
         self._stopped: set[int] = set()                     # tasks that a worker was told to stop
         self._said_replay: dict[Pair, list[int]] = {}       # (session, seq) of a Replay in the log -> its tasks
         self._replays: dict[int, int] = {}                  # task -> how often it was replayed
+        self._needs: dict[int, Needs] = {}                  # of tasks that need others
+        self.told = 0                                       # attempts that were given what they need
+        self.unmet = 0                                      # tasks that were not run for what they need
         self._owners: dict[int, tuple[Place, Pair]] = {}    # epoch -> whose it is, and the session and slot that own it
         self._epochs: dict[Place, int] = {}                 # the last one
         self._keyed: dict[Place, dict[int, Pair]] = {}      # tasks that slots hold, maybe; session and slot of each
@@ -218,6 +230,8 @@ class StateOracle:
                 task = (command.session << TASK_NUMBER_BITS) | (group.first + offset)
                 if group.options is not None:
                     self._options[task] = group.options
+                if group.needs:
+                    self._needs[task] = group.needs[offset]
                 key = call_of(body).key
                 known = self.task_of_key.setdefault(key, task)
                 self._judge.require(
@@ -257,6 +271,10 @@ class StateOracle:
         for results in effects.results.values():
             for result in results:
                 self._end(index, result, ended, lost)
+        for results in effects.results.values():
+            for result in results:
+                if (unmet := None if result.error is None else result.error.unmet) is not None:
+                    self._judge_unmet(index, result, unmet)
         for task in ended:
             del self._held[task]
         for task, failure in self._raised.items():
@@ -273,6 +291,8 @@ class StateOracle:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
                 if assignment.key or assignment.task in self._options:
                     self._own(index, session_id, assignment)
+                if assignment.task in self._needs:
+                    self._judge_inputs(index, assignment)
 
     @property
     def replays(self) -> int:
@@ -338,9 +358,11 @@ class StateOracle:
         self.terminal[task] = result
         is_allowed = task not in self._stopped or result.state in (STATE_CANCELLED, STATE_COMPLETED)
         judge.require(is_allowed, "cancel", f"{task} was told to stop and ended as {result.state}")
-        if result.state in (STATE_CANCELLED, STATE_EXPIRED):
+        if result.state in (STATE_CANCELLED, STATE_EXPIRED) or result.duplicate_of:
             return
         holder = self._held.get(task)
+        if task in self._needs and holder is None and result.state == STATE_FAILED:
+            return              # it may not have been run, `_judge_unmet` sees to that
         by_loss = result.state == STATE_DEAD and holder is not None and holder[0] in lost
         judge.require(
             task in ended or by_loss,
@@ -365,6 +387,35 @@ class StateOracle:
         require(early <= 0, "retry", f"{pair} was handed out at entry {index}, {early} ms before the end of its pause")
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
+
+    def _judge_unmet(self, index: int, result: TaskResult, unmet: Unmet) -> None:
+        """A task was not run."""
+        self.unmet += 1
+        task = result.task
+        needs = self._needs.get(task, Needs([]))
+        states = [record.state for record in self.records.get(unmet.task, ())]
+        is_unknown = unmet.state == UNMET_UNKNOWN and unmet.task in (*needs.results, *needs.outcomes)
+        is_so = unmet.state != STATE_COMPLETED and unmet.task in needs.results and unmet.state in states
+        is_known = self.reference.state_of(unmet.task) is not None
+        detail = f"task {task} was not run at entry {index} for {unmet}, and needs {needs}"
+        self._judge.require(is_so or (is_unknown and not is_known), "needs", detail)
+        self._judge.require(task not in self._held, "needs", f"{detail}; it was handed out")
+
+    def _judge_inputs(self, index: int, assignment: Assignment) -> None:
+        """An attempt was given what its task needs."""
+        self.told += 1
+        needs = self._needs[assignment.task]
+        inputs = msgspec.msgpack.decode(assignment.body, type=Inputs)
+        told = [[end.task for end in ends] for ends in (inputs.results, inputs.outcomes)]
+        detail = f"task {assignment.task}, given at entry {index},"
+        is_all = told == [needs.results, needs.outcomes]
+        self._judge.require(is_all, "needs", f"{detail} needs {needs}, was told {told}")
+        for end in (*inputs.results, *inputs.outcomes):
+            record = self.terminal.get(end.task)
+            is_so = record is not None and (end.state, end.body) == (record.state, record.body)
+            self._judge.require(is_so, "needs", f"{detail} was told {end}, and recorded is {record}")
+        done = all(end.state == STATE_COMPLETED for end in inputs.results)
+        self._judge.require(done, "needs", f"{detail} has not all the results that it needs")
 
     def _own(self, index: int, session: int, assignment: Assignment) -> None:
         """A slot was given a task that may have a key."""

@@ -14,6 +14,8 @@ import msgspec
 
 from actors import MICROSECOND, SECOND
 from actors.simulation import ChildPort
+from cluster.dependencies import Outcome
+from cluster.state.inputs import INPUTS_MARK, Inputs
 from cluster.task import Task, current, task
 from cluster.task_actor import TaskActor, definition_of
 from cluster.worker.child_messages import Ready, encode
@@ -50,22 +52,37 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     padding: bytes = b""
 
 
-_decode_body = msgspec.msgpack.Decoder(tuple[tuple[Call], dict[str, object]]).decode
+_decode_body = msgspec.msgpack.Decoder(tuple[list[msgspec.Raw], dict[str, object]]).decode
+_decode_call = msgspec.msgpack.Decoder(Call).decode
+_decode_inputs = msgspec.msgpack.Decoder(Inputs).decode
 
 
 def call_of(body: bytes) -> Call:
-    """The call in a task's body."""
-    (call,), _ = _decode_body(body)
-    return call
+    """The call in a task's body, or in that of an assignment."""
+    if body[:1] == INPUTS_MARK:
+        body = _decode_inputs(body).body
+    args, _ = _decode_body(body)
+    return _decode_call(args[0])
+
+
+Outcomes = tuple[Outcome[int], ...]
 
 
 class Simulated(Exception):
     """What a simulated function raises."""
 
 
+WRONG_INPUTS = -1               # what a call returns that was given others than it needs
+
+
 @task(name="simulated:work")
-def work(call: Call) -> int:
-    """Returns the call's key or raises, as it says."""
+def work(call: Call, wanted: tuple[int, ...] = (), results: tuple[int, ...] = (), outcomes: Outcomes = ()) -> int:
+    """Returns the call's key or raises, as it says. `wanted` are the keys of the calls whose results it needs, and then
+    of those of which it needs outcomes."""
+    others = zip(wanted[len(results) :], outcomes, strict=False)
+    given = (*results, *(key if one.value is None else one.value for key, one in others))
+    if given != wanted or any(one.ok != (one.value is not None) for one in outcomes):
+        return WRONG_INPUTS
     if call.fate == "raise" or (call.fate == "raise once" and current().attempt == 1):
         raise Simulated(f"call {call.key}")
     return call.key

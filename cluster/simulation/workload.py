@@ -8,6 +8,7 @@ submitted.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from actors.simulation import History, Operation, World
 from cluster.backoff import Backoff
 from cluster.client import Client, Handle
 from cluster.client.succession import SessionLimits
+from cluster.dependencies import group
 from cluster.errors import (
     ClusterError,
     DeadlineExceeded,
@@ -52,6 +54,34 @@ KEYED_ONE_IN = 6                # calls that are not of a batch
 KEYS = 5
 COUNTED_PART = 0.3              # of the calls in every other seed: those of task actors, whose instances count them
 COUNTED_KEYS = ("k1", "k2", "k3")
+
+LIMITED_PART = 0.35             # of submits that are not of a counted actor, and of maps
+# Each limit has one set of terms, by which it is judged.
+LINES: tuple[TaskOptions, ...] = (
+    {"share": "s1"},
+    {"share": "s2"},
+    {"share": "s3"},
+    {"limit": "narrow", "concurrency": 2, "share": "s1"},
+    {"limit": "narrow", "concurrency": 2, "share": "s2"},
+    {"limit": "narrow", "concurrency": 2},
+    {"limit": "slow", "rate": "30/2s", "share": "s1"},
+    {"limit": "slow", "rate": "30/2s", "share": "s2"},
+    {"share": "s4", "rate": "15/s"},
+    {"share": "s5", "concurrency": 1},
+    {"share": "s6", "concurrency": 3, "rate": "200/5s"},
+)
+RIVALS_PART = 0.4               # of maps: two of them at a time, of two shares
+RIVALS: tuple[TaskOptions, ...] = ({}, {}, {"limit": "narrow", "concurrency": 2}, {"limit": "slow", "rate": "30/2s"})
+SHARES = ("s1", "s2")
+
+DEDUP_PART = 0.15               # likewise, of which each is one of a few pieces of work
+WORKS = ("a", "b", "c", "d")
+WINDOWS_S = (0, 0, 1.0, 6.0)
+
+NEEDY_ONE_IN = 3                # seeds in which users submit tasks that need others
+NEEDY_PART = 0.3                # there, of the turns of a lane: a small graph before all else
+GRAPH_TASKS_MAX = 6
+NEEDED_MAX = 5
 
 ASYNC_ONE_IN = 3                # of submits, and of maps
 
@@ -113,6 +143,8 @@ class ClientProcess(Node):
         self.history = workload.history
         self.random = workload.world.stream(f"client {name}")
         self._keys = workload.world.stream(f"keys {name}")      # of its own: other seeds keep their course
+        self._lines = workload.world.stream(f"lines {name}")    # likewise
+        self._graphs = workload.world.stream(f"graphs {name}")  # likewise
         self.is_busy = False
         self.limits = SessionLimits()
         super().__init__(workload.world, name)
@@ -145,7 +177,10 @@ class ClientProcess(Node):
             (partial(self._cancel, ports=ports), 5),
             (self._replay, 5),
         ]
+        needy = self.workload.world.seed % NEEDY_ONE_IN == 2
         while not self.workload.is_over and ports.clock.now() < leave_at:
+            if needy and self._graphs.random() < NEEDY_PART:
+                await self._graph(client)
             await self._choose(calls)(client)
             await ports_pause(ports, int(self.random.expovariate(1.0) * PAUSE_MEAN_NS))
 
@@ -162,10 +197,17 @@ class ClientProcess(Node):
         await asyncio.gather(*[self._await(handle) for handle in handles if handle is not None])
 
     async def _map(self, client: Client) -> None:
+        if self._lines.random() < RIVALS_PART:
+            shared = work.options(**self._lines.choice(RIVALS))
+            await asyncio.gather(*[self._map_with(client, shared.options(share=share)) for share in SHARES])
+        else:
+            await self._map_with(client, self._task({}))
+
+    async def _map_with(self, client: Client, task: Task[[Call], int]) -> None:
         calls = [self._call() for _ in range(self.random.randint(2, MAP_TASKS_MAX))]
         operation = self.history.invoke(self.name, "map", [call.key for call in calls])
         try:
-            batch = await client.map(self._task({}), calls)
+            batch = await client.map(task, calls)
         except ClusterError as error:
             self.history.unknown(operation, _reason(error))     # a part of it may have been taken
             return
@@ -196,6 +238,33 @@ class ClientProcess(Node):
             self.history.ok(operation)
         await self._await(handle)
 
+    async def _graph(self, client: Client) -> None:
+        """A few tasks, each of which needs some of those before it, or of any client's earlier ones."""
+        random = self._graphs
+        earlier = list(self.workload.acknowledged.items())
+        known = [(key, client.handle(task)) for key, task in random.sample(earlier, min(2, len(earlier)))]
+        made: list[Handle[int]] = []
+        for _ in range(random.randint(1, GRAPH_TASKS_MAX)):
+            fate: Fate = random.choice(("ok", "ok", "ok", "raise"))
+            call = Call(self.workload.new_key(), random.randint(200, 20_000), fate)
+            needed = random.sample(known, random.randint(0, min(NEEDED_MAX, len(known))))
+            cut = random.choice((0, len(needed), random.randint(0, len(needed))))
+            arguments = (
+                [key for key, _ in needed],
+                [handle for _, handle in needed[:cut]],
+                group([handle for _, handle in needed[cut:]], outcomes=True),
+            )
+            options: TaskOptions = {"expires": random.random()} if random.random() < 0.1 else {}
+            handle = await self._submit(client, call, options, *(arguments if needed else ()))
+            if handle is not None:
+                known.append((call.key, handle))
+                made.append(handle)
+        if made and random.random() < 0.2:
+            with suppress(ClusterError):
+                await random.choice(made).cancel()
+        for handle in made:
+            await self._await(handle)
+
     async def _replay(self, client: Client) -> None:
         """Some of what ended without a result, for any client, and one other; then it waits for the new ends."""
         acknowledged = list(self.workload.acknowledged.values())
@@ -220,11 +289,14 @@ class ClientProcess(Node):
 
     # -- what it writes down ------------------------------------------------------------------------------------------
 
-    async def _submit(self, client: Client, call: Call, options: TaskOptions) -> Handle[int] | None:
+    async def _submit(
+        self, client: Client, call: Call, options: TaskOptions, *needed: object
+    ) -> Handle[int] | None:
+        """With what it needs, if that is something."""
         operation = self.history.invoke(self.name, "submit", call.key)
         try:
-            task = self._task(options)
-            handle = await client.submit(_keyed(task, call) if task.name == work.name else task, call)
+            task: Task[..., int] = work.options(**options) if needed else self._task(options)
+            handle = await client.submit(_keyed(task, call) if task.name == work.name else task, call, *needed)
         except ClusterError as error:
             self._not_done(operation, error)
             if _is_refusal(error):
@@ -271,10 +343,14 @@ class ClientProcess(Node):
         padding = self.random.randbytes(BIG_PADDING_BYTES if big else self.random.randrange(PADDING_BYTES_MAX))
         return Call(self.workload.new_key(), self.random.randint(low, high), self._choose(FATES), padding)
 
-    def _task(self, options: TaskOptions) -> Task[[Call], int]:
-        function = wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
+    def _task(self, options: TaskOptions) -> Task[..., int]:
+        function: Task[..., int] = wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
         if self.workload.world.seed % 2 and self._keys.random() < COUNTED_PART and "labels" not in options:
-            function = count.at(self._keys.choice(COUNTED_KEYS))
+            return count.at(self._keys.choice(COUNTED_KEYS)).options(**options)
+        if self._lines.random() < LIMITED_PART:
+            function = function.options(**self._lines.choice(LINES))
+        if self._lines.random() < DEDUP_PART:
+            function = function.options(dedup=self._lines.choice(WORKS), dedup_window=self._lines.choice(WINDOWS_S))
         return function.options(**options)
 
     def _options(self) -> TaskOptions:
@@ -295,10 +371,10 @@ class ClientProcess(Node):
         return {}
 
 
-def _keyed(task: Task[[Call], int], call: Call) -> Task[[Call], int]:
-    """Some calls are for an instance with a key; which ones follows from their numbers."""
+def _keyed(task: Task[..., int], call: Call) -> Task[..., int]:
+    """Some calls are for an instance with a key; which ones follows from their numbers. They have no limits."""
     number, rest = divmod(call.key, KEYED_ONE_IN)
-    if not rest:
+    if not rest and task.settings.line is None:
         task.settings = replace(task.settings, key=f"key {number % KEYS}", actor="simulated:Actor")
     return task
 

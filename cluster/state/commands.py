@@ -28,6 +28,10 @@ RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
 REPLAY_TASKS_MAX = 1_024 # in one command
 
+NEEDS_MAX = 16_384              # of one task
+NEEDS_COMMAND_MAX = 65_536      # of all tasks of a Submit
+INPUTS_BYTES_MAX = 4 * 1024 * 1024      # results of what one task needs, together
+
 HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
 HOLD_MS_MAX = 60 * 60 * 1_000        # a client that is silent for so long loses its session
 LOCK_NOTE_BYTES_MAX = 256
@@ -53,6 +57,8 @@ STARTS_MAX = 1_000_000_000
 PERIOD_MS_MIN = 10                      # a limit that is full costs an entry for each period
 PERIOD_MS_MAX = 366 * 24 * 60 * 60 * 1_000
 
+UNMET_UNKNOWN = -1      # in place of a state: there is no such task, or its record is not kept any more
+
 # What a worker says of one attempt.
 OUTCOME_COMPLETED = 0    # body = encoded result; error is set if it logged, and has nothing but that
 OUTCOME_FAILED = 1       # the function raised, or its result cannot be encoded; error is set
@@ -60,6 +66,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
+OUTCOME_UNMET = 7        # said by the state alone: it did not run, for what it needs has no result; error says which
 OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
@@ -108,7 +115,9 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     """How tasks of a group are to be run; 0 for `delay_ms`, `at_ms`, `expires_ms` and `soft_timeout_ms` means none.
     `at_ms` is a date, in Unix time; one that is over means nothing. With `retry` None retries wait as RetryRule() says.
     Tasks with a `key` all go to the one slot that owns this key of this `actor`; without a key the actor means nothing.
-    With `line` None, as for all tasks with a key, nothing holds them back, and all of a name wait in one line.
+    With `line` None, as for all tasks with a key, nothing holds them back, and all of a name wait in one line. With
+    `dedup`, which says what work they are, but one of them runs: until that has ended, and at least for `dedup_ms`, all
+    others of this task name, and of this `key`, are its duplicates.
     """
 
     queue: str = QUEUE_DEFAULT
@@ -125,18 +134,33 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     actor: str = ""
     line: LineRule | None = None
     at_ms: int = 0
+    dedup: str = ""
+    dedup_ms: int = 0
+
+
+class Needs(Struct, array_like=True, gc=False, frozen=True):
+    """Tasks (ids) that have to end before this one runs. It gets the results of `results`, and fails if one of them
+    ends without; of `outcomes` it gets what became of them. Its body refers to them by their places in these lists.
+    """
+
+    results: list[int]
+    outcomes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.results) + len(self.outcomes)
 
 
 class TaskGroup(Struct, array_like=True, gc=False, frozen=True):
     """Tasks of one name and one set of options; their numbers are first, first + 1, ...; `options` None = defaults.
 
-    A body is msgpack of `[args, kwargs]` and opaque to brokers.
+    A body is msgpack of `[args, kwargs]` and opaque to brokers. `needs` has one for each body, or none.
     """
 
     name: str
     first: int
     bodies: list[bytes]
     options: Options | None = None
+    needs: list[Needs] = []
 
 
 class Submit(Command, tag=1, frozen=True):
@@ -154,6 +178,15 @@ class Submit(Command, tag=1, frozen=True):
     fence: int = 0
 
 
+class Unmet(Struct, array_like=True, gc=False, frozen=True):
+    """Why a task could not run: `task`, which it needs, has ended without a result, in this STATE_*, or UNMET_UNKNOWN.
+    `cause` is the first one of that kind: `task` itself, or what that needs, and so on."""
+
+    task: int
+    state: int
+    cause: int
+
+
 class Failure(Struct, array_like=True, gc=False, frozen=True):
     """Why an attempt did not complete. `exit_code` or `signal` is set where a process ended; -1 = not set.
 
@@ -164,6 +197,8 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
 
     `log` is the end of what the attempt logged. One that completed and logged has a Failure with nothing but that: a
     field of Outcome would be a byte of every success, and nearly all are silent.
+
+    `unmet` is set by the state alone, with OUTCOME_UNMET.
     """
 
     type: str
@@ -174,6 +209,7 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
     stderr: str = ""
     kinds: tuple[str, ...] = ()
     log: str = ""
+    unmet: Unmet | None = None
 
 
 class Outcome(Struct, array_like=True, gc=False, frozen=True):

@@ -28,6 +28,7 @@ Cost: O(messages handed out), plus the slots and pools that changed in this entr
 """
 
 from cluster.state.credit import Pool, Slot
+from cluster.state.dependencies import passed_on
 from cluster.state.effects import Assignment
 from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
 from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK, HOUSED
@@ -301,6 +302,8 @@ def _assign(tables: Tables, channel: Standing, slot: Slot, messages: list[Messag
             )
             for m in messages
         ]  # fmt: skip
+    if tables.dependencies.by_task:
+        assignments = passed_on(tables, assignments)
     per_session = ledger.effects.assignments
     if slot.session in per_session:
         per_session[slot.session] += assignments

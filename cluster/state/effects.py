@@ -3,6 +3,7 @@
 Effects may run twice or never: every one can be rebuilt from the state by reconciliation.
 """
 
+import msgspec
 from msgspec import Struct
 
 from cluster.state.commands import Failure
@@ -68,13 +69,29 @@ class Assignment(Struct, array_like=True, gc=False, frozen=True):
 
 
 class TaskResult(Struct, array_like=True, gc=False, frozen=True):
-    """A task's terminal record as its client sees it."""
+    """A task's terminal record as its client sees it. One that has completed in no attempts is the duplicate of another
+    one, which it names: that one's record is its own."""
 
     task: int
     state: int
     attempts: int
     body: bytes
     error: Failure | None = None
+
+    @property
+    def duplicate_of(self) -> int:
+        """0 = of none."""
+        return 0 if self.attempts or self.state != STATE_COMPLETED else referred(self.body)
+
+
+def reference_to(task: int) -> bytes:
+    """The body of a duplicate."""
+    return msgspec.msgpack.encode(task)
+
+
+def referred(body: bytes) -> int:
+    """The task that the body of a duplicate names."""
+    return msgspec.msgpack.decode(body, type=int)
 
 
 HELD_UNKNOWN = -1

@@ -9,6 +9,9 @@ may forget as many small ones as weigh the same, else the total would grow by ne
 
 The same holds for dead letters beyond their own bounds, of which the oldest go first, whatever their dates are.
 
+What others need (`dependencies`) is passed over, by a range as what was replayed; from its lot it goes to no other,
+until nobody needs it.
+
 Ids that are passed over are cheaper than evictions, but not free: there are LOOKS_PER_EVICTION for each eviction that
 is allowed. So the work of an entry is bounded, whatever clients say and whatever is due.
 
@@ -21,12 +24,14 @@ from cluster.state.effects import STATE_DEAD
 from cluster.state.ledger import EVICTED
 from cluster.state.queues import PENDING, Spec
 from cluster.state.retention import (
+    OVERDUE,
     RECORD_OVERHEAD_BYTES,
     SECOND_MS,
     Lot,
     Retention,
     attempts_bytes,
     has_own_date,
+    record_bytes,
 )
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
@@ -44,6 +49,7 @@ def evict(tables: Tables) -> None:
     if second is not None and (second * SECOND_MS <= tables.now_ms or has_surplus):
         _Sweep(tables).run()
     retention.ended = retention.ended_bytes = 0
+    tables.counters.forgotten_keys += tables.duplicates.enforce()
     tables.counters.blanked_attempts += tables.evidence.enforce(tables.tasks)
 
 
@@ -83,6 +89,8 @@ class _Sweep:
         if ids:
             tables.ledger.decisions.append(EVICTED)
             tables.ledger.decisions += ids
+            if tables.dependencies.kept:
+                tables.dependencies.forget(ids)
 
     def _allow(self, evictions: int) -> None:
         if evictions > self._quota:
@@ -112,7 +120,10 @@ class _Sweep:
         self._ids.append(number)
         self._retention.bytes -= len(task.body) + RECORD_OVERHEAD_BYTES + self._attempts(task)
         self._looks -= 1
-        self._leave(task.lot, 1)
+        if task.lot == OVERDUE:
+            self._retention.overdue_bytes -= record_bytes(task)
+        else:
+            self._leave(task.lot, 1)
 
     @property
     def _numbers_max(self) -> int:
@@ -122,6 +133,7 @@ class _Sweep:
     def _empty(self, lot: Lot, enough_bytes: int) -> None:
         """Forgets the first tasks of a lot."""
         tables, forgotten = self._tables, self._ids
+        needed = tables.dependencies if tables.dependencies.by_task else None
         run = -1
         shard: dict[int, Task] = {}
         looked = count = size = 0
@@ -132,6 +144,10 @@ class _Sweep:
                 shard = tables.tasks.shard(run)
             task = shard.pop(number, None)
             if task is None:
+                continue
+            if needed is not None and needed.is_needed(number) and self._retention.keep(task):
+                shard[number] = task
+                count += 1
                 continue
             forgotten.append(number)
             if task.state == STATE_DEAD:
@@ -153,6 +169,7 @@ class _Sweep:
         The hottest loop of a cluster under constant load, beside `complete`. Neighbours mostly share spec and lot.
         """
         tables, forget = self._tables, self._ids.append
+        needed = tables.dependencies if tables.dependencies.by_task else None
         end = min(last + 1, first + self._numbers_max)
         spec: Spec | None = None
         skip = False
@@ -174,6 +191,9 @@ class _Sweep:
                     skip = has_own_date(spec.result_ttl_ms)
                 # Dead ones have a longer date, and of those that were replayed the end was seen that is no more.
                 if skip or (state := task.state) >= PENDING or state == STATE_DEAD or task.replays:
+                    shard[number] = task
+                    continue
+                if needed is not None and needed.is_needed(number):
                     shard[number] = task
                     continue
                 if task.lot != lot:     # neighbours were run by several workers: it alternates

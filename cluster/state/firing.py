@@ -36,8 +36,9 @@ from cluster.state.effects import (
     ANSWER_PARKED,
     ANSWER_REFUSED,
 )
-from cluster.state.intake import delay_of, enter, let_go, spec_for
-from cluster.state.lifecycle import cancel
+from cluster.state.following import follow
+from cluster.state.intake import delay_of, enter_first, spec_for
+from cluster.state.lifecycle import cancel, let_go
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import (
     ALARM_CROWDED,
@@ -183,12 +184,15 @@ def _fate(schedule: Schedule) -> int:
 def _run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
     """A slot has come. Returns the id of its task, 0 if it is skipped."""
     fate = _fate(schedule)
+    makes_way = fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE
+    if fate == SLOT_WAITS and is_manual and not schedule.begun:
+        fate = SLOT_RUNS        # only a pause holds those that wait, and whoever wants a run now knows of it
     if fate not in (SLOT_RUNS, SLOT_WAITS):
         _note(tables, schedule, slot_ms, fate)
         if fate == SLOT_CROWDED:
             _alarm(tables, schedule, ALARM_CROWDED)
         return 0
-    if fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE:
+    if makes_way:
         _make_way(tables, schedule)
     task = _enter(tables, schedule, slot_ms, waits=fate == SLOT_WAITS)
     (schedule.waiting if fate == SLOT_WAITS else schedule.begun)[task] = None
@@ -219,8 +223,12 @@ def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> 
     schedules.number += 1
     number = schedules.session << TASK_NUMBER_BITS | schedules.number
     options = spec.options or DEFAULTS
+    if options.dedup and (first := tables.duplicates.first(spec.task, options, tables.now_ms)):
+        follow(tables, first, spec.task, options, number, 1, spec.name, slot_ms)
+        schedules.freed.append(number)
+        return number
     run = replace(spec_for(tables, spec.task, options, 1), schedule=spec.name, slot_ms=slot_ms)
-    enter(tables, run, number, [spec.body], delay_of(options, tables.now_ms), waits=waits)
+    enter_first(tables, run, options, number, [spec.body], waits=waits)
     return number
 
 

@@ -12,11 +12,13 @@ from zlib import crc32
 import msgspec
 
 from cluster.state.credit import Credit
+from cluster.state.duplicates import Duplicates
 from cluster.state.evidence import Evidence
 from cluster.state.keys import KeyedChannel, homes_of
 from cluster.state.limits import Limits
 from cluster.state.lines import Line, Lines
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.schedules import Schedules
@@ -45,7 +47,9 @@ def _parts(tables: Tables) -> Iterator[object]:
     yield from _sessions(tables.sessions)
     yield from _locks(tables.locks)
     yield from _schedules(tables.schedules)
+    yield from _duplicates(tables.duplicates)
     yield from _tasks(tables)
+    yield from _dependencies(tables.dependencies)
     yield from _retention(tables.retention)
     yield from _evidence(tables.evidence)
 
@@ -137,8 +141,21 @@ def _schedules(schedules: Schedules) -> Iterator[object]:
     yield [(task, schedule.spec.name) for task, schedule in sorted(schedules.by_task.items())]
 
 
+def _duplicates(duplicates: Duplicates) -> Iterator[object]:
+    for task, taken in sorted(duplicates.by_task.items()):
+        yield (task, taken.scope, taken.until_ms, taken.is_over)
+    yield list(duplicates.over)
+
+
+def _dependencies(dependencies: Dependencies) -> Iterator[object]:
+    yield (dependencies.counted, list(dependencies.ends))
+    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
+    for known in (dependencies.by_task, dependencies.kept):
+        yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
+
+
 def _retention(retention: Retention) -> Iterator[object]:
-    yield (retention.lots_made, retention.bytes, retention.dead_bytes, list(retention.dead))
+    yield (retention.lots_made, retention.bytes, retention.dead_bytes, retention.overdue_bytes, list(retention.dead))
     for second, bucket in sorted(retention.buckets.items()):
         yield (second, list(bucket.ranges))
         for lot in bucket.lots.values():

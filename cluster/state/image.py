@@ -45,10 +45,12 @@ from cluster.state.rows import (
     ClaimRow,
     CountersRow,
     DeadRow,
+    DependentRow,
     EndedRow,
     EndRow,
     EvidenceRow,
     HeadRow,
+    KeyRow,
     LimitRow,
     LotRow,
     MemoRow,
@@ -66,6 +68,7 @@ from cluster.state.rows import (
     SpecRow,
     TasksRow,
     TimerRow,
+    WaitedRow,
 )
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -126,7 +129,10 @@ def _sections(tables: Tables, applied_index: int) -> Iterator[tuple[Section, Ite
     yield Section.ENDED, _ended(tables)
     yield Section.CLAIMS, _claims(tables)
     yield Section.SCHEDULES, _schedules(tables)
+    yield Section.KEYS, _taken(tables)
     yield Section.TASKS, _tasks(tables, specs)
+    yield Section.DEPENDENTS, _dependents(tables)
+    yield Section.WAITED, _waited(tables)
     yield Section.ORDERS, _orders(tables)
     yield Section.LOTS, _lots(tables)
     yield Section.RANGES, _ranges(tables)
@@ -277,6 +283,27 @@ def _schedules(tables: Tables) -> Iterator[Row]:
         )
 
 
+def _taken(tables: Tables) -> Iterator[Row]:
+    over = tables.duplicates.over
+    unfinished = [taken for task, taken in sorted(tables.duplicates.by_task.items()) if task not in over]
+    for taken in (*unfinished, *over.values()):
+        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over)
+
+
+def _dependents(tables: Tables) -> Iterator[Row]:
+    """Who pins what follows from them."""
+    dependencies = tables.dependencies
+    for known, is_live in ((dependencies.by_task, True), (dependencies.kept, False)):
+        for task, dependent in sorted(known.items()):
+            dates = (dependent.delay_ms, dependent.at_ms)
+            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, dependent.unknown)
+
+
+def _waited(tables: Tables) -> Iterator[Row]:
+    for task, waiting in sorted(tables.dependencies.waited.items()):
+        yield from (WaitedRow(task, some) for some in _cut(waiting))
+
+
 def _orders(tables: Tables) -> Iterator[Row]:
     for pool in tables.credit.pools.values():
         for priority, ring in enumerate(pool.ready):
@@ -295,6 +322,7 @@ def _orders(tables: Tables) -> Iterator[Row]:
     for _, bundle in sorted(tables.lines.bundles.items()):
         for priority, ring in enumerate(bundle.ready):
             yield from _order(Order.LINE_RING, bundle.index, priority, list(ring))
+    yield from _order(Order.ENDS, 0, 0, list(tables.dependencies.ends))
     for channel in tables.queues.channels.values():
         for priority, lane in enumerate(channel.lanes):
             yield from _order(Order.LANE, channel.index, priority, _entries(tables, channel, lane or ()))
@@ -377,6 +405,7 @@ class Specs:
                         spec.schedule,
                         spec.slot_ms,
                         spec.line,
+                        spec.dedup,
                     )
                 )
         return rows
@@ -386,7 +415,7 @@ class Specs:
 
 
 def _whose(spec: Spec) -> tuple[str, str, str, str, Labels]:
-    is_written = bool(spec.key) or spec.line is not None
+    is_written = bool(spec.key) or spec.line is not None or bool(spec.dedup)
     return (spec.queue, spec.name, spec.actor, spec.key, spec.labels) if is_written else NO_KEY
 
 

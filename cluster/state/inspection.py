@@ -23,11 +23,12 @@ from cluster.state.commands import Failure
 from cluster.state.credit import SLOT_BITS
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.lines import Line
+from cluster.state.needs import Dependent
 from cluster.state.queues import DELAYED, HELD, PENDING
 from cluster.state.retention import DEAD_KEPT_MS
-from cluster.state.status import STATE_NAMES, until_ms, why_held_back, why_parked
+from cluster.state.status import DUPLICATE, STATE_NAMES, state_name, until_ms, why_held_back, why_parked
 from cluster.state.tables import Tables
-from cluster.state.task_rows import ARGUMENTS_BYTES_MAX, PLACE_NONE, PLACE_UNKNOWN, TaskDetails, TaskRow
+from cluster.state.task_rows import ARGUMENTS_BYTES_MAX, PLACE_NONE, PLACE_UNKNOWN, WAITS_FOR_MAX, TaskDetails, TaskRow
 from cluster.state.tasks import SHARDS, Task, place_of
 from cluster.state.texts import head
 from cluster.state.timers import LIFE_SHIFT, READY
@@ -52,6 +53,8 @@ def page_of(tables: Tables, after: int, limit: int, states: tuple[str, ...], que
     limit = max(1, min(limit, PAGE_ROWS_MAX))
     asked = states[:STATES_ASKED_MAX]
     wanted = [not asked or STATE_NAMES[state] in asked for state in sorted(STATE_NAMES)]
+    if DUPLICATE in asked:
+        wanted[STATE_COMPLETED] = True
     rows: list[TaskRow] = []
     visits = 0
     above = after
@@ -62,7 +65,8 @@ def page_of(tables: Tables, after: int, limit: int, states: tuple[str, ...], que
             task = shard[number]
             visits += 1
             spec = task.spec
-            if wanted[task.state] and queue in ("", spec.queue) and name in ("", spec.name):
+            is_wanted = wanted[task.state] and (not asked or state_name(task) in asked)
+            if is_wanted and queue in ("", spec.queue) and name in ("", spec.name):
                 rows.append(row_of(tables, task))
             if len(rows) == limit or visits == VISITS_MAX:
                 return Page(rows, number)
@@ -88,7 +92,7 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         limit = channel.under
     return TaskRow(
         task.id,
-        STATE_NAMES[state],
+        state_name(task),
         spec.name,
         spec.queue,
         spec.priority,
@@ -109,6 +113,7 @@ def row_of(tables: Tables, task: Task) -> TaskRow:
         why_parked(tables, channel) if is_parked and channel is not None else "",
         "" if limit is None else why_held_back(limit),
         0 if limit is None else until_ms(limit),
+        _missing(tables, task) if state == DELAYED else 0,
     )
 
 
@@ -118,6 +123,8 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
     if task is None:
         return None
     spec = task.spec
+    dependencies = tables.dependencies
+    dependent = dependencies.by_task.get(number) or dependencies.kept.get(number)
     return TaskDetails(
         row_of(tables, task),
         task.all_attempts(),
@@ -128,11 +135,25 @@ def details_of(tables: Tables, number: int) -> TaskDetails | None:
         task.expires_at_ms,
         _ready_at_ms(tables, task) if task.state == DELAYED else 0,
         task.grace_ms,
-        len(task.body),
+        0 if task.duplicate_of else len(task.body),
         task.body if task.state != STATE_COMPLETED and len(task.body) <= ARGUMENTS_BYTES_MAX else None,
         spec.schedule,
         spec.slot_ms,
+        spec.dedup,
+        task.duplicate_of,
+        0 if dependent is None else len(dependent.needs),
+        [] if dependent is None or not dependent.missing else _waits_for(tables, dependent),
     )
+
+
+def _missing(tables: Tables, task: Task) -> int:
+    dependent = tables.dependencies.by_task.get(task.id)
+    return 0 if dependent is None else dependent.missing
+
+
+def _waits_for(tables: Tables, dependent: Dependent) -> list[int]:
+    unended = (task.id for task in tables.tasks.find(dependent.all()) if task is not None and not task.is_terminal)
+    return list(islice(dict.fromkeys(unended), WAITS_FOR_MAX))
 
 
 def first_line(error: Failure | None) -> str:

@@ -10,8 +10,12 @@ The loop over tasks runs inside `map` and `dict.update`: a record is made, table
 
 from itertools import repeat
 
+from msgspec import structs
+
 from cluster.state.commands import (
     CONCURRENCY_MAX,
+    NEEDS_COMMAND_MAX,
+    NEEDS_MAX,
     PERIOD_MS_MAX,
     PERIOD_MS_MIN,
     PRIORITY_MAX,
@@ -24,8 +28,12 @@ from cluster.state.commands import (
     Options,
     RetryRule,
     Submit,
+    TaskGroup,
 )
-from cluster.state.effects import ANSWER_OK, ANSWER_REFUSED
+from cluster.state.dependencies import begin
+from cluster.state.effects import ANSWER_CROWDED, ANSWER_OK, ANSWER_REFUSED
+from cluster.state.following import follow, with_key
+from cluster.state.needs import NEEDS_KNOWN_MAX
 from cluster.state.queues import DELAYED, PENDING, Spec
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -43,6 +51,8 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
     last_number = _last_number(session, command)
     if last_number is None:
         return ANSWER_REFUSED, session.last_number + 1
+    if tables.dependencies.is_full and any(group.needs for group in command.groups):
+        return ANSWER_CROWDED, NEEDS_KNOWN_MAX
     session.last_number = last_number
     if command.seen:
         tables.counters.ignored_seen += tables.retention.seen(session, command.seen, tables.now_ms)
@@ -52,8 +62,15 @@ def submit(tables: Tables, session: Session, command: Submit) -> tuple[int, int]
             continue
         session.unsaid += len(group.bodies)
         options = group.options
+        if options is not None and options.dedup:
+            _enter_once(tables, group, options, base | group.first)
+            continue
         spec = spec_for(tables, group.name, options, len(group.bodies))
-        enter(tables, spec, base | group.first, group.bodies, delay_of(options, tables.now_ms))
+        if group.needs:
+            enter(tables, spec, base | group.first, group.bodies, waits=True)
+            begin(tables, base | group.first, group.needs, options)
+        else:
+            enter(tables, spec, base | group.first, group.bodies, delay_of(options, tables.now_ms))
     return ANSWER_OK, 0
 
 
@@ -66,8 +83,11 @@ def delay_of(options: Options | None, now_ms: int) -> int:
 
 def spec_for(tables: Tables, name: str, options: Options | None, count: int) -> Spec:
     """The spec of so many tasks that are about to `enter`."""
-    if options is None or (not options.key and options.line is None):
+    if options is None or (not options.key and options.line is None and not options.dedup):
         return tables.queues.spec(name, options, tables.now_ms)
+    if options.dedup:
+        plain = structs.replace(options, dedup="", dedup_ms=0)      # others of this kind are remembered by
+        return with_key(spec_for(tables, name, plain, count), options)
     if options.key:
         return tables.keys.spec(name, options, count, tables.now_ms)
     return tables.lines.spec(name, options, count, tables.now_ms)
@@ -99,32 +119,60 @@ def enter(
         tables.timers.add(spec.expires_at_ms, first, len(tasks), EXPIRES)
 
 
-def let_go(tables: Tables, task: Task, delay_ms: int) -> None:
-    """A task that had to wait waits in its lane, or for its delay before that."""
-    assert task.state == DELAYED
-    if delay_ms:
-        tables.timers.add(tables.now_ms + delay_ms, task.id, 1, READY)
-        return
-    channel = tables.queues.channels[task.spec.channel]
-    channel.queue.delayed -= 1
-    task.state = PENDING
-    channel.append(task.spec.priority, [task])
+def _enter_once(tables: Tables, group: TaskGroup, options: Options, first: int) -> None:
+    """The first of these tasks, if their key is free; the others are its duplicates, which need nothing."""
+    name, count = group.name, len(group.bodies)
+    known = tables.duplicates.first(name, options, tables.now_ms)
+    if not known:
+        spec = spec_for(tables, name, options, 1)
+        enter_first(tables, spec, options, first, group.bodies[:1], waits=bool(group.needs))
+        if group.needs:
+            begin(tables, first, group.needs[:1], options)
+        known, first, count = first, first + 1, count - 1
+    if count:
+        follow(tables, known, name, options, first, count)
+
+
+def enter_first(
+    tables: Tables, spec: Spec, options: Options, task: int, body: list[bytes], *, waits: bool = False
+) -> None:
+    """As `enter`, for one task, which takes its key if it has one."""
+    enter(tables, spec, task, body, delay_of(options, tables.now_ms), waits=waits)
+    if options.dedup:
+        tables.duplicates.take(spec, task, options.dedup_ms, tables.now_ms)
 
 
 def _last_number(session: Session, command: Submit) -> int | None:
     """The highest task number after this command; None if it must be refused."""
     last = session.last_number
-    tasks = 0
+    tasks = needs = 0
     for group in command.groups:
         if not group.bodies:
             continue
         tasks += len(group.bodies)
+        if group.needs:
+            needs += _count_of_needs(group)
+            if needs > NEEDS_COMMAND_MAX:
+                return None
         if group.first <= last or tasks > SUBMIT_TASKS_MAX or not is_name(group.name):
             return None
         last = group.first + len(group.bodies) - 1
         if last > TASK_NUMBER_MAX or (group.options is not None and not are_valid(group.options)):
             return None
     return last
+
+
+def _count_of_needs(group: TaskGroup) -> int:
+    """Of all its tasks together; too many if they are not what they should be."""
+    if len(group.needs) != len(group.bodies):
+        return NEEDS_COMMAND_MAX + 1
+    count = 0
+    for needs in group.needs:
+        numbers = [*needs.results, *needs.outcomes]
+        if not 0 < len(numbers) <= NEEDS_MAX or min(numbers) < 1:
+            return NEEDS_COMMAND_MAX + 1
+        count += len(numbers)
+    return count
 
 
 def are_valid(options: Options) -> bool:
@@ -143,6 +191,8 @@ def are_valid(options: Options) -> bool:
         and 0 <= options.soft_timeout_ms <= DURATION_MS_MAX
         and (options.retry is None or _is_valid_rule(options.retry))
         and (options.line is None or (not options.key and _is_valid_line(options.line)))
+        and (not options.dedup or is_name(options.dedup))
+        and 0 <= options.dedup_ms <= DURATION_MS_MAX
     )
 
 

@@ -1,15 +1,17 @@
 """What must hold between entries. Run after every entry in simulator and tests; too slow for anything
 else."""
 
-from cluster.state.commands import NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
+from cluster.state.commands import NEEDS_COMMAND_MAX, NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
 from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
+from cluster.state.duplicate_invariants import check_duplicates
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
 from cluster.state.key_invariants import check_keys
 from cluster.state.line_invariants import check_lines
 from cluster.state.locks import CLAIM_NUMBER_MAX
+from cluster.state.needs import NEEDS_KNOWN_MAX
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel
-from cluster.state.retention import record_bytes
+from cluster.state.retention import OVERDUE, OVERDUE_BYTES_MAX, record_bytes
 from cluster.state.schedule_rows import HISTORY_SLOTS
 from cluster.state.schedules import RUN_NUMBER_MAX, SCHEDULES_MAX, UNKNOWN, WAITING_MAX, is_served
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
@@ -28,9 +30,11 @@ def check(tables: Tables) -> None:
     _check_rings(tables)
     check_keys(tables)
     check_lines(tables)
+    check_duplicates(tables)
     _check_sessions(tables)
     _check_locks(tables)
     _check_schedules(tables)
+    _check_dependencies(tables)
     _check_retention(tables)
     _check_evidence(tables)
 
@@ -136,10 +140,12 @@ def _check_places(tables: Tables) -> None:
         assert 0 <= task.failures <= RETRIES_MAX
         schedule = tables.schedules.by_task.get(task.id)
         has_to_wait = schedule is not None and task.id in schedule.waiting
+        dependent = tables.dependencies.by_task.get(task.id)
+        has_to_wait = has_to_wait or (dependent is not None and dependent.missing > 0)
         assert task.state != DELAYED or has_to_wait or (task.id, READY | life) in dates, f"{task.id} is never ready"
         waits = task.state in (PENDING, DELAYED)
         assert not waits or not task.expires_at_ms or (task.id, EXPIRES) in dates
-        assert task.replays >= 0 and (not task.replays or task.state != DELAYED or task.failures)
+        assert task.replays >= 0 and (not task.replays or task.state != DELAYED or task.failures or has_to_wait)
         assert bool(task.spec.schedule) == (task.id >> TASK_NUMBER_BITS in tables.schedules.sessions)
 
 
@@ -162,9 +168,12 @@ def _check_counters(tables: Tables) -> None:
     delayed: dict[str, int] = {}
     running: dict[str, int] = {}
     ended: dict[tuple[str, int], int] = {}
+    duplicates = 0
     for task in tables.tasks.in_order():
         name = task.spec.queue
-        if task.is_terminal:
+        if task.duplicate_of:
+            duplicates += 1
+        elif task.is_terminal:
             ended[name, task.state] = ended.get((name, task.state), 0) + 1
         else:
             counts = {PENDING: ready, DELAYED: delayed, HELD: running}[task.state]
@@ -174,9 +183,9 @@ def _check_counters(tables: Tables) -> None:
         assert queue.delayed == delayed.get(name, 0), f"delayed of {name}"
         assert queue.running == running.get(name, 0), f"running of {name}"
         assert all(queue.ended[state] >= ended.get((name, state), 0) for state in range(5)), f"ended of {name}"
-    all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()])
+    all_ended = sum([sum(queue.ended) for queue in tables.queues.queues.values()]) + tables.counters.duplicates
     gone = tables.counters.evicted + tables.counters.replayed
-    assert all_ended == sum(ended.values()) + gone, "ended = known + forgotten + replayed"
+    assert all_ended == sum(ended.values()) + duplicates + gone, "ended = known + forgotten + replayed"
     for channel in tables.queues.channels.values():
         entries = [message for lane in channel.lanes for message in lane or ()]
         live = [message for message in entries if message.state == PENDING]
@@ -255,21 +264,57 @@ def _check_sessions(tables: Tables) -> None:
         assert 0 <= session.unsaid <= session.last_number
 
 
+def _check_dependencies(tables: Tables) -> None:
+    """Who waits, waits for something that has not ended or whose end is to be told; counts are those of the lists."""
+    dependencies = tables.dependencies
+    ends = dict.fromkeys(dependencies.ends)
+    pins: dict[int, int] = {}
+    taken: dict[int, int] = {}
+    waits: dict[int, int] = {}
+    for waiting in dependencies.waited.values():
+        assert waiting, "nobody waits for it"
+        for signed in waiting:
+            waits[abs(signed)] = waits.get(abs(signed), 0) + 1
+    for number, dependent in dependencies.by_task.items():
+        task = tables.tasks.get(number)
+        if task is None or task.is_terminal:
+            assert number in ends, f"{number} has ended and pins what it needed"
+        elif dependent.missing:
+            assert task.state == DELAYED and dependent.missing <= waits.get(number, 0), f"{number} waits for nothing"
+        for need in dependent.all():
+            counts = pins if dependent.missing else taken
+            counts[need] = counts.get(need, 0) + 1
+    assert pins == dependencies.pins and taken == dependencies.taken
+    assert dependencies.counted == sum(len(dependent.needs) for dependent in dependencies.by_task.values())
+    assert dependencies.counted < NEEDS_KNOWN_MAX + NEEDS_COMMAND_MAX
+    for number in dependencies.waited:
+        task = tables.tasks.get(number)
+        assert number in ends or (task is not None and not task.is_terminal), f"the end of {number} was not told"
+    for number in dependencies.kept:
+        task = tables.tasks.get(number)
+        assert task is not None and task.state != STATE_COMPLETED and task.state < PENDING
+
+
 def _check_retention(tables: Tables) -> None:
     """Every ended task is in the lot that it names, and nothing is kept that holds nothing."""
     retention = tables.retention
     assert retention.ended == retention.ended_bytes == 0, "an entry was not swept"
     known: dict[int, int] = {}
     dead: dict[int, int] = {}
-    total = 0
+    total = overdue = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
+            if task.lot == OVERDUE:
+                assert tables.dependencies.is_needed(task.id), f"{task.id} would be kept for ever"
+                overdue += record_bytes(task)
             known[task.lot] = known.get(task.lot, 0) + 1
             total += record_bytes(task)
             if task.state == STATE_DEAD:
                 dead[task.id] = record_bytes(task)
     assert total == retention.bytes
     assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
+    assert overdue == retention.overdue_bytes <= OVERDUE_BYTES_MAX
+    known.pop(OVERDUE, None)
     assert {number: lot.known for number, lot in retention.lots.items()} == known
     listed = 0
     for second, bucket in retention.buckets.items():

@@ -22,6 +22,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     WANTED, claim                   its holder is to give it up
     ARMED, version, slot            the next slot of the schedule with these terms
     SLOTTED, version, slot, fate, task      what becomes of a slot: one of SLOT_*, its task or 0
+    DUPLICATED, first, task...      accepted and ended, since the first one has their key
 """
 
 from zlib import crc32
@@ -47,6 +48,7 @@ LAPSED = -12
 WANTED = -13
 ARMED = -14
 SLOTTED = -15
+DUPLICATED = -16
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -142,6 +144,12 @@ class Ledger:
         """For the leader, who may have something to do about it: no decision of its own."""
         if self.effects is not None:
             self.effects.schedules[name] = None
+
+    def duplicated(self, submitter: int, first: int, results: list[TaskResult]) -> None:
+        """Terminal records of duplicates, for the session that submitted them."""
+        self.decisions += (DUPLICATED, first, *[result.task for result in results])
+        if self.effects is not None:
+            self.effects.results.setdefault(submitter, []).extend(results)
 
     def ended(self, submitter: int, result: TaskResult) -> None:
         """A terminal record, for the session that submitted the task."""

@@ -35,7 +35,7 @@ from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, OF_KEY, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -70,8 +70,12 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
     tables.ledger.ended(task.id >> TASK_NUMBER_BITS, task.result())
+    if task.spec.dedup:
+        tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
+    if tables.dependencies.is_used:
+        tables.dependencies.note((task.id,))
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -204,7 +208,7 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
         tables.ledger.withdrawn(session.id, task.id, task.attempt)
         finish(tables, task, STATE_CANCELLED)
     else:
-        _end_waiting(tables, task, STATE_CANCELLED)
+        end_waiting(tables, task, STATE_CANCELLED)
 
 
 def run_timers(tables: Tables) -> None:
@@ -212,7 +216,10 @@ def run_timers(tables: Tables) -> None:
     for date_ms, first, count, item in tables.timers.take_due(tables.now_ms):
         life, what = divmod(item, 1 << LIFE_SHIFT)
         if what == LIMIT:
-            tables.limits.due(first, date_ms)
+            if life == OF_KEY:
+                tables.duplicates.due(first, tables.now_ms)
+            else:
+                tables.limits.due(first, date_ms)
             continue
         found = [tables.tasks.get(number) for number in range(first, first + count)]
         tasks = [task for task in found if task is not None and task.replays == life]
@@ -234,10 +241,23 @@ def run_timers(tables: Tables) -> None:
         else:
             for task in tasks:
                 if task.state in (PENDING, DELAYED):
-                    _end_waiting(tables, task, STATE_EXPIRED)
+                    end_waiting(tables, task, STATE_EXPIRED)
 
 
-def _end_waiting(tables: Tables, task: Task, state: int) -> None:
+def let_go(tables: Tables, task: Task, delay_ms: int) -> None:
+    """A task that had to wait waits in its lane, or for its delay before that."""
+    assert task.state == DELAYED
+    if delay_ms:
+        tables.timers.add(tables.now_ms + delay_ms, task.id, 1, READY)
+        return
+    channel = tables.queues.channels[task.spec.channel]
+    channel.queue.delayed -= 1
+    task.state = PENDING
+    channel.append_again(task)
+
+
+def end_waiting(tables: Tables, task: Task, state: int) -> None:
+    """Ends a task that is in no slot."""
     channel = tables.queues.channels[task.spec.channel]
     delayed = task.state == DELAYED
     finish(tables, task, state)

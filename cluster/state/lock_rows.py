@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 HOLDERS_SHOWN = 16      # of one lock; a semaphore may have many more
+LOCK_ROWS_MAX = 250     # of one page: 3 MiB of notes and names at most
 
 
 class Holder(Struct, array_like=True, gc=False, frozen=True):

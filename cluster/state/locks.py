@@ -29,7 +29,6 @@ Cost: O(1) for each claim, whatever waits.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from heapq import nsmallest
 
 from cluster.state.commands import (
     HOLD_MS_MAX,
@@ -64,7 +63,6 @@ CLAIM_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 CLAIMS_MAX = 200_000
 SESSION_CLAIMS_MAX = 16_384
 RESTS_MAX = 10_000          # beside those: of more there is no rest
-LOCK_ROWS_MAX = 250          # of one page: 3 MiB of notes and names at most
 
 assert SESSION_CLAIMS_MAX * 2 <= CLAIMS_MAX, "one client leaves room for others"
 
@@ -297,12 +295,6 @@ class Locks:
             return LockRow(name, 0, [], 0, 0)
         shown = [self._holder(claim) for _, claim in zip(range(HOLDERS_SHOWN), lock.holders.values(), strict=False)]
         return LockRow(name, lock.limit, shown, len(lock.holders), len(lock.waiting))
-
-    def rows(self, after: str, limit: int, prefix: str) -> tuple[list[LockRow], bool]:
-        """Those behind `after` that begin with `prefix`, in order of their names, and whether there are more."""
-        limit = max(1, min(limit, LOCK_ROWS_MAX))
-        found = nsmallest(limit + 1, (name for name in self.by_name if name > after and name.startswith(prefix)))
-        return [self.row(name) for name in found[:limit]], len(found) > limit
 
     def _holder(self, claim: Claim) -> Holder:
         session = self._sessions.by_id.get(claim.session)       # what rests may have outlived it

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final, Literal
 
+from cluster.state import dependencies
 from cluster.state.commands import (
     REPLAY_TASKS_MAX,
     ROLE_CLIENT,
@@ -65,7 +66,7 @@ from cluster.state.registration import register
 from cluster.state.replays import replay
 from cluster.state.schedules import Schedules
 from cluster.state.sessions import Session
-from cluster.state.status import STATE_NAMES, Status, assignment_of, status_of
+from cluster.state.status import Status, assignment_of, state_name, status_of
 from cluster.state.tables import Tables
 from cluster.state.task_rows import TaskDetails
 from cluster.state.tasks import Attempt
@@ -122,6 +123,8 @@ class Machine:
         if payload:
             self._apply_groups(payload)
             settle(tables)
+            if tables.dependencies.ends:
+                dependencies.settle(tables)
             dispatch(tables)
             evict(tables)
         tables.ledger.close(index)
@@ -181,6 +184,8 @@ class Machine:
     def next_deadline_ms(self) -> int | None:
         """The earliest date in the state: the leader proposes a Tick when its stamp reaches it."""
         tables = self._tables
+        if tables.dependencies.ends:
+            return tables.now_ms        # one entry could not tell of all
         dates = (tables.timers.next_deadline_ms(), tables.retention.next_deadline_ms(tables.now_ms))
         return min([date for date in dates if date is not None], default=None)
 
@@ -201,10 +206,11 @@ class Machine:
         if known is None:
             return []
         channels = self._tables.queues.channels
-        return [
+        assignments = [
             assignment_of(channels[message.spec.channel], known.slots[message.holder].index, message)
             for message in known.held.values()
         ]
+        return dependencies.passed_on(self._tables, assignments)
 
     def cancelled_at(self, session: int) -> list[tuple[int, int, int]]:
         """(task, attempt, grace in ms) of what a worker's session holds and was told to stop."""
@@ -221,10 +227,10 @@ class Machine:
         return found.result() if found.is_terminal else PENDING
 
     def state_of(self, task: int) -> str | None:
-        """pending, processing, completed, failed, cancelled, expired or dead; None if there is no such task, or it is
-        forgotten."""
+        """pending, processing, completed, failed, cancelled, expired, dead or duplicate; None if there is no such task,
+        or it is forgotten."""
         found = self._tables.tasks.get(task)
-        return None if found is None else STATE_NAMES[found.state]
+        return None if found is None else state_name(found)
 
     def attempts(self, task: int) -> list[Attempt]:
         """The ended attempts of a task, at most the last 10."""

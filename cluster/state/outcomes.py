@@ -103,6 +103,8 @@ def complete(tables: Tables, session: Session, command: Complete) -> None:
             spec = task.spec
             ended = 0
             estimate_us = tables.queues.channels[spec.channel].name.estimate_us
+            if spec.dedup:      # no two tasks have this spec
+                tables.duplicates.ended(number, tables.now_ms)
             if spec.result_ttl_ms != ttl_ms:
                 _publish(tables, submitter, done, lot, done_bytes)
                 done = []
@@ -145,6 +147,8 @@ def _publish(tables: Tables, submitter: int, done: list[Task], lot: int, done_by
     tables.retention.file(lot, ids, done_bytes)
     if submitter in tables.schedules.sessions:
         tables.schedules.freed += ids
+    if tables.dependencies.is_used:
+        tables.dependencies.note(ids)
     ledger = tables.ledger
     decisions = ledger.decisions
     decisions.append(ENDED)

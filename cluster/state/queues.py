@@ -62,6 +62,7 @@ class Spec(Struct, gc=False, frozen=True):
     schedule: str = ""      # of a run: whose
     slot_ms: int = 0        # ... and for which time
     line: LineRule | None = None
+    dedup: str = ""         # the key of its work
 
 
 class Message(Struct, gc=False):

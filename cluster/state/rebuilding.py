@@ -12,14 +12,16 @@ from typing import Any
 
 from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
 from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
+from cluster.state.duplicates import Taken
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
 from cluster.state.keys import Home, KeyedChannel
 from cluster.state.limits import Limit
 from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
+from cluster.state.needs import Dependent
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
-from cluster.state.retention import Lot
+from cluster.state.retention import OVERDUE, Lot, record_bytes
 from cluster.state.rows import (
     DEAD_LISTED_SINCE,
     IMAGE_VERSION,
@@ -30,9 +32,11 @@ from cluster.state.rows import (
     ClaimRow,
     CountersRow,
     DeadRow,
+    DependentRow,
     EndedRow,
     EvidenceRow,
     HeadRow,
+    KeyRow,
     LimitRow,
     LotRow,
     MemoRow,
@@ -49,6 +53,7 @@ from cluster.state.rows import (
     SpecRow,
     TasksRow,
     TimerRow,
+    WaitedRow,
 )
 from cluster.state.schedules import Schedule
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, Session
@@ -259,6 +264,13 @@ class Rebuilding:
         for task in (*row.begun, *row.waiting):
             schedules.by_task[task] = schedule
 
+    def key(self, row: KeyRow) -> None:
+        scope = (self._text(row.name), self._text(row.key), self._text(row.dedup))
+        duplicates = self.tables.duplicates
+        if scope in duplicates.by_scope or row.task in duplicates.by_task:
+            raise LookupError(f"key {scope} of task {row.task}")
+        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over))
+
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
             self._spec(spec)
@@ -295,12 +307,31 @@ class Rebuilding:
             column(row.grace_ms, GRACE_NONE),
             column(row.replays, 0),
         )
-        self.tables.tasks.shard(row.id[0] >> RUN_BITS).update(zip(row.id, tasks, strict=True))
+        shard = self.tables.tasks.shard(row.id[0] >> RUN_BITS)
+        shard.update(zip(row.id, tasks, strict=True))
+        if row.lot is not None and OVERDUE in row.lot:
+            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot == OVERDUE]
+            self.tables.retention.overdue_bytes += sum(map(record_bytes, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
         if ended is None:
             return None
         return [Attempt(a.number, self._text(a.worker), a.status, a.started_ms, a.ended_ms, a.error) for a in ended]
+
+    def dependent(self, row: DependentRow) -> None:
+        dependencies = self.tables.dependencies
+        if self.tables.tasks.get(row.task) is None and not row.is_live:
+            raise LookupError(f"needs of task {row.task}")
+        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
+        if not row.is_live:
+            dependencies.kept[row.task] = dependent
+            return
+        dependencies.enter(row.task, dependent)
+        if not row.missing:
+            dependencies.take(dependent)
+
+    def waited(self, row: WaitedRow) -> None:
+        self.tables.dependencies.waited.setdefault(row.task, []).extend(row.waiting)
 
     # -- orders ----------------------------------------------------------------------------------------------
 
@@ -339,6 +370,8 @@ class Rebuilding:
             for index in row.items:
                 member = limit.passed[index] = limit.members[index]
                 member.pools = member.places
+        elif row.what is Order.ENDS:
+            self.tables.dependencies.ends.extend(row.items)
         elif row.what is Order.LANE:
             self._lane(row)
         else:
@@ -428,7 +461,7 @@ class Rebuilding:
         return self._texts.setdefault(text, text)
 
     def _spec(self, row: SpecRow) -> None:
-        if row.key or row.line is not None:
+        if row.key or row.line is not None or row.dedup:
             queue, name = self._text(row.queue), self._text(row.name)
         else:
             channel = self.tables.queues.channels[row.channel]
@@ -451,6 +484,7 @@ class Rebuilding:
                 self._text(row.schedule),
                 row.slot_ms,
                 None if row.line is None else self._rules.setdefault(row.line, row.line),
+                self._text(row.dedup),
             )
         )
 
@@ -485,7 +519,10 @@ READERS: dict[Section, Callable[[Rebuilding, Any], None]] = {
     Section.ENDED: Rebuilding.ended,
     Section.CLAIMS: Rebuilding.claim,
     Section.SCHEDULES: Rebuilding.schedule,
+    Section.KEYS: Rebuilding.key,
     Section.TASKS: Rebuilding.tasks,
+    Section.DEPENDENTS: Rebuilding.dependent,
+    Section.WAITED: Rebuilding.waited,
     Section.ORDERS: Rebuilding.order,
     Section.LOTS: Rebuilding.lot,
     Section.RANGES: Rebuilding.ranges,

@@ -9,7 +9,11 @@ was dead goes alone, as one that is known to have ended its process.
 It is another record from then on (`Task.replays` says which): in the lane where it ended there may be a stale entry for
 the old one, which is known by its state and must not come to life. Dates that were set for the old one are void.
 
-A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive.
+A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive. So is
+a task whose key another one has by now (`duplicates`).
+
+A task that needs others waits for them again, and gets what became of them by then. One that others need is passed over
+if one of those was let go already and has not ended: it was promised that end (`dependencies`).
 
 A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
 """
@@ -19,9 +23,10 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from cluster.state.commands import GRACE_NONE
+from cluster.state.dependencies import begin_again, retire
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
 from cluster.state.ledger import REPLAYED
-from cluster.state.queues import PENDING
+from cluster.state.queues import DELAYED, PENDING
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
 
@@ -31,9 +36,9 @@ REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
 def replay(tables: Tables, tasks: Iterable[int]) -> int:
     """Runs those of these tasks again that may be; returns how many."""
     replayed: list[int] = []
-    for number in tasks:
+    for number in dict.fromkeys(tasks):     # each once: one that needs others may have ended again at once
         task = tables.tasks.get(number)
-        if task is not None and is_replayable(task) and tables.schedules.admits(number, task.spec.schedule):
+        if task is not None and is_replayable(task) and _is_admitted(tables, task):
             _begin_anew(tables, task)
             replayed.append(number)
     if replayed:
@@ -48,7 +53,21 @@ def is_replayable(task: Task) -> bool:
     return task.state in REPLAYABLE and bool(task.body)
 
 
+def _is_admitted(tables: Tables, task: Task) -> bool:
+    """It would not run beside another one beside which it must not, and nobody was promised its end."""
+    spec = task.spec
+    if task.id in tables.dependencies.taken:
+        return False
+    if spec.dedup and not tables.duplicates.may_be_replayed(spec, task.id, tables.now_ms):
+        return False
+    return tables.schedules.admits(task.id, spec.schedule)
+
+
 def _begin_anew(tables: Tables, old: Task) -> None:
+    dependencies = tables.dependencies
+    if old.id in dependencies.by_task:
+        retire(tables, old.id)          # its end was not told yet
+    waits = old.id in dependencies.kept
     tables.retention.unfile(old)
     spec = old.spec
     if spec.key:
@@ -58,7 +77,7 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     task = structs.replace(
         old,
         spec=spec,
-        state=PENDING,
+        state=DELAYED if waits else PENDING,
         attempt=old.attempt + 1,
         alone=old.state == STATE_DEAD,
         worker="",
@@ -70,6 +89,13 @@ def _begin_anew(tables: Tables, old: Task) -> None:
     )
     assert task.holder == 0
     tables.tasks.shard(task.id >> RUN_BITS)[task.id] = task
-    tables.queues.channels[spec.channel].append_again(task)
+    if waits:
+        tables.queues.channels[spec.channel].queue.delayed += 1
+    else:
+        tables.queues.channels[spec.channel].append_again(task)
+    if spec.dedup:
+        tables.duplicates.replayed(spec, task.id)
+    if waits:
+        begin_again(tables, task)       # it may end at once
     if spec.schedule:
         tables.schedules.replayed(task.id, spec.schedule)

@@ -47,12 +47,15 @@ DEAD_TASKS_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 256         # of one terminal record: about a million records, however small they are
 ATTEMPT_OVERHEAD_BYTES = 128        # of one attempt that is written down
 
+OVERDUE = -1                        # in place of a lot: its date has come, but others need it (`dependencies`)
+OVERDUE_BYTES_MAX = 64 * 1024 * 1024    # of RESULTS_BYTES_MAX likewise
+
 LOT_TASKS_MAX = 256                 # a lot with so many ids gets no more; one command may overshoot
 THIN_IDS_MIN = 64                   # of a lot, before it is worth thinning
 THIN_RATIO = 4
 
 assert SEEN_KEPT_MS < RESULT_TTL_DEFAULT_MS < DEAD_KEPT_MS
-assert DEAD_BYTES_MAX < RESULTS_BYTES_MAX
+assert DEAD_BYTES_MAX + OVERDUE_BYTES_MAX < RESULTS_BYTES_MAX
 
 Range = tuple[int, int]             # first and last task id
 
@@ -87,9 +90,20 @@ class Bucket:
 
 class Retention:
     """What has ended and is still known. Invariants: `bytes` is the sum of `record_bytes` of all terminal tasks,
-    `dead_bytes` that of those that are dead."""
+    `dead_bytes` that of those that are dead, `overdue_bytes` of those whose lot is OVERDUE."""
 
-    __slots__ = ("_seconds", "buckets", "bytes", "dead", "dead_bytes", "ended", "ended_bytes", "lots", "lots_made")
+    __slots__ = (
+        "_seconds",
+        "buckets",
+        "bytes",
+        "dead",
+        "dead_bytes",
+        "ended",
+        "ended_bytes",
+        "lots",
+        "lots_made",
+        "overdue_bytes",
+    )
 
     def __init__(self) -> None:
         self.buckets: dict[int, Bucket] = {}        # by second
@@ -98,6 +112,7 @@ class Retention:
         self.bytes = 0
         self.dead: OrderedDict[int, int] = OrderedDict()    # task -> bytes; who died first comes first
         self.dead_bytes = 0
+        self.overdue_bytes = 0
         self.ended = 0                              # tasks, in this entry; 0 between entries
         self.ended_bytes = 0                        # what their records are counted with
         self._seconds: list[int] = []               # heap of the keys of `buckets`, and of some that are gone
@@ -138,11 +153,32 @@ class Retention:
     def unfile(self, task: Task) -> None:
         """Takes a task out of its lot: it is to be run again. Its id must not stay there, since it is known and has
         another date one day."""
-        self.lots[task.lot].ids.remove(task.id)
         self.bytes -= record_bytes(task)
         if task.state == STATE_DEAD:
             self.exhume(task.id)
+        if task.lot == OVERDUE:
+            self.overdue_bytes -= record_bytes(task)
+            return
+        self.lots[task.lot].ids.remove(task.id)
         self.leave(task.lot, 1)     # if it is thin now, that is seen to with the next that leaves it
+
+    def keep(self, task: Task) -> bool:
+        """A task leaves its lot, but others need it: whether its record is kept for them."""
+        size = record_bytes(task)
+        if self.overdue_bytes + size > OVERDUE_BYTES_MAX:
+            return False
+        self.overdue_bytes += size
+        task.lot = OVERDUE
+        return True
+
+    def file_again(self, task: Task, now_ms: int) -> None:
+        """Nobody needs it any more: it has a date again."""
+        assert task.lot == OVERDUE
+        self.overdue_bytes -= record_bytes(task)
+        task.lot = self.lot(now_ms, SEEN_KEPT_MS)
+        lot = self.lots[task.lot]
+        lot.ids.append(task.id)
+        lot.known += 1
 
     def seen(self, session: Session, flat: list[int], now_ms: int) -> int:
         """The client of `session` says that it has these results; returns how many of the ranges are ignored."""

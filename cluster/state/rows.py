@@ -4,7 +4,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from cluster.state.commands import LineRule, Options, RetryRule, ScheduleSpec, WorkerSpec
+from cluster.state.commands import LineRule, Needs, Options, RetryRule, ScheduleSpec, WorkerSpec
 from cluster.state.schedule_rows import Slot
 from cluster.state.tasks import Attempt
 
@@ -33,7 +33,10 @@ class Section(IntEnum):
     ENDED = 100
     CLAIMS = 105
     SCHEDULES = 107
+    KEYS = 108
     TASKS = 110
+    DEPENDENTS = 112
+    WAITED = 114
     ORDERS = 120
     LOTS = 130
     RANGES = 140
@@ -56,6 +59,7 @@ class Order(IntEnum):
     LINE_RING = 8       # lines that may hold something; of a bundle, at a priority
     LIMIT_RING = 9      # lines and bundles that are held back; of a limit, at a priority
     PASSED = 10         # those that are not; of a limit
+    ENDS = 11           # tasks whose end is to be told to those that need them
 
 
 class Row(Struct, array_like=True, gc=False, frozen=True):
@@ -156,8 +160,8 @@ class ChannelRow(Row, frozen=True):
 
 
 class SpecRow(Row, frozen=True):
-    """Its queue and its name are those of the channel. With a key or a line they are written here: the channel may be
-    gone. `schedule` and `slot_ms` are of a run."""
+    """Its queue and its name are those of the channel. With a key, a line or `dedup` they are written here: the channel
+    may be gone. `schedule` and `slot_ms` are of a run."""
 
     channel: int
     priority: int
@@ -175,6 +179,7 @@ class SpecRow(Row, frozen=True):
     schedule: str = ""
     slot_ms: int = 0
     line: LineRule | None = None
+    dedup: str = ""
 
 
 class MemoRow(Row, frozen=True):
@@ -260,6 +265,17 @@ class ScheduleRow(Row, frozen=True):
     alarm_ms: int
 
 
+class KeyRow(Row, frozen=True):
+    """A key that a task has: first those of unfinished tasks, then others, in the order in which they ended."""
+
+    name: str
+    key: str
+    dedup: str
+    task: int
+    until_ms: int
+    is_over: bool
+
+
 class TasksRow(Row, frozen=True):
     """A block of tasks of one dict, as columns; None = all have the default. `specs` are those not met before: they
     get the next numbers. `worker` is a column of places in `workers`."""
@@ -283,6 +299,27 @@ class TasksRow(Row, frozen=True):
     failures: list[int] | None = None
     grace_ms: list[int] | None = None
     replays: list[int] | None = None
+
+
+class DependentRow(Row, frozen=True):
+    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it
+    has ended, and may be replayed."""
+
+    task: int
+    needs: Needs
+    delay_ms: int
+    at_ms: int
+    missing: int
+    is_live: bool
+    unknown: int
+
+
+class WaitedRow(Row, frozen=True):
+    """Who waits for the end of a task, in order; negative: for whatever becomes of it. A long one takes several rows.
+    """
+
+    task: int
+    waiting: list[int]
 
 
 class OrderRow(Row, frozen=True):
@@ -346,7 +383,10 @@ ROWS: dict[Section, type[Row]] = {
     Section.ENDED: EndedRow,
     Section.CLAIMS: ClaimRow,
     Section.SCHEDULES: ScheduleRow,
+    Section.KEYS: KeyRow,
     Section.TASKS: TasksRow,
+    Section.DEPENDENTS: DependentRow,
+    Section.WAITED: WaitedRow,
     Section.ORDERS: OrderRow,
     Section.LOTS: LotRow,
     Section.RANGES: RangesRow,

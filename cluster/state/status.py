@@ -19,6 +19,7 @@ from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
 from cluster.state.schedule_rows import ALARM_NONE
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
+from cluster.state.tasks import Task
 from cluster.state.texts import head
 
 PARKED_NAMES_SHOWN_MAX = 1_000
@@ -39,6 +40,14 @@ STATE_NAMES = {
     DELAYED: "pending",
     HELD: "processing",
 }
+
+
+DUPLICATE = "duplicate"
+
+
+def state_name(task: Task) -> str:
+    """As users see it."""
+    return DUPLICATE if task.duplicate_of else STATE_NAMES[task.state]
 
 
 class QueueStatus(TypedDict):

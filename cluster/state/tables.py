@@ -5,12 +5,14 @@ from dataclasses import dataclass, fields
 
 from cluster.state.commands import MACHINE_VERSION
 from cluster.state.credit import Credit
+from cluster.state.duplicates import Duplicates
 from cluster.state.evidence import Evidence
 from cluster.state.keys import Keys
 from cluster.state.ledger import Ledger
 from cluster.state.limits import Limits
 from cluster.state.lines import Lines
 from cluster.state.locks import Locks
+from cluster.state.needs import Dependencies
 from cluster.state.queues import Queues
 from cluster.state.retention import Retention
 from cluster.state.schedules import Schedules
@@ -37,6 +39,8 @@ class Counters:
     evicted: int = 0                # tasks that ended and are forgotten
     evicted_early: int = 0          # of those, before their date: all results, or all dead letters, were too large
     replayed: int = 0               # tasks that had ended and were run again, each time counted
+    duplicates: int = 0             # tasks that ran nothing, since another one had their key
+    forgotten_keys: int = 0         # before the end of their window: there were too many
     blanked_attempts: int = 0       # that lost traceback and stderr, since all evidence was too large together
 
     def as_dict(self) -> dict[str, int]:
@@ -50,6 +54,8 @@ class Tables:
         "cluster_id",
         "counters",
         "credit",
+        "dependencies",
+        "duplicates",
         "evidence",
         "keys",
         "ledger",
@@ -74,11 +80,13 @@ class Tables:
         self.keys = Keys(self.queues, self.credit.serving)
         self.timers = Timers()
         self.limits = Limits(self.timers)
+        self.duplicates = Duplicates(self.timers)
         self.lines = Lines(self.queues, self.limits, self.credit.serving)
         self.sessions = Sessions()
         self.locks = Locks(self.sessions, self.ledger)
         self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
+        self.dependencies = Dependencies()
         self.retention = Retention()
         self.evidence = Evidence()
         self.counters = Counters()

@@ -9,6 +9,7 @@ from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_RETURNED,
     OUTCOME_TIMED_OUT,
+    OUTCOME_UNMET,
 )
 from cluster.state.tasks import Attempt
 
@@ -19,6 +20,7 @@ OUTCOME_NAMES = {
     OUTCOME_TIMED_OUT: "timed out",
     OUTCOME_RETURNED: "returned",
     OUTCOME_CANCELLED: "cancelled",
+    OUTCOME_UNMET: "not run",
 }
 
 # Where a held task is at its slot. Only a leader hears which of them run.
@@ -28,6 +30,7 @@ PLACE_WAITS = 2
 PLACE_RUNS = 3
 
 ARGUMENTS_BYTES_MAX = 4 * 1024      # encoded, that are told of one task
+WAITS_FOR_MAX = 10
 
 
 class TaskRow(Struct, array_like=True, gc=False, frozen=True):
@@ -57,13 +60,16 @@ class TaskRow(Struct, array_like=True, gc=False, frozen=True):
     why_parked: str = ""    # what a worker would need that took it, as in the status
     why_held_back: str = ""     # by which limit, likewise
     until_ms: int = 0       # then: the date of the limit's next start, 0 = it waits for another's end
+    missing: int = 0        # of the tasks that it needs and waits for: how many ends it was not told of
 
 
 class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     """All that the state has of one task. `body_bytes` are of its arguments, once it has completed of its result.
     `ready_at_ms` is 0 if it is not delayed, or has its date behind too many others. `grace_ms` -1 = not cancelled.
     `arguments` are its body, None if that is longer than ARGUMENTS_BYTES_MAX, or holds the result. `schedule` and
-    `slot_ms` are of a run of a schedule."""
+    `slot_ms` are of a run of a schedule. `dedup` is the key of its work; a duplicate says of which task, others 0.
+    `needs` is how many tasks it needs, and `waits_for` the first of those that have not ended, WAITS_FOR_MAX at most.
+    """
 
     row: TaskRow
     attempts: list[Attempt]
@@ -78,3 +84,7 @@ class TaskDetails(Struct, array_like=True, gc=False, frozen=True):
     arguments: bytes | None = None
     schedule: str = ""
     slot_ms: int = 0
+    dedup: str = ""
+    duplicate_of: int = 0
+    needs: int = 0
+    waits_for: list[int] = []

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from cluster.state.commands import GRACE_NONE, OUTCOME_COMPLETED, TASK_NUMBER_BITS, Failure
-from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_FAILED, TaskResult
+from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_FAILED, TaskResult, referred
 from cluster.state.queues import PENDING, Message
 from cluster.state.texts import head, tail
 
@@ -68,6 +68,11 @@ class Task(Message, gc=False):
         return self.state < PENDING
 
     @property
+    def duplicate_of(self) -> int:
+        """The task whose record is its own (`following`); 0 = it has one itself, or has not ended."""
+        return 0 if self.attempt or self.state != STATE_COMPLETED else referred(self.body)
+
+    @property
     def is_cancelled(self) -> bool:
         """Its worker was told to stop it: unless it is quicker, this attempt is its last."""
         return self.grace_ms != GRACE_NONE
@@ -86,7 +91,7 @@ class Task(Message, gc=False):
 
     def all_attempts(self) -> list[Attempt]:
         """Its ended attempts, the last ATTEMPTS_KEPT_MAX of them."""
-        if self.attempts is None and self.state == STATE_COMPLETED:
+        if self.attempts is None and self.state == STATE_COMPLETED and self.attempt:
             ended_ms = end_ms(self.started_ms, self.run_us)
             return [Attempt(self.attempt, self.worker, OUTCOME_COMPLETED, self.started_ms, ended_ms)]
         return list(self.attempts or ())

@@ -277,7 +277,7 @@ class MemoryCluster(BlockingClient):
         self._world()
         number = task.id if isinstance(task, BlockingHandle) else task
         for node in self._workers:
-            children = node.worker._children if node.worker is not None else ()
+            children = node.worker.children if node.worker is not None else ()
             pids = {child.pid for child in children if number in child.running_tasks}
             for process in node.process.machine.children:
                 if process.pid in pids:

@@ -14,7 +14,7 @@ Tasks that are `async` have a slot of their own, the last one, whose child runs 
 is there if the modules have such tasks, which the first child that has imported them says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import msgspec
@@ -107,6 +107,23 @@ class Worker(Actor):
     def session(self) -> int:
         """The number of its session; 0 while it has none."""
         return 0 if self._session is None else self._session.number
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it serves, is linked to a leader, and everything that it had to say is in the log."""
+        session = self._session
+        is_linked = self.life is Life.SERVING and self._links.leader is not None
+        return is_linked and session is not None and session.is_settled
+
+    @property
+    def children(self) -> Sequence[SlotChild | LoopChild]:
+        """By index of their slot; the loop is the last one."""
+        return self._children
+
+    def heard(self, sent: Nanos) -> None:
+        """The leader answered the heartbeat that was sent at `sent`."""
+        if self._session is not None:
+            self._session.lease.answered(sent, self.context.clock.now())
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -308,8 +325,8 @@ class Worker(Actor):
 
     def _on_lease_ack(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, LeaseAck)
-        if self._session is not None and message.session == self._session.number:
-            self._session.lease.answered(message.sent, self.context.clock.now())
+        if message.session == self.session:
+            self.heard(message.sent)
 
     # -- assignments ----------------------------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
         return 0 if self._child is None else self._child.pid
 
     @property
+    def page(self) -> AnyPage | None:
+        """That it shares with the child, once that is ready."""
+        return self._page
+
+    @property
     def is_busy(self) -> bool:
         """Whether a tick has something to look after."""
         return bool(self.slot.pairs) or self.slot.ending is not None

@@ -229,7 +229,7 @@ class ClientWorld:
     @property
     def leader(self) -> str:
         """The broker that leads now; "" while none does."""
-        leading = [name for name, process in self.brokers.items() if process.alive and self._leads(name)]
+        leading = [name for name in self.brokers if self.has_begun(name) and self.actor(name).leading]
         return max(leading, key=lambda name: self.actor(name).term, default="")
 
     @property
@@ -238,8 +238,10 @@ class ClientWorld:
         machine = self.actor(self.leader).machine
         return [session.id for session in machine.sessions_open() if session.worker is None]
 
-    def _leads(self, name: str) -> bool:
-        return name in self.systems and self.systems[name].lookup("broker") is not None and self.actor(name).leading
+    def has_begun(self, broker: str) -> bool:
+        """Whether it is alive, and `actor` is of this life."""
+        alive = self.brokers[broker].alive
+        return alive and broker in self.systems and self.systems[broker].lookup("broker") is not None
 
 
 async def pause(ports: Ports, seconds: float) -> None:

@@ -11,6 +11,7 @@ from cluster.broker.admission import COMMAND_BYTES_MAX, size_of
 from cluster.broker.entries import COMMAND_OVERHEAD_BYTES, ENTRY_BYTES_MAX, EntryBuilder
 from cluster.state.commands import (
     BODY_BYTES_MAX,
+    NEEDS_MAX,
     REPLAY_TASKS_MAX,
     ROLE_WORKER,
     Acquire,
@@ -25,6 +26,7 @@ from cluster.state.commands import (
     Fire,
     Lapse,
     LineRule,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -38,6 +40,7 @@ from cluster.state.commands import (
     Submit,
     TaskGroup,
     Tick,
+    Unmet,
     WorkerSpec,
 )
 
@@ -56,15 +59,19 @@ def every(kind: type[Any], *fields: st.SearchStrategy[Any]) -> st.SearchStrategy
     return st.builds(kind, *fields)
 
 
-failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples, texts)
+unmet = every(Unmet, numbers, numbers, numbers)
+failures = every(Failure, texts, texts, texts, numbers, numbers, texts, text_tuples, texts, st.none() | unmet)
 rules = every(RetryRule, numbers, numbers, numbers, st.booleans(), text_tuples)
 lines = every(LineRule, texts, texts, numbers, numbers, numbers)
 options = every(
     Options,
     *(texts, numbers, numbers, numbers, numbers, numbers, numbers, text_tuples, st.none() | rules, numbers),
-    *(texts, texts, st.none() | lines, numbers),
+    *(texts, texts, st.none() | lines, numbers, texts, numbers),
 )
-groups = every(TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options)
+needs = every(Needs, number_lists, number_lists)
+groups = every(
+    TaskGroup, texts, numbers, st.lists(bodies, max_size=20), st.none() | options, st.lists(needs, max_size=20)
+)
 outcomes = every(Outcome, numbers, numbers, numbers, numbers, numbers, bodies, st.none() | failures)
 schedules = every(
     ScheduleSpec,
@@ -110,13 +117,14 @@ def test_no_command_is_larger_than_it_is_counted(command: Command) -> None:
     [
         Submit(1, 1, 1, [TaskGroup("m:f" * 100, 1, [bytes(BODY_BYTES_MAX)], Options(labels=("x" * 255,) * 32))]),
         Submit(1, 1, 1, [TaskGroup("module.of.tasks:function", 1, [b"x" * 256] * 1_024)]),
+        Submit(1, 1, 1, [TaskGroup("m:f", 1, [bytes(BODY_BYTES_MAX)], None, [Needs([2**63 - 1] * NEEDS_MAX)])]),
         Complete(1, 1, 1, [Outcome(1, 1, 0, 1, 1, bytes(BODY_BYTES_MAX))]),
         Complete(1, 1, 1, [Outcome(1, 1, 1, 1, 1, b"", Failure("E", "\N{SNOWMAN}" * 1_300, "t" * 8_000))] * 16),
         Cancel(1, 1, 1, list(range(1_024))),
         Replay(1, 1, 1, list(range(REPLAY_TASKS_MAX))),
         Register("w1", 1, ROLE_WORKER, WorkerSpec(8, ("default",), tuple(f"some.module:f{n}" for n in range(4_096)))),
     ],
-    ids=["large body", "many bodies", "large result", "many failures", "cancel", "replay", "many names"],
+    ids=["large body", "many bodies", "many needs", "large result", "many failures", "cancel", "replay", "many names"],
 )
 def test_whatever_senders_of_ours_send_is_admitted(command: Command) -> None:
     assert size_of(command) <= COMMAND_BYTES_MAX

@@ -11,7 +11,7 @@ from actors import Ports
 from cluster import AttemptInfo, Client, TaskInfo, TaskNotFound, Unavailable
 from cluster.client.inspection import STATES
 from cluster.state import inspection
-from cluster.state.status import STATE_NAMES
+from cluster.state.status import DUPLICATE, STATE_NAMES
 
 
 async def listed(cluster: Client, *asked: Any, **more: Any) -> list[TaskInfo]:
@@ -19,7 +19,7 @@ async def listed(cluster: Client, *asked: Any, **more: Any) -> list[TaskInfo]:
 
 
 def test_the_states_that_can_be_asked_for_are_those_that_there_are() -> None:
-    assert set(STATES) == set(STATE_NAMES.values())
+    assert set(STATES) == {*STATE_NAMES.values(), DUPLICATE}
 
 
 def test_a_list_has_every_task_with_what_became_of_it() -> None:

@@ -100,11 +100,11 @@ def test_of_bounds_that_are_asked_for_the_shortest_counts_until_each_is_answered
     holding.asks_bound(0, 2_000 * SECOND)
     assert holding.until == 999 * SECOND, "the longer one may not be applied"
     holding.asks_bound(0, 2 * SECOND)
-    assert holding.until == 1.998 * SECOND
+    assert holding.until == 1.8 * SECOND
     holding.prolonged(SECOND)
-    assert holding.until == 1.998 * SECOND, "the answer to the longer one says nothing of the shorter one behind it"
+    assert holding.until == 1.8 * SECOND, "the answer to the longer one says nothing of the shorter one behind it"
     holding.prolonged(SECOND)
-    assert holding.until == 1.998 * SECOND
+    assert holding.until == 1.8 * SECOND
 
 
 def test_a_turn_that_is_over_is_not_prolonged():
@@ -113,4 +113,4 @@ def test_a_turn_that_is_over_is_not_prolonged():
     holding.bound(0, 2 * SECOND)
     holding.asks_bound(SECOND, 1_000 * SECOND)
     holding.prolonged(2 * SECOND)
-    assert holding.until == 1.998 * SECOND
+    assert holding.until == 1.8 * SECOND

@@ -158,7 +158,7 @@ def test_a_client_that_only_looks_takes_no_locks_and_sees_them():
 
 def test_more_claims_than_a_client_may_have_are_refused_at_once(monkeypatch):
     rig = ClientWorld(workers=0)
-    monkeypatch.setattr(claims, "CLAIMS_MAX", 100)
+    monkeypatch.setattr(claims, "OPEN_CLAIMS_MAX", 100)
 
     async def user(cluster: Client, ports: Ports) -> Any:
         held = [Lock(cluster, f"lock-{number}") for number in range(60)]

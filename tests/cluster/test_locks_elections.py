@@ -58,6 +58,25 @@ def test_the_leader_is_who_was_elected_and_is_told_who_it_is():
     assert abs(leader.since.timestamp() * 1_000 - wall_ms) < 5_000
 
 
+def test_nobody_leads_while_the_lock_rests():
+    """An exclusive job of the same name has ended, and keeps others out for a while."""
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        election = Election(cluster, "boss", "me")
+        watch = election.watch()
+        async with cluster.exclusive("boss", at_most="1m", at_least="1m", note="a job"):
+            held = [await election.leader(), await anext(watch)]
+        rests = [await election.leader(), await anext(watch)]
+        await watch.aclose()
+        (info,) = [info async for info in cluster.locks()]
+        return held, rests, info.holders[0].rests
+
+    held, rests, is_resting = rig.run(user)
+    assert [leader.note for leader in held] == ["a job", "a job"]
+    assert rests == [None, None] and is_resting
+
+
 def test_who_watches_sees_the_present_leader_first_and_then_every_change():
     rig = ClientWorld(workers=0)
     stands(rig, "one", leads=4)

@@ -68,6 +68,25 @@ def test_a_submit_with_a_fence_is_refused_after_the_loss_also_of_a_client_that_d
     rig.world.crash(rig.clients[name])
 
 
+def test_of_a_map_whose_fence_is_lost_on_the_way_the_first_items_are_accepted_and_the_error_says_so():
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        lock = Lock(cluster, "door")
+        await lock.acquire()
+        parcels = [Parcel(number, "x" * 300_000) for number in range(100)]      # a command each, more than a window
+        mapping = asyncio.ensure_future(cluster.map(work.options(fence=lock.fence), parcels))
+        while not rig.actor(rig.leader).machine.status()["queues"]:
+            await pause(ports, 0.0001)
+        await lock.release()
+        with pytest.raises(LockLost, match="while the map was submitted, whose first items may have been accepted"):
+            await mapping
+
+    rig.run(user)
+    accepted = sorted(numbers_of_tasks(rig))
+    assert accepted == list(range(len(accepted))) and 0 < len(accepted) < 100
+
+
 def test_submits_of_one_turn_with_different_fences_have_fates_of_their_own():
     rig = ClientWorld(workers=0)
 

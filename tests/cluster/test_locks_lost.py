@@ -558,7 +558,7 @@ def test_an_extension_of_what_the_state_does_not_have_is_a_loss():
             lock = Lock(cluster, "door", hold="1m")
             await lock.acquire()
             assert lock._claim is not None
-            cluster._actor._claims._releases[lock._claim.id] = (None, 0)    # as if it was released behind its back
+            cluster._actor._claims.commands.release(lock._claim.id)    # as if it was released behind its back
             with pytest.raises(LockLost) as caught:
                 await lock.extend("2m")
             reasons.append(caught.value.reason)

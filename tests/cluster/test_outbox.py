@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.client.outbox import TASK_NUMBER_MAX, Draft, Outbox
-from cluster.state.commands import SUBMIT_BYTES_MAX, SUBMIT_TASKS_MAX, Options, TaskGroup
+from cluster.state.commands import SUBMIT_BYTES_MAX, SUBMIT_TASKS_MAX, Needs, Options, TaskGroup
 
 MAIL = Options(queue="mail")
 
@@ -23,6 +23,18 @@ def test_tasks_of_one_turn_are_one_command_with_numbers_from_one():
     (draft,) = drafts(outbox)
     assert draft.groups == [TaskGroup("m:f", 1, [b"0", b"1", b"2"], None)]
     assert (draft.count, outbox.tasks, outbox.next_number) == (3, 0, 4)
+
+
+def test_tasks_that_need_others_share_no_group_with_those_that_do_not_and_their_needs_count_as_bytes():
+    outbox: Outbox[object] = Outbox()
+    for needs in (None, Needs([1]), Needs([], [2]), None):
+        outbox.add("m:f", None, b"x", 0, needs)
+    (draft,) = drafts(outbox)
+    needs_of = {group.first: group.needs for group in draft.groups}
+    assert needs_of == {1: [], 2: [Needs([1]), Needs([], [2])], 4: []}
+    for _ in range(3):
+        outbox.add("m:f", None, b"x", 0, Needs([1] * 16_384))
+    assert [draft.count for draft in drafts(outbox)] == [1, 1, 1]
 
 
 def test_nothing_leaves_before_the_turn_ends():

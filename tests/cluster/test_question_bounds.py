@@ -13,14 +13,19 @@ from actors import SECOND, Ports
 from cluster import Client, Overloaded, TaskNotFound
 from cluster.broker import questions
 from cluster.broker.delivery import Delivery
+from cluster.broker.entries import EntryBuilder
 from cluster.broker.inspection import ANSWERS_PER_TURN, Inspection
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import LINK_QUESTIONS_MAX, STATUS_BYTES_MAX, Questions
+from cluster.state.commands import ROLE_CLIENT, Acquire, Register, Stamp
+from cluster.state.lock_search import NAMES_PER_STEP
+from cluster.state.locks import SESSION_CLAIMS_MAX
 from cluster.state.machine import Machine
 from cluster.wire import (
     Describe,
     Described,
     Lease,
+    ListLocks,
     NodeAnswer,
     ShowTask,
     StatusReply,
@@ -51,7 +56,7 @@ class Leader:
     """Its questions, and links of clients. `report` is its own row of the status."""
 
     def __init__(self) -> None:
-        machine = Machine()
+        self.machine = machine = Machine()
         self.links = Links(machine)
         self.later: deque[Callable[[], object]] = deque()
         self.round = 0
@@ -127,6 +132,55 @@ def test_single_tasks_are_shown_to_all_links_in_turns():
     while leader.later:
         leader.later.popleft()()
     assert [message.request for message in loud.said] == list(range(1_000))
+
+
+def with_locks(count: int) -> Leader:
+    """So many locks are held."""
+    leader, entry = Leader(), EntryBuilder()
+    for session, first in enumerate(range(0, count, SESSION_CLAIMS_MAX), 1):
+        entry.add(Register(f"holder-{session}", 1, ROLE_CLIENT), 0)
+        for n in range(1, min(SESSION_CLAIMS_MAX, count - first) + 1):
+            entry.add(Acquire(session, n, n, n, f"lock-{first + n:06}", 1, 1, 30_000), 0)
+    for index, payload in enumerate(entry.take(Stamp(1, 1)), 1):
+        leader.machine.apply(index, 1, payload, None)
+    assert len(leader.machine.locks.by_name) == count
+    return leader
+
+
+def test_a_list_of_very_many_locks_takes_several_turns_and_others_do_not_wait_for_it():
+    steps = 2 * ANSWERS_PER_TURN
+    leader = with_locks(NAMES_PER_STEP * steps - 1)
+    (greedy, loud), (modest, quiet) = leader.link("greedy"), leader.link("modest")
+    for number in range(3):
+        leader.questions.on_inspect(greedy, ListLocks(number, "", 2, stale=True))
+    leader.questions.on_inspect(modest, ShowTask(7, 1, stale=True))
+    leader.later.popleft()()
+    assert quiet.said and not loud.said
+    turns = 1
+    while leader.later:
+        leader.later.popleft()()
+        turns += 1
+    assert [message.request for message in loud.said] == [0, 1, 2] and turns > 3 * steps // ANSWERS_PER_TURN
+    assert all([row.name for row in page.rows] == ["lock-000001", "lock-000002"] and page.more for page in loud.said)
+
+
+def test_who_asks_for_one_lock_gets_it_at_once_however_many_there_are():
+    leader = with_locks(NAMES_PER_STEP * 5)
+    link, line = leader.link("c")
+    for number, name in enumerate(("lock-000007", "lock-00000", "unknown")):
+        leader.questions.on_inspect(link, ListLocks(number, "", 1, stale=True, name=name))
+    leader.later.popleft()()
+    assert [[row.name for row in page.rows] for page in line.said] == [["lock-000007"], [], []] and not leader.later
+
+
+def test_a_list_whose_asker_has_gone_is_not_looked_for_any_longer():
+    leader = with_locks(NAMES_PER_STEP * 5)
+    link, line = leader.link("c")
+    leader.questions.on_inspect(link, ListLocks(1, "", 2, stale=True))
+    leader.later.popleft()()
+    leader.links.remove(link.peer)
+    leader.later.popleft()()
+    assert not leader.later and not line.said
 
 
 def test_an_answer_that_the_link_does_not_take_is_refused_with_what_to_do():

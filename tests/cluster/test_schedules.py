@@ -100,6 +100,28 @@ def test_if_most_clocks_are_put_forward_the_next_leader_has_missed_what_lies_bet
     assert [slot.fate for slot in rig.history()][:3] == [COMPLETED, SLOT_MISSED, COMPLETED]
 
 
+def test_if_most_clocks_are_put_forward_by_ten_years_one_run_stands_for_all_and_the_rest_goes_on():
+    """And putting them right again is no second first of January: the cluster's time does not go back."""
+    every_second = every(1_000, misfire="all", on_busy="queue")
+    rig = ScheduleWorld(every_second, cron("0 0 1 1 *", "Europe/Berlin", name="yearly", of=other.name), at=AT_NOON)
+    rig.until_slots(2)
+    years_ms = 10 * 365 * 24 * HOUR_MS
+    for name in BROKERS:
+        rig.world.machine(name).jump_wall_clock(years_ms)
+    rig.world.crash(rig.brokers[leader := rig.leader])
+    rig.until(lambda: len([run for run in rig.attempts if run.name == job.name]) >= 6)
+    assert rig.schedule().alarm == ALARM_MISSED
+    for name in BROKERS:
+        rig.world.machine(name).jump_wall_clock(-years_ms)
+    rig.world.restart(rig.brokers[leader])
+    rig.world.crash(rig.brokers[rig.leader])
+    rig.until_slots(len(rig.slots) + 5)
+    slots = [run.slot_ms for run in rig.attempts if run.name == job.name]
+    gaps = [later - earlier for earlier, later in pairwise(slots)]
+    assert len([gap for gap in gaps if gap != 1_000]) == 1 and max(gaps) > years_ms - HOUR_MS
+    assert [run.slot_ms for run in rig.attempts if run.name == other.name] == [rig.history("yearly")[-1].slot_ms]
+
+
 def test_clocks_that_are_put_back_run_no_slot_again():
     rig = ScheduleWorld(every(1_000), at=AT_NOON)
     rig.until_slots(3)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from datetime import datetime
 from cluster import (
-    AsyncLock, Batch, BlockingLock, Client, Election, Handle, Leader, Lock, ReadWriteLock, Record, Semaphore, TaskActor,
-    cron, current, every, method, task,
+    AsyncLock, Batch, BlockingLock, Client, Election, Handle, Leader, Lock, Outcome, ReadWriteLock, Record, Semaphore,
+    TaskActor, after, cron, current, every, group, method, task,
 )
 
 @task
@@ -105,6 +105,34 @@ async def actors(cluster: Client) -> None:
     await model.predict.options(prio=9)([1.0])  # E: call-arg
     cluster.actor(int)  # E: type-var
     cluster.actor(Model, key=7)  # E: arg-type
+
+@task
+def summarise(values: list[float]) -> str:
+    return str(values)
+
+@task
+def judge(outcomes: list[Outcome[float]]) -> int:
+    return sum(outcome.ok for outcome in outcomes)
+
+async def dependencies(cluster: Client) -> None:
+    one = await cluster.submit(square, 3)
+    many = await cluster.map(square, range(10))
+    reveal_type(after(one))  # T: float
+    reveal_type(after(one, outcome=True))  # T: cluster.dependencies.Outcome[float]
+    reveal_type(after(one, outcome=True).get())  # T: float
+    reveal_type(group(many))  # T: list[float]
+    reveal_type([after(each) for each in many.members()])  # T: list[float]
+    reveal_type(group([one], one, many))  # T: list[float]
+    reveal_type(group(one, outcomes=True))  # T: list[cluster.dependencies.Outcome[float]]
+    reveal_type(await cluster.submit(summarise, group(many)))  # T: cluster.client.handle.Handle[str]
+    reveal_type(await cluster.submit(judge, group(many, outcomes=True)))  # T: cluster.client.handle.Handle[int]
+    with Client.open("topology.toml") as blocking:
+        reveal_type(group(blocking.map(square, [1])))  # T: list[float]
+        reveal_type(after(blocking.submit(square, 1)))  # T: float
+    await cluster.submit(judge, group(many))  # E: arg-type
+    await cluster.submit(square, after(one))  # E: arg-type
+    await cluster.submit(square, one)  # E: arg-type
+    after(3)  # E: call-overload
 
 async def right(cluster: Client) -> None:
     handle = await cluster.submit(resize, "a.jpg", 640, quality=90)

@@ -155,6 +155,8 @@ PROGRAMS = [
     ("docs/guide/locks.md", 10),
     ("docs/guide/schedules.md", 5),
     ("docs/guide/limits.md", 7),
+    ("docs/guide/deduplication.md", 5),
+    ("docs/guide/dependencies.md", 6),
 ]
 
 

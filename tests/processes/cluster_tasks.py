@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from cluster import Backoff, SoftTimeLimit, current, task
+from cluster import Backoff, Outcome, SoftTimeLimit, current, task
 
 POLL_S = 0.005
 
@@ -402,3 +402,22 @@ def append(number: int, folder: str, seconds: float) -> None:
 @task
 def version() -> str:
     return "one"
+
+
+@task
+def refuse(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number
+
+
+@task
+def judge_all(outcomes: list[Outcome[int]]) -> tuple[int, list[str]]:
+    """The sum of what there is, and why the others are not there."""
+    values = [outcome.get() for outcome in outcomes if outcome.ok]
+    return sum(values), sorted(outcome.error or outcome.state for outcome in outcomes if not outcome.ok)
+
+
+@task
+async def add_all(values: list[int]) -> int:
+    return sum(values)

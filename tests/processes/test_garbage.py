@@ -19,10 +19,12 @@ from actors.transport.frame import FRAME_BYTES_MAX, Flags, build_frame
 from cluster import Client
 from cluster.local import LocalCluster
 from cluster.state.commands import (
+    NEEDS_MAX,
     Cancel,
     Close,
     Complete,
     Failure,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -337,6 +339,13 @@ def hostile_submits(session: int, seq: int) -> list[Submit]:
         submit(TaskGroup("a", 1, [bytes(MEGABYTE + 1)])),
         submit(TaskGroup("a", 1, [bytes(MEGABYTE)] * 7)),
         submit(*[TaskGroup("a", number, [bytes(MEGABYTE)]) for number in range(1, 8)]),
+        submit(TaskGroup("a", 1, [b"x"], None, [Needs([])])),
+        submit(TaskGroup("a", 1, [b"x"], None, [Needs([-1])])),
+        submit(TaskGroup("a", 1, [b"x"], None, [Needs([1], [0])])),
+        submit(TaskGroup("a", 1, [b"x"], None, [Needs([1]), Needs([1])])),
+        submit(TaskGroup("a", 1, [b"x"] * 2, None, [Needs([1])])),
+        submit(TaskGroup("a", 1, [b"x"], None, [Needs([1] * (NEEDS_MAX + 1))])),
+        submit(TaskGroup("a", 1, [b"x"] * 64, None, [Needs([1] * 2_000)] * 64)),
         submit(GROUP, seq=0),
         submit(GROUP, seq=-1),
         submit(GROUP, seq=HUGE),

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from cluster_rig import DEADLINE_S, command_line, wait_until
+from cluster_rig import DEADLINE_S, command_line, make_topology, running, wait_until
 
 from cluster import BlockingClient, Lock
 from cluster.command_line.lock import EXIT_BUSY, EXIT_LOST, EXIT_NOT_FOUND, EXIT_NOT_RUN
@@ -103,6 +103,15 @@ def test_a_command_does_not_outlive_the_process_that_holds_its_lock(cluster: Loc
         started = int(process.stdout.readline())
         process.kill()
         wait_until("the command has ended", lambda: not is_running(started))
+
+
+def test_a_command_keeps_its_status_if_nobody_takes_the_release(tmp_path: Path) -> None:
+    with running(make_topology(tmp_path, slots=1)) as cluster:
+        assert cluster.launch is not None
+        ends_all = f"kill -KILL {cluster.launch.pid}; sleep 1; exit 7"
+        found = lock(cluster, "h", "--deadline", "2", "--", "sh", "-c", ends_all)
+        assert found.returncode == 7
+        assert 'warning: others may have to wait for the lock "h"' in found.stderr and "Traceback" not in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ def test_no_promise_is_broken(report: Report):
 def test_it_is_a_minute_of_real_work(report: Report):
     assert report.simulated_ns >= 60 * SECOND
     assert report.acknowledged >= 500
-    assert report.runs >= report.acknowledged, "some run again after a crash"
+    assert report.runs + report.duplicates >= report.acknowledged, "some run again after a crash"
     assert report.elections >= 1
+    assert report.limited >= 100 and report.full_limits >= 20, "limits are in use, and are full now and then"
+    assert report.duplicates >= 10
 
 
 def test_something_of_everything_breaks(report: Report):

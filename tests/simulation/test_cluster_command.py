@@ -14,7 +14,7 @@ from cluster.simulation.planted_calendar import PlantedCalendar
 KEYS = [
     "seeds", "violations", "simulated_hours", "operations", "acknowledged", "lost", "duplicated_records", "faults",
     "elections", "wall_seconds", "snapshots", "restorations", "copies", "transfers", "interrupted_transfers",
-    "refetches", "crashes_in_compaction", "replays", "grants", "lapses",
+    "refetches", "crashes_in_compaction", "replays", "grants", "lapses", "limited", "turns", "duplicates",
     "years", "slots",
 ]  # fmt: skip
 

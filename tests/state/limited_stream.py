@@ -1,5 +1,5 @@
-"""A random stream in which most tasks have shares and limits, and which judges what limits promise from outside: by
-what was submitted and handed out, knowing nothing of lines and rings.
+"""A random stream in which most tasks have shares and limits, and some a key of their work. It judges what limits
+promise from outside: by what was submitted and handed out, knowing nothing of lines and rings.
 
 `python limited_stream.py SEED ENTRIES` prints the digests, for comparing processes with different hash seeds.
 """
@@ -44,7 +44,11 @@ class LimitedStream(Stream):
     def _options(self) -> Options | None:
         options = super()._options() or Options()
         line = self.random.choice(LINES)
-        return options if options.key else msgspec.structs.replace(options, line=line)
+        options = options if options.key else msgspec.structs.replace(options, line=line)
+        if self.random.randrange(6) == 0:
+            dedup, dedup_ms = self.random.choice(("k1", "k2", "k3")), self.random.choice((0, 200, 2_000))
+            options = msgspec.structs.replace(options, dedup=dedup, dedup_ms=dedup_ms)
+        return options
 
     def _watch(self, effects: Effects) -> None:
         super()._watch(effects)

@@ -35,6 +35,7 @@ from cluster.state.commands import (
     Failure,
     Fire,
     Lapse,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -295,7 +296,8 @@ class Stream:
         tasks: list[int] = []
         for _ in range(random.randint(1, 3)):
             bodies = self._bodies()
-            groups.append(TaskGroup(random.choice(NAMES), number, bodies, self._options()))
+            name, options = random.choice(NAMES), self._options()
+            groups.append(TaskGroup(name, number, bodies, options, self._needs(session, number, len(bodies))))
             tasks += [session << 24 | number + place for place in range(len(bodies))]
             number += len(bodies) + (random.random() < 0.1)
         if fresh:
@@ -303,6 +305,10 @@ class Stream:
             self.sent[session, seq] = tasks
         seen = self._seen(session) if fresh and random.random() < 0.5 else []
         return self._say(Submit(session, seq, self._low(seq), groups, seen))
+
+    def _needs(self, session: int, first: int, count: int) -> list[Needs]:
+        """Of so many tasks that are submitted: none here."""
+        return []
 
     def _bodies(self) -> list[bytes]:
         return [b"body"] * self.random.choice((1, 2, 10, 60))

@@ -1,6 +1,8 @@
 """A leader and a follower that apply the same log, checked after every entry, and the clients and workers
 around them."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from cluster.state.commands import (
@@ -19,6 +21,7 @@ from cluster.state.commands import (
     Drain,
     Expire,
     Failure,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -120,20 +123,29 @@ class Client:
         self.seq = registered.next_seq
         self.number = 1
 
-    def submit(self, name: str = "f", count: int = 1, **options: object) -> list[int]:
-        """One command of one group; returns the ids of its tasks."""
-        command = self.submit_command(name, count, **options)
+    def submit(
+        self, name: str = "f", count: int = 1, needs: Iterable[Needs] = (), **options: object
+    ) -> list[int]:
+        """One command of one group; returns the ids of its tasks. `needs`: one for each."""
+        command = self.submit_command(name, count, needs, **options)
         (answer,) = self.rig.apply(command).answers
         assert answer.code == ANSWER_OK
         first = command.groups[0].first
         return [self.session << TASK_NUMBER_BITS | first + place for place in range(count)]
 
-    def submit_command(self, name: str = "f", count: int = 1, **options: object) -> Submit:
+    def needy(self, results: Iterable[int], outcomes: Iterable[int] = (), **options: object) -> int:
+        """A task that needs these."""
+        (task,) = self.submit("f", 1, [Needs(list(results), list(outcomes))], **options)
+        return task
+
+    def submit_command(
+        self, name: str = "f", count: int = 1, needs: Iterable[Needs] = (), **options: object
+    ) -> Submit:
         """The next command, to be applied together with others."""
         first = self.number
         bodies = [b"%d" % number for number in range(first, first + count)]
         self.number += count
-        group = TaskGroup(name, first, bodies, Options(**options) if options else None)
+        group = TaskGroup(name, first, bodies, Options(**options) if options else None, list(needs))
         self.seq += 1
         return Submit(self.session, self.seq - 1, self.seq - 1, [group])
 

@@ -27,6 +27,7 @@ from cluster.state.commands import (
     Drain,
     Failure,
     Fire,
+    LineRule,
     Options,
     Register,
     Replay,
@@ -578,6 +579,27 @@ def test_a_run_now_of_what_is_paused_runs_and_of_what_is_parked_does_not(rig):
     assert steer(client, STEER_RUN) == (ANSWER_PARKED, 0)
 
 
+@pytest.mark.parametrize("on_busy", ["queue", "wait", "replace"])
+def test_a_run_now_of_what_is_paused_does_not_wait_for_those_that_the_pause_holds(rig, on_busy):
+    """Nobody would know why the run that he has asked for does not begin until somebody says resume."""
+    worker, client = announce(rig, spec(on_busy=on_busy)), rig.client()
+    fire(rig)
+    fire(rig)
+    steer(client, STEER_PAUSE)
+    worker.complete(*worker.inbox)
+    assert worker.inbox == [] and len(known(rig).waiting) == 1
+    code, task = steer(client, STEER_RUN)
+    assert code == ANSWER_OK and [run.task for run in worker.inbox] == [task]
+    waiting = [STATE_CANCELLED if on_busy != "queue" else SLOT_WAITS]
+    assert fates(rig)[1:] == [*waiting, SLOT_RUNS]
+    again = steer(client, STEER_RUN)[1]
+    assert again in known(rig).waiting, "but it waits for one that runs"
+    steer(client, STEER_RESUME)
+    for _ in range(3):
+        worker.complete(*worker.inbox)
+    assert known(rig).begun == known(rig).waiting == {}
+
+
 def test_resume_takes_the_alarm_away_and_skips_nothing_of_what_was_not_paused(rig):
     client = rig.client()
     announce(rig, spec())
@@ -627,6 +649,126 @@ def test_the_status_counts_schedules_by_what_they_do(rig):
     assert rig.leader.status()["schedules"] == {"active": 2, "paused": 1, "parked": 1, "alarms": 1}
     worker.expire()
     assert rig.leader.status()["schedules"] == {"active": 0, "paused": 1, "parked": 3, "alarms": 1}
+
+
+# -- limits ------------------------------------------------------------------------------------------------------
+
+
+def with_line(**line: object) -> Options:
+    return Options(line=LineRule(**line))
+
+
+def test_runs_that_may_overlap_keep_to_the_concurrency_of_their_task(rig):
+    worker = announce(rig, spec(exclusive=False, options=with_line(concurrency=1)))
+    runs: list[int] = []
+    for _ in range(3):
+        fire(rig)
+        runs.append(known(rig).history[-1].task)
+    assert fates(rig) == [SLOT_RUNS] * 3, "for the schedule they have begun, and wait for the limit"
+    for run in runs:
+        assert worker.tasks() == [run]
+        worker.complete(*worker.inbox)
+    assert fates(rig) == [STATE_COMPLETED] * 3
+    assert not rig.leader._tables.limits.by_name and not rig.leader._tables.lines.bundles
+
+
+def test_runs_are_starts_of_a_rate_and_those_of_a_client_count_as_well(rig):
+    options = with_line(limit="smtp", starts=2, period_ms=60_000)
+    worker, client = announce(rig, spec(exclusive=False, options=options)), rig.client()
+    fire(rig)
+    client.submit(count=2, line=options.line)
+    fire(rig)
+    assert len(worker.inbox) == 2, "a run and one of the client's"
+    worker.complete(*worker.inbox)
+    assert worker.inbox == []
+    rig.pass_time(60_000)
+    assert len(worker.inbox) == 2
+
+
+def test_runs_of_schedules_with_a_share_take_turns_with_a_backlog(rig):
+    client = rig.client()
+    backlog = client.submit(count=6, line=LineRule("many"))
+    announce(rig, spec(exclusive=False, options=with_line(share="nightly")), slots=1)
+    fire(rig)
+    (worker,) = rig.workers.values()
+    run = known(rig).history[-1].task
+    order: list[int] = []
+    while worker.inbox:
+        order += worker.tasks()
+        worker.complete(*worker.inbox)
+    assert order.index(run) <= 2 and sorted(order) == sorted([*backlog, run])
+
+
+def test_a_run_that_waits_for_another_one_is_under_the_limit_when_it_is_let_go(rig):
+    line = LineRule(limit="l", concurrency=1)
+    worker = announce(rig, spec(on_busy="queue", options=Options(line=line)))
+    client = rig.client()
+    fire(rig)
+    fire(rig)
+    first, second = (slot.task for slot in known(rig).history)
+    (other,) = client.submit("g", line=line)
+    assert worker.tasks() == [first] and fates(rig) == [SLOT_RUNS, SLOT_WAITS]
+    worker.complete(*worker.inbox)
+    assert fates(rig) == [STATE_COMPLETED, SLOT_RUNS]
+    order: list[int] = []
+    while worker.inbox:
+        assert len(worker.inbox) == 1, "of a worker with two slots"
+        order += worker.tasks()
+        worker.complete(*worker.inbox)
+    assert sorted(order) == sorted([other, second])
+
+
+def test_a_run_that_was_cancelled_while_a_limit_held_it_back_leaves_nothing_and_may_be_replayed(rig):
+    client = rig.client()
+    worker = announce(rig, spec(options=with_line(concurrency=1)))
+    (holder,) = client.submit(line=LineRule(concurrency=1))
+    fire(rig)
+    run = known(rig).history[-1].task
+    assert worker.tasks() == [holder] and rig.leader.state_of(run) == "pending"
+    client.cancel(run)
+    assert fates(rig) == [STATE_CANCELLED] and known(rig).begun == {}
+    assert client.replay(run) == 1 and list(known(rig).begun) == [run]
+    worker.complete(*worker.inbox)
+    assert worker.tasks() == [run]
+    worker.complete(*worker.inbox)
+    assert fates(rig) == [STATE_COMPLETED] and not rig.leader._tables.limits.by_name
+
+
+# -- keys of work ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_key_is_taken_ends_at_once_as_a_duplicate(rig):
+    worker, client = announce(rig, spec(exclusive=False, options=Options(dedup="k"))), rig.client()
+    (first,) = client.submit(dedup="k")
+    fire(rig)
+    run = known(rig).history[-1].task
+    assert worker.tasks() == [first] and rig.leader.state_of(run) == "duplicate"
+    assert fates(rig) == [STATE_COMPLETED] and not known(rig).begun and not rig.leader.schedules.by_task
+    worker.complete(*worker.inbox)
+    fire(rig)
+    run = known(rig).history[-1].task
+    assert worker.tasks() == [run] and rig.leader.details(run).schedule == "s"
+    assert rig.leader.details(client.submit(dedup="k")[0]).duplicate_of == run
+
+
+def test_runs_with_a_window_are_one_in_that_time(rig):
+    worker = announce(rig, spec(options=Options(dedup="k", dedup_ms=2_500)))
+    ran: list[int] = []
+    for _ in range(6):
+        fire(rig)
+        ran.append(len(worker.inbox))
+        worker.complete(*worker.inbox)
+    assert ran == [1, 0, 0, 1, 0, 0] and fates(rig) == [STATE_COMPLETED] * 6
+
+
+def test_a_run_that_waits_for_another_one_has_its_key_meanwhile(rig):
+    worker = announce(rig, spec(on_busy="queue", options=Options(dedup="k", dedup_ms=100)))
+    fire(rig)
+    fire(rig)
+    first, second = (slot.task for slot in known(rig).history)
+    assert rig.leader.details(second).duplicate_of == first and not known(rig).waiting
+    worker.complete(*worker.inbox)
+    assert fates(rig) == [STATE_COMPLETED] * 2
 
 
 # -- others ------------------------------------------------------------------------------------------------------

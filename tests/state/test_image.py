@@ -22,12 +22,14 @@ from state_rig import EPOCH_MS, Rig, encode_entry, outcome_of
 
 from cluster.state import (
     credit,
+    duplicates,
     evidence,
     homeless,
     keys,
     limits,
     lines,
     locks,
+    needs,
     queues,
     retention,
     schedules,
@@ -352,9 +354,8 @@ def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig
 # `rows`, `image` and `restoration` in the first case, and to this list.
 KNOWN_FIELDS = {
     tables.Tables: (
-        "cluster_id counters credit evidence keys ledger limits lines locks machine_version now_ms queues retention "
-        "schedules "
-        "sessions tasks timers voters"
+        "cluster_id counters credit dependencies duplicates evidence keys ledger limits lines locks machine_version "
+        "now_ms queues retention schedules sessions tasks timers voters"
     ),
     tasks.Task: (
         "id spec body state attempt holder estimate_us alone worker started_ms run_us crashes attempts lot failures "
@@ -362,7 +363,7 @@ KNOWN_FIELDS = {
     ),
     queues.Spec: (
         "queue name channel priority timeout_ms result_ttl_ms expires_at_ms retries retry soft_timeout_ms actor key "
-        "labels schedule slot_ms line"
+        "labels schedule slot_ms line dedup"
     ),
     queues.Queue: "delayed ended name ready running",
     queues.Name: "estimate_us name",
@@ -392,10 +393,14 @@ KNOWN_FIELDS = {
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
     schedules.Schedule: "alarm alarm_ms begun history is_paused next_ms passed_ms spec version waiting",
-    retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made",
+    retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
+    duplicates.Duplicates: "_timers by_scope by_task over",
+    duplicates.Taken: "is_over scope task until_ms",
+    needs.Dependencies: "by_task counted ends kept pins taken waited",
+    needs.Dependent: "at_ms delay_ms missing needs unknown",
 }
 
 
@@ -433,5 +438,9 @@ def test_every_field_of_the_state_is_in_the_image_or_follows_from_it():
         retention.Bucket: set(retention.Bucket.__slots__),
         retention.Lot: set(retention.Lot.__slots__),
         evidence.Evidence: set(evidence.Evidence.__slots__),
+        duplicates.Duplicates: set(duplicates.Duplicates.__slots__),
+        duplicates.Taken: set(duplicates.Taken.__slots__),
+        needs.Dependencies: set(needs.Dependencies.__slots__),
+        needs.Dependent: set(needs.Dependent.__slots__),
     }
     assert found == {known: set(names.split()) for known, names in KNOWN_FIELDS.items()}

@@ -22,6 +22,7 @@ from cluster.state.commands import (
     TaskGroup,
     Tick,
 )
+from cluster.state.lifecycle import SILENCE_MS
 from cluster.state.limits import PARTS, Limit
 
 ONE = LineRule(concurrency=1)
@@ -172,6 +173,61 @@ def test_a_replayed_task_is_under_its_limit(rig: Rig) -> None:
     assert worker.tasks() == [tasks[0]]
     assert drain(worker) == tasks
     assert limits_known(rig) == 0
+
+
+def test_a_replay_is_a_start_of_its_rate(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(slots=9)
+    tasks = client.submit(count=2, line=TWO_A_SECOND)
+    worker.end(worker.inbox[0], OUTCOME_FAILED)
+    assert client.replay(tasks[0]) == 1
+    assert worker.tasks() == [tasks[1]], "both starts of this second are spent"
+    rig.pass_time(1_000)
+    assert worker.tasks() == [tasks[1], tasks[0]]
+
+
+def test_a_dead_task_that_is_replayed_goes_alone_and_under_its_limit(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(slots=3, prefetch=3)
+    (task,) = client.submit(line=ONE)
+    for _ in range(3):
+        worker.end(worker.inbox[0], OUTCOME_CRASHED)
+    assert rig.leader.state_of(task) == "dead" and limits_known(rig) == 0
+    (other,) = client.submit(line=ONE)
+    assert client.replay(task) == 1
+    assert worker.tasks() == [other]
+    worker.complete(*worker.inbox)
+    assert [(given.task, given.alone) for given in worker.inbox] == [(task, True)]
+
+
+def test_a_retry_is_held_back_by_a_limit_that_others_have_filled_meanwhile(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(slots=3)
+    (first,) = client.submit(line=ONE, retries=1, retry=RetryRule(500, 500, jitter=False))
+    raised = structs.replace(outcome_of(worker.inbox[0], OUTCOME_FAILED), error=Failure("E", "", kinds=("E",)))
+    worker.report(raised)
+    assert limit_of(rig).running == 0
+    (second,) = client.submit(line=ONE)
+    rig.pass_time(500)
+    assert worker.tasks() == [second] and rig.queue()["ready"] == 1
+    worker.complete(*worker.inbox)
+    assert [(given.task, given.attempt) for given in worker.inbox] == [(first, 2)]
+
+
+def test_what_is_cancelled_while_it_pauses_before_a_retry_leaves_nothing(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(slots=3)
+    (task,) = client.submit(line=ONE, retries=1, retry=RetryRule(500, 500, jitter=False))
+    raised = structs.replace(outcome_of(worker.inbox[0], OUTCOME_FAILED), error=Failure("E", "", kinds=("E",)))
+    worker.report(raised)
+    client.cancel(task)
+    assert rig.leader.state_of(task) == "cancelled" and limits_known(rig) == 0
+    rig.pass_time(500)
+    assert worker.inbox == []
+
+
+def test_a_worker_that_says_nothing_of_a_cancelled_task_does_not_keep_its_limit_full(rig: Rig) -> None:
+    client, worker = rig.client(), rig.worker(slots=3)
+    tasks = client.submit(count=2, line=ONE)
+    client.cancel(tasks[0], grace_ms=1_000)
+    rig.pass_time(1_000 + SILENCE_MS)
+    assert rig.leader.state_of(tasks[0]) == "cancelled" and worker.tasks()[-1] == tasks[1]
 
 
 # -- who is under a limit --------------------------------------------------------------------------------------------

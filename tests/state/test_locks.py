@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from state_rig import Client, Rig
 
+from cluster.state import lock_search
 from cluster.state import locks as module
 from cluster.state.commands import (
     HOLD_MS_MAX,
@@ -37,6 +38,8 @@ from cluster.state.effects import (
     Answer,
     ClaimNews,
 )
+from cluster.state.lock_rows import HOLDERS_SHOWN
+from cluster.state.lock_search import LockSearch
 from cluster.state.texts import NAME_BYTES_MAX
 
 HOLD_MS = 30_000
@@ -495,7 +498,7 @@ def test_a_lock_is_shown_with_its_first_holders_and_how_many_there_are(rig, cont
     for contender in contenders:
         contender.acquire("pool", 1, 18, note=contender.name.upper())
     row = rig.leader.locks.row("pool")
-    assert (row.limit, row.held, row.waiting, len(row.holders)) == (18, 18, 2, module.HOLDERS_SHOWN)
+    assert (row.limit, row.held, row.waiting, len(row.holders)) == (18, 18, 2, HOLDERS_SHOWN)
     first = row.holders[0]
     assert (first.client, first.note, first.fence, first.since_ms) == ("c00", "C00", 1, rig.now_ms)
 
@@ -504,10 +507,40 @@ def test_locks_are_listed_by_name_in_pages(rig, contend):
     one = contend("one")
     for name in ("b/2", "a", "b/1", "c", "b/3"):
         one.acquire(name)
-    rows, more = rig.leader.locks.rows("", 2, "b/")
-    assert ([row.name for row in rows], more) == (["b/1", "b/2"], True)
-    rows, more = rig.leader.locks.rows("b/2", 2, "b/")
-    assert ([row.name for row in rows], more) == (["b/3"], False)
+    first = LockSearch(rig.leader, "", 2, "b/")
+    assert first.step() and ([row.name for row in first.rows], first.more) == (["b/1", "b/2"], True)
+    second = LockSearch(rig.leader, "b/2", 2, "b/")
+    assert second.step() and ([row.name for row in second.rows], second.more) == (["b/3"], False)
+
+
+def test_a_page_has_what_is_there_all_the_time_while_others_come_and_go(rig, contend, monkeypatch):
+    monkeypatch.setattr(lock_search, "NAMES_PER_STEP", 2)
+    one = contend("one")
+    for name in ("d", "b", "c", "a", "e"):
+        one.acquire(name)
+    search = LockSearch(rig.leader, "", 2, "")
+    assert not search.step()
+    one.release(one.id(2))          # "b", which was looked at
+    one.acquire("aa")
+    assert not search.step() and search.step()
+    assert ([row.name for row in search.rows], search.more) == (["a"], True)
+    rest = LockSearch(rig.leader, "a", 5, "")
+    while not rest.step():
+        pass
+    assert ([row.name for row in rest.rows], rest.more) == (["aa", "c", "d", "e"], False)
+
+
+def test_a_page_of_which_all_have_gone_is_not_taken_for_the_last(rig, contend, monkeypatch):
+    monkeypatch.setattr(lock_search, "NAMES_PER_STEP", 2)
+    one = contend("one")
+    for name in ("a", "b", "c"):
+        one.acquire(name)
+    search = LockSearch(rig.leader, "", 1, "")
+    assert not search.step()
+    one.release(one.id(1))
+    while not search.step():
+        pass
+    assert ([row.name for row in search.rows], search.more) == (["b"], True)
 
 
 def test_watchers_are_told_of_a_lock_whose_holders_changed_and_of_no_other(rig, contend):

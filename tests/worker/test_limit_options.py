@@ -1,5 +1,7 @@
 """`rate`, `concurrency`, `share` and `limit`: what users write, and what they are told."""
 
+import math
+
 import pytest
 
 from cluster import TaskActor, method, task
@@ -45,17 +47,34 @@ def test_a_rate_is_so_many_in_a_time(rate: str, starts: int, period_ms: int) -> 
         ({"rate": "1/9ms"}, ValueError, '"1/9ms" is out of range, periods of 10ms to 366d are allowed'),
         ({"rate": "1/0s"}, ValueError, '"1/0s" is out of range, periods of 10ms to 366d'),
         ({"rate": "1/367d"}, ValueError, '"1/367d" is out of range, periods of 10ms to 366d'),
+        ({"rate": "1/-1s"}, ValueError, '"1/-1s" is no rate'),
+        ({"rate": "1e3/s"}, ValueError, '"1e3/s" is no rate'),
+        ({"rate": "5/s/s"}, ValueError, '"5/s/s" is no rate'),
+        ({"rate": "inf/s"}, ValueError, '"inf/s" is no rate'),
+        ({"rate": "1/9999999d"}, ValueError, '"1/9999999d" is out of range, periods of 10ms to 366d'),
+        ({"rate": f"1/{'9' * 400}d"}, ValueError, "is out of range, periods of 10ms to 366d"),
+        ({"rate": -5}, TypeError, 'rate: expected text such as "100/m", not -5'),
+        ({"rate": b"5/s"}, TypeError, "rate: expected text such as \"100/m\", not b'5/s'"),
+        ({"rate": math.inf}, TypeError, 'rate: expected text such as "100/m", not inf'),
         ({"rate": 100}, TypeError, 'rate: expected text such as "100/m", not 100'),
         ({"concurrency": 0}, ValueError, "concurrency: 0 is out of range, 1 to 1,000,000,000 at a time are allowed"),
         ({"concurrency": -2}, ValueError, "concurrency: -2 is out of range"),
         ({"concurrency": 10**10}, ValueError, "concurrency: 10000000000 is out of range"),
+        ({"concurrency": 2.0}, TypeError, r"concurrency: expected how many at a time, not 2\.0"),
+        ({"concurrency": math.nan}, TypeError, "concurrency: expected how many at a time, not nan"),
         ({"concurrency": "2"}, TypeError, "concurrency: expected how many at a time, not '2'"),
         ({"concurrency": True}, TypeError, "concurrency: expected how many at a time, not True"),
         ({"share": 7}, TypeError, r"share: expected a str, not 7; write str\(...\) around it"),
+        ({"share": -1}, TypeError, "share: expected a str, not -1"),
+        ({"share": b"a"}, TypeError, "share: expected a str, not b'a'"),
+        ({"share": True}, TypeError, "share: expected a str, not True"),
+        ({"share": ["a"]}, TypeError, r"share: expected a str, not \['a'\]"),
         ({"share": ""}, ValueError, "share: 1 to 255 bytes of UTF-8 are allowed, not 0"),
         ({"share": "x" * 256}, ValueError, "share: 1 to 255 bytes of UTF-8 are allowed, not 256"),
         ({"share": "\N{SNOWMAN}" * 86}, ValueError, "not 258"),
         ({"share": "\ud800"}, ValueError, "is no valid Unicode"),
+        ({"limit": "", "rate": "1/s"}, ValueError, "limit: 1 to 255 bytes of UTF-8 are allowed, not 0"),
+        ({"limit": -1, "rate": "1/s"}, TypeError, "limit: expected a str, not -1"),
         ({"limit": 7, "rate": "1/s"}, TypeError, "limit: expected a str, not 7"),
         ({"limit": "x" * 256, "rate": "1/s"}, ValueError, "limit: 1 to 255 bytes"),
         ({"limit": "smtp"}, ValueError, 'limit: "smtp" is a name; say with rate or concurrency what the limit is'),
@@ -67,6 +86,8 @@ def test_what_is_wrong_is_refused_where_it_is_written_with_what_is_allowed(
 ) -> None:
     with pytest.raises(kind, match=told):
         task(**given)
+    with pytest.raises(kind, match=told):
+        task(name="limits:right")(lambda: None).options(**given)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def test_a_wrong_duration_is_refused_by_name(given: object):
             milliseconds("delay", other)
 
 
+@pytest.mark.parametrize("digits", [8, 400, 5_000])
+def test_a_duration_of_any_number_of_digits_is_out_of_range(digits: int):
+    with pytest.raises(ValueError, match=r"delay: .* is out of range, 0 to 10 years are allowed"):
+        milliseconds("delay", f"{'9' * digits}d")
+
+
 @pytest.mark.parametrize("given", ["-5s", "-1h30m", -1, -0.0001, timedelta(seconds=-1)])
 def test_a_negative_duration_is_called_that_with_what_is_allowed(given: object):
     with pytest.raises(ValueError, match=r"delay: .* is negative; .* give 0 or more, up to 10 years"):

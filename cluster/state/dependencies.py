@@ -1,0 +1,295 @@
+"""Dependencies: a task that waits until others have ended, and gets what became of them.
+
+Problem: a fan-in of ten thousand members must finish, whatever becomes of the members, once, also if brokers and
+workers are lost meanwhile. Systems that count ends at their clients or workers lose some or count some twice.
+
+Idea: the state knows every end, and once. A *dependent* waits as a task that is delayed without a date, and has a
+number: how many of its needs are *missing*. The end of a task, whatever way it ended, is noted in `ends`, and told to
+those that wait for it at the end of the entry (`settle`). At 0 a dependent is let go to its lane, and handed out like
+any task; the results that it needs are read from the state when it is (`passed_on`), each time that it is. They never
+pass the client.
+
+If a task that is needed for its result ends without one, its dependent ends at once, as failed: it was not run. It
+says which one that was, and which was the first. That is an end as well, so it is noted and told in its turn; a chain
+of any length ends without recursion. Who needs *outcomes* waits for all, and gets the failures too.
+
+Who may be needed: tasks that the state knows when the dependent is submitted. Of others, forgotten ones and such that
+do not exist yet, it cannot be told whether they will ever end, so the dependent fails at once. Therefore every task is
+older than those that need it, and a cycle cannot arise.
+
+What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes. It has no
+lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Pinned records of 64 MiB are kept
+beyond their dates; more than that only if there is room. A result that is gone in spite of that makes the attempt fail
+that was to get it.
+
+Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
+since by now that might be a task that waits for it. A needed task that had ended without a result
+may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
+next end: that is looked at before anybody is let go.
+
+Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
+again. The needs of all dependents that have not ended are counted. Results that are larger together than
+INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import structs
+
+from cluster.state.commands import (
+    INPUTS_BYTES_MAX,
+    NEEDS_MAX,
+    OUTCOME_UNMET,
+    UNMET_UNKNOWN,
+    Failure,
+    Needs,
+    Options,
+    Unmet,
+)
+from cluster.state.effects import (
+    STATE_COMPLETED,
+    STATE_DEAD,
+    STATE_FAILED,
+    Assignment,
+)
+from cluster.state.inputs import ENDED_AS, UNKNOWN_TASK, End, Inputs
+from cluster.state.lifecycle import end_waiting, let_go
+from cluster.state.needs import Dependent
+from cluster.state.queues import DELAYED
+from cluster.state.retention import OVERDUE
+from cluster.state.tables import Tables
+from cluster.state.tasks import Attempt, Task
+from cluster.state.texts import head
+
+SETTLED_MAX = 4_096             # dependents that are told of an end, in one entry
+NEEDS_PER_STEP = 16             # that are looked at, count as one of them
+FAILURES_BYTES_MAX = 1024 * 1024        # of types and messages of all failures that one dependent is told
+FAILURE_TEXT_MIN = FAILURES_BYTES_MAX // NEEDS_MAX // 2     # in bytes: each type and each message may have so much,
+FAILURE_TEXT_MAX = 2 * 1024     # ... and no more than this
+INPUT_OVERHEAD_BYTES = 32       # of one need: its id and its state, and the lengths
+CAUSE_BYTES_MAX = 512           # of a message within a message
+
+ERROR_UNMET = "DependencyFailed"
+ERROR_TOO_LARGE = "BodyTooLarge"
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
+    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+    end = first + len(needs)
+    for number, some in enumerate(needs, first):
+        task = tables.tasks.get(number)
+        assert task is not None
+        dependent = Dependent(_followed(tables, some))
+        if options is not None:
+            dependent.delay_ms, dependent.at_ms = options.delay_ms, options.at_ms
+        for need in dependent.all():
+            # Those that entered with it and after it are not older: they are as unknown as what is submitted later.
+            if number <= need < end or tables.tasks.get(need) is None:
+                dependent.unknown = need
+                break
+        _wait(tables, task, dependent)
+
+
+def _followed(tables: Tables, needs: Needs) -> Needs:
+    """The same, with the tasks that do the work of duplicates in the place of these."""
+    if not tables.counters.duplicates:
+        return needs
+    find = tables.tasks.get
+    results, outcomes = (
+        [number if (task := find(number)) is None else task.duplicate_of or number for number in numbers]
+        for numbers in (needs.results, needs.outcomes)
+    )
+    return Needs(results, outcomes)
+
+
+def begin_again(tables: Tables, task: Task) -> None:
+    """One that is replayed, and needs others, has entered and waits; its delay is over."""
+    dependent = tables.dependencies.kept.pop(task.id)
+    _wait(tables, task, Dependent(dependent.needs, unknown=dependent.unknown))
+
+
+def retire(tables: Tables, number: int) -> None:
+    """A dependent that has ended needs nothing any more."""
+    dependencies = tables.dependencies
+    dependent = dependencies.leave(number)
+    for need in dependent.all():
+        if not dependencies.is_needed(need):
+            known = tables.tasks.get(need)
+            if known is not None and known.lot == OVERDUE:
+                tables.retention.file_again(known, tables.now_ms)
+    task = tables.tasks.get(number)
+    if task is not None and task.state != STATE_COMPLETED:
+        dependencies.kept[number] = Dependent(dependent.needs, unknown=dependent.unknown)
+
+
+def settle(tables: Tables) -> None:
+    """Tells of ends, as far as one entry may."""
+    dependencies = tables.dependencies
+    ends, waited = dependencies.ends, dependencies.waited
+    steps = SETTLED_MAX
+    while ends and steps > 0:
+        number = ends[0]
+        task = tables.tasks.get(number)
+        if task is not None and not task.is_terminal:
+            ends.popleft()
+            continue            # it was replayed meanwhile: it will end again
+        if number in dependencies.by_task:
+            steps -= 1 + len(dependencies.by_task[number].needs) // NEEDS_PER_STEP
+            retire(tables, number)
+        told = 0
+        waiting = waited.pop(number, ())
+        for signed in waiting:
+            if steps <= 0:
+                break
+            told += 1
+            steps -= 1 + _tell(tables, signed, number, task) // NEEDS_PER_STEP
+        if told < len(waiting):
+            waited[number] = list(waiting[told:])
+        else:
+            ends.popleft()
+
+
+def _tell(tables: Tables, signed: int, number: int, task: Task | None) -> int:
+    """A dependent hears of the end of what it waits for. Returns how many needs were looked at."""
+    dependent = tables.dependencies.by_task.get(abs(signed))
+    waiting = tables.tasks.get(abs(signed))
+    if dependent is None or not dependent.missing or waiting is None or waiting.state != DELAYED:
+        return 0                # it has ended
+    if signed > 0 and (task is None or task.state != STATE_COMPLETED):
+        _fail(tables, waiting, _unmet(number, task))
+        return 0
+    if dependent.missing > 1:
+        dependent.missing -= 1
+        return 0
+    _release(tables, waiting, dependent)
+    return len(dependent.needs)
+
+
+def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
+    assert task.state == DELAYED
+    dependencies = tables.dependencies
+    find = tables.tasks.get
+    waited = dependencies.waited
+    failure = _unmet(dependent.unknown, None) if dependent.unknown else None
+    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
+        for number in numbers:
+            known = find(number)
+            if failure is not None:
+                break
+            if known is None:       # it is replayed, and what it needs is forgotten
+                failure = _unmet(number, None)
+            elif not known.is_terminal:
+                waited.setdefault(number, []).append(task.id if is_result else -task.id)
+                dependent.missing += 1
+            elif is_result and known.state != STATE_COMPLETED:
+                failure = _unmet(number, known)
+    dependencies.enter(task.id, dependent)
+    if failure is not None:
+        dependent.missing = dependent.missing or 1      # nobody has let it go
+        _fail(tables, task, failure)
+    elif not dependent.missing:
+        _release(tables, task, dependent)
+
+
+def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
+    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
+    dependencies = tables.dependencies
+    find = tables.tasks.get
+    size = missing = 0
+    gone: int | None = None
+    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
+        for number in numbers:
+            known = find(number)
+            if known is None:
+                gone = number if is_result and gone is None else gone
+            elif not known.is_terminal:
+                dependencies.waited.setdefault(number, []).append(task.id if is_result else -task.id)
+                missing += 1
+            elif known.state == STATE_COMPLETED:
+                size += len(known.body)
+    dependent.missing = missing or 1    # it waits, up to the moment at which it is let go
+    if gone is not None:
+        _fail(tables, task, _unmet(gone, None))
+    elif missing:
+        return
+    elif size > INPUTS_BYTES_MAX:
+        count = len(dependent.needs)
+        text = f"results of the {count} tasks that it needs: {size} bytes encoded, the limit is {INPUTS_BYTES_MAX}"
+        _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
+    else:
+        dependencies.take(dependent)
+        let_go(tables, task, max(dependent.delay_ms, dependent.at_ms - tables.now_ms))
+
+
+def _fail(tables: Tables, task: Task, failure: Failure) -> None:
+    """One that waits ends without having run."""
+    tables.evidence.record(task, Attempt(task.attempt, "", OUTCOME_UNMET, 0, tables.now_ms, failure))
+    end_waiting(tables, task, STATE_FAILED)
+
+
+def _unmet(number: int, task: Task | None) -> Failure:
+    """Why one that needs the result of this task cannot have it."""
+    if task is None:
+        return Failure(ERROR_UNMET, f"task {number} {UNKNOWN_TASK}", unmet=Unmet(number, UNMET_UNKNOWN, number))
+    error = None if not task.attempts else task.attempts[-1].error
+    how = f"task {number} {ENDED_AS[task.state]}"
+    if task.state not in (STATE_FAILED, STATE_DEAD) or error is None:
+        return Failure(ERROR_UNMET, how, unmet=Unmet(number, task.state, number))
+    message = head(error.message, CAUSE_BYTES_MAX)
+    if error.unmet is None:
+        how = f"{how}: {error.type}: {message}" if message else f"{how}: {error.type}"
+        return Failure(ERROR_UNMET, how, unmet=Unmet(number, task.state, number))
+    cause = error.unmet.cause
+    first = message if error.unmet.task == cause else message.partition(FIRST)[2]
+    return Failure(ERROR_UNMET, f"task {number} was not run{FIRST}{first}", unmet=Unmet(number, task.state, cause))
+
+
+FIRST = ", since "      # between what a task needs and the first cause of that
+
+
+# -- what is passed on ------------------------------------------------------------------------------------------------
+
+
+def passed_on(tables: Tables, assignments: list[Assignment]) -> list[Assignment]:
+    """The assignments, with what became of the tasks that theirs need."""
+    by_task = tables.dependencies.by_task
+    if not by_task:
+        return assignments
+    return [
+        assignment
+        if (dependent := by_task.get(assignment.task)) is None
+        else structs.replace(assignment, body=_with_inputs(tables, assignment.body, dependent.needs))
+        for assignment in assignments
+    ]
+
+
+def _with_inputs(tables: Tables, body: bytes, needs: Needs) -> bytes:
+    outcomes = list(tables.tasks.find(needs.outcomes))
+    failures = sum([task is not None and task.state != STATE_COMPLETED for task in outcomes])
+    limit = max(FAILURE_TEXT_MIN, min(FAILURE_TEXT_MAX, FAILURES_BYTES_MAX // max(1, failures) // 2))
+    return _encode(
+        Inputs(
+            body,
+            [_end(number, task, limit) for number, task in _pairs(needs.results, tables.tasks.find(needs.results))],
+            [_end(number, task, limit) for number, task in _pairs(needs.outcomes, outcomes)],
+        )
+    )
+
+
+def _pairs(numbers: list[int], tasks: Iterable[Task | None]) -> Iterable[tuple[int, Task | None]]:
+    return zip(numbers, tasks, strict=True)
+
+
+def _end(number: int, task: Task | None, bytes_max: int) -> End:
+    if task is None or not task.is_terminal:
+        return End(number, UNMET_UNKNOWN)
+    if task.state == STATE_COMPLETED:
+        return End(number, STATE_COMPLETED, task.body)
+    error = None if not task.attempts else task.attempts[-1].error
+    if error is None or task.state not in (STATE_FAILED, STATE_DEAD):
+        return End(number, task.state)
+    return End(number, task.state, b"", head(error.type, bytes_max), head(error.message, bytes_max))

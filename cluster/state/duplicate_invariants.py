@@ -1,0 +1,32 @@
+"""What must hold between entries for keys of work and for duplicates; part of `invariants.check`."""
+
+from cluster.state.duplicates import WINDOWS_MAX, scope_of
+from cluster.state.effects import STATE_COMPLETED
+from cluster.state.following import NO_CHANNEL
+from cluster.state.tables import Tables
+from cluster.state.timers import LIFE_SHIFT, LIMIT, OF_KEY
+
+
+def check_duplicates(tables: Tables) -> None:
+    """Whoever is unfinished and has a key is the one who has taken it; of all others the window goes on."""
+    duplicates = tables.duplicates
+    assert len(duplicates.by_scope) == len(duplicates.by_task)
+    assert len(duplicates.over) <= WINDOWS_MAX
+    dates = {(first, date_ms) for date_ms, first, _, what in tables.timers.heap if what == LIMIT | OF_KEY << LIFE_SHIFT}
+    last = {first: max([date_ms for known, date_ms in dates if known == first]) for first, _ in dates}
+    for number, taken in duplicates.by_task.items():
+        task = tables.tasks.get(number)
+        assert taken.task == number and duplicates.by_scope[taken.scope] is taken
+        assert taken.is_over == (task is None or task.is_terminal), f"key {taken.scope} of task {number}"
+        assert (duplicates.over.get(number) is taken) == taken.is_over
+        assert task is None or (scope_of(task.spec) == taken.scope and not task.duplicate_of)
+        assert not taken.is_over or last[number] >= taken.until_ms, f"nobody clears key {taken.scope}"
+    for task in tables.tasks.in_order():
+        if task.spec.dedup and not task.is_terminal:
+            assert task.id in duplicates.by_task, f"task {task.id} has lost its key"
+        if first := task.duplicate_of:
+            assert task.spec.dedup and task.spec.channel == NO_CHANNEL and first != task.id
+            known = tables.tasks.get(first)
+            assert known is None or (scope_of(known.spec)[::2] == scope_of(task.spec)[::2] and not known.duplicate_of)
+        elif task.state == STATE_COMPLETED:
+            assert task.attempt >= 1

@@ -1,0 +1,523 @@
+"""Tasks that need others: who waits, who is let go with what, who fails, and what is kept for whom."""
+
+from itertools import pairwise
+from random import Random
+
+import msgspec
+import pytest
+from image_rig import assert_equal, restore
+from state_rig import EPOCH_MS, Client, Rig, Worker, outcome_of
+
+from cluster.state import dependencies, needs, retention
+from cluster.state.commands import (
+    INPUTS_BYTES_MAX,
+    NEEDS_MAX,
+    OUTCOME_COMPLETED,
+    OUTCOME_CRASHED,
+    OUTCOME_FAILED,
+    OUTCOME_UNMET,
+    RESULT_TTL_DEFAULT_MS,
+    UNMET_UNKNOWN,
+    Complete,
+    Needs,
+    Outcome,
+    Seen,
+    Unmet,
+)
+from cluster.state.effects import (
+    ANSWER_CROWDED,
+    ANSWER_OK,
+    ANSWER_REFUSED,
+    STATE_CANCELLED,
+    STATE_COMPLETED,
+    STATE_DEAD,
+    STATE_EXPIRED,
+    STATE_FAILED,
+    Effects,
+    TaskResult,
+)
+from cluster.state.inputs import End, Inputs
+from cluster.state.retention import OVERDUE, SEEN_KEPT_MS
+
+HOUR_MS = 3_600_000
+
+
+def inputs_of(worker: Worker, task: int) -> Inputs:
+    (body,) = [assignment.body for assignment in worker.inbox if assignment.task == task]
+    return msgspec.msgpack.decode(body, type=Inputs)
+
+
+def end_of(rig: Rig, task: int) -> TaskResult:
+    result = rig.leader.result(task)
+    assert isinstance(result, TaskResult), f"{task} is {result}"
+    return result
+
+
+def unmet_of(rig: Rig, task: int) -> Unmet:
+    result = end_of(rig, task)
+    assert result.state == STATE_FAILED and result.error is not None and result.error.type == "DependencyFailed"
+    assert result.error.unmet is not None
+    return result.error.unmet
+
+
+def finish(worker: Worker, *tasks: int, body: bytes = b"done") -> None:
+    worker.complete(*[given for given in worker.inbox if given.task in tasks], body=body)
+
+
+def end_as(worker: Worker, task: int, status: int) -> None:
+    (given,) = [given for given in worker.inbox if given.task == task]
+    worker.end(given, status)
+
+
+@pytest.fixture
+def client(rig: Rig) -> Client:
+    return rig.client()
+
+
+@pytest.fixture
+def worker(rig: Rig) -> Worker:
+    return rig.worker(slots=16, prefetch=20)
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_handed_out_with_the_results_that_it_needs_when_all_are_there(rig, client, worker):
+    first, second = client.submit(count=2)
+    needy = client.needy([second, first])
+    assert worker.tasks() == [first, second]
+    assert rig.queue()["delayed"] == 1
+    finish(worker, first, body=b"one")
+    assert rig.leader.state_of(needy) == "pending" and needy not in worker.tasks()
+    finish(worker, second, body=b"two")
+    assert rig.queue()["delayed"] == 0
+    own = client.submit_command().groups[0].bodies[0]
+    assert inputs_of(worker, needy) == Inputs(
+        b"%d" % (int(own) - 1), [End(second, STATE_COMPLETED, b"two"), End(first, STATE_COMPLETED, b"one")], []
+    )
+
+
+def test_a_task_whose_needs_have_all_ended_is_handed_out_at_once(client, worker):
+    (first,) = client.submit()
+    finish(worker, first)
+    needy = client.needy([first], [first])
+    inputs = inputs_of(worker, needy)
+    assert inputs.results == inputs.outcomes == [End(first, STATE_COMPLETED, b"done")]
+
+
+def test_what_ends_in_the_entry_in_which_it_is_needed_is_told_in_it(rig, client, worker):
+    (first,) = client.submit()
+    (given,) = worker.inbox
+    submit = client.submit_command("f", 1, [Needs([first])])
+    done = Complete(worker.session, worker.seq, worker.seq, [outcome_of(given, OUTCOME_COMPLETED, 50, b"x")])
+    worker.seq += 1
+    rig.apply(submit, done)
+    assert len(worker.tasks()) == 2
+
+
+def test_tasks_that_wait_for_the_same_are_let_go_in_the_order_of_their_submits(client, worker):
+    (first,) = client.submit()
+    waiting = [client.needy([first]) for _ in range(5)]
+    finish(worker, first)
+    assert worker.tasks() == waiting
+
+
+def test_the_same_task_may_be_needed_twice(client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first, first], [first])
+    finish(worker, first)
+    assert len(inputs_of(worker, needy).results) == 2
+
+
+def test_a_delay_begins_when_nothing_is_missing(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], delay_ms=5_000)
+    rig.pass_time(60_000)
+    finish(worker, first)
+    assert needy not in worker.tasks() and rig.queue()["delayed"] == 1
+    rig.pass_time(4_999)
+    assert needy not in worker.tasks()
+    rig.pass_time(1)
+    assert needy in worker.tasks()
+
+
+def test_a_date_holds_for_one_that_waits_as_well(rig, client, worker):
+    (first,) = client.submit()
+    early = client.needy([first], at_ms=EPOCH_MS + 1_000)
+    late = client.needy([first], at_ms=EPOCH_MS + 90_000)
+    rig.pass_time(60_000)
+    finish(worker, first)
+    assert worker.tasks() == [early]
+    rig.pass_time(30_000)
+    assert worker.tasks() == [early, late]
+
+
+def test_every_attempt_gets_what_the_first_one_got(rig, client):
+    worker = rig.worker("w1")
+    (first,) = client.submit()
+    finish(worker, first, body=b"x")
+    needy = client.needy([first], retries=1)
+    before = inputs_of(worker, needy)
+    worker.expire()
+    other = rig.worker("w2")
+    assert inputs_of(other, needy) == before
+    assert msgspec.msgpack.decode(rig.leader.held_by(other.session)[0].body, type=Inputs) == before
+
+
+def test_tasks_with_keys_and_lines_wait_as_well(rig, client, worker):
+    (first,) = client.submit()
+    keyed = client.needy([first], key="k", actor="A")
+    assert rig.leader.state_of(keyed) == "pending"
+    finish(worker, first)
+    assert inputs_of(worker, keyed).results == [End(first, STATE_COMPLETED, b"done")]
+
+
+# -- ends without a result ---------------------------------------------------------------------------------------------
+
+
+def test_who_needs_a_result_that_is_not_there_fails_without_being_handed_out(rig, client, worker):
+    for status, state in ((OUTCOME_FAILED, STATE_FAILED), (OUTCOME_CRASHED, STATE_DEAD)):
+        (first,) = client.submit()
+        needy = client.needy([first])
+        while rig.leader.state_of(first) in ("pending", "processing"):
+            end_as(worker, first, status)
+        assert unmet_of(rig, needy) == Unmet(first, state, first)
+        assert end_of(rig, needy).attempts == 0 and needy not in worker.tasks()
+        (attempt,) = rig.leader.attempts(needy)
+        assert attempt.status == OUTCOME_UNMET and "SomeError: it went wrong" in attempt.error.message
+
+
+def test_who_needs_what_is_cancelled_or_expires_fails(rig, client):
+    (first,) = client.submit()
+    (second,) = client.submit(expires_ms=1_000)
+    needy = [client.needy([first]), client.needy([second])]
+    client.cancel(first)
+    rig.pass_time(1_000)
+    assert [unmet_of(rig, task).state for task in needy] == [STATE_CANCELLED, STATE_EXPIRED]
+    third = client.needy([second])      # it has ended already
+    assert unmet_of(rig, third) == Unmet(second, STATE_EXPIRED, second)
+
+
+def test_one_failure_ends_a_chain_of_thousands_in_order_and_each_names_what_it_needed_and_the_first_cause(
+    rig, client, monkeypatch
+):
+    monkeypatch.setattr(dependencies, "SETTLED_MAX", 1_000)
+    (first,) = client.submit()
+    chain = [first]
+    for _ in range(2_500):
+        chain.append(client.needy([chain[-1]]))
+    client.cancel(first)
+    while rig.leader._tables.dependencies.ends:
+        assert rig.leader.next_deadline_ms() == rig.now_ms
+        rig.pass_time(0)
+    for before, task in pairwise(chain):
+        unmet = unmet_of(rig, task)
+        assert (unmet.task, unmet.cause) == (before, first)
+    error = end_of(rig, chain[-1]).error
+    assert error is not None
+    assert error.message == f"task {chain[-2]} was not run, since task {first} was cancelled"
+
+
+def test_outcomes_are_waited_for_whatever_they_are(rig, client, worker):
+    failed, completed, cancelled = client.submit(count=3)
+    needy = client.needy([], [failed, completed, cancelled])
+    end_as(worker, failed, OUTCOME_FAILED)
+    client.cancel(cancelled)
+    assert needy not in worker.tasks()
+    finish(worker, completed)
+    assert inputs_of(worker, needy).outcomes == [
+        End(failed, STATE_FAILED, b"", "SomeError", "it went wrong"),
+        End(completed, STATE_COMPLETED, b"done"),
+        End(cancelled, STATE_CANCELLED),
+    ]
+
+
+def test_a_task_that_is_not_known_fails_who_needs_it_also_for_its_outcome(rig, client):
+    (first,) = client.submit()
+    for unknown in (first + 1, first + 2, 7):       # itself, a later one, one of nobody
+        client_task = client.needy([], [unknown]) if unknown == 7 else client.needy([unknown])
+        assert unmet_of(rig, client_task) == Unmet(unknown, UNMET_UNKNOWN, unknown)
+
+
+def test_a_cycle_cannot_be_made(rig, client, worker):
+    """Ids are the client's, so it may name one that it is about to use. All the same nobody waits for ever."""
+    first = client.session << 24 | client.number
+    command = client.submit_command("f", 3, [Needs([first + 1]), Needs([first + 2]), Needs([], [first])])
+    rig.apply(command)
+    first_causes = [unmet_of(rig, task).task for task in (first, first + 1)]
+    assert first_causes == [first + 1, first + 2]
+    assert inputs_of(worker, first + 2).outcomes[0].state == STATE_FAILED       # the one that is older may be needed
+    end_as(worker, first + 2, OUTCOME_FAILED)
+    assert client.replay(first, first + 1, first + 2) == 3      # by now all are known
+    assert [unmet_of(rig, task).task for task in (first, first + 1)] == first_causes
+    assert inputs_of(worker, first + 2).outcomes[0].state == STATE_FAILED
+
+
+# -- dependents that end themselves ------------------------------------------------------------------------------------
+
+
+def test_one_that_waits_may_be_cancelled_or_expire_and_what_it_needed_goes_on(rig, client, worker):
+    (first,) = client.submit()
+    cancelled, expired = client.needy([first]), client.needy([first], expires_ms=1_000)
+    last = client.needy([cancelled])
+    client.cancel(cancelled)
+    rig.pass_time(1_000)
+    assert end_of(rig, cancelled).state == STATE_CANCELLED and end_of(rig, expired).state == STATE_EXPIRED
+    assert unmet_of(rig, last).task == cancelled
+    finish(worker, first)
+    assert worker.tasks() == [] and end_of(rig, first).state == STATE_COMPLETED
+    assert not rig.leader._tables.dependencies.pins
+
+
+def test_tasks_outlive_the_sessions_of_their_clients(rig, client, worker):
+    (first,) = client.submit()
+    other = rig.client("c2")
+    needy = other.needy([first])
+    other.close()
+    client.close()
+    finish(worker, first)
+    assert worker.tasks() == [needy]
+
+
+# -- replays -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dependent_that_failed_can_be_replayed_after_what_it_needs_and_waits_for_it_again(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], delay_ms=5_000)
+    end_as(worker, first, OUTCOME_FAILED)
+    assert client.replay(needy, needy) == 1
+    assert unmet_of(rig, needy).task == first           # that has not changed
+    assert client.replay(first, needy) == 2
+    assert rig.leader.state_of(needy) == "pending" and worker.tasks() == [first]
+    finish(worker, first)
+    assert inputs_of(worker, needy).results == [End(first, STATE_COMPLETED, b"done")]
+    end_as(worker, needy, OUTCOME_FAILED)
+    assert client.replay(needy) == 1                    # one that has run gets the same once more
+    assert inputs_of(worker, needy).results == [End(first, STATE_COMPLETED, b"done")]
+
+
+def test_a_dependent_that_is_replayed_in_the_entry_in_which_it_ended_waits_again(rig, client, worker):
+    first, other = client.submit(count=2)
+    needy = client.needy([first, other])
+    cancel = client.rig.leader
+    assert cancel.state_of(needy) == "pending"
+    client.cancel(needy)
+    client.replay(needy)
+    finish(worker, first)
+    assert needy not in worker.tasks()
+    finish(worker, other)
+    assert len(inputs_of(worker, needy).results) == 2
+
+
+def test_one_that_waits_for_outcomes_waits_again_for_a_member_that_is_replayed(rig, client, worker):
+    first, second = client.submit(count=2)
+    needy = client.needy([], [first, second])
+    end_as(worker, first, OUTCOME_FAILED)
+    assert client.replay(first) == 1
+    finish(worker, second)
+    assert needy not in worker.tasks()
+    finish(worker, first)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_COMPLETED, STATE_COMPLETED]
+
+
+def test_a_member_is_not_replayed_while_somebody_has_its_end(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([], [first])
+    end_as(worker, first, OUTCOME_FAILED)
+    assert needy in worker.tasks()
+    assert client.replay(first) == 0
+    finish(worker, needy)
+    assert client.replay(first) == 1
+
+
+# -- retention ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_others_wait_for_is_kept_beyond_its_date_until_they_have_ended(rig, client, worker):
+    (first,) = client.submit(result_ttl_ms=1_000)
+    (slow,) = client.submit(delay_ms=2 * HOUR_MS)
+    needy = client.needy([first, slow])
+    finish(worker, first)
+    rig.pass_time(HOUR_MS)
+    assert rig.leader.state_of(first) == "completed"
+    assert rig.leader._tables.tasks.get(first).lot == OVERDUE
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    rig.pass_time(HOUR_MS)
+    finish(worker, slow)
+    assert len(inputs_of(worker, needy).results) == 2
+    rig.pass_time(HOUR_MS // 2)
+    assert rig.leader.state_of(first) == "completed"        # for another attempt
+    finish(worker, needy)
+    rig.pass_time(SEEN_KEPT_MS + 1_000)
+    assert rig.leader.state_of(first) is None
+    assert rig.leader.next_deadline_ms() is not None
+
+
+def test_what_its_client_has_seen_is_kept_for_those_that_need_it(rig, client, worker):
+    (first,) = client.submit()
+    (slow,) = client.submit(delay_ms=10 * SEEN_KEPT_MS)
+    client.needy([first, slow])
+    finish(worker, first)
+    rig.apply(Seen(client.session, [1, 1]))
+    rig.pass_time(5 * SEEN_KEPT_MS)
+    assert rig.leader.state_of(first) == "completed"
+    rig.pass_time(RESULT_TTL_DEFAULT_MS)
+    assert rig.leader.state_of(slow) == "processing" and rig.leader.state_of(first) == "completed"
+
+
+def test_too_much_beyond_its_date_is_forgotten_and_who_needs_it_fails(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "OVERDUE_BYTES_MAX", 100)
+    (first,) = client.submit(result_ttl_ms=1_000)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy, report = client.needy([first, slow]), client.needy([], [first, slow])
+    finish(worker, first)
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert unmet_of(rig, needy) == Unmet(first, UNMET_UNKNOWN, first)
+    assert inputs_of(worker, report).outcomes[0] == End(first, UNMET_UNKNOWN)
+
+
+def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first])
+    client.cancel(first)
+    known = rig.leader._tables.dependencies
+    assert needy in known.kept
+    rig.pass_time(RESULT_TTL_DEFAULT_MS + 1_000)
+    assert not known.kept and not known.by_task and not known.waited and not known.pins
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fan_in_of_the_largest_size_is_let_go_and_one_more_is_refused(rig, client, worker):
+    members: list[int] = []
+    while len(members) < NEEDS_MAX:
+        members += client.submit("parked", min(1_024, NEEDS_MAX - len(members)))
+    needy = client.needy([], members)
+    refused = client.submit_command("f", 1, [Needs([*members, members[0]])])
+    (answer,) = rig.apply(refused).answers
+    assert answer.code == ANSWER_REFUSED
+    for start in range(0, NEEDS_MAX, 1_024):
+        client.cancel(*members[start : start + 1_024])
+    assert len(inputs_of(worker, needy).outcomes) == NEEDS_MAX
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[Needs([])], [Needs([0])], [Needs([1]), Needs([1])], [Needs([-3])], [Needs([], [-3])]],
+    ids=["none", "zero", "too many", "negative", "a negative outcome"],
+)
+def test_needs_that_cannot_be_are_refused(rig, client, wrong):
+    (answer,) = rig.apply(client.submit_command("f", 1, wrong)).answers
+    assert answer.code == ANSWER_REFUSED
+    (answer,) = rig.apply(client.submit_command("f", 2, [Needs([1])])).answers
+    assert answer.code == ANSWER_REFUSED
+
+
+def test_results_that_are_too_large_together_fail_who_needs_them(rig, client, worker):
+    members = client.submit(count=5)
+    needy = client.needy(members)
+    for member in members:
+        finish(worker, member, body=bytes(INPUTS_BYTES_MAX // 5 + 1))
+    error = end_of(rig, needy).error
+    assert error is not None and error.type == "BodyTooLarge"
+    assert f"{INPUTS_BYTES_MAX // 5 * 5 + 5} bytes encoded, the limit is {INPUTS_BYTES_MAX}" in error.message
+
+
+def test_thousands_of_long_failures_are_told_in_a_bounded_number_of_bytes(rig, client, worker):
+    members = [task for _ in range(4) for task in client.submit(count=1_000)]
+    needy = client.needy([], members)
+    while any(given.task != needy for given in worker.inbox):
+        long = msgspec.structs.replace(outcome_of(worker.inbox[0], OUTCOME_FAILED).error, message="m" * 4_000)
+        given = [one for one in worker.inbox if one.task != needy]
+        worker.report(*[Outcome(one.task, one.attempt, OUTCOME_FAILED, EPOCH_MS, 1, b"", long) for one in given])
+    told = inputs_of(worker, needy)
+    assert {len(end.message) for end in told.outcomes} == {dependencies.FAILURES_BYTES_MAX // 4_000 // 2}
+
+
+def test_more_needs_than_the_state_keeps_count_of_are_not_taken(rig, client, monkeypatch):
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 3)
+    (first,) = client.submit()
+    client.needy([first, first])
+    client.needy([first])
+    (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
+    assert answer.code == ANSWER_CROWDED
+    assert client.submit()
+    client.cancel(first)
+    (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
+    assert answer.code == ANSWER_OK
+
+
+# -- people ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_says_what_it_waits_for(rig, client, worker):
+    members = client.submit(count=15)
+    needy = client.needy(members[:14], members[13:])
+    details = rig.leader.details(needy)
+    assert details is not None
+    assert (details.needs, details.row.missing, details.waits_for) == (16, 16, members[:10])
+    assert details.row.is_delayed and details.ready_at_ms == 0
+    finish(worker, *members[:13])
+    details = rig.leader.details(needy)
+    assert details is not None and details.waits_for == members[13:] and details.row.missing == 3
+    finish(worker, *members[13:])
+    details = rig.leader.details(needy)
+    assert details is not None and (details.needs, details.row.missing, details.waits_for) == (16, 0, [])
+
+
+# -- any graph ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_in_any_graph_everything_ends_once_whatever_ends_first(rig, client, seed):
+    """Random graphs with random ends in random order: nothing waits for ever, and each end is one that can be."""
+    worker = rig.worker(slots=4, prefetch=10)
+    random = Random(seed)
+    tasks: list[int] = []
+    graph: dict[int, Needs] = {}
+    told: dict[int, int] = {}
+
+    def note() -> None:
+        for result in rig.results():
+            assert result.task not in told, f"{result.task} ended twice"
+            told[result.task] = result.state
+        rig.effects = Effects()
+        worker.inbox = [given for given in worker.inbox if given.task not in told]
+
+    def step() -> None:
+        if random.random() < 0.1:
+            client.cancel(random.choice(tasks))
+        elif worker.inbox:
+            given = random.choice(worker.inbox)
+            status = random.choice([OUTCOME_COMPLETED] * 8 + [OUTCOME_FAILED, OUTCOME_CRASHED])
+            worker.report(outcome_of(given, status, 50, b"done" if status == OUTCOME_COMPLETED else b""))
+        note()
+
+    for _ in range(random.randint(5, 40)):
+        known = random.choices(tasks, k=random.choice((0, 1, 2, 5))) if tasks else []
+        cut = random.randint(0, len(known))
+        if known:
+            task = client.needy(known[:cut], known[cut:])
+            graph[task] = Needs(known[:cut], known[cut:])
+        else:
+            (task,) = client.submit()
+        note()
+        tasks.append(task)
+        if random.random() < 0.5:
+            step()
+    for _ in range(1_000):
+        if len(told) == len(tasks):
+            break
+        step()
+    assert told.keys() == set(tasks), "something waits for ever"
+    for task, some in graph.items():
+        error = end_of(rig, task).error
+        if error is not None and error.unmet is not None:
+            assert error.unmet.task in some.results
+            assert told[error.unmet.task] == error.unmet.state != STATE_COMPLETED
+        if told[task] == STATE_COMPLETED:
+            assert all(told[need] == STATE_COMPLETED for need in some.results)
+    assert not rig.leader._tables.dependencies.by_task and not rig.leader._tables.dependencies.waited

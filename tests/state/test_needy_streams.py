@@ -1,0 +1,77 @@
+"""What dependencies promise, judged from outside while everything else happens as well: whoever needs others is handed
+out when all have ended, with what is recorded of them, or ends and says why; nobody waits in vain."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_rig import assert_goes_on_alike, assert_restored_before_every_entry
+from needy_stream import NeedyForgetfulStream, NeedyStream
+from random_stream import replay
+
+from cluster.state import dependencies, retention
+
+HERE = Path(__file__).parent
+KINDS = [NeedyStream, NeedyForgetfulStream]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_needs_others_gets_what_became_of_them_and_invariants_hold_after_every_entry(kind, seed):
+    stream = kind(seed)
+    stream.run(200, check=True)
+    stream.finish()
+    stream.nobody_waits_in_vain()
+    assert stream.met > 6 and stream.unmet > 20 and stream.told > 0
+    assert replay(stream.log).full_digest() == stream.machine.full_digest()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ends_that_are_told_over_many_entries_are_told_all_the_same(monkeypatch, seed):
+    monkeypatch.setattr(dependencies, "SETTLED_MAX", 2)
+    monkeypatch.setattr(retention, "OVERDUE_BYTES_MAX", 3_000)
+    stream = NeedyForgetfulStream(50 + seed)
+    stream.may_lose = True
+    stream.run(200, check=False)
+    stream.finish()
+    stream.machine.check()
+    stream.nobody_waits_in_vain()
+    assert_goes_on_alike(stream.log, 100 + seed)
+
+
+@given(seed=st.integers(100, 100_000), kind=st.sampled_from(KINDS))
+@settings(max_examples=25, deadline=None)
+def test_nobody_waits_in_vain_in_any_stream(seed, kind):
+    stream = kind(seed)
+    stream.run(120, check=True)
+    stream.finish()
+    stream.nobody_waits_in_vain()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_machine_with_dependencies_that_is_restored_before_every_entry_decides_as_one_that_never_stopped(kind):
+    stream = kind(3)
+    stream.run(130, check=False)
+    assert_restored_before_every_entry(stream.log)
+
+
+@given(seed=st.integers(100, 100_000), at=st.floats(0, 1), kind=st.sampled_from(KINDS))
+@settings(max_examples=25, deadline=None)
+def test_a_machine_with_dependencies_restored_anywhere_decides_as_one_that_never_stopped(seed, at, kind):
+    stream = kind(seed)
+    stream.run(120, check=False)
+    assert_goes_on_alike(stream.log, round(at * 120))
+
+
+def test_two_hash_seeds_give_the_same_digests_with_dependencies():
+    said = []
+    for hash_seed in ("1", "4242"):
+        path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
+        command = [sys.executable, str(HERE / "needy_stream.py"), "7", "300"]
+        said.append(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+    assert said[0] == said[1] != ""
