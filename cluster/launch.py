@@ -25,7 +25,7 @@ PRELOAD = (
     "cluster.broker.process",
     "cluster.worker.process",
     "actors.runtime.loop",
-    "actors.transport.zmq_link",
+    "actors.transport.zmtp_link",
     "uvloop",
 )
 

@@ -99,7 +99,7 @@ MAY_TOUCH_THE_WORLD = (
     "actors/runtime/*",
     "actors/simulation/*",          # seeded generators, and the garbage collector at fixed moments
     "actors/testing/*",
-    "actors/transport/zmq_link.py",
+    "actors/transport/zmtp_link.py",
     "cluster/simulation/*",
     "cluster/client/executor.py",   # an interface of Python's for its threads: locks and futures
     "cluster/command_line/*",       # a user's process, not a node of a cluster

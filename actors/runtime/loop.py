@@ -54,7 +54,7 @@ def real_ports(
     from actors.runtime.files import OsFiles
     from actors.runtime.output import Echo, OutputGate, plain, write_to_stderr
     from actors.runtime.processes import RealProcesses
-    from actors.transport.zmq_link import ZmqNetwork
+    from actors.transport.zmtp_link import ZmtpNetwork
 
     clock = LoopClock(loop)
     json = os.environ.get(LOG_FORMAT_VARIABLE) == "json"
@@ -73,7 +73,7 @@ def real_ports(
         clock=clock,
         entropy=OsEntropy(),
         files=OsFiles(loop.call_soon_threadsafe),
-        network=ZmqNetwork(loop, log),
+        network=ZmtpNetwork(loop, log),
         processes=RealProcesses(loop, preload=preload, path=path, echo=echoes, gate=gate, lingers=lingers),
         log=log,
     )

@@ -1,6 +1,6 @@
 """The ports through which actors reach the world: clock, chance, files, network and child processes.
 
-Two worlds stand behind them. The real one (`actors.runtime`, `actors.transport.zmq_link`) is a uvloop, the
+Two worlds stand behind them. The real one (`actors.runtime`, `actors.transport.zmtp_link`) is a uvloop, the
 kernel's files, ZeroMQ sockets and processes; the simulated one (`actors.simulation`) is virtual time and a
 seeded plan of faults. Actors receive a `Ports` value and nothing else, so the same code runs in both.
 """

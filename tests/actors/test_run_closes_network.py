@@ -10,7 +10,7 @@ import zmq
 
 from actors import Ports, run
 from actors.runtime.ports import Sent
-from actors.transport.zmq_link import DRAIN_ON_CLOSE_MS
+from actors.transport.zmtp_link import DRAIN_ON_CLOSE_MS
 
 END_SECONDS_MAX = 5     # of a process that lingers a tenth of a second, on a machine that is busy
 LIMIT_MS = 20_000

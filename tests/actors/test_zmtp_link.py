@@ -1,10 +1,11 @@
-"""The network port over real sockets on loopback: nothing is waited for but events."""
+"""The network port over real sockets on loopback, with strangers of libzmq: nothing is waited for but events."""
 
 import asyncio
+import itertools
 import os
-import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ import zmq
 from actors import AddressInUse, BadAddress
 from actors.runtime.ports import Log, Sent
 from actors.transport.frame import FRAME_BYTES_MAX
-from actors.transport.zmq_link import DRAIN_MESSAGES_MAX, PIPE_MESSAGES_MAX, ZmqNetwork
+from actors.transport import zmtp, zmtp_link
+from actors.transport.zmtp_link import BUFFER_BYTES_MAX, SILENT_LOOKS_MAX, ZmtpNetwork
 
 LIMIT_SECONDS = 20
+KERNEL_BYTES_MAX = 32 * 1024 * 1024     # what the kernel and libzmq hold of a connection, rather too much
+MANY = 1_024
 ONE, TWO = b"1" * 16, b"2" * 16
 
 
@@ -35,7 +39,8 @@ def raw_dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str, identity
     """A stranger that speaks ZeroMQ."""
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.LINGER, 0)
-    dealer.setsockopt(zmq.IDENTITY, identity)
+    if identity:
+        dealer.setsockopt(zmq.IDENTITY, identity)
     dealer.connect(f"tcp://{address}")
     return dealer
 
@@ -63,7 +68,7 @@ class Events:
 
 class Bench:
     def __init__(self) -> None:
-        self.network = ZmqNetwork(asyncio.get_running_loop(), Silence())
+        self.network = ZmtpNetwork(asyncio.get_running_loop(), Silence())
         self.server = Events()
         self.client = Events()
 
@@ -96,7 +101,6 @@ def run(request) -> Callable[[Callable[[Bench], Awaitable[Any]]], Any]:
             try:
                 return await main(bench)
             finally:
-                assert bench.network.missed_edges == 0
                 bench.network.close()
 
         with asyncio.Runner(loop_factory=factory) as loop_runner:
@@ -218,9 +222,9 @@ def test_a_peer_that_does_not_read_makes_send_say_no(run):
         block = bytes(1024 * 1024)
         sent = 0
         while bench.listener.send(TWO, block):
-            sent += 1
-            assert sent < PIPE_MESSAGES_MAX + 100
-        assert sent >= PIPE_MESSAGES_MAX
+            sent += len(block)
+            assert sent < BUFFER_BYTES_MAX + KERNEL_BYTES_MAX
+        assert sent >= BUFFER_BYTES_MAX
         deaf.close()
         context.term()
 
@@ -274,7 +278,7 @@ def test_more_than_one_drain_of_messages_all_arrive(run):
         bench.listen()
         dialer = bench.dial()
         await bench.client.until("up")
-        count = DRAIN_MESSAGES_MAX * 4
+        count = MANY
         for number in range(count):
             while not dialer.send(b"%d" % number):
                 await bench.server.until("message", bench.server.count("message") + 1)
@@ -342,56 +346,41 @@ def test_parts_that_no_dialler_sends_leave_the_socket_in_step(run):
     run(main)
 
 
-def test_a_message_of_very_many_parts_does_not_hold_up_the_loop(run):
+def test_a_message_of_very_many_parts_is_one_piece_of_garbage(run):
     async def main(bench: Bench) -> None:
         bench.listen()
         context = zmq.Context()
         dealer = raw_dealer(context, bench.listener.address, TWO)
-        parts = DRAIN_MESSAGES_MAX * 20
-        dealer.send_multipart([b"x"] * parts + [b"end"])
+        dealer.send_multipart([b"x"] * 5 * MANY + [b"end"])
         dealer.send(b"after")
-        turns_at_garbage = turns = 0
-
-        def turn() -> None:
-            nonlocal turns, turns_at_garbage
-            turns += 1
-            if not bench.server.count("garbage"):
-                turns_at_garbage = turns
-            asyncio.get_running_loop().call_soon(turn)
-
-        turn()
         await bench.server.until("message")
         assert bench.server.all == [("garbage", TWO.hex()), ("message", TWO, b"after")]
-        drains_in_a_turn = 2    # one that was asked for, and one because of the descriptor
-        assert turns - turns_at_garbage >= parts // DRAIN_MESSAGES_MAX // drains_in_a_turn - 1
         dealer.close()
         context.term()
 
     run(main)
 
 
-def test_a_peer_that_disappears_between_the_two_parts_of_a_send_costs_that_message_only(run):
+def test_a_peer_that_sends_without_end_does_not_hold_up_the_loop(run):
+    """What one read takes is bounded: the turns go on while more has come than is read in one."""
+
     async def main(bench: Bench) -> None:
         bench.listen()
         dialer = bench.dial()
         await bench.client.until("up")
-        assert dialer.send(b"here")
-        await bench.server.until("message")
-        context = zmq.Context()
-        gone = raw_dealer(context, bench.listener.address, TWO)
-        gone.send(b"here")
-        await bench.server.until("message", 2)
-        await until(lambda: len(bench.listener._greeted) == 2)
-        raw = bench.listener._socket
-        raw.send(TWO, zmq.DONTWAIT | zmq.SNDMORE)
-        gone.close()
-        context.term()
-        await until(lambda: len(bench.listener._greeted) == 1)
-        raw.send(b"to nobody", zmq.DONTWAIT)
-        assert bench.listener.send(TWO, b"to nobody") is Sent.GONE
-        assert bench.listener.send(ONE, b"to somebody") is Sent.TAKEN
-        await bench.client.until("message")
-        assert bench.client.all[1:] == [("message", b"to somebody")]
+        block = bytes(zmtp_link.READ_BYTES)
+        turns: list[int] = []
+
+        def turn() -> None:
+            turns.append(bench.server.count("message"))
+            asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        for _ in range(32):
+            assert dialer.send(block)
+        await bench.server.until("message", 32)
+        gained = [later - before for before, later in itertools.pairwise(turns)]
+        assert max(gained, default=0) <= 2
 
     run(main)
 
@@ -408,26 +397,6 @@ def test_data_that_cannot_be_sent_is_refused_before_its_identity_has_left(run):
         assert bench.listener.send(ONE, b"bytes") is Sent.TAKEN
         await bench.client.until("message")
         assert bench.client.all[1:] == [("message", b"bytes")]
-
-    run(main)
-
-
-def test_a_look_at_the_socket_when_the_link_comes_up_misses_nothing_that_has_just_come(run):
-    """An owner that sends nothing in `on_up` asks for no drain; the look took the edge."""
-
-    async def main(bench: Bench) -> None:
-        bench.listen()
-        dialer = bench.dial()
-        await bench.client.until("up")
-        assert dialer.send(b"here")
-        await bench.server.until("message")
-        await until(lambda: not dialer.drain_asked)
-        dialer._up = False
-        assert bench.listener.send(ONE, b"just come")
-        select.select([dialer._socket.FD], [], [], LIMIT_SECONDS)    # it is there, and the loop has not looked yet
-        dialer._on_event(zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
-        await bench.client.until("message")
-        assert bench.network.missed_edges == 0
 
     run(main)
 
@@ -464,8 +433,7 @@ def test_a_link_that_was_closed_takes_nothing_and_says_so(run):
     run(main)
 
 
-def test_a_network_may_be_closed_in_a_callback_of_its_monitors(run):
-    """The monitor whose event this is must not keep the context from ending."""
+def test_a_network_may_be_closed_in_a_callback_of_its_links(run):
 
     async def main(bench: Bench) -> None:
         bench.listen()
@@ -477,5 +445,203 @@ def test_a_network_may_be_closed_in_a_callback_of_its_monitors(run):
 
         bench.network.dial(bench.listener.address, ONE, on_message=print, on_up=on_up, on_down=print)
         await asyncio.wait_for(closed, LIMIT_SECONDS)
+
+    run(main)
+
+
+@contextmanager
+def raw_connection(address: str) -> Iterator[socket.socket]:
+    """A stranger that speaks TCP."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as connection:
+        yield connection
+
+
+def test_who_falls_silent_is_asked_and_who_does_not_answer_is_left(run, monkeypatch):
+    """A machine that died ends no connections."""
+    monkeypatch.setattr(zmtp_link, "LOOK_S", 0.02)
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial()
+        await bench.client.until("up")
+        with raw_connection(bench.listener.address) as dead:
+            dead.sendall(zmtp.GREETING + zmtp.ready(b"DEALER", TWO))
+            await until(lambda: bench.listener.send(TWO, b"x") is Sent.TAKEN)
+            await until(lambda: bench.listener.send(TWO, b"x") is Sent.GONE)
+            heard = await asyncio.to_thread(dead.recv, 4_096)
+        assert zmtp.PING in heard
+        assert bench.client.all == [("up",)], "who answers stays"
+        assert dialer.send(b"here")
+        await bench.server.until("message")
+
+    run(main)
+
+
+def test_libzmq_answers_and_is_answered(run, monkeypatch):
+    monkeypatch.setattr(zmtp_link, "LOOK_S", 0.02)
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        other = context.socket(zmq.DEALER)
+        other.setsockopt(zmq.LINGER, 0)
+        other.setsockopt(zmq.IDENTITY, TWO)
+        other.setsockopt(zmq.HEARTBEAT_IVL, 20)
+        other.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60)
+        monitor = other.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        other.connect(f"tcp://{bench.listener.address}")
+        other.send(b"first")
+        await bench.server.until("message")
+        await asyncio.sleep(0.02 * SILENT_LOOKS_MAX * 3)
+        assert bench.listener.send(TWO, b"still here") is Sent.TAKEN
+        assert await asyncio.to_thread(other.recv) == b"still here"
+        assert not monitor.poll(0)
+        other.disable_monitor()
+        monitor.close()
+        other.close()
+        context.term()
+
+    run(main)
+
+
+def test_a_router_of_libzmq_may_be_at_the_other_end(run):
+    async def main(bench: Bench) -> None:
+        context = zmq.Context()
+        router = context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        dialer = bench.dial(f"127.0.0.1:{port}")
+        await bench.client.until("up")
+        for size in (0, 1, 255, 256, 70_000, FRAME_BYTES_MAX):
+            assert dialer.send(bytes(size))
+            identity, data = await asyncio.to_thread(router.recv_multipart)
+            assert (identity, len(data)) == (ONE, size)
+            router.send_multipart([ONE, data])
+            await bench.client.until("message")
+            assert bench.client.all.pop() == ("message", data)
+        router.close()
+        context.term()
+
+    run(main)
+
+
+def test_who_says_nothing_in_a_handshake_is_left(run, monkeypatch):
+    monkeypatch.setattr(zmtp_link, "HANDSHAKE_TIMEOUT_S", 0.05)
+
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        for said in (b"", zmtp.GREETING[:20], zmtp.GREETING):
+            with raw_connection(bench.listener.address) as silent:
+                silent.sendall(said)
+                before = bench.server.count("garbage")
+                await bench.server.until("garbage", before + 1)
+                while await asyncio.to_thread(silent.recv, 4_096):
+                    pass
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        zmtp.GREETING.replace(b"NULL", b"PLAIN"[:4]),
+        zmtp.GREETING[:10] + b"\x02" + zmtp.GREETING[11:],
+        zmtp.GREETING + zmtp.ready(b"PUB", TWO),
+        zmtp.GREETING + zmtp.header(5) + b"early",
+        zmtp.GREETING + zmtp.command(b"\x05ERROR\x00"),
+        zmtp.GREETING + zmtp.command(b"\x05READY\x0bSocket-Type\xff\xff\xff\xff"),
+        zmtp.GREETING + b"\xf0\x00",
+    ],
+    ids=["another mechanism", "version 2", "another kind", "no handshake", "error", "cut off", "unknown flags"],
+)
+def test_who_does_not_keep_to_the_handshake_is_garbage(run, said):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        with raw_connection(bench.listener.address) as stranger:
+            stranger.sendall(said)
+            await bench.server.until("garbage")
+        assert bench.server.all == [("garbage", "127.0.0.1")]
+
+    run(main)
+
+
+def test_who_breaks_the_protocol_later_costs_its_connection_only(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        with raw_connection(bench.listener.address) as stranger:
+            stranger.sendall(zmtp.GREETING + zmtp.ready(b"DEALER", TWO) + zmtp.header(2) + b"ok" + b"\xf0\x00")
+            await bench.server.until("message")
+            await until(lambda: bench.listener.send(TWO, b"") is Sent.GONE)
+        assert bench.server.all == [("message", TWO, b"ok")]
+
+    run(main)
+
+
+def test_several_without_a_name_are_told_apart(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        context = zmq.Context()
+        nameless = [raw_dealer(context, bench.listener.address, b"") for _ in range(2)]
+        for dealer in nameless:
+            dealer.send(b"who am I")
+        await bench.server.until("message", 2)
+        identities = {identity for _, identity, _ in bench.server.all}
+        assert len(identities) == 2
+        for dealer in nameless:
+            dealer.close()
+        context.term()
+
+    run(main)
+
+
+def test_a_host_may_have_a_name(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        dialer = bench.dial("localhost:" + bench.listener.address.rsplit(":", 1)[1])
+        await bench.client.until("up")
+        assert dialer.send(b"hello")
+        await bench.server.until("message")
+        bench.dial("no-such-host.invalid:1").close()
+
+    run(main)
+
+
+def test_who_is_given_up_while_connecting_or_looked_up_leaves_nothing(run):
+    async def main(bench: Bench) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for address in ("127.0.0.1:1", "192.0.2.1:1", "no-such-host.invalid:1"):
+            dialer = bench.dial(address)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            dialer.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert bench.client.all == []
+
+    run(main)
+
+
+def test_a_reader_that_is_slow_gets_all_and_in_order(run):
+    async def main(bench: Bench) -> None:
+        bench.listen()
+        with raw_connection(bench.listener.address) as slow:
+            slow.sendall(zmtp.GREETING + zmtp.ready(b"DEALER", TWO))
+            await until(lambda: bench.listener.send(TWO, b"\0" * 4) is Sent.TAKEN)
+            count = 1
+            while bench.listener.send(TWO, count.to_bytes(4) + bytes(300_000)):
+                count += 1
+
+            def read_all() -> list[int]:
+                inbox, numbers, rest = zmtp.Inbox(), [], zmtp.GREETING_BYTES
+                while len(numbers) < count + 1:
+                    data = slow.recv(1024 * 1024)
+                    data, rest = data[rest:], max(0, rest - len(data))
+                    numbers += [int.from_bytes(body[:4]) for flags, body in inbox.feed(data) if not flags & zmtp.COMMAND]
+                return numbers
+
+            reading = asyncio.create_task(asyncio.to_thread(read_all))
+            while not bench.listener.send(TWO, count.to_bytes(4)):
+                await asyncio.sleep(0)
+            assert await reading == list(range(count + 1))
 
     run(main)
