@@ -392,9 +392,12 @@ class StateOracle:
         """A task was not run."""
         self.unmet += 1
         task = result.task
-        needs = self._resolved(self._needs.get(task, Needs([])))
+        said = self._needs.get(task, Needs([]))
+        needs = self._resolved(said)
         states = [record.state for record in self.records.get(unmet.task, ())]
-        is_unknown = unmet.state == UNMET_UNKNOWN and unmet.task in (*needs.results, *needs.outcomes)
+        # Of a duplicate that is forgotten the state does not know any more who did its work.
+        meant = (*said.results, *said.outcomes, *needs.results, *needs.outcomes)
+        is_unknown = unmet.state == UNMET_UNKNOWN and unmet.task in meant
         is_so = unmet.state != STATE_COMPLETED and unmet.task in needs.results and unmet.state in states
         is_known = self.reference.state_of(unmet.task) is not None
         detail = f"task {task} was not run at entry {index} for {unmet}, and needs {needs}"

@@ -199,7 +199,8 @@ def test_a_task_that_failed_with_retries_left_is_seen(settled: Scenario):
 
 def test_a_second_end_without_a_replay_is_seen_and_one_with_a_replay_is_not(settled: Scenario):
     state = settled.oracles.state
-    task, result = next((task, result) for task, result in state.terminal.items() if result.state == STATE_FAILED)
+    ended_once = (item for item in state.terminal.items() if len(state.records[item[0]]) == 1)
+    task, result = next((task, result) for task, result in ended_once if result.state == STATE_FAILED)
     state._replays[task] = 1
     state._begin_anew(1, [task])
     assert task not in state.terminal
