@@ -229,10 +229,10 @@ class References:
         self.clients.setdefault(id(need.client), need)
         record = need.record
         if record is not None and (as_outcome or record.state == STATE_COMPLETED):
-            size = len(record.body)
-            if self._known_bytes + size <= KNOWN_BYTES_MAX:
-                self._known_bytes += size
-                return Ext(EXT_END, _encode(_end(record))) if as_outcome else Raw(record.body)
+            known = _encode(_end(record)) if as_outcome else record.body
+            if self._known_bytes + len(known) <= KNOWN_BYTES_MAX:
+                self._known_bytes += len(known)
+                return Ext(EXT_END, known) if as_outcome else Raw(known)
         places = self.outcomes if as_outcome else self.results
         place = places.setdefault(need.task, len(places))
         if len(self.results) + len(self.outcomes) > NEEDS_MAX:

@@ -17,7 +17,14 @@ from cluster.durations import Duration
 from cluster.schedules import parsing
 from cluster.schedules.misfire import Policy
 from cluster.schedules.times import CronTimes, EveryTimes
-from cluster.state.commands import BUSY_QUEUE, BUSY_SKIP, WORKER_SCHEDULES_MAX, ScheduleSpec
+from cluster.state.commands import (
+    BUSY_QUEUE,
+    BUSY_REPLACE,
+    BUSY_SKIP,
+    BUSY_WAIT,
+    WORKER_SCHEDULES_MAX,
+    ScheduleSpec,
+)
 from cluster.state.texts import NAME_BYTES_MAX, is_name
 from cluster.task import AsyncTask, Task, task
 from cluster.task_actor import MethodTask
@@ -141,6 +148,11 @@ def _register(made: Task[..., Any], times: CronTimes | EveryTimes, name: str | N
         if isinstance(times, CronTimes)
         else ("", "", times.period_ms, times.anchor_ms)
     )
+    if made.settings.dedup and terms.on_busy in (BUSY_WAIT, BUSY_REPLACE):
+        raise ValueError(
+            f'dedup: a run that makes way has the key "{made.settings.dedup}" until it has stopped, and the next one '
+            f'would be its duplicate; with on_busy="{terms.on_busy}" leave dedup out'
+        )
     how = (terms.misfire, terms.on_busy, terms.exclusive)
     _registry[name] = (made, ScheduleSpec(name, made.name, *written, *how, b"", made.wire_options))
 

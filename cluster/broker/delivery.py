@@ -174,7 +174,7 @@ class Delivery:
         task never changes; others may have been replayed under another leader."""
         found: list[TaskResult] = []
         missing: list[int] = []
-        for task in tasks:
+        for task in dict.fromkeys(tasks):
             result = self.machine.result(task)
             if isinstance(result, TaskResult) and (is_certain or result.state == STATE_COMPLETED):
                 found.append(result)

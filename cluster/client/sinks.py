@@ -25,26 +25,29 @@ class ManySink(Sink, Protocol):
     def add(self, task: int) -> None: ...
 
 
-class BothSinks:
-    """Two sinks that wait for one task: who submitted it, and who asked for it by its id."""
+class SeveralSinks:
+    """Sinks that wait for one task: who submitted it, who asked for it by its id, and its duplicates, which may be very
+    many."""
 
-    __slots__ = ("_first", "_second")
+    __slots__ = ("_sinks",)
 
-    def __init__(self, first: Sink, second: Sink) -> None:
-        self._first = first
-        self._second = second
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = list(sinks)
+
+    def append(self, sink: Sink) -> None:
+        self._sinks.append(sink)
 
     def deliver(self, result: TaskResult) -> None:
-        self._first.deliver(result)
-        self._second.deliver(result)
+        for sink in self._sinks:
+            sink.deliver(result)
 
     def fail(self, task: int, error: ClusterError) -> None:
-        self._first.fail(task, error)
-        self._second.fail(task, error)
+        for sink in self._sinks:
+            sink.fail(task, error)
 
     def follow(self, task: int, first: int) -> None:
-        self._first.follow(task, first)
-        self._second.follow(task, first)
+        for sink in self._sinks:
+            sink.follow(task, first)
 
 
 class FollowingSink:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from actors import Peer
 from cluster.client.seen import SeenNumbers
-from cluster.client.sinks import BothSinks, FollowingSink, Sink
+from cluster.client.sinks import FollowingSink, SeveralSinks, Sink
 from cluster.errors import ClusterError, TaskNotFound
 from cluster.state.commands import TASK_NUMBER_BITS, Seen
 from cluster.state.effects import TaskResult
@@ -41,7 +41,11 @@ class Waits:
         known = self.sinks.get(task)
         if known is None:
             self._asked.add(task)
-        self.sinks[task] = sink if known is None else BothSinks(known, sink)
+            self.sinks[task] = sink
+        elif isinstance(known, SeveralSinks):
+            known.append(sink)
+        else:
+            self.sinks[task] = SeveralSinks(known, sink)
 
     def take_all(self) -> dict[int, Sink]:
         """Everyone who waits; from now on somebody else tells them."""
@@ -61,8 +65,9 @@ class Waits:
             if sink is not None:
                 if not result.attempts and (first := result.duplicate_of):
                     sink.follow(task, first)
+                    if first not in sinks:
+                        followed.append(first)      # once: whoever is awaited comes, or was asked for
                     self.join(first, FollowingSink(task, sink))
-                    followed.append(first)
                 else:
                     sink.deliver(result)
                 if asked and task in asked:

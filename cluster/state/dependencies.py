@@ -232,6 +232,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
 def _fail(tables: Tables, task: Task, failure: Failure) -> None:
     """One that waits ends without having run."""
     tables.evidence.record(task, Attempt(task.attempt, "", OUTCOME_UNMET, 0, tables.now_ms, failure))
+    task.attempt += 1       # it has used this number, though nothing was handed out: evidence goes by these
     end_waiting(tables, task, STATE_FAILED)
 
 

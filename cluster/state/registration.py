@@ -1,6 +1,8 @@
 """Register: who becomes a session, and on what terms. See `sessions` for the rules."""
 
 from cluster.state.commands import (
+    BUSY_REPLACE,
+    BUSY_WAIT,
     MISFIRES,
     ON_BUSY,
     PREFETCH_AUTO,
@@ -98,4 +100,6 @@ def _is_valid_schedule(spec: ScheduleSpec) -> bool:
         and spec.on_busy in ON_BUSY
         and 0 < len(spec.body) <= SCHEDULE_BODY_BYTES_MAX
         and (options is None or (are_valid(options) and not options.key))
+        # A run that makes way has its key until it has stopped: the one for which it does would be its duplicate.
+        and (options is None or not options.dedup or spec.on_busy not in (BUSY_WAIT, BUSY_REPLACE))
     )

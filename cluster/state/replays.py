@@ -36,11 +36,17 @@ REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
 def replay(tables: Tables, tasks: Iterable[int]) -> int:
     """Runs those of these tasks again that may be; returns how many."""
     replayed: list[int] = []
-    for number in dict.fromkeys(tasks):     # each once: one that needs others may have ended again at once
+    waiting: list[Task] = []
+    for number in tasks:
         task = tables.tasks.get(number)
         if task is not None and is_replayable(task) and _is_admitted(tables, task):
-            _begin_anew(tables, task)
+            anew = _begin_anew(tables, task)
+            if anew.state == DELAYED:
+                waiting.append(anew)
             replayed.append(number)
+    # Behind the others, in whatever order all were named: one may need another, and fails if that has not begun anew.
+    for task in waiting:
+        begin_again(tables, task)
     if replayed:
         tables.counters.replayed += len(replayed)
         tables.ledger.decisions.append(REPLAYED)
@@ -63,7 +69,8 @@ def _is_admitted(tables: Tables, task: Task) -> bool:
     return tables.schedules.admits(task.id, spec.schedule)
 
 
-def _begin_anew(tables: Tables, old: Task) -> None:
+def _begin_anew(tables: Tables, old: Task) -> Task:
+    """The new record. One that needs others has no part in dependencies yet."""
     dependencies = tables.dependencies
     if old.id in dependencies.by_task:
         retire(tables, old.id)          # its end was not told yet
@@ -95,7 +102,6 @@ def _begin_anew(tables: Tables, old: Task) -> None:
         tables.queues.channels[spec.channel].append_again(task)
     if spec.dedup:
         tables.duplicates.replayed(spec, task.id)
-    if waits:
-        begin_again(tables, task)       # it may end at once
     if spec.schedule:
         tables.schedules.replayed(task.id, spec.schedule)
+    return task

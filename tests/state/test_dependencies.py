@@ -182,7 +182,7 @@ def test_who_needs_a_result_that_is_not_there_fails_without_being_handed_out(rig
         while rig.leader.state_of(first) in ("pending", "processing"):
             end_as(worker, first, status)
         assert unmet_of(rig, needy) == Unmet(first, state, first)
-        assert end_of(rig, needy).attempts == 0 and needy not in worker.tasks()
+        assert end_of(rig, needy).attempts == 1 and needy not in worker.tasks()
         (attempt,) = rig.leader.attempts(needy)
         assert attempt.status == OUTCOME_UNMET and "SomeError: it went wrong" in attempt.error.message
 
@@ -277,6 +277,27 @@ def test_tasks_outlive_the_sessions_of_their_clients(rig, client, worker):
     client.close()
     finish(worker, first)
     assert worker.tasks() == [needy]
+
+
+def test_a_dependent_is_replayed_with_what_it_needs_in_whatever_order_they_are_named(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first])
+    last = client.needy([needy])
+    end_as(worker, first, OUTCOME_FAILED)
+    assert [rig.leader.state_of(task) for task in (first, needy, last)] == ["failed"] * 3
+    assert client.replay(last, needy, first) == 3
+    assert [rig.leader.state_of(task) for task in (first, needy, last)] == ["processing", "pending", "pending"]
+
+
+def test_attempts_of_a_dependent_have_numbers_of_their_own_though_one_was_not_run(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first])
+    end_as(worker, first, OUTCOME_FAILED)
+    assert client.replay(first, needy) == 2
+    worker.inbox[:] = [given for given in worker.inbox if given.task == first and given.attempt == 2]
+    finish(worker, first)
+    (given,) = [given for given in worker.inbox if given.task == needy]
+    assert given.attempt == 2
 
 
 # -- duplicates --------------------------------------------------------------------------------------------------------

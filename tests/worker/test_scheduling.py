@@ -225,3 +225,12 @@ def test_a_task_that_no_schedule_started_has_no_slot(monkeypatch):
     assert current().scheduled is None
     monkeypatch.setattr(running, "slot_ms", 1_767_225_600_000)
     assert current().scheduled == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("on_busy", ["wait", "replace"])
+def test_runs_that_make_way_have_no_key_of_work(on_busy):
+    """The next one would be a duplicate of the run that stops for it, and nothing would run."""
+    with pytest.raises(ValueError, match=f'dedup: .* with on_busy="{on_busy}" leave dedup out'):
+        every("1h", on_busy=on_busy)(task(name="once", dedup="k")(plain))
+    every("1h", on_busy="queue")(task(name="once", dedup="k")(plain))
+    assert set(registered_schedules()) == {"once"}
