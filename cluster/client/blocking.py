@@ -18,6 +18,7 @@ from cluster.client.executor import LANES_MAX, ClusterExecutor
 from cluster.client.handle import CANCEL_GRACE, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, ids_of
 from cluster.client.lock_listing import LockInfo, LockListing
+from cluster.client.paging import Pages
 from cluster.client.schedules import ScheduleInfo, ScheduleListing, SlotInfo
 from cluster.client.task_actors import BlockingActorProxy
 from cluster.client.watching import Event
@@ -137,7 +138,7 @@ class BlockingClient:
     ) -> Iterator[TaskInfo]:
         """Tasks of these states, this queue and this task name, as `Client.tasks`: `for info in cluster.tasks()`."""
         listing = Listing(self._client, state, queue, name, limit, stale=stale)
-        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+        return self._infos(listing)
 
     def task(self, task: int, *, stale: bool = False) -> TaskInfo:
         """All that the cluster has of one task, as `Client.task`."""
@@ -146,7 +147,7 @@ class BlockingClient:
     def locks(self, prefix: str = "", limit: int | None = None, *, stale: bool = False) -> Iterator[LockInfo]:
         """Locks that somebody holds or waits for, as `Client.locks`: `for info in cluster.locks()`."""
         listing = LockListing(self._client, prefix, limit, stale=stale)
-        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+        return self._infos(listing)
 
     def exclusive(
         self,
@@ -169,7 +170,7 @@ class BlockingClient:
     def schedules(self, prefix: str = "", limit: int | None = None, *, stale: bool = False) -> Iterator[ScheduleInfo]:
         """Schedules, as `Client.schedules`: `for info in cluster.schedules()`."""
         listing = ScheduleListing(self._client, prefix, limit, stale=stale)
-        return (info for page in iter(lambda: self.run(listing.page), []) for info in page)
+        return self._infos(listing)
 
     def schedule(self, name: str, *, stale: bool = False) -> ScheduleInfo:
         """One schedule, with its history, as `Client.schedule`."""
@@ -226,6 +227,9 @@ class BlockingClient:
         """Raises ClusterError if it is foreign."""
         if self.is_foreign:
             raise ClusterError(ENDED)
+
+    def _infos(self, pages: Pages[T]) -> Iterator[T]:
+        return (info for page in iter(lambda: self.run(pages.page), []) for info in page)
 
     @property
     def _connected(self) -> LoopThread:

@@ -1,12 +1,13 @@
 """What a user sees of single tasks: lists of them, and one with all that its record has."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from cluster.client.arguments import call_of
+from cluster.client.paging import Pages, checked_limit
 from cluster.client.waits import NO_RECORD_ADVICE
 from cluster.errors import TaskNotFound
 from cluster.state.task_rows import OUTCOME_NAMES, PLACE_RUNS, PLACE_WAITS, TaskDetails, TaskRow
@@ -87,7 +88,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     waits_for: tuple[int, ...] = ()             # the first 10 of these that have not ended
 
 
-class Listing:
+class Listing(Pages[TaskInfo]):
     """One list of tasks, page by page. Raises ValueError and TypeError for what cannot be asked."""
 
     def __init__(
@@ -110,16 +111,10 @@ class Listing:
         self._ended = self._left == 0
 
     async def page(self) -> list[TaskInfo]:
-        """The next ones, at least one; [] at the end."""
         rows: list[TaskRow] = []
         while not rows and not self._ended:
             rows = await self._rows()
         return [info_of(row) for row in rows]
-
-    async def infos(self) -> AsyncIterator[TaskInfo]:
-        while page := await self.page():
-            for info in page:
-                yield info
 
     async def _rows(self) -> list[TaskRow]:
         """One answer: perhaps none of what the broker looked at was asked for."""
@@ -265,13 +260,3 @@ def _checked_name(what: str, value: str | None) -> str:
     if not value:
         raise ValueError(f'{what}: "" is no name; leave it out for all')
     return value
-
-
-def checked_limit(what: str, limit: int | None) -> int | None:
-    if limit is None:
-        return None
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit: expected a number of {what}, not {limit!r}")
-    if limit < 0:
-        raise ValueError(f"limit: {limit} is negative")
-    return limit

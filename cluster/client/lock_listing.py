@@ -1,15 +1,14 @@
 """What a user sees of locks: lists of them, with who holds each."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cluster.client.inspection import checked_limit
+from cluster.client.paging import Kind, NamedPages
 from cluster.state.commands import LOCK_LIMIT_MAX
 from cluster.state.lock_rows import LOCK_ROWS_MAX, Holder, LockRow
-from cluster.wire import ListLocks, LockRows
+from cluster.wire import ListLocks
 
 if TYPE_CHECKING:
     from cluster.client.client import Client
@@ -42,43 +41,6 @@ class LockInfo(Struct, frozen=True):
     waiting: int
 
 
-class LockListing:
-    """One list of locks, page by page. Raises ValueError and TypeError for what cannot be asked."""
-
-    def __init__(self, client: "Client", prefix: str, limit: int | None, *, stale: bool) -> None:
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix: expected a str, not {prefix!r}")
-        self._client = client
-        self._prefix = prefix
-        self._left = checked_limit("locks", limit)
-        self._stale = stale
-        self._after = ""
-        self._ended = self._left == 0
-
-    async def page(self) -> list[LockInfo]:
-        """The next ones; [] at the end."""
-        if self._ended:
-            return []
-        client, left = self._client, self._left
-        size = LOCK_ROWS_MAX if left is None else min(LOCK_ROWS_MAX, left)
-        answer: LockRows = await client._ask(
-            lambda number: ListLocks(number, self._after, size, self._prefix, self._stale),
-            client._deadline_at(client._deadline),
-            stale=self._stale,
-        )
-        if left is not None:
-            self._left = left - len(answer.rows)
-        self._ended = not answer.rows or not answer.more or self._left == 0
-        if answer.rows:
-            self._after = answer.rows[-1].name
-        return [info_of(row) for row in answer.rows]
-
-    async def infos(self) -> AsyncIterator[LockInfo]:
-        while page := await self.page():
-            for info in page:
-                yield info
-
-
 def kind_of(limit: int) -> str:
     """What a lock with so many units is."""
     if limit == 1:
@@ -94,3 +56,13 @@ def info_of(row: LockRow) -> LockInfo:
 def holder_of(holder: Holder) -> LockHolder:
     since = datetime.fromtimestamp(holder.since_ms / 1_000, UTC)
     return LockHolder(holder.fence, holder.note, holder.client, since, holder.units == LOCK_LIMIT_MAX, holder.rests)
+
+
+LOCKS = Kind("locks", ListLocks, LOCK_ROWS_MAX, lambda row: row.name, info_of)
+
+
+class LockListing(NamedPages[LockInfo]):
+    """One list of locks, page by page."""
+
+    def __init__(self, client: "Client", prefix: str, limit: int | None, *, stale: bool) -> None:
+        super().__init__(client, LOCKS, prefix, limit, stale=stale)

@@ -1,12 +1,12 @@
 """What a user sees of schedules: when they fire, what they wait for, and what became of their last slots."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cluster.client.inspection import DATE_MS_END, checked_limit
+from cluster.client.inspection import DATE_MS_END
+from cluster.client.paging import Kind, NamedPages
 from cluster.durations import duration_text
 from cluster.errors import ClusterError, ScheduleError, ScheduleNotFound, ScheduleRefused
 from cluster.schedules.zones import zone_named
@@ -26,7 +26,7 @@ from cluster.state.schedule_rows import (
 )
 from cluster.state.status import STATE_NAMES
 from cluster.state.texts import is_name
-from cluster.wire import ListSchedules, ScheduleRows, ScheduleShown, ShowSchedule
+from cluster.wire import ListSchedules, ScheduleShown, ShowSchedule
 
 if TYPE_CHECKING:
     from cluster.client.client import Client
@@ -76,41 +76,11 @@ class ScheduleInfo(Struct, frozen=True, kw_only=True):
     history: tuple[SlotInfo, ...] = ()  # of `Client.schedule`: the last 20, the oldest first
 
 
-class ScheduleListing:
-    """One list of schedules, page by page. Raises ValueError and TypeError for what cannot be asked."""
+class ScheduleListing(NamedPages[ScheduleInfo]):
+    """One list of schedules, page by page."""
 
     def __init__(self, client: "Client", prefix: str, limit: int | None, *, stale: bool) -> None:
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix: expected a str, not {prefix!r}")
-        self._client = client
-        self._prefix = prefix
-        self._left = checked_limit("schedules", limit)
-        self._stale = stale
-        self._after = ""
-        self._ended = self._left == 0
-
-    async def page(self) -> list[ScheduleInfo]:
-        """The next ones; [] at the end."""
-        if self._ended:
-            return []
-        client, left = self._client, self._left
-        size = PAGE_SCHEDULES if left is None else min(PAGE_SCHEDULES, left)
-        answer: ScheduleRows = await client._ask(
-            lambda number: ListSchedules(number, self._after, size, self._prefix, self._stale),
-            client._deadline_at(client._deadline),
-            stale=self._stale,
-        )
-        if left is not None:
-            self._left = left - len(answer.rows)
-        self._ended = not answer.rows or not answer.more or self._left == 0
-        if answer.rows:
-            self._after = answer.rows[-1].spec.name
-        return [info_of(row) for row in answer.rows]
-
-    async def infos(self) -> AsyncIterator[ScheduleInfo]:
-        while page := await self.page():
-            for info in page:
-                yield info
+        super().__init__(client, SCHEDULES, prefix, limit, stale=stale)
 
 
 async def show_schedule(client: "Client", name: str, *, stale: bool) -> ScheduleInfo:
@@ -224,3 +194,6 @@ def refusal(name: str, code: int, value: int) -> ClusterError:
     }
     task = value if code == ANSWER_BUSY else None
     return ScheduleRefused(name, reasons.get(code, f"the cluster refused that (code {code})"), task)
+
+
+SCHEDULES = Kind("schedules", ListSchedules, PAGE_SCHEDULES, lambda row: row.spec.name, info_of)
