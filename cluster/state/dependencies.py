@@ -61,6 +61,7 @@ from cluster.state.retention import OVERDUE
 from cluster.state.tables import Tables
 from cluster.state.tasks import Attempt, Task
 from cluster.state.texts import head
+from cluster.state.timers import wait_ms
 
 SETTLED_MAX = 4_096             # dependents that are told of an end, in one entry
 NEEDS_PER_STEP = 16             # that are looked at, count as one of them
@@ -226,7 +227,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
-        let_go(tables, task, max(dependent.delay_ms, dependent.at_ms - tables.now_ms))
+        let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 
 def _fail(tables: Tables, task: Task, failure: Failure) -> None:

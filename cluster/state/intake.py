@@ -39,7 +39,7 @@ from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
 from cluster.state.texts import LABELS_MAX, is_name
-from cluster.state.timers import EXPIRES, READY
+from cluster.state.timers import EXPIRES, READY, wait_ms
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 DATE_MS_MAX = 253_402_300_799_999       # the last of the year 9999
@@ -78,7 +78,7 @@ def delay_of(options: Options | None, now_ms: int) -> int:
     """For how long a task must wait that is submitted, or let go, now."""
     if options is None:
         return 0
-    return max(options.delay_ms, options.at_ms - now_ms)
+    return wait_ms(options.delay_ms, options.at_ms, now_ms)
 
 
 def spec_for(tables: Tables, name: str, options: Options | None, count: int) -> Spec:

@@ -26,6 +26,11 @@ TIMER_TASKS_MAX = 4_096
 Item = tuple[int, int, int, int]
 
 
+def wait_ms(delay_ms: int, at_ms: int, now_ms: int) -> int:
+    """For how long a task must wait that has this delay, from now on, or this date; 0 = it has none, or it is over."""
+    return max(delay_ms, at_ms - now_ms)
+
+
 class Timers:
     __slots__ = ("heap",)
 
