@@ -135,6 +135,7 @@ class EndlessHolding(Holding):
     def prolonged(self, now: Nanos) -> None:
         self._bounds_asked.pop(0)
 
+
 # -- where they go ----------------------------------------------------------------------------------------------------
 
 

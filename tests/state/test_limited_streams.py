@@ -1,18 +1,12 @@
 """What limits promise, judged from outside while everything else happens as well."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from hash_seeds import assert_same_under_two_hash_seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_rig import assert_goes_on_alike, assert_restored_before_every_entry
 from limited_stream import LimitedStream, TightStream
 from random_stream import replay
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -46,10 +40,4 @@ def test_a_machine_with_limits_restored_anywhere_decides_as_one_that_never_stopp
 
 
 def test_two_hash_seeds_give_the_same_digests_with_limits():
-    said = []
-    for hash_seed in ("1", "4242"):
-        path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
-        command = [sys.executable, str(HERE / "limited_stream.py"), "7", "400"]
-        said.append(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
-    assert said[0] == said[1] != ""
+    assert_same_under_two_hash_seeds("limited_stream.py", "7", "400")

@@ -1,12 +1,8 @@
 """What dependencies promise, judged from outside while everything else happens as well: whoever needs others is handed
 out when all have ended, with what is recorded of them, or ends and says why; nobody waits in vain."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from hash_seeds import assert_same_under_two_hash_seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_rig import assert_goes_on_alike, assert_restored_before_every_entry
@@ -15,7 +11,6 @@ from random_stream import replay
 
 from cluster.state import dependencies, retention
 
-HERE = Path(__file__).parent
 KINDS = [NeedyStream, NeedyForgetfulStream]
 
 
@@ -68,10 +63,4 @@ def test_a_machine_with_dependencies_restored_anywhere_decides_as_one_that_never
 
 
 def test_two_hash_seeds_give_the_same_digests_with_dependencies():
-    said = []
-    for hash_seed in ("1", "4242"):
-        path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
-        command = [sys.executable, str(HERE / "needy_stream.py"), "7", "300"]
-        said.append(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
-    assert said[0] == said[1] != ""
+    assert_same_under_two_hash_seeds("needy_stream.py", "7", "300")

@@ -1,11 +1,7 @@
 """The same log gives the same state, whoever applies it, whenever, and under whatever hash seed."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from hash_seeds import assert_same_under_two_hash_seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_stream import Stream, replay
@@ -14,8 +10,6 @@ from state_rig import Rig
 from cluster.state import eviction, evidence, invariants, retention
 from cluster.state.commands import OUTCOME_RETURNED
 from cluster.state.ledger import DIGEST_INTERVAL
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -74,17 +68,7 @@ def test_the_random_stream_forgets_what_it_has_seen_and_what_it_has_not():
 
 
 def test_two_hash_seeds_give_the_same_digests():
-    said = []
-    for hash_seed in ("1", "4242"):
-        environment = {
-            **os.environ,
-            "PYTHONHASHSEED": hash_seed,
-            "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
-        }
-        command = [sys.executable, str(HERE / "random_stream.py"), "7", "600"]
-        ended = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-        said.append(ended.stdout)
-    assert said[0] == said[1] != ""
+    assert_same_under_two_hash_seeds("random_stream.py", "7", "600")
 
 
 def test_the_digest_is_reported_at_multiples_of_256(rig: Rig):
