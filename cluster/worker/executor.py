@@ -18,8 +18,9 @@ import asyncio
 import importlib
 import traceback
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from signal import signal
+from types import TracebackType
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -74,6 +75,14 @@ class Host(Protocol):
         """Milliseconds since the epoch."""
 
 
+Describe = Callable[[BaseException, TracebackType | None], str]
+
+
+def as_traceback(exception: BaseException, tb: TracebackType | None) -> str:
+    """As Python prints it, from `tb` on."""
+    return "".join(traceback.format_exception(type(exception), exception, tb, limit=-TRACEBACK_FRAMES_MAX))
+
+
 class Runner(Protocol):
     """What completes the coroutines of a slot's tasks: `asyncio.Runner` in a real child."""
 
@@ -81,9 +90,17 @@ class Runner(Protocol):
 
 
 class Executor:
-    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`."""
+    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`. `describe` turns
+    what a task raises into text."""
 
-    def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]], runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        tasks: Mapping[str, Task[..., Any]],
+        runner: Runner | None = None,
+        *,
+        describe: Describe = as_traceback,
+    ) -> None:
         self._host = host
         self._page = ClaimPage(host.page.view, create=True)
         self._lines = Lines(self._page.log, host.wall_ms)
@@ -98,6 +115,7 @@ class Executor:
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner = runner                   # made when it is first needed
+        self._describe = describe
         self._instances = Instances(self._complete, traceback.print_exc)
         self._in_users_code = False             # where a warning may be raised
         self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
@@ -189,7 +207,7 @@ class Executor:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exception:
-            body, status, error = b"", OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
+            body, status, error = b"", OUTCOME_FAILED, failure_of(exception, self._describe, may_retry=is_users)
         running.id = 0
         self._task = None
         if self._page.log.number == self._number:
@@ -272,7 +290,9 @@ def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:
     return SoftTimeLimit(f"{assignment.name} has run for its soft time limit of {limit_s:g} s")
 
 
-def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
+def failure_of(
+    exception: BaseException, describe: Describe = as_traceback, *, may_retry: bool = False
+) -> Failure:
     """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
     `may_retry` also its `kinds`, the names of the types that a retry may be for; none of what is no Exception."""
     kind = type(exception)
@@ -284,7 +304,7 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     while tb is not None and str(tb.tb_frame.f_globals.get("__name__")).startswith(OWN_MODULES):
         tb = tb.tb_next
     try:
-        text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
+        text = describe(exception, tb)
     except Exception as broken:
         text = f"<its traceback cannot be formatted: {type(broken).__name__}>"
     kinds = [error_name(base) for base in kind.__mro__ if issubclass(base, Exception)] if may_retry else []
