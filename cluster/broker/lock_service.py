@@ -25,11 +25,11 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import Questions
 from cluster.state.commands import HOLD_MS_MIN, Acquire, Lapse
-from cluster.state.effects import CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
+from cluster.state.effects import CLAIM_OVER, CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
 from cluster.state.locks import Claim
 from cluster.state.machine import Machine
 from cluster.state.texts import is_name
-from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, LockIs, WatchLock
+from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, GiveUp, LockIs, WatchLock
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
@@ -183,6 +183,23 @@ class LockService:
                 items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
             link.peer.send(ClaimsNews(message.session, items, message.sent))
+
+    def on_give_up(self, link: Link, message: msgspec.Struct) -> None:
+        """Claims that are to end before the Release of their client can be taken."""
+        assert isinstance(message, GiveUp)
+        if len(message.claims) > HELLO_ITEMS_MAX or not self._links.claim(link, message.session):
+            self._refuse(link, "gives up claims of another, or too many")
+        else:
+            self._questions.after_round(self._on_give_up_confirmed, link, message)
+
+    def _on_give_up_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, GiveUp)
+        own = self._machine.locks.by_session.get(message.session, {})
+        wanted = list(dict.fromkeys(message.claims))
+        for claims in _chunks([own[number] for number in wanted if number in own and not own[number].rest_ms]):
+            self._propose(Lapse([], claims))
+        if ended := [ClaimNews(number, 0, CLAIM_OVER) for number in wanted if number not in own]:
+            link.peer.send(ClaimsNews(message.session, ended))
 
     def _held_ms(self, claim: Claim) -> int:
         """As `_over` counts it. One that it has not seen yet is counted from a later moment."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from actors import MILLISECOND, SECOND, Log, Nanos, Peer
 from cluster.client.claim import SILENCE, Claim, State, Wanted
-from cluster.client.claim_commands import ClaimCommands
+from cluster.client.claim_commands import ClaimCommands, Parting
 from cluster.client.lock_listing import kind_of
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import reject
@@ -127,9 +127,10 @@ class SessionClaims:
         unclear: list[Claim] = []
         for news in items:
             claim = self._known.get(news.claim)
-            if claim is None:
-                continue        # it was given up
-            if news.fence:
+            if claim is None:               # it was given up
+                if not news.fence:
+                    self.commands.ended(news.claim)
+            elif news.fence:
                 if not self._granted(claim, news, sent, now):
                     unclear.append(claim)
                 if news.why == CLAIM_WANTED and not claim.is_wanted:
@@ -257,7 +258,7 @@ class SessionClaims:
     def _give_up(self, claim: Claim, waiter: Waiter | None = None, rest_ms: int = 0) -> None:
         """It is to be released."""
         del self._known[claim.id]
-        self.commands.release(claim.id, waiter, rest_ms)
+        self.commands.release(claim.id, Parting(waiter, rest_ms, is_applied=claim.state is not State.ASKED))
 
     def _end(self, claim: Claim, reason: str, *, is_news: bool = True) -> None:
         """It does not count any more, and its owner did not release it. `is_news`: nor close its client."""

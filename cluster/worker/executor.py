@@ -90,8 +90,8 @@ class Runner(Protocol):
 
 
 class Executor:
-    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`. `describe` turns
-    what a task raises into text."""
+    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`. What a task
+    raises becomes text by `describe`."""
 
     def __init__(
         self,
