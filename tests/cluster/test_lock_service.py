@@ -15,6 +15,7 @@ from cluster.broker.questions import Questions
 from cluster.state.commands import ROLE_CLIENT, Acquire, Command, Extend, Lapse, Register, Stamp
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
+from cluster.wire import Message
 
 HOLD_MS = 4_000
 AT_MOST_MS = 3_000
@@ -30,6 +31,10 @@ def at_once(callback: Callable[[], None]) -> None:
     callback()
 
 
+def no_schedules(question: object) -> Message:
+    raise AssertionError("nobody asks for schedules here")
+
+
 class Leader:
     """Looks twice a second. `proposed` are the Lapses that it wrote, and when; nothing comes of them but by `apply`."""
 
@@ -41,7 +46,7 @@ class Leader:
         links = Links(machine)
         questions = Questions(
             machine, links, Delivery(machine, links, Quiet(), lambda link: None), dict, at_once, lambda number: None,
-            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None),
+            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None, no_schedules),
         )  # fmt: skip
         self.service = LockService(
             machine, links, self.leases, questions, Quiet(), lambda: self.now,
