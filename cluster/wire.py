@@ -452,7 +452,7 @@ class ClaimsNews(Message, tag=72, frozen=True):
     sent: int = 0
 
 
-class GiveUp(Message, tag=81, frozen=True):
+class GiveUpClaims(Message, tag=81, frozen=True):
     """Client -> leader: these claims of this session, at most HELLO_ITEMS_MAX, are to end although their Release is
     held up, by a submit before it that is not taken. Owes: ClaimsNews that they have ended."""
 
@@ -556,7 +556,7 @@ FromClient = (
     | Release
     | Extend
     | Claims
-    | GiveUp
+    | GiveUpClaims
     | WatchLock
     | ListLocks
     | Steer

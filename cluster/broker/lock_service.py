@@ -1,8 +1,9 @@
 """Locks at the broker: which commands of theirs are proposed, who is told what became of a claim, and who is silent.
 
-It decides nothing. Who holds what is in the state (`cluster.state.locks`), and a claim whose client says nothing ends
-by a Lapse in the log, never here. This is the part of the leader around that: it is no actor of its own, since what it
-looks at (links, leases, rounds, the pace of proposals) is the Broker's, message for message.
+It decides nothing. Who holds what is in the state (`cluster.state.locks`), and a claim whose client says nothing, or
+cannot have its Release taken, ends by a Lapse in the log, never here. This is the part of the leader around that: it is
+no actor of its own, since what it looks at (links, leases, rounds, the pace of proposals) is the Broker's, message for
+message.
 
 What it tells may be lost with a link or a leader, so nothing rests on it: a client asks for its claims over every new
 link and of every new leader, and now and then while one waits.
@@ -29,7 +30,7 @@ from cluster.state.effects import CLAIM_OVER, CLAIM_SILENT, CLAIM_WANTED, ClaimN
 from cluster.state.locks import Claim
 from cluster.state.machine import Machine
 from cluster.state.texts import is_name
-from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, GiveUp, LockIs, WatchLock
+from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, GiveUpClaims, LockIs, WatchLock
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
@@ -186,17 +187,17 @@ class LockService:
 
     def on_give_up(self, link: Link, message: msgspec.Struct) -> None:
         """Claims that are to end before the Release of their client can be taken."""
-        assert isinstance(message, GiveUp)
+        assert isinstance(message, GiveUpClaims)
         if len(message.claims) > HELLO_ITEMS_MAX or not self._links.claim(link, message.session):
             self._refuse(link, "gives up claims of another, or too many")
         else:
             self._questions.after_round(self._on_give_up_confirmed, link, message)
 
     def _on_give_up_confirmed(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, GiveUp)
+        assert isinstance(message, GiveUpClaims)
         own = self._machine.locks.by_session.get(message.session, {})
         wanted = list(dict.fromkeys(message.claims))
-        for claims in _chunks([own[number] for number in wanted if number in own and not own[number].rest_ms]):
+        for claims in _chunks([own[number] for number in wanted if number in own]):
             self._propose(Lapse([], claims))
         if ended := [ClaimNews(number, 0, CLAIM_OVER) for number in wanted if number not in own]:
             link.peer.send(ClaimsNews(message.session, ended))

@@ -30,7 +30,7 @@ from cluster.state.effects import (
     CLAIM_WANTED,
     ClaimNews,
 )
-from cluster.state.locks import SESSION_CLAIMS_MAX
+from cluster.state.locks import SESSION_CLAIMS_MAX, TURNS_MAX
 from cluster.wire import HELLO_ITEMS_MAX, Claims
 
 OPEN_CLAIMS_MAX = 10_000                # of one client that are not over; more are refused at once
@@ -189,7 +189,8 @@ class SessionClaims:
         if code == ANSWER_OTHER_LIMIT:
             claim.error = LockMismatch(wanted.name, kind_of(wanted.limit), kind_of(value))
         elif code == ANSWER_CROWDED:
-            reason = f'lock "{wanted.name}" is not waited for: {value} claims are allowed, and there are as many'
+            what = "turns, with the rests behind them," if value == TURNS_MAX else "claims"
+            reason = f'lock "{wanted.name}" is not waited for: {value} {what} are allowed, and there are as many'
             claim.error = Overloaded(reason, CROWDED_RETRY_S)
         else:
             claim.error = Unavailable("the cluster refused the claim on a lock", outcome="refused")

@@ -31,7 +31,7 @@ from cluster.leader_links import LeaderLinks
 from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Needs, Options, Replay, Steer, Submit
 from cluster.state.effects import ANSWER_CROWDED, ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
-from cluster.wire import HELLO_ITEMS_MAX, GiveUp
+from cluster.wire import HELLO_ITEMS_MAX, GiveUpClaims
 
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
@@ -317,13 +317,11 @@ class Commands:
                     self._say_again(seq)
 
     def _give_up_claims(self) -> None:
-        """What is released and held up by a submit that may be in a log. Not if that may still be confirmed and counts
-        on a lock: it was made while that was held."""
-        drafts = [waiter for waiter in self._sent.values() if isinstance(waiter, Draft)]
+        """What is released, and held up by a submit that may be in a log."""
         claims = self._claims.may_be_given_up[:HELLO_ITEMS_MAX]
         leader = self._links.leader
-        if drafts and claims and leader and not any(draft.fence and draft.waiters for draft in drafts):
-            leader.send(GiveUp(self.session, claims))
+        if claims and leader and self._has_drafts():
+            leader.send(GiveUpClaims(self.session, claims))
 
     def _give_up_number(self, seq: int, draft: Draft[Waiter]) -> None:
         """Nobody has taken this one; nothing is done under its number."""

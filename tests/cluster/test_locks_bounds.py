@@ -383,28 +383,6 @@ def test_a_release_is_not_held_up_by_a_submit_that_was_perhaps_taken(rest):
     assert numbers_of_tasks(rig) == {1: 1}
 
 
-def test_a_lock_that_a_submit_counts_on_is_not_given_up_before_that_is_judged():
-    rig = ClientWorld(workers=0)
-
-    async def user(cluster: Client, ports: Ports) -> Any:
-        await cluster.submit(unserved)
-        lock = Lock(cluster, "door")
-        await lock.acquire()
-        close(rig)
-        waiting = asyncio.ensure_future(cluster.submit(work.options(fence=lock.fence), Parcel(1)))
-        await cluster._next_turn()
-        rig.world.network.break_links("c1")
-        await pause(ports, 1)
-        releasing = asyncio.ensure_future(lock.release())
-        await pause(ports, 3)
-        assert not releasing.done()
-        reopen(rig)
-        await asyncio.gather(waiting, releasing)
-
-    rig.run(user)
-    assert numbers_of_tasks(rig) == {1: 1}
-
-
 def test_a_lock_that_is_taken_does_not_open_a_closed_gate():
     rig = ClientWorld(workers=0)
 
