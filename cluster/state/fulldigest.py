@@ -145,6 +145,7 @@ def _duplicates(duplicates: Duplicates) -> Iterator[object]:
     for task, taken in sorted(duplicates.by_task.items()):
         yield (task, taken.scope, taken.until_ms, taken.is_over)
     yield list(duplicates.over)
+    yield [(date_ms, list(bucket)) for date_ms, bucket in sorted(duplicates.buckets.items())]
 
 
 def _dependencies(dependencies: Dependencies) -> Iterator[object]:

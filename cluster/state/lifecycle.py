@@ -35,7 +35,7 @@ from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, OF_KEY, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -212,14 +212,13 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
 
 
 def run_timers(tables: Tables) -> None:
-    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room."""
+    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room;
+    keys whose window is over are free."""
+    tables.duplicates.clear(tables.now_ms)
     for date_ms, first, count, item in tables.timers.take_due(tables.now_ms):
         life, what = divmod(item, 1 << LIFE_SHIFT)
         if what == LIMIT:
-            if life == OF_KEY:
-                tables.duplicates.due(first, tables.now_ms)
-            else:
-                tables.limits.due(first, date_ms)
+            tables.limits.due(first, date_ms)
             continue
         found = [tables.tasks.get(number) for number in range(first, first + count)]
         tasks = [task for task in found if task is not None and task.replays == life]

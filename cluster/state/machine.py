@@ -186,7 +186,11 @@ class Machine:
         tables = self._tables
         if tables.dependencies.ends:
             return tables.now_ms        # one entry could not tell of all
-        dates = (tables.timers.next_deadline_ms(), tables.retention.next_deadline_ms(tables.now_ms))
+        dates = (
+            tables.timers.next_deadline_ms(),
+            tables.duplicates.next_deadline_ms(),
+            tables.retention.next_deadline_ms(tables.now_ms),
+        )
         return min([date for date in dates if date is not None], default=None)
 
     def session(self, session: int) -> Session | None:

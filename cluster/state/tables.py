@@ -80,7 +80,7 @@ class Tables:
         self.keys = Keys(self.queues, self.credit.serving)
         self.timers = Timers()
         self.limits = Limits(self.timers)
-        self.duplicates = Duplicates(self.timers)
+        self.duplicates = Duplicates()
         self.lines = Lines(self.queues, self.limits, self.credit.serving)
         self.sessions = Sessions()
         self.locks = Locks(self.sessions, self.ledger)

@@ -397,7 +397,7 @@ KNOWN_FIELDS = {
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
-    duplicates.Duplicates: "_timers by_scope by_task over",
+    duplicates.Duplicates: "_dates buckets by_scope by_task over",
     duplicates.Taken: "is_over scope task until_ms",
     needs.Dependencies: "by_task counted ends kept pins taken waited",
     needs.Dependent: "at_ms delay_ms missing needs unknown",
