@@ -359,7 +359,7 @@ class Machine:
         if len(command.tasks) > REPLAY_TASKS_MAX:
             self._answer(session, command.low, ANSWER_REFUSED, 0)
         else:
-            self._answer(session, command.low, ANSWER_OK, replay(self._tables, command.tasks))
+            self._answer(session, command.low, *replay(self._tables, command.tasks))
 
     def _on_acquire(self, command: Acquire) -> None:
         session = self._admit(command, ROLE_CLIENT)

@@ -64,6 +64,11 @@ class Dependencies:
         by_task, waited = self.by_task, self.waited
         self.ends += [task for task in tasks if task in waited or task in by_task]
 
+    def needs_again(self, task: int) -> int:
+        """How many others one that has ended without a result needs if it is replayed."""
+        dependent = self.kept.get(task) or self.by_task.get(task)
+        return 0 if dependent is None else len(dependent.needs)
+
     def is_needed(self, task: int) -> bool:
         """Whether its record is wanted by one that has not ended."""
         return task in self.pins or task in self.taken

@@ -5,10 +5,10 @@ from random import Random
 
 import msgspec
 import pytest
-from image_rig import assert_equal, restore
+from image_rig import assert_equal, assert_goes_on_alike, restore
 from state_rig import EPOCH_MS, Client, Rig, Worker, outcome_of
 
-from cluster.state import dependencies, needs, retention
+from cluster.state import dependencies, needs, replays, retention
 from cluster.state.commands import (
     INPUTS_BYTES_MAX,
     NEEDS_MAX,
@@ -16,11 +16,13 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_UNMET,
+    REPLAYED_BITS,
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
     Needs,
     Outcome,
+    Replay,
     Seen,
     Unmet,
 )
@@ -506,6 +508,48 @@ def test_more_needs_than_the_state_keeps_count_of_are_not_taken(rig, client, mon
     client.cancel(first)
     (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
     assert answer.code == ANSWER_OK
+
+
+def _refused_dependents(client, worker, count, needs_each):
+    """So many that failed, since what each of them needs did."""
+    members = client.submit(count=needs_each)
+    waiting = client.submit("f", count, [Needs(members)] * count)
+    for member in members:
+        end_as(worker, member, OUTCOME_FAILED)
+    return members, waiting
+
+
+def test_a_replay_runs_as_many_again_as_a_submit_may_bring_and_says_where_it_stopped(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(replays, "NEEDS_COMMAND_MAX", 7)
+    members, waiting = _refused_dependents(client, worker, 5, 3)
+    (plain,) = client.submit("parked")
+    client.cancel(plain)
+    answer = client.send(Replay(client.session, client.seq, client.seq, [*members, plain, 5, *waiting]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (3 + 2 + 2, 3 + 1 + 2))
+    states = [rig.leader.state_of(task) for task in (plain, *waiting)]
+    assert states == ["pending", "pending", "pending", "failed", "failed", "failed"]
+    assert rig.leader._tables.dependencies.counted == 6
+    rest = waiting[2:]
+    answer = client.send(Replay(client.session, client.seq, client.seq, rest))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (2, 2))
+    assert client.replay(*rest[2:]) == 1
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+
+
+def test_a_replay_brings_no_needs_when_there_are_too_many_and_what_needs_nothing_runs_again(
+    rig, client, worker, monkeypatch
+):
+    members, waiting = _refused_dependents(client, worker, 2, 3)
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 2)
+    (other,) = client.submit("parked")
+    client.needy([other, other])
+    answer = client.send(Replay(client.session, client.seq, client.seq, [members[0], *waiting, members[1]]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (1, 1))
+    answer = client.send(Replay(client.session, client.seq, client.seq, waiting))
+    assert (answer.code, answer.value) == (ANSWER_CROWDED, 0)
+    assert client.replay(*members[1:]) == 2
+    client.cancel(other)
+    assert client.replay(*waiting[:1]) == 1
 
 
 # -- people ------------------------------------------------------------------------------------------------------------
