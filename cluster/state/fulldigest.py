@@ -150,7 +150,8 @@ def _duplicates(duplicates: Duplicates) -> Iterator[object]:
 
 def _dependencies(dependencies: Dependencies) -> Iterator[object]:
     yield (dependencies.counted, list(dependencies.ends))
-    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
+    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()))
+    yield [(task, dependencies.waiting_for(task)) for task in sorted(dependencies.waited)]
     for known in (dependencies.by_task, dependencies.kept):
         yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
 

@@ -64,8 +64,13 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     ttl_ms = task.spec.result_ttl_ms
     if state == STATE_DEAD:
         ttl_ms = max(ttl_ms, DEAD_KEPT_MS)
+    dependencies = tables.dependencies
+    size_bytes = len(task.body) + attempts_bytes(task)
+    if dependencies.by_task:
+        dependencies.keep(task.id)
+        size_bytes += dependencies.kept_bytes(task.id)
     task.lot = tables.retention.lot(tables.now_ms, ttl_ms)
-    tables.retention.file(task.lot, [task.id], len(task.body) + attempts_bytes(task))
+    tables.retention.file(task.lot, [task.id], size_bytes)
     if state == STATE_DEAD:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
@@ -74,8 +79,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
-    if tables.dependencies.is_used:
-        tables.dependencies.note((task.id,))
+    if dependencies.is_used:
+        dependencies.note((task.id,))
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:

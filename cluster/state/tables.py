@@ -87,7 +87,7 @@ class Tables:
         self.schedules = Schedules(self.ledger)
         self.tasks = TaskTable()
         self.dependencies = Dependencies()
-        self.retention = Retention()
+        self.retention = Retention(self.dependencies)
         self.evidence = Evidence()
         self.counters = Counters()
         self.now_ms = 0                             # the last stamp; never goes back
