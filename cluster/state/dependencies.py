@@ -27,6 +27,9 @@ since by now that might be a task that waits for it. A needed task that had ende
 may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
 next end: that is looked at before anybody is let go.
 
+A task may also be *behind* another one (`duplicates`), whose end it waits for in the same way. It is told nothing of
+that, and once it is let go that is no need of its any more.
+
 Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
 again. The needs of all dependents that have not ended are counted. Results that are larger together than
 INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX.
@@ -78,8 +81,9 @@ ERROR_TOO_LARGE = "BodyTooLarge"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
-    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None, behind: int = 0) -> None:
+    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others, and the end of `behind` if
+    there is such a task."""
     end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
@@ -92,6 +96,7 @@ def begin(tables: Tables, first: int, needs: list[Needs], options: Options | Non
             if number <= need < end or tables.tasks.get(need) is None:
                 dependent.unknown = need
                 break
+        dependent.behind = behind
         _wait(tables, task, dependent)
 
 
@@ -181,6 +186,8 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
                 dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
             elif is_result and known.state != STATE_COMPLETED:
                 failure = _unmet(number, known)
+    if dependent.behind and failure is None:
+        dependent.missing += dependencies.wait(dependent.behind, -task.id)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go
@@ -217,6 +224,8 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
+        if not dependent.needs:         # it was behind another one, and needs no results
+            dependencies.leave(task.id)
         let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 
