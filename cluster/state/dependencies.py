@@ -27,6 +27,9 @@ since by now that might be a task that waits for it. A needed task that had ende
 may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
 next end: that is looked at before anybody is let go.
 
+A task may also be *behind* another one (`duplicates`), whose end it waits for in the same way. It is told nothing of
+that, and once it is let go that is no need of its any more.
+
 Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
 again. The needs of all dependents that have not ended are counted. Results that are larger together than
 INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX.
@@ -78,8 +81,9 @@ ERROR_TOO_LARGE = "BodyTooLarge"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
-    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None, behind: int = 0) -> None:
+    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others, and the end of `behind` if
+    there is such a task."""
     end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
@@ -92,6 +96,7 @@ def begin(tables: Tables, first: int, needs: list[Needs], options: Options | Non
             if number <= need < end or tables.tasks.get(need) is None:
                 dependent.unknown = need
                 break
+        dependent.behind = behind
         _wait(tables, task, dependent)
 
 
@@ -122,15 +127,12 @@ def retire(tables: Tables, number: int) -> None:
             known = tables.tasks.get(need)
             if known is not None and known.lot == OVERDUE:
                 tables.retention.file_again(known, tables.now_ms)
-    task = tables.tasks.get(number)
-    if task is not None and task.state != STATE_COMPLETED:
-        dependencies.kept[number] = Dependent(dependent.needs, unknown=dependent.unknown)
 
 
 def settle(tables: Tables) -> None:
     """Tells of ends, as far as one entry may."""
     dependencies = tables.dependencies
-    ends, waited = dependencies.ends, dependencies.waited
+    ends = dependencies.ends
     steps = SETTLED_MAX
     while ends and steps > 0:
         number = ends[0]
@@ -141,16 +143,14 @@ def settle(tables: Tables) -> None:
         if number in dependencies.by_task:
             steps -= 1 + len(dependencies.by_task[number].needs) // NEEDS_PER_STEP
             retire(tables, number)
-        told = 0
-        waiting = waited.pop(number, ())
-        for signed in waiting:
+        told: list[int] = []
+        for signed in dependencies.waiting_for(number, max(0, steps)):
             if steps <= 0:
                 break
-            told += 1
+            told.append(signed)
             steps -= 1 + _tell(tables, signed, number, task) // NEEDS_PER_STEP
-        if told < len(waiting):
-            waited[number] = list(waiting[told:])
-        else:
+        dependencies.told(number, told)
+        if number not in dependencies.waited:
             ends.popleft()
 
 
@@ -174,7 +174,6 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
     assert task.state == DELAYED
     dependencies = tables.dependencies
     find = tables.tasks.get
-    waited = dependencies.waited
     failure = _unmet(dependent.unknown, None) if dependent.unknown else None
     for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
         for number in numbers:
@@ -184,10 +183,11 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
             if known is None:       # it is replayed, and what it needs is forgotten
                 failure = _unmet(number, None)
             elif not known.is_terminal:
-                waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                dependent.missing += 1
+                dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
             elif is_result and known.state != STATE_COMPLETED:
                 failure = _unmet(number, known)
+    if dependent.behind and failure is None:
+        dependent.missing += dependencies.wait(dependent.behind, -task.id)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go
@@ -197,9 +197,7 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
 
 
 def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
-    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large. It
-    may have been told of an end twice, which it waited for in an earlier life as well: then that of another is yet to
-    be told."""
+    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
     dependencies = tables.dependencies
     find = tables.tasks.get
     size = missing = 0
@@ -210,8 +208,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
             if known is None:
                 failure = _unmet(number, None) if is_result and failure is None else failure
             elif not known.is_terminal:
-                dependencies.waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                missing += 1
+                missing += dependencies.wait(number, task.id if is_result else -task.id)
             elif known.state == STATE_COMPLETED:
                 size += len(known.body)
             elif is_result and failure is None:
@@ -227,6 +224,8 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
+        if not dependent.needs:         # it was behind another one, and needs no results
+            dependencies.leave(task.id)
         let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 

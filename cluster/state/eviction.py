@@ -31,7 +31,6 @@ from cluster.state.retention import (
     Retention,
     attempts_bytes,
     has_own_date,
-    record_bytes,
 )
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
@@ -118,10 +117,12 @@ class _Sweep:
         task = self._tables.tasks.shard(number >> RUN_BITS).pop(number)
         self._retention.exhume(number)
         self._ids.append(number)
-        self._retention.bytes -= len(task.body) + RECORD_OVERHEAD_BYTES + self._attempts(task)
+        size = self._retention.bytes_of(task)
+        self._retention.bytes -= size
+        self._tables.evidence.forget(task)
         self._looks -= 1
         if task.lot == OVERDUE:
-            self._retention.overdue_bytes -= record_bytes(task)
+            self._retention.overdue_bytes -= size
         else:
             self._leave(task.lot, 1)
 
@@ -134,6 +135,7 @@ class _Sweep:
         """Forgets the first tasks of a lot."""
         tables, forgotten = self._tables, self._ids
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         run = -1
         shard: dict[int, Task] = {}
         looked = count = size = 0
@@ -156,6 +158,8 @@ class _Sweep:
             size += len(task.body) + RECORD_OVERHEAD_BYTES
             if task.attempts is not None:
                 size += self._attempts(task)
+            if kept:
+                size += tables.dependencies.kept_bytes(number)
             if size >= enough_bytes:
                 break
         del lot.ids[:looked]
@@ -170,6 +174,7 @@ class _Sweep:
         """
         tables, forget = self._tables, self._ids.append
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         end = min(last + 1, first + self._numbers_max)
         spec: Spec | None = None
         skip = False
@@ -205,6 +210,8 @@ class _Sweep:
                 size += len(task.body) + RECORD_OVERHEAD_BYTES
                 if task.attempts is not None:
                     size += self._attempts(task)
+                if kept:
+                    size += tables.dependencies.kept_bytes(number)
                 if size >= enough_bytes:
                     break
             start = cut
