@@ -13,12 +13,15 @@ The oracle keeps books of its own, from submits and the effects of the reference
 from dataclasses import dataclass
 
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import TASK_NUMBER_BITS, Options, Submit
+from cluster.state.commands import TASK_NUMBER_BITS, Options, Replay, Submit
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
 
 Scope = tuple[str, str, str]    # task name, key of an actor, key of the work
+
+
+UNFINISHED = ("pending", "processing")
 
 
 @dataclass(slots=True)
@@ -51,7 +54,9 @@ class DedupOracle:
     def applied(self, payload: bytes, effects: Effects, machine: Machine) -> None:
         """`machine` has applied an entry."""
         now_ms = machine.now_ms
-        submitted = self._submitted(payload, machine)
+        submitted, replayed = self._decided(payload, machine)
+        for task in replayed:
+            self._known[task].is_unfinished = True
         ended = {result.task: result for results in effects.results.values() for result in results}
         before = {task for task, known in self._known.items() if known.has_its_key(now_ms)} if submitted else set()
         for asked in effects.cancelled.values():
@@ -74,21 +79,29 @@ class DedupOracle:
                 elif given.task in self._known:
                     self._start(given.task, given.attempt, machine)
 
-    def _submitted(self, payload: bytes, machine: Machine) -> dict[int, tuple[str, Options]]:
-        """Tasks with a key that were accepted just now."""
-        found: dict[int, tuple[str, Options]] = {}
+    def _decided(self, payload: bytes, machine: Machine) -> tuple[dict[int, tuple[str, Options]], list[int]]:
+        """Tasks with a key that were accepted just now, and those that run again or wait to."""
+        submitted: dict[int, tuple[str, Options]] = {}
+        replayed: list[int] = []
         for kind, _, encoded in (decode_entry(payload) or []) if payload else []:
             for command in decode_commands(kind, encoded)[0] if kind in KINDS else []:
-                if not isinstance(command, Submit):
-                    continue
-                for group in command.groups:
-                    if group.options is None or not group.options.dedup:
-                        continue
-                    base = command.session << TASK_NUMBER_BITS | group.first
-                    for task in range(base, base + len(group.bodies)):
-                        is_known = task in self._known or task in self.duplicate_of
-                        if not is_known and machine.state_of(task) is not None:
-                            found[task] = (group.name, group.options)
+                if isinstance(command, Replay):
+                    known = [task for task in command.tasks if task in self._known]
+                    replayed += [task for task in known if machine.state_of(task) in UNFINISHED]
+                elif isinstance(command, Submit):
+                    submitted |= self._submitted(command, machine)
+        return submitted, replayed
+
+    def _submitted(self, command: Submit, machine: Machine) -> dict[int, tuple[str, Options]]:
+        found: dict[int, tuple[str, Options]] = {}
+        for group in command.groups:
+            if group.options is None or not group.options.dedup:
+                continue
+            base = command.session << TASK_NUMBER_BITS | group.first
+            for task in range(base, base + len(group.bodies)):
+                is_known = task in self._known or task in self.duplicate_of
+                if not is_known and machine.state_of(task) is not None:
+                    found[task] = (group.name, group.options)
         return found
 
     def _follow(self, task: int, first: int, scope: Scope, before: set[int], index: int) -> None:
@@ -113,7 +126,6 @@ class DedupOracle:
 
     def _start(self, task: int, attempt: int, machine: Machine) -> None:
         known = self._known[task]
-        known.is_unfinished = True              # it was replayed, perhaps
         self.firsts += attempt == 1
         for other in self._of_scope[known.scope]:
             is_alone = other == task or not self._known[other].is_unfinished
