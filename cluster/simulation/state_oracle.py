@@ -292,7 +292,8 @@ class StateOracle:
                 if assignment.key or assignment.task in self._options:
                     self._own(index, session_id, assignment)
                 if assignment.task in self._needs:
-                    self._judge_inputs(index, assignment)
+                    for given in self.reference.passed_on([assignment]):
+                        self._judge_inputs(index, given)
 
     @property
     def replays(self) -> int:

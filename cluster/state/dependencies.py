@@ -6,8 +6,8 @@ workers are lost meanwhile. Systems that count ends at their clients or workers 
 Idea: the state knows every end, and once. A *dependent* waits as a task that is delayed without a date, and has a
 number: how many of its needs are *missing*. The end of a task, whatever way it ended, is noted in `ends`, and told to
 those that wait for it at the end of the entry (`settle`). At 0 a dependent is let go to its lane, and handed out like
-any task; the results that it needs are read from the state when it is (`passed_on`), each time that it is. They never
-pass the client.
+any task; the results that it needs are read from the state when it is sent (`passed_on`), each time that it is. They
+never pass the client.
 
 If a task that is needed for its result ends without one, its dependent ends at once, as failed: it was not run. It
 says which one that was, and which was the first. That is an end as well, so it is noted and told in its turn; a chain
@@ -29,10 +29,11 @@ next end: that is looked at before anybody is let go.
 
 Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
 again. The needs of all dependents that have not ended are counted. Results that are larger together than
-INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX.
+INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX. One
+that is told more than INPUTS_AHEAD_BYTES_MAX is HEAVY: nothing of that lies ready behind other tasks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from msgspec import structs
@@ -56,7 +57,7 @@ from cluster.state.effects import (
 from cluster.state.inputs import ENDED_AS, UNKNOWN_TASK, End, Inputs
 from cluster.state.lifecycle import end_waiting, let_go
 from cluster.state.needs import Dependent
-from cluster.state.queues import DELAYED
+from cluster.state.queues import DELAYED, HEAVY
 from cluster.state.retention import OVERDUE
 from cluster.state.tables import Tables
 from cluster.state.tasks import Attempt, Task
@@ -69,6 +70,7 @@ FAILURES_BYTES_MAX = 1024 * 1024        # of types and messages of all failures 
 FAILURE_TEXT_MIN = FAILURES_BYTES_MAX // NEEDS_MAX // 2     # in bytes: each type and each message may have so much,
 FAILURE_TEXT_MAX = 2 * 1024     # ... and no more than this
 INPUT_OVERHEAD_BYTES = 32       # of one need: its id and its state, and the lengths
+INPUTS_AHEAD_BYTES_MAX = 64 * 1024      # that one task may be given while it waits behind another
 CAUSE_BYTES_MAX = 512           # of a message within a message
 
 ERROR_UNMET = "DependencyFailed"
@@ -202,7 +204,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
     be told."""
     dependencies = tables.dependencies
     find = tables.tasks.get
-    size = missing = 0
+    size = missing = failures = 0
     failure: Failure | None = None
     for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
         for number in numbers:
@@ -214,7 +216,9 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
                 missing += 1
             elif known.state == STATE_COMPLETED:
                 size += len(known.body)
-            elif is_result and failure is None:
+            elif not is_result:
+                failures += 1
+            elif failure is None:
                 failure = _unmet(number, known)
     dependent.missing = missing or 1    # it waits, up to the moment at which it is let go
     if failure is not None:
@@ -227,6 +231,9 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
+        size += INPUT_OVERHEAD_BYTES * len(dependent.needs)
+        if size + min(2 * FAILURE_TEXT_MAX * failures, FAILURES_BYTES_MAX) > INPUTS_AHEAD_BYTES_MAX:
+            task.alone = task.alone or HEAVY
         let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 
@@ -260,17 +267,24 @@ FIRST = ", since "      # between what a task needs and the first cause of that
 # -- what is passed on ------------------------------------------------------------------------------------------------
 
 
-def passed_on(tables: Tables, assignments: list[Assignment]) -> list[Assignment]:
-    """The assignments, with what became of the tasks that theirs need."""
-    by_task = tables.dependencies.by_task
-    if not by_task:
-        return assignments
-    return [
-        assignment
-        if (dependent := by_task.get(assignment.task)) is None
-        else structs.replace(assignment, body=_with_inputs(tables, assignment.body, dependent.needs))
-        for assignment in assignments
-    ]
+def passed_on(tables: Tables, assignments: list[Assignment]) -> Iterable[Assignment]:
+    """The assignments, one by one, with what became of the tasks that theirs need."""
+    dependencies = tables.dependencies
+    return _filled(tables, assignments) if dependencies.by_task or dependencies.kept else assignments
+
+
+def _filled(tables: Tables, assignments: list[Assignment]) -> Iterator[Assignment]:
+    by_task, kept = tables.dependencies.by_task, tables.dependencies.kept
+    for assignment in assignments:
+        number = assignment.task
+        dependent = by_task.get(number)
+        if dependent is None:
+            if number not in kept:      # else it has ended since it was handed out
+                yield assignment
+            continue
+        task = tables.tasks.get(number)
+        if task is not None and task.holder and task.attempt == assignment.attempt:
+            yield structs.replace(assignment, body=_with_inputs(tables, assignment.body, dependent.needs))
 
 
 def _with_inputs(tables: Tables, body: bytes, needs: Needs) -> bytes:

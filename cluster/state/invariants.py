@@ -191,7 +191,7 @@ def _check_counters(tables: Tables) -> None:
         live = [message for message in entries if message.state == PENDING]
         assert channel.waiting == len(live)
         assert channel.stale == len(entries) - len(live)
-        assert channel.alone == sum([message.alone for message in live])
+        assert channel.alone == sum([message.alone > 0 for message in live])
         assert channel.name.estimate_us >= 1
 
 
@@ -206,7 +206,7 @@ def _check_slots(tables: Tables) -> None:
             assert slot.count == len(mine), f"count of slot {slot.key}"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
             assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
-            if slot.count and any(message.alone for message in mine):
+            if any(message.goes_alone(slot.pool) for message in mine):
                 assert slot.count == 1 and slot.closed, f"{slot.key} holds more than what goes alone"
 
 

@@ -286,7 +286,6 @@ class Rebuilding:
 
         attempts = [self._attempts(ended) for ended in row.attempts] if row.attempts is not None else None
         workers = [texts[place] for place in row.worker] if row.worker is not None else None
-        alone = list(map(bool, row.alone)) if row.alone is not None else None
         tasks = map(
             Task,
             row.id,
@@ -296,7 +295,7 @@ class Rebuilding:
             column(row.attempt, 1),
             column(_shared(row.holder), 0),
             column(_shared(row.estimate_us), 0),
-            column(alone, False),
+            column(row.alone, 0),
             column(workers, ""),
             column(row.started_ms, 0),
             column(row.run_us, 0),

@@ -63,7 +63,7 @@ class NeedyStream(Stream):
                     self._judge_unmet(result)
                     assert unmet.task in [*self.needs[result.task].results, *self.needs[result.task].outcomes]
         for assignments in effects.assignments.values():
-            for given in assignments:
+            for given in self.machine.passed_on(assignments):
                 if given.task in self.needs:
                     self._judge(self.needs[given.task], msgspec.msgpack.decode(given.body, type=Inputs))
         super()._watch(effects)

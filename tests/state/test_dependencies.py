@@ -19,11 +19,13 @@ from cluster.state.commands import (
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
+    LineRule,
     Needs,
     Outcome,
     Seen,
     Unmet,
 )
+from cluster.state.dependencies import INPUT_OVERHEAD_BYTES, INPUTS_AHEAD_BYTES_MAX
 from cluster.state.effects import (
     ANSWER_CROWDED,
     ANSWER_OK,
@@ -161,7 +163,8 @@ def test_every_attempt_gets_what_the_first_one_got(rig, client):
     worker.expire()
     other = rig.worker("w2")
     assert inputs_of(other, needy) == before
-    assert msgspec.msgpack.decode(rig.leader.held_by(other.session)[0].body, type=Inputs) == before
+    (held,) = rig.leader.passed_on(rig.leader.held_by(other.session))
+    assert msgspec.msgpack.decode(held.body, type=Inputs) == before
 
 
 def test_tasks_with_keys_and_lines_wait_as_well(rig, client, worker):
@@ -506,6 +509,75 @@ def test_more_needs_than_the_state_keeps_count_of_are_not_taken(rig, client, mon
     client.cancel(first)
     (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
     assert answer.code == ANSWER_OK
+
+
+def test_large_inputs_are_given_to_idle_slots_only_and_no_more_than_one_of_them_to_a_slot(rig, client):
+    worker = rig.worker(slots=2, prefetch=20)
+    (large, small) = client.submit(count=2)
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    finish(worker, small, body=bytes(INPUTS_AHEAD_BYTES_MAX // 2))
+    light = [client.needy([small]) for _ in range(6)]
+    assert worker.tasks() == light                          # three for each slot, one behind the other
+    heavy = [client.needy([large]) for _ in range(3)]
+    assert worker.tasks() == light
+    finish(worker, *light)
+    assert worker.tasks() == heavy[:2]
+    later = client.needy([small])
+    assert worker.tasks() == heavy[:2]                      # nothing waits behind them
+    finish(worker, heavy[0])
+    assert worker.tasks() == heavy[1:]
+    finish(worker, heavy[1])
+    assert worker.tasks() == [heavy[2], later]
+
+
+def test_many_inputs_are_as_heavy_as_large_ones_also_as_failures_and_after_a_delay(rig, client):
+    worker = rig.worker(prefetch=2_000, slots=1)
+    members = client.submit(count=1_000)
+    finish(worker, *members[1:], body=bytes(INPUTS_AHEAD_BYTES_MAX // 999 - INPUT_OVERHEAD_BYTES // 2))
+    end_as(worker, members[0], OUTCOME_FAILED)
+    (running,) = client.submit()
+    heavy = client.needy(members[1:])
+    assert worker.tasks() == [running]
+    finish(worker, running)
+    assert worker.tasks() == [heavy]
+    late = client.needy(members[1:], delay_ms=1_000)
+    failures = client.needy([], members[:1] * 1_000)
+    rig.pass_time(1_000)
+    assert worker.tasks() == [heavy]
+    finish(worker, heavy)
+    assert worker.tasks() == [failures]
+    finish(worker, failures)
+    assert worker.tasks() == [late]
+
+
+def test_what_runs_in_a_loop_gets_large_inputs_beside_others(rig, client):
+    """Nothing waits in a loop, so nothing that is large lies ready there."""
+    worker = rig.worker(slots=1, loop_names=("f",), loop_tasks=5)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    (first,) = client.submit()
+    lines = [{"line": LineRule(tenant)} for tenant in ("a", "b")]
+    heavy = [client.needy([large], **options) for options in ({}, {}, *lines)]
+    assert worker.tasks() == [first, *heavy]
+    end_as(worker, heavy[0], OUTCOME_CRASHED)
+    assert heavy[0] not in worker.tasks()                   # it goes alone now, as any that is suspected
+    finish(worker, first, *heavy[1:])
+    assert worker.tasks() == [heavy[0]]
+
+
+def test_large_inputs_go_alone_whatever_their_task_stands_in(rig, client):
+    worker = rig.worker(slots=1, prefetch=20)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    for options in ({}, {"key": "k", "actor": "A"}, {"line": LineRule("tenant")}):
+        first, *heavy = [client.submit(**options)[0], *[client.needy([large], **options) for _ in range(2)]]
+        assert worker.tasks() == [first]
+        finish(worker, first)
+        assert worker.tasks() == heavy[:1]
+        assert_equal(restore(rig.leader.image()), rig.leader)
+        finish(worker, heavy[0])
+        assert worker.tasks() == heavy[1:]
+        finish(worker, heavy[1])
 
 
 # -- people ------------------------------------------------------------------------------------------------------------
