@@ -19,8 +19,8 @@ older than those that need it, and a cycle cannot arise.
 
 What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes. It has no
 lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Pinned records of 64 MiB are kept
-beyond their dates; more than that only if there is room. A result that is gone in spite of that makes the attempt fail
-that was to get it.
+beyond their dates; more than that only if there is room. A result that is gone in spite of that ends the task that was
+to get it: when it would be let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
 
 Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
 since by now that might be a task that waits for it. A needed task that had ended without a result

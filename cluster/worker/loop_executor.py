@@ -59,7 +59,7 @@ from cluster.worker.child_messages import (
     setup_decoder,
     to_loop_decoder,
 )
-from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, load, soft_time_limit, with_log
+from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, fate_of, load, soft_time_limit, with_log
 from cluster.worker.log_tail import OwnTail
 from cluster.worker.loop_page import LoopPage
 from cluster.worker.loop_slots import thrown_out
@@ -284,7 +284,7 @@ def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Fail
     if asked == ASK_WARN and isinstance(exception, asyncio.CancelledError):
         late = soft_time_limit(assignment).with_traceback(exception.__traceback__)
         return OUTCOME_FAILED, failure_of(late, may_retry=True)
-    return OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
+    return fate_of(exception, is_users)
 
 
 class LoopChannel(LoopHost, Protocol):

@@ -19,6 +19,7 @@ from cluster.state.commands import (
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
+    Failure,
     LineRule,
     Needs,
     Outcome,
@@ -437,6 +438,29 @@ def test_too_much_beyond_its_date_is_forgotten_and_who_needs_it_fails(rig, clien
     finish(worker, slow)
     assert unmet_of(rig, needy) == Unmet(first, UNMET_UNKNOWN, first)
     assert inputs_of(worker, report).outcomes[0] == End(first, UNMET_UNKNOWN)
+
+
+def test_a_worker_that_is_told_of_a_result_that_is_gone_says_so_and_the_task_was_not_run(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], retries=3)
+    last = client.needy([needy])
+    finish(worker, first)
+    (given,) = worker.inbox
+    gone = Unmet(first, UNMET_UNKNOWN, first)
+    error = Failure("DependencyFailed", f"task {first} is not known", kinds=("DependencyFailed",), unmet=gone)
+    worker.report(Outcome(needy, given.attempt, OUTCOME_UNMET, EPOCH_MS, 1, b"", error))
+    assert unmet_of(rig, needy) == gone and end_of(rig, needy).attempts == 1
+    assert unmet_of(rig, last) == Unmet(needy, STATE_FAILED, first)
+    assert client.replay(needy) == 1
+
+
+def test_only_an_attempt_that_did_not_begin_can_say_that_a_result_was_gone(rig, client, worker):
+    (first,) = client.submit()
+    (given,) = worker.inbox
+    error = Failure("DependencyFailed", "task 7 is not known", unmet=Unmet(7, UNMET_UNKNOWN, 7))
+    worker.report(Outcome(first, given.attempt, OUTCOME_FAILED, EPOCH_MS, 1, b"", error))
+    failed = end_of(rig, first)
+    assert failed.state == STATE_FAILED and failed.error is not None and failed.error.unmet is None
 
 
 def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, worker):

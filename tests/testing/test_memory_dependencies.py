@@ -4,7 +4,21 @@ in a cluster in memory."""
 import asyncio
 
 import pytest
-from needy_tasks import RUNS, Adder, Size, flaky, judge, largest, nested, number, plain, size, slowly, total
+from needy_tasks import (
+    RUNS,
+    Adder,
+    Size,
+    flaky,
+    judge,
+    largest,
+    nested,
+    number,
+    plain,
+    size,
+    slowly,
+    total,
+    total_in_a_loop,
+)
 
 from cluster import (
     DependencyError,
@@ -18,6 +32,7 @@ from cluster import (
     after,
     group,
 )
+from cluster.state import retention
 from cluster.testing import MemoryCluster
 
 
@@ -139,6 +154,23 @@ def test_a_task_that_is_not_known_can_be_waited_for_by_nobody(memory_cluster):
         with pytest.raises(DependencyFailed, match=f"task {task} is not known") as raised:
             memory_cluster.submit(total, [memory_cluster.handle(task)]).result()
         assert (raised.value.task, raised.value.state) == (task, "unknown")
+
+
+@pytest.mark.parametrize("needy", [total, total_in_a_loop])
+def test_who_needs_a_result_that_is_gone_when_it_is_handed_out_fails_for_that_task(memory_cluster, monkeypatch, needy):
+    """Too much is beyond its date."""
+    monkeypatch.setattr(retention, "OVERDUE_BYTES_MAX", 100)
+    one = memory_cluster.submit(number.options(result_ttl="1s"), 7)
+    late = memory_cluster.submit(needy.options(delay="10s", retry=3), [one])
+    later = memory_cluster.submit(total, [late])
+    text = f"task {one.id} is not known: its record is not kept any more"
+    with pytest.raises(DependencyFailed, match=f"^DependencyFailed: {text}") as raised:
+        late.result()
+    assert (raised.value.task, raised.value.state, raised.value.cause) == (one.id, "unknown", one.id)
+    assert memory_cluster.records([late.id])[0].attempts == 0
+    with pytest.raises(DependencyFailed, match=f"task {late.id} was not run, since {text}") as raised:
+        later.result()
+    assert (raised.value.task, raised.value.state, raised.value.cause) == (late.id, "failed", one.id)
 
 
 def test_a_cycle_cannot_be_made_since_nobody_can_need_what_is_not_there_yet(memory_cluster):
