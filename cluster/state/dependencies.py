@@ -17,10 +17,10 @@ Who may be needed: tasks that the state knows when the dependent is submitted. O
 do not exist yet, it cannot be told whether they will ever end, so the dependent fails at once. Therefore every task is
 older than those that need it, and a cycle cannot arise.
 
-What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes. It has no
-lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Pinned records of 64 MiB are kept
-beyond their dates; more than that only if there is room. A result that is gone in spite of that ends the task that was
-to get it: when it would be let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
+What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes, or when
+there is too much. It has no lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Records
+of 64 MiB are kept so, and no more. A result that is gone in spite of that ends the task that was to get it: when it would
+be let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
 
 Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
 since by now that might be a task that waits for it. A needed task that had ended without a result
@@ -122,7 +122,7 @@ def retire(tables: Tables, number: int) -> None:
     for need in dependent.all():
         if not dependencies.is_needed(need):
             known = tables.tasks.get(need)
-            if known is not None and known.lot == OVERDUE:
+            if known is not None and known.lot <= OVERDUE:
                 tables.retention.file_again(known, tables.now_ms)
     task = tables.tasks.get(number)
     if task is not None and task.state != STATE_COMPLETED:

@@ -304,17 +304,17 @@ def _check_retention(tables: Tables) -> None:
     total = overdue = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
-            if task.lot == OVERDUE:
+            total += record_bytes(task)
+            if task.lot <= OVERDUE:
                 assert tables.dependencies.is_needed(task.id), f"{task.id} would be kept for ever"
                 overdue += record_bytes(task)
+                continue
             known[task.lot] = known.get(task.lot, 0) + 1
-            total += record_bytes(task)
             if task.state == STATE_DEAD:
                 dead[task.id] = record_bytes(task)
     assert total == retention.bytes
     assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
     assert overdue == retention.overdue_bytes <= OVERDUE_BYTES_MAX
-    known.pop(OVERDUE, None)
     assert {number: lot.known for number, lot in retention.lots.items()} == known
     listed = 0
     for second, bucket in retention.buckets.items():

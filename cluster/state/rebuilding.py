@@ -308,8 +308,8 @@ class Rebuilding:
         )
         shard = self.tables.tasks.shard(row.id[0] >> RUN_BITS)
         shard.update(zip(row.id, tasks, strict=True))
-        if row.lot is not None and OVERDUE in row.lot:
-            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot == OVERDUE]
+        if row.lot is not None and min(row.lot) <= OVERDUE:
+            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot <= OVERDUE]
             self.tables.retention.overdue_bytes += sum(map(record_bytes, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:

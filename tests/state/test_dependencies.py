@@ -5,7 +5,7 @@ from random import Random
 
 import msgspec
 import pytest
-from image_rig import assert_equal, restore
+from image_rig import assert_equal, assert_goes_on_alike, restore
 from state_rig import EPOCH_MS, Client, Rig, Worker, outcome_of
 
 from cluster.state import dependencies, needs, retention
@@ -40,7 +40,7 @@ from cluster.state.effects import (
     TaskResult,
 )
 from cluster.state.inputs import End, Inputs
-from cluster.state.retention import OVERDUE, SEEN_KEPT_MS
+from cluster.state.retention import DEAD_KEPT_MS, OVERDUE, SEEN_KEPT_MS
 
 HOUR_MS = 3_600_000
 
@@ -403,7 +403,7 @@ def test_what_others_wait_for_is_kept_beyond_its_date_until_they_have_ended(rig,
     finish(worker, first)
     rig.pass_time(HOUR_MS)
     assert rig.leader.state_of(first) == "completed"
-    assert rig.leader._tables.tasks.get(first).lot == OVERDUE
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
     assert_equal(restore(rig.leader.image()), rig.leader)
     rig.pass_time(HOUR_MS)
     finish(worker, slow)
@@ -438,6 +438,64 @@ def test_too_much_beyond_its_date_is_forgotten_and_who_needs_it_fails(rig, clien
     finish(worker, slow)
     assert unmet_of(rig, needy) == Unmet(first, UNMET_UNKNOWN, first)
     assert inputs_of(worker, report).outcomes[0] == End(first, UNMET_UNKNOWN)
+
+
+def test_a_record_that_a_surplus_met_before_its_date_has_that_date_again_when_nobody_needs_it(
+    rig, client, worker, monkeypatch
+):
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 5_000)
+    (first,) = client.submit(result_ttl_ms=2 * HOUR_MS)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([first, slow])
+    finish(worker, first)
+    for other in client.submit(count=3, result_ttl_ms=9 * HOUR_MS):     # due later, so that one goes first
+        finish(worker, other, body=bytes(2_000))
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    finish(worker, needy)
+    rig.pass_time(2 * HOUR_MS - 61_000)
+    assert end_of(rig, first).body == b"done"
+    rig.pass_time(2_000)
+    assert rig.leader.state_of(first) is None
+    assert_goes_on_alike(rig.log, len(rig.log) - 4)
+
+
+def test_a_dead_letter_that_others_need_is_not_dropped_for_younger_ones(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 2)
+    dead = client.submit(count=5)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [dead[1], slow])
+    for task in dead:
+        while rig.leader.state_of(task) in ("pending", "processing"):
+            end_as(worker, task, OUTCOME_CRASHED)
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, "dead", "dead"]
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_DEAD, STATE_COMPLETED]
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+    finish(worker, needy)               # it is one of the dead letters again, the last of them
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, None, "dead"]
+    rig.pass_time(DEAD_KEPT_MS - 62_000)
+    assert rig.leader.state_of(dead[1]) == "dead"
+    rig.pass_time(62_000)
+    assert rig.leader.state_of(dead[1]) is None
+
+
+def test_a_dead_letter_that_was_set_aside_for_others_can_be_replayed(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 0)
+    (first,) = client.submit()
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [first, slow])
+    while rig.leader.state_of(first) in ("pending", "processing"):
+        end_as(worker, first, OUTCOME_CRASHED)
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    assert client.replay(first) == 1
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert needy not in worker.tasks()
+    finish(worker, first)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_COMPLETED, STATE_COMPLETED]
 
 
 def test_a_worker_that_is_told_of_a_result_that_is_gone_says_so_and_the_task_was_not_run(rig, client, worker):
