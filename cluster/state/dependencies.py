@@ -18,9 +18,9 @@ do not exist yet, it cannot be told whether they will ever end, so the dependent
 older than those that need it, and a cycle cannot arise.
 
 What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes, or when
-there is too much. It has no lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Records
-of 64 MiB are kept so, and no more. A result that is gone in spite of that ends the task that was to get it: when it would
-be let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
+there is too much. It has no lot then (OVERDUE), and has a date again when the last one that needs it has ended. Up to
+64 MiB of records are kept so. A result that is gone in spite of that ends the task that was to get it: when it would be
+let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
 
 Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
 since by now that might be a task that waits for it. A needed task that had ended without a result
