@@ -25,6 +25,7 @@ from cluster import (
     DependencyFailed,
     EncodeError,
     Outcome,
+    Overloaded,
     TaskCancelled,
     TaskDead,
     TaskExpired,
@@ -32,7 +33,7 @@ from cluster import (
     after,
     group,
 )
-from cluster.state import retention
+from cluster.state import needs, retention
 from cluster.testing import MemoryCluster
 
 
@@ -63,6 +64,17 @@ def test_items_of_a_map_and_methods_of_actors_take_handles(memory_cluster):
     again = memory_cluster.map(slowly, batch.members())
     assert again.results() == [3, 4] and batch.results() == [2, 3]
     assert memory_cluster.actor(Adder, key="k").add(ones[0], batch.as_completed().__next__()) in (3, 4)
+
+
+def test_of_a_map_that_is_refused_other_commands_run_also_later_ones_and_each_as_a_whole(memory_cluster, monkeypatch):
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 1_000)
+    one = memory_cluster.submit(number.options(delay="1h"), 7)
+    with pytest.raises(Overloaded, match="need more others than the cluster keeps count of"):
+        memory_cluster.map(number, [*[after(one)] * 2_048, *[1] * 100])
+    assert one.result() == 7
+    memory_cluster.advance("1s")
+    (queue,) = memory_cluster.status()["queues"]
+    assert (queue["delayed"], queue["ready"], queue["running"], queue["completed"]) == (0, 0, 0, 1 + 1_024 + 100)
 
 
 def test_what_needs_a_result_that_is_not_there_fails_without_having_run_and_names_it(memory_cluster):
