@@ -30,6 +30,7 @@ from cluster.simulation.verdict import Judge
 from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_TIMED_OUT,
+    REPLAYED_BITS,
     TASK_NUMBER_BITS,
     UNMET_UNKNOWN,
     Close,
@@ -48,6 +49,7 @@ from cluster.state.commands import (
 )
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
+    ANSWER_CROWDED,
     ANSWER_OK,
     STATE_CANCELLED,
     STATE_COMPLETED,
@@ -305,9 +307,9 @@ class StateOracle:
         said = 0
         for answer in effects.answers:
             named = self._said_replay.get((answer.session, answer.seq), [])
-            if answer.code == ANSWER_OK and named:
+            if answer.code in (ANSWER_OK, ANSWER_CROWDED) and named:
                 self._said_replay[answer.session, answer.seq] = []      # if it is said again, this is its answer
-                said += answer.value
+                said += answer.value & ((1 << REPLAYED_BITS) - 1)
                 for task in dict.fromkeys(named):
                     if self.reference.replays_of(task) > self._replays.get(task, 0):
                         self._replays[task] = self._replays.get(task, 0) + 1

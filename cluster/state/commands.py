@@ -27,9 +27,10 @@ RETRY_FACTOR_MAX = 10
 RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
 REPLAY_TASKS_MAX = 1_024 # in one command
+REPLAYED_BITS = 16       # of the answer of a Replay that is crowded
 
 NEEDS_MAX = 16_384              # of one task
-NEEDS_COMMAND_MAX = 65_536      # of all tasks of a Submit
+NEEDS_COMMAND_MAX = 65_536      # of all tasks of a Submit, or that a Replay runs again
 INPUTS_BYTES_MAX = 4 * 1024 * 1024      # results of what one task needs, together
 
 HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
@@ -345,6 +346,10 @@ class Drain(Command, tag=10, frozen=True):
 class Replay(Command, tag=11, frozen=True):
     """Client -> leader -> log. Session command `seq`: runs these tasks (ids) again that ended without a result, each
     under its id. Others are passed over; the answer's value is how many are run again.
+
+    What they need is limited as in a Submit. Nothing is done for the first one that does not fit, and for those behind
+    it: ANSWER_CROWDED, and its value is `looked_at << REPLAYED_BITS | run again`. Another command may name the rest; if
+    the first of that does not fit either, the cluster has too many needs.
     """
 
     session: int

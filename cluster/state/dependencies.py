@@ -124,15 +124,12 @@ def retire(tables: Tables, number: int) -> None:
             known = tables.tasks.get(need)
             if known is not None and known.lot <= OVERDUE:
                 tables.retention.file_again(known, tables.now_ms)
-    task = tables.tasks.get(number)
-    if task is not None and task.state != STATE_COMPLETED:
-        dependencies.kept[number] = Dependent(dependent.needs, unknown=dependent.unknown)
 
 
 def settle(tables: Tables) -> None:
     """Tells of ends, as far as one entry may."""
     dependencies = tables.dependencies
-    ends, waited = dependencies.ends, dependencies.waited
+    ends = dependencies.ends
     steps = SETTLED_MAX
     while ends and steps > 0:
         number = ends[0]
@@ -143,16 +140,14 @@ def settle(tables: Tables) -> None:
         if number in dependencies.by_task:
             steps -= 1 + len(dependencies.by_task[number].needs) // NEEDS_PER_STEP
             retire(tables, number)
-        told = 0
-        waiting = waited.pop(number, ())
-        for signed in waiting:
+        told: list[int] = []
+        for signed in dependencies.waiting_for(number, max(0, steps)):
             if steps <= 0:
                 break
-            told += 1
+            told.append(signed)
             steps -= 1 + _tell(tables, signed, number, task) // NEEDS_PER_STEP
-        if told < len(waiting):
-            waited[number] = list(waiting[told:])
-        else:
+        dependencies.told(number, told)
+        if number not in dependencies.waited:
             ends.popleft()
 
 
@@ -176,7 +171,6 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
     assert task.state == DELAYED
     dependencies = tables.dependencies
     find = tables.tasks.get
-    waited = dependencies.waited
     failure = _unmet(dependent.unknown, None) if dependent.unknown else None
     for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
         for number in numbers:
@@ -186,8 +180,7 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
             if known is None:       # it is replayed, and what it needs is forgotten
                 failure = _unmet(number, None)
             elif not known.is_terminal:
-                waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                dependent.missing += 1
+                dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
             elif is_result and known.state != STATE_COMPLETED:
                 failure = _unmet(number, known)
     dependencies.enter(task.id, dependent)
@@ -199,9 +192,7 @@ def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
 
 
 def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
-    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large. It
-    may have been told of an end twice, which it waited for in an earlier life as well: then that of another is yet to
-    be told."""
+    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
     dependencies = tables.dependencies
     find = tables.tasks.get
     size = missing = failures = 0
@@ -212,8 +203,7 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
             if known is None:
                 failure = _unmet(number, None) if is_result and failure is None else failure
             elif not known.is_terminal:
-                dependencies.waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                missing += 1
+                missing += dependencies.wait(number, task.id if is_result else -task.id)
             elif known.state == STATE_COMPLETED:
                 size += len(known.body)
             elif not is_result:

@@ -17,16 +17,22 @@ on, WINDOWS_MAX are remembered: beyond that the one that ended first is forgotte
 To refuse instead would stop a cluster, or a whole command of others' tasks, for the sake of what has ended.
 
 Cost: a task without a key costs one look at its options, and one at its spec where specs change. One with a key is a
-dict entry and, with a window, a date. Dates are rounded up to a second, and only clear the table: whether a window is
-over is asked when it matters.
+dict entry and, once it has ended with a window that goes on, one of the second in which that is over. These seconds
+only clear the table: whether a window is over is asked when it matters. They are not among the timers, whose items stay
+until their date: that would be one for each key of a day, though all but WINDOWS_MAX of them are forgotten.
 """
+
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from cluster.state.commands import Options
 from cluster.state.queues import Spec
-from cluster.state.timers import LIMIT, OF_KEY, Timers
 
 WINDOWS_MAX = 200_000           # that are remembered of tasks that have ended
 CLEARED_EVERY_MS = 1_000        # dates at which windows are cleared lie so far apart
+CLEARED_MAX = 4_096             # in one entry; what is left is due at once
+STALE_DATES = 64                # that are gone may be in the heap, beside as many as there are
 
 Scope = tuple[str, str, str]    # task name, key of an actor or "", key
 
@@ -45,15 +51,17 @@ class Taken:
 
 class Duplicates:
     """All keys that are taken. Invariants: `over` has those whose task has ended, by task, in the order in which they
-    did; each of them has a date among the timers. The task of any other is unfinished."""
+    did; each of them is in the bucket of the date at which it is cleared, in the same order. The task of any other is
+    unfinished."""
 
-    __slots__ = ("_timers", "by_scope", "by_task", "over")
+    __slots__ = ("_dates", "buckets", "by_scope", "by_task", "over")
 
-    def __init__(self, timers: Timers) -> None:
-        self._timers = timers
+    def __init__(self) -> None:
         self.by_scope: dict[Scope, Taken] = {}
         self.by_task: dict[int, Taken] = {}
-        self.over: dict[int, Taken] = {}
+        self.over: OrderedDict[int, Taken] = OrderedDict()      # of a dict the first one is found ever later
+        self.buckets: dict[int, dict[int, Taken]] = {}      # by date, then by task; none is empty
+        self._dates: list[int] = []         # heap of the keys of `buckets`, and of some that are gone
 
     def first(self, name: str, options: Options, now_ms: int) -> int:
         """The task that has the key of these options; 0 if it is free."""
@@ -62,9 +70,6 @@ class Duplicates:
     def take(self, spec: Spec, task: int, window_ms: int, now_ms: int) -> None:
         """A task is accepted whose key is free."""
         self.add(Taken(scope_of(spec), task, now_ms + window_ms))
-        if window_ms:
-            end_ms = now_ms + window_ms
-            self._timers.add(end_ms + -end_ms % CLEARED_EVERY_MS, task, 1, LIMIT, OF_KEY)
 
     def ended(self, task: int, now_ms: int) -> None:
         """A task with a key has ended."""
@@ -73,7 +78,7 @@ class Duplicates:
         if taken.until_ms <= now_ms:
             self._free(taken)
         else:
-            self.over[task] = taken
+            self._remember(taken)
 
     def may_be_replayed(self, spec: Spec, task: int, now_ms: int) -> bool:
         """Nobody else has its key."""
@@ -86,13 +91,22 @@ class Duplicates:
             self.add(Taken(scope_of(spec), task, 0))
         else:
             taken.is_over = False
-            del self.over[task]
+            self._forget(taken)
 
-    def due(self, task: int, now_ms: int) -> None:
-        """The date of a window has come."""
-        taken = self.over.get(task)
-        if taken is not None and taken.until_ms <= now_ms:
-            self._free(taken)
+    def clear(self, now_ms: int) -> None:
+        """Windows whose date has come are over, as many as one entry may clear."""
+        left = CLEARED_MAX
+        while left > 0 and (date_ms := self.next_deadline_ms()) is not None and date_ms <= now_ms:
+            for taken in list(islice(self.buckets[date_ms].values(), left)):
+                self._free(taken)
+                left -= 1
+
+    def next_deadline_ms(self) -> int | None:
+        """The earliest date at which windows are to be cleared."""
+        dates, buckets = self._dates, self.buckets
+        while dates and dates[0] not in buckets:
+            heappop(dates)
+        return dates[0] if dates else None
 
     def enforce(self) -> int:
         """Forgets windows that are too many; returns how many."""
@@ -105,7 +119,7 @@ class Duplicates:
         assert taken.scope not in self.by_scope, f"two tasks have the key {taken.scope}"
         self.by_scope[taken.scope] = self.by_task[taken.task] = taken
         if taken.is_over:
-            self.over[taken.task] = taken
+            self._remember(taken)
 
     def _holder(self, scope: Scope, now_ms: int) -> int:
         taken = self.by_scope.get(scope)
@@ -119,8 +133,36 @@ class Duplicates:
     def _free(self, taken: Taken) -> None:
         del self.by_scope[taken.scope]
         del self.by_task[taken.task]
-        self.over.pop(taken.task, None)
+        if taken.task in self.over:
+            self._forget(taken)
+
+    def _remember(self, taken: Taken) -> None:
+        """Its task has ended, and its window goes on."""
+        self.over[taken.task] = taken
+        date_ms = _cleared_at(taken.until_ms)
+        bucket = self.buckets.get(date_ms)
+        if bucket is None:
+            bucket = self.buckets[date_ms] = {}
+            heappush(self._dates, date_ms)
+        bucket[taken.task] = taken
+
+    def _forget(self, taken: Taken) -> None:
+        """Its window is over, or is not what keeps its key any more."""
+        del self.over[taken.task]
+        date_ms = _cleared_at(taken.until_ms)
+        bucket = self.buckets[date_ms]
+        del bucket[taken.task]
+        if not bucket:
+            del self.buckets[date_ms]
+            if len(self._dates) > 2 * len(self.buckets) + STALE_DATES:
+                self._dates = list(self.buckets)
+                heapify(self._dates)
 
 
 def scope_of(spec: Spec) -> Scope:
     return spec.name, spec.key, spec.dedup
+
+
+def _cleared_at(until_ms: int) -> int:
+    """Rounded up: what is over within one second is cleared in one entry."""
+    return until_ms + -until_ms % CLEARED_EVERY_MS

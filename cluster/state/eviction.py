@@ -125,7 +125,8 @@ class _Sweep:
             del shard[number]
             retention.exhume(number)
             self._ids.append(number)
-            retention.bytes -= len(task.body) + RECORD_OVERHEAD_BYTES + self._attempts(task)
+            retention.bytes -= retention.bytes_of(task)
+            self._tables.evidence.forget(task)
         self._leave(lot.number, 1)
 
     @property
@@ -137,6 +138,7 @@ class _Sweep:
         """Forgets the first tasks of a lot."""
         tables, forgotten = self._tables, self._ids
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         run = -1
         shard: dict[int, Task] = {}
         looked = count = size = 0
@@ -159,6 +161,8 @@ class _Sweep:
             size += len(task.body) + RECORD_OVERHEAD_BYTES
             if task.attempts is not None:
                 size += self._attempts(task)
+            if kept:
+                size += tables.dependencies.kept_bytes(number)
             if size >= enough_bytes:
                 break
         del lot.ids[:looked]
@@ -173,6 +177,7 @@ class _Sweep:
         """
         tables, forget = self._tables, self._ids.append
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         end = min(last + 1, first + self._numbers_max)
         spec: Spec | None = None
         skip = False
@@ -208,6 +213,8 @@ class _Sweep:
                 size += len(task.body) + RECORD_OVERHEAD_BYTES
                 if task.attempts is not None:
                     size += self._attempts(task)
+                if kept:
+                    size += tables.dependencies.kept_bytes(number)
                 if size >= enough_bytes:
                     break
             start = cut

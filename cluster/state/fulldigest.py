@@ -145,11 +145,13 @@ def _duplicates(duplicates: Duplicates) -> Iterator[object]:
     for task, taken in sorted(duplicates.by_task.items()):
         yield (task, taken.scope, taken.until_ms, taken.is_over)
     yield list(duplicates.over)
+    yield [(date_ms, list(bucket)) for date_ms, bucket in sorted(duplicates.buckets.items())]
 
 
 def _dependencies(dependencies: Dependencies) -> Iterator[object]:
     yield (dependencies.counted, list(dependencies.ends))
-    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
+    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()))
+    yield [(task, dependencies.waiting_for(task)) for task in sorted(dependencies.waited)]
     for known in (dependencies.by_task, dependencies.kept):
         yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
 

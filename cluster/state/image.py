@@ -300,8 +300,8 @@ def _dependents(tables: Tables) -> Iterator[Row]:
 
 
 def _waited(tables: Tables) -> Iterator[Row]:
-    for task, waiting in sorted(tables.dependencies.waited.items()):
-        yield from (WaitedRow(task, some) for some in _cut(waiting))
+    for task in sorted(tables.dependencies.waited):
+        yield from (WaitedRow(task, some) for some in _cut(tables.dependencies.waiting_for(task)))
 
 
 def _orders(tables: Tables) -> Iterator[Row]:

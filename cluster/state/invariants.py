@@ -11,7 +11,7 @@ from cluster.state.line_invariants import check_lines
 from cluster.state.locks import CLAIM_NUMBER_MAX
 from cluster.state.needs import NEEDS_KNOWN_MAX
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel
-from cluster.state.retention import OVERDUE, OVERDUE_BYTES_MAX, record_bytes
+from cluster.state.retention import OVERDUE, OVERDUE_BYTES_MAX
 from cluster.state.schedule_rows import HISTORY_SLOTS
 from cluster.state.schedules import RUN_NUMBER_MAX, SCHEDULES_MAX, UNKNOWN, WAITING_MAX, is_served
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
@@ -271,16 +271,18 @@ def _check_dependencies(tables: Tables) -> None:
     pins: dict[int, int] = {}
     taken: dict[int, int] = {}
     waits: dict[int, int] = {}
-    for waiting in dependencies.waited.values():
+    for need in dependencies.waited:
+        waiting = dependencies.waiting_for(need)
         assert waiting, "nobody waits for it"
         for signed in waiting:
+            assert abs(signed) in dependencies.by_task, f"{abs(signed)} waits for {need}, and has ended"
             waits[abs(signed)] = waits.get(abs(signed), 0) + 1
     for number, dependent in dependencies.by_task.items():
         task = tables.tasks.get(number)
         if task is None or task.is_terminal:
             assert number in ends, f"{number} has ended and pins what it needed"
         elif dependent.missing:
-            assert task.state == DELAYED and dependent.missing <= waits.get(number, 0), f"{number} waits for nothing"
+            assert task.state == DELAYED and dependent.missing == waits.get(number), f"{number} waits for nothing"
         for need in dependent.all():
             counts = pins if dependent.missing else taken
             counts[need] = counts.get(need, 0) + 1
@@ -304,14 +306,14 @@ def _check_retention(tables: Tables) -> None:
     total = overdue = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
-            total += record_bytes(task)
+            total += retention.bytes_of(task)
             if task.lot <= OVERDUE:
                 assert tables.dependencies.is_needed(task.id), f"{task.id} would be kept for ever"
-                overdue += record_bytes(task)
+                overdue += retention.bytes_of(task)
                 continue
             known[task.lot] = known.get(task.lot, 0) + 1
             if task.state == STATE_DEAD:
-                dead[task.id] = record_bytes(task)
+                dead[task.id] = retention.bytes_of(task)
     assert total == retention.bytes
     assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
     assert overdue == retention.overdue_bytes <= OVERDUE_BYTES_MAX

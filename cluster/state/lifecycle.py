@@ -35,7 +35,7 @@ from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, OF_KEY, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -64,8 +64,13 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     ttl_ms = task.spec.result_ttl_ms
     if state == STATE_DEAD:
         ttl_ms = max(ttl_ms, DEAD_KEPT_MS)
+    dependencies = tables.dependencies
+    size_bytes = len(task.body) + attempts_bytes(task)
+    if dependencies.by_task:
+        dependencies.keep(task.id)
+        size_bytes += dependencies.kept_bytes(task.id)
     task.lot = tables.retention.lot(tables.now_ms, ttl_ms)
-    tables.retention.file(task.lot, [task.id], len(task.body) + attempts_bytes(task))
+    tables.retention.file(task.lot, [task.id], size_bytes)
     if state == STATE_DEAD:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
@@ -74,8 +79,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
-    if tables.dependencies.is_used:
-        tables.dependencies.note((task.id,))
+    if dependencies.is_used:
+        dependencies.note((task.id,))
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -212,14 +217,13 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
 
 
 def run_timers(tables: Tables) -> None:
-    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room."""
+    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room;
+    keys whose window is over are free."""
+    tables.duplicates.clear(tables.now_ms)
     for date_ms, first, count, item in tables.timers.take_due(tables.now_ms):
         life, what = divmod(item, 1 << LIFE_SHIFT)
         if what == LIMIT:
-            if life == OF_KEY:
-                tables.duplicates.due(first, tables.now_ms)
-            else:
-                tables.limits.due(first, date_ms)
+            tables.limits.due(first, date_ms)
             continue
         found = [tables.tasks.get(number) for number in range(first, first + count)]
         tasks = [task for task in found if task is not None and task.replays == life]

@@ -186,7 +186,11 @@ class Machine:
         tables = self._tables
         if tables.dependencies.ends:
             return tables.now_ms        # one entry could not tell of all
-        dates = (tables.timers.next_deadline_ms(), tables.retention.next_deadline_ms(tables.now_ms))
+        dates = (
+            tables.timers.next_deadline_ms(),
+            tables.duplicates.next_deadline_ms(),
+            tables.retention.next_deadline_ms(tables.now_ms),
+        )
         return min([date for date in dates if date is not None], default=None)
 
     def session(self, session: int) -> Session | None:
@@ -359,7 +363,7 @@ class Machine:
         if len(command.tasks) > REPLAY_TASKS_MAX:
             self._answer(session, command.low, ANSWER_REFUSED, 0)
         else:
-            self._answer(session, command.low, ANSWER_OK, replay(self._tables, command.tasks))
+            self._answer(session, command.low, *replay(self._tables, command.tasks))
 
     def _on_acquire(self, command: Acquire) -> None:
         session = self._admit(command, ROLE_CLIENT)

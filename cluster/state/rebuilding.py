@@ -21,7 +21,7 @@ from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
 from cluster.state.needs import Dependent
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
-from cluster.state.retention import OVERDUE, Lot, record_bytes
+from cluster.state.retention import OVERDUE, Lot
 from cluster.state.rows import (
     DEAD_LISTED_SINCE,
     IMAGE_VERSION,
@@ -310,7 +310,7 @@ class Rebuilding:
         shard.update(zip(row.id, tasks, strict=True))
         if row.lot is not None and min(row.lot) <= OVERDUE:
             overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot <= OVERDUE]
-            self.tables.retention.overdue_bytes += sum(map(record_bytes, overdue))
+            self.tables.retention.overdue_bytes += sum(map(self.tables.retention.bytes_of, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
         if ended is None:
@@ -319,18 +319,23 @@ class Rebuilding:
 
     def dependent(self, row: DependentRow) -> None:
         dependencies = self.tables.dependencies
-        if self.tables.tasks.get(row.task) is None and not row.is_live:
-            raise LookupError(f"needs of task {row.task}")
         dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
         if not row.is_live:
+            task = self.tables.tasks.get(row.task)
+            if task is None:
+                raise LookupError(f"needs of task {row.task}")
             dependencies.kept[row.task] = dependent
+            if task.lot <= OVERDUE:
+                self.tables.retention.overdue_bytes += dependencies.kept_bytes(row.task)
             return
         dependencies.enter(row.task, dependent)
         if not row.missing:
             dependencies.take(dependent)
 
     def waited(self, row: WaitedRow) -> None:
-        self.tables.dependencies.waited.setdefault(row.task, []).extend(row.waiting)
+        for signed in row.waiting:
+            if not self.tables.dependencies.wait(row.task, signed):
+                raise LookupError(f"{signed} waits twice for task {row.task}")
 
     # -- orders ----------------------------------------------------------------------------------------------
 

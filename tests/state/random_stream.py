@@ -20,6 +20,7 @@ from cluster.state.commands import (
     OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
     PREFETCH_AUTO,
+    REPLAYED_BITS,
     RESULT_TTL_DEFAULT_MS,
     ROLE_CLIENT,
     ROLE_WORKER,
@@ -192,8 +193,9 @@ class Stream:
         for answer in effects.answers:
             if answer.code != ANSWER_GAP:
                 named = self.replaying.pop((answer.session, answer.seq), [])
-                assert 0 <= answer.value <= len(named) or not named
-                tasks += named if answer.value else []
+                count = answer.value & ((1 << REPLAYED_BITS) - 1)
+                assert 0 <= count <= len(named) or not named
+                tasks += named if count else []
         for task in tasks:
             self.replays[task] = self.replays.get(task, 0) + 1
         self._are_pending(tasks)

@@ -8,7 +8,7 @@ import pytest
 from image_rig import assert_equal, assert_goes_on_alike, restore
 from state_rig import EPOCH_MS, Client, Rig, Worker, outcome_of
 
-from cluster.state import dependencies, needs, retention
+from cluster.state import dependencies, needs, replays, retention
 from cluster.state.commands import (
     INPUTS_BYTES_MAX,
     NEEDS_MAX,
@@ -16,6 +16,7 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_UNMET,
+    REPLAYED_BITS,
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
@@ -23,6 +24,7 @@ from cluster.state.commands import (
     LineRule,
     Needs,
     Outcome,
+    Replay,
     Seen,
     Unmet,
 )
@@ -273,6 +275,38 @@ def test_one_that_waits_may_be_cancelled_or_expire_and_what_it_needed_goes_on(ri
     assert not rig.leader._tables.dependencies.pins
 
 
+def test_dependents_that_have_ended_leave_nothing_with_what_they_waited_for(rig, client):
+    """A task that waits for long is not known by all that ever needed it."""
+    first, second = client.submit("parked", 2)
+    waited = rig.leader._tables.dependencies.waited
+    for _ in range(3):
+        some = client.submit("f", 20, [Needs([first, first], [first, second])] * 20)
+        client.cancel(*some)
+        client.replay(*some[:5])
+        client.cancel(*some)
+        client.submit("f", 20, [Needs([second])] * 20, expires_ms=1_000)
+        rig.pass_time(1_000)
+        assert not waited
+    early, gone, late = (client.needy([], [first]) for _ in range(3))
+    client.cancel(gone)
+    assert list(waited[first]) == [-early, -late]
+    client.cancel(late)
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    last = client.needy([first])
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    client.cancel(first)
+    assert rig.leader.state_of(early) == "pending" and unmet_of(rig, last).task == first and not waited
+
+
+def test_what_is_needed_twice_is_waited_for_once(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first, first], [first])
+    details = rig.leader.details(needy)
+    assert details is not None and (details.needs, details.row.missing) == (3, 2)
+    finish(worker, first)
+    assert [end.task for end in inputs_of(worker, needy).results] == [first, first]
+
+
 def test_tasks_outlive_the_sessions_of_their_clients(rig, client, worker):
     (first,) = client.submit()
     other = rig.client("c2")
@@ -361,9 +395,7 @@ def test_a_dependent_that_is_replayed_in_the_entry_in_which_it_ended_waits_again
     assert len(inputs_of(worker, needy).results) == 2
 
 
-def test_an_end_that_is_counted_twice_lets_nobody_go_with_a_result_that_is_not_there(rig, client, worker):
-    """What waited in an earlier life is still in the list: the end of the second one is told to it twice, before that
-    of the first one."""
+def test_an_end_is_told_once_to_one_that_has_waited_for_it_in_an_earlier_life_too(rig, client, worker):
     first, second = client.submit("parked", 2)
     needy = client.needy([first], [second])
     client.cancel(needy)
@@ -531,6 +563,62 @@ def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, wor
     assert not known.kept and not known.by_task and not known.waited and not known.pins
 
 
+def test_needs_that_are_kept_for_a_replay_count_as_bytes_of_the_record(rig, client, worker, monkeypatch):
+    members = client.submit("parked", 500)
+    plain, needy = client.submit("parked")[0], client.needy(members)
+    retention_ = rig.leader._tables.retention
+    client.cancel(plain)
+    record = retention_.bytes
+    client.cancel(needy)
+    needs_bytes = needs.KEPT_BYTES + 500 * needs.NEED_BYTES
+    assert retention_.bytes == 2 * record + needs_bytes
+    restored = restore(rig.leader.image())
+    assert restored._tables.retention.bytes == retention_.bytes
+    client.replay(needy)
+    assert retention_.bytes == record
+    client.cancel(needy)
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 2 * record + needs_bytes - 1)
+    rig.pass_time(1)
+    assert rig.leader.state_of(plain) is None and rig.leader.state_of(needy) == "cancelled"
+    assert retention_.bytes == record + needs_bytes
+    client.cancel(*client.submit("parked"))
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 2 * record)
+    rig.pass_time(1)
+    assert rig.leader.state_of(needy) is None and retention_.bytes == record, "no more than what is too much goes"
+
+
+def test_needs_of_dead_letters_count_among_the_bytes_of_these(rig, client, worker, monkeypatch):
+    members = client.submit(count=100)
+    needy = client.needy(members)
+    finish(worker, *members)
+    for _ in range(3):
+        end_as(worker, needy, OUTCOME_CRASHED)
+    tables = rig.leader._tables
+    assert rig.leader.state_of(needy) == "dead"
+    assert tables.retention.dead_bytes > 100 * needs.NEED_BYTES
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    monkeypatch.setattr(retention, "DEAD_BYTES_MAX", 100 * needs.NEED_BYTES)
+    rig.pass_time(1)
+    assert rig.leader.state_of(needy) is None and not tables.retention.dead_bytes and not tables.dependencies.kept
+
+
+def test_needs_of_one_that_others_need_count_while_it_is_kept_beyond_its_date(rig, client, worker):
+    members = client.submit("parked", 50)
+    needy = client.needy(members, result_ttl_ms=1_000)
+    (slow,) = client.submit(delay_ms=HOUR_MS)
+    report = client.needy([], [needy, slow])
+    client.cancel(needy)
+    rig.pass_time(5_000)
+    tables = rig.leader._tables
+    assert tables.tasks.get(needy).lot <= OVERDUE
+    assert tables.retention.overdue_bytes > 50 * needs.NEED_BYTES
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    client.cancel(report)
+    assert not tables.retention.overdue_bytes
+    rig.pass_time(2 * SEEN_KEPT_MS)
+    assert rig.leader.state_of(needy) is None and list(tables.dependencies.kept) == [report]
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
@@ -660,6 +748,48 @@ def test_large_inputs_go_alone_whatever_their_task_stands_in(rig, client):
         finish(worker, heavy[0])
         assert worker.tasks() == heavy[1:]
         finish(worker, heavy[1])
+
+
+def _refused_dependents(client, worker, count, needs_each):
+    """So many that failed, since what each of them needs did."""
+    members = client.submit(count=needs_each)
+    waiting = client.submit("f", count, [Needs(members)] * count)
+    for member in members:
+        end_as(worker, member, OUTCOME_FAILED)
+    return members, waiting
+
+
+def test_a_replay_runs_as_many_again_as_a_submit_may_bring_and_says_where_it_stopped(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(replays, "NEEDS_COMMAND_MAX", 7)
+    members, waiting = _refused_dependents(client, worker, 5, 3)
+    (plain,) = client.submit("parked")
+    client.cancel(plain)
+    answer = client.send(Replay(client.session, client.seq, client.seq, [*members, plain, 5, *waiting]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (3 + 2 + 2, 3 + 1 + 2))
+    states = [rig.leader.state_of(task) for task in (plain, *waiting)]
+    assert states == ["pending", "pending", "pending", "failed", "failed", "failed"]
+    assert rig.leader._tables.dependencies.counted == 6
+    rest = waiting[2:]
+    answer = client.send(Replay(client.session, client.seq, client.seq, rest))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (2, 2))
+    assert client.replay(*rest[2:]) == 1
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+
+
+def test_a_replay_brings_no_needs_when_there_are_too_many_and_what_needs_nothing_runs_again(
+    rig, client, worker, monkeypatch
+):
+    members, waiting = _refused_dependents(client, worker, 2, 3)
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 2)
+    (other,) = client.submit("parked")
+    client.needy([other, other])
+    answer = client.send(Replay(client.session, client.seq, client.seq, [members[0], *waiting, members[1]]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (1, 1))
+    answer = client.send(Replay(client.session, client.seq, client.seq, waiting))
+    assert (answer.code, answer.value) == (ANSWER_CROWDED, 0)
+    assert client.replay(*members[1:]) == 2
+    client.cancel(other)
+    assert client.replay(*waiting[:1]) == 1
 
 
 # -- people ------------------------------------------------------------------------------------------------------------

@@ -213,6 +213,54 @@ def test_too_many_windows_are_forgotten_the_oldest_first_and_counted(rig, monkey
     assert keys_taken(rig) == 0
 
 
+def test_keys_that_are_forgotten_before_the_end_of_their_windows_leave_no_dates(rig, monkeypatch):
+    """Each has a window of its own, far away: what is kept is as much as there are keys, not as there were."""
+    monkeypatch.setattr(duplicates, "WINDOWS_MAX", 3)
+    monkeypatch.setattr("cluster.state.duplicate_invariants.WINDOWS_MAX", 3)
+    client, worker = rig.client(), rig.worker()
+    for number in range(200):
+        client.submit(dedup=f"k{number}", dedup_ms=HOUR_MS * (200 - number), result_ttl_ms=1_000)
+        finish_all(worker)
+    rig.pass_time(2_000)
+    tables = rig.leader._tables
+    assert keys_taken(rig) == 3 and not tables.timers.heap
+    assert len(tables.duplicates.buckets) == 3 and len(tables.duplicates._dates) < 100
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    assert rig.leader.next_deadline_ms() == min(tables.duplicates.buckets)
+    for _ in range(4):
+        rig.pass_time(HOUR_MS)
+    assert keys_taken(rig) == 0 and rig.leader.next_deadline_ms() is None
+
+
+def test_a_key_that_is_replayed_within_its_window_has_no_date_until_it_has_ended_again(rig):
+    client, worker = rig.client(), rig.worker()
+    (first,) = client.submit(dedup="k", dedup_ms=MINUTE_MS)
+    worker.end(worker.inbox[0], OUTCOME_FAILED)
+    assert len(rig.leader._tables.duplicates.buckets) == 1
+    client.replay(first)
+    assert not rig.leader._tables.duplicates.buckets
+    finish_all(worker)
+    assert len(rig.leader._tables.duplicates.buckets) == 1
+
+
+def test_more_windows_than_one_entry_may_clear_are_cleared_by_the_next_ones_likewise_after_a_restore(rig, monkeypatch):
+    monkeypatch.setattr(duplicates, "CLEARED_MAX", 2)
+    client, worker = rig.client(), rig.worker(slots=9)
+    for number in range(5):
+        client.submit(dedup=f"k{number}", dedup_ms=1_500)
+    for place in (3, 0, 2, 0, 0):
+        worker.complete(worker.inbox[place])
+    cut = len(rig.log)
+    rig.pass_time(2_000)
+    left = [scope[2] for scope in rig.leader._tables.duplicates.by_scope]
+    assert sorted(left) == ["k1", "k2", "k4"] and rig.leader.next_deadline_ms() <= rig.now_ms
+    rig.pass_time(0)
+    rig.pass_time(0)
+    assert keys_taken(rig) == 0
+    for place in range(cut, len(rig.log)):
+        assert_goes_on_alike(rig.log, place)
+
+
 # -- the life of the first ----------------------------------------------------------------------------------------
 
 

@@ -420,11 +420,13 @@ KNOWN_FIELDS = {
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
     schedules.Schedule: "alarm alarm_ms begun history is_paused next_ms passed_ms spec version waiting",
-    retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes",
+    retention.Retention: (
+        "_dependencies _seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes"
+    ),
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
-    duplicates.Duplicates: "_timers by_scope by_task over",
+    duplicates.Duplicates: "_dates buckets by_scope by_task over",
     duplicates.Taken: "is_over scope task until_ms",
     needs.Dependencies: "by_task counted ends kept pins taken waited",
     needs.Dependent: "at_ms delay_ms missing needs unknown",
