@@ -34,6 +34,7 @@ that is told more than INPUTS_AHEAD_BYTES_MAX is HEAVY: nothing of that lies rea
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import msgspec
 from msgspec import structs
@@ -76,6 +77,7 @@ CAUSE_BYTES_MAX = 512           # of a message within a message
 ERROR_UNMET = "DependencyFailed"
 ERROR_TOO_LARGE = "BodyTooLarge"
 
+Found = tuple[bool, int, Task | None]       # whether a result is needed, of which task, and the record of that
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -89,12 +91,13 @@ def begin(tables: Tables, first: int, needs: list[Needs], options: Options | Non
         dependent = Dependent(_followed(tables, some))
         if options is not None:
             dependent.delay_ms, dependent.at_ms = options.delay_ms, options.at_ms
-        for need in dependent.all():
+        found = _found(tables, dependent.needs)
+        for _, need, known in found:
             # Those that entered with it and after it are not older: they are as unknown as what is submitted later.
-            if number <= need < end or tables.tasks.get(need) is None:
+            if number <= need < end or known is None:
                 dependent.unknown = need
                 break
-        _wait(tables, task, dependent)
+        _wait(tables, task, dependent, found)
 
 
 def _followed(tables: Tables, needs: Needs) -> Needs:
@@ -112,7 +115,15 @@ def _followed(tables: Tables, needs: Needs) -> Needs:
 def begin_again(tables: Tables, task: Task) -> None:
     """One that is replayed, and needs others, has entered and waits; its delay is over."""
     dependent = tables.dependencies.kept.pop(task.id)
-    _wait(tables, task, Dependent(dependent.needs, unknown=dependent.unknown))
+    needs = dependent.needs
+    _wait(tables, task, Dependent(needs, unknown=dependent.unknown), _found(tables, needs))
+
+
+def _found(tables: Tables, needs: Needs) -> list[Found]:
+    """Everything that is needed, as it is now."""
+    find = tables.tasks.find
+    results = zip(repeat(True), needs.results, find(needs.results), strict=False)
+    return [*results, *zip(repeat(False), needs.outcomes, find(needs.outcomes), strict=False)]
 
 
 def retire(tables: Tables, number: int) -> None:
@@ -163,53 +174,47 @@ def _tell(tables: Tables, signed: int, number: int, task: Task | None) -> int:
     if dependent.missing > 1:
         dependent.missing -= 1
         return 0
-    _release(tables, waiting, dependent)
+    _release(tables, waiting, dependent, _found(tables, dependent.needs))
     return len(dependent.needs)
 
 
-def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
+def _wait(tables: Tables, task: Task, dependent: Dependent, found: list[Found]) -> None:
     assert task.state == DELAYED
     dependencies = tables.dependencies
-    find = tables.tasks.get
     failure = _unmet(dependent.unknown, None) if dependent.unknown else None
-    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
-        for number in numbers:
-            known = find(number)
-            if failure is not None:
-                break
-            if known is None:       # it is replayed, and what it needs is forgotten
-                failure = _unmet(number, None)
-            elif not known.is_terminal:
-                dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
-            elif is_result and known.state != STATE_COMPLETED:
-                failure = _unmet(number, known)
+    for is_result, number, known in found:
+        if failure is not None:
+            break
+        if known is None:       # it is replayed, and what it needs is forgotten
+            failure = _unmet(number, None)
+        elif not known.is_terminal:
+            dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
+        elif is_result and known.state != STATE_COMPLETED:
+            failure = _unmet(number, known)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go
         _fail(tables, task, failure)
     elif not dependent.missing:
-        _release(tables, task, dependent)
+        _release(tables, task, dependent, found)
 
 
-def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
+def _release(tables: Tables, task: Task, dependent: Dependent, found: list[Found]) -> None:
     """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
     dependencies = tables.dependencies
-    find = tables.tasks.get
     size = missing = failures = 0
     failure: Failure | None = None
-    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
-        for number in numbers:
-            known = find(number)
-            if known is None:
-                failure = _unmet(number, None) if is_result and failure is None else failure
-            elif not known.is_terminal:
-                missing += dependencies.wait(number, task.id if is_result else -task.id)
-            elif known.state == STATE_COMPLETED:
-                size += len(known.body)
-            elif not is_result:
-                failures += 1
-            elif failure is None:
-                failure = _unmet(number, known)
+    for is_result, number, known in found:
+        if known is None:
+            failure = _unmet(number, None) if is_result and failure is None else failure
+        elif not known.is_terminal:
+            missing += dependencies.wait(number, task.id if is_result else -task.id)
+        elif known.state == STATE_COMPLETED:
+            size += len(known.body)
+        elif not is_result:
+            failures += 1
+        elif failure is None:
+            failure = _unmet(number, known)
     dependent.missing = missing or 1    # it waits, up to the moment at which it is let go
     if failure is not None:
         _fail(tables, task, failure)
