@@ -452,6 +452,14 @@ class ClaimsNews(Message, tag=72, frozen=True):
     sent: int = 0
 
 
+class GiveUpClaims(Message, tag=81, frozen=True):
+    """Client -> leader: these claims of this session, at most HELLO_ITEMS_MAX, are to end although their Release is
+    held up, by a submit before it that is not taken. Owes: ClaimsNews that they have ended."""
+
+    session: int
+    claims: list[int]
+
+
 class WatchLock(Message, tag=73, frozen=True):
     """Client -> leader: tell who holds this lock (again after every change of leader). Owes: LockIs now, once the
     leader knows it led after this arrived, and after every change. With `stop`: no more of them."""
@@ -548,6 +556,7 @@ FromClient = (
     | Release
     | Extend
     | Claims
+    | GiveUpClaims
     | WatchLock
     | ListLocks
     | Steer

@@ -9,6 +9,7 @@ from actors.simulation.loop import Cut
 from actors.simulation.machine import Machine, Process, WorldLimits
 from actors.simulation.network import Cuts, Network
 from actors.simulation.processes import ChildLimits, ChildPort
+from actors.simulation.traces import portable_traceback
 from actors.simulation.world import Coming, ProcessError, World
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "World",
     "WorldLimits",
     "flip_anywhere",
+    "portable_traceback",
 ]

@@ -16,7 +16,6 @@ holder, if it is alive, could have released it in time is not looked into. The p
 """
 
 import asyncio
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from actors.runtime.ports import MICROSECOND, MILLISECOND, SECOND, Exit, Nanos, 
 from actors.simulation.events import EXIT, FRAME, SIGNAL, START, EventQueue
 from actors.simulation.loop import Cut, Loop, without_loop
 from actors.simulation.ports import SimClock, SimEntropy, SimFiles
+from actors.simulation.traces import portable_traceback
 
 if TYPE_CHECKING:
     from actors.simulation.machine import Machine
@@ -367,7 +367,7 @@ class SimChild:
             self._failed(error, "")
 
     def _failed(self, error: BaseException, _: str) -> None:
-        self.port.write_error("".join(traceback.format_exception(error)).encode())
+        self.port.write_error(portable_traceback(error, error.__traceback__).encode())
         self.die(Exit(1, None, self.port.errors))
 
 

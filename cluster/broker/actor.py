@@ -67,6 +67,7 @@ from cluster.wire import (
     Following,
     FromClient,
     FromWorker,
+    GiveUpClaims,
     Hello,
     Holding,
     LeaderIs,
@@ -125,7 +126,13 @@ class Broker(Actor):
             self.context.at_turn_end,
             lambda number: self._raft_ref.tell(ConfirmLeadership(number)),
             self._refuse,
-            Inspection(self.machine, self._links, self._next_turn, lambda task: self._watching.progress(task)),
+            Inspection(
+                self.machine,
+                self._links,
+                self._next_turn,
+                lambda task: self._watching.progress(task),
+                lambda question: self._schedules.inspect(question),
+            ),
         )
         self._watching = watching = Watching(
             self.machine,
@@ -146,9 +153,8 @@ class Broker(Actor):
             lambda lapse: self._proposals.propose(lapse, size_of(lapse)),
             self._refuse,
         )
-        self._schedules = schedules = Scheduler(
+        self._schedules = Scheduler(
             self.machine,
-            questions,
             self.context.log,
             self.raft.stamp_ms,
             lambda command: self._proposals.propose(command, size_of(command)),
@@ -179,11 +185,12 @@ class Broker(Actor):
             ListTasks: questions.on_inspect,
             ShowTask: questions.on_inspect,
             Claims: locks.on_claims,
+            GiveUpClaims: locks.on_give_up,
             WatchLock: locks.on_watch,
             ListLocks: questions.on_inspect,
             Steer: self._on_session_command,
-            ListSchedules: schedules.on_list,
-            ShowSchedule: schedules.on_show,
+            ListSchedules: questions.on_inspect,
+            ShowSchedule: questions.on_inspect,
             Follow: watching.on_follow,
             Progress: watching.on_progress,
             Following: self._on_following,

@@ -1,5 +1,6 @@
-"""Whether the leader takes submits. Everything else is taken all the same, for it makes what waits fewer: what a worker
-has done, what a user cancels, a worker that comes or leaves.
+"""Whether the leader takes submits. Everything else is taken all the same. Nearly all of it makes what waits fewer:
+what a worker has done, what a user cancels, a worker that comes or leaves. What an operator wants to run again or now
+is not held up either: he asks for few tasks at a time, and may do so to get out of what is wrong.
 
 It closes when too much waits, or is proposed and not applied yet, because the disks, the other brokers or the machine
 do not keep up, and when the log says why it cannot take more. A submit that is refused is not written anywhere; its

@@ -1,7 +1,7 @@
-"""Single tasks and locks, as a broker sees them: what the state has, and whether a task runs or waits at its slot.
+"""Single tasks, locks and schedules, as a broker sees them: what the state has, and where a task is that somebody has.
 
-That is known from the workers' heartbeats, which name the tasks that run and go to the leader only. They are up to half
-a second old: what has begun since counts as waiting.
+Whether that runs or waits at its slot is known from the workers' heartbeats, which name the tasks that run and go to
+the leader only. They are up to half a second old: what has begun since counts as waiting.
 
 An answer takes up to a millisecond or two, and a program may ask for thousands of tasks at once. So a few are given in
 a turn of the loop, of all links in turns, and of each in the order in which they were asked for. One that takes
@@ -18,20 +18,30 @@ from cluster.broker.link import Link, Links
 from cluster.state.lock_search import LockSearch
 from cluster.state.machine import Machine
 from cluster.state.task_rows import PLACE_RUNS, PLACE_UNKNOWN, PLACE_WAITS, TaskRow
-from cluster.wire import ListLocks, ListTasks, LockRows, Message, ShowTask, TaskRows, TaskShown
+from cluster.wire import (
+    ListLocks,
+    ListSchedules,
+    ListTasks,
+    LockRows,
+    Message,
+    ShowSchedule,
+    ShowTask,
+    TaskRows,
+    TaskShown,
+)
 
 ANSWERS_PER_TURN = 4            # or steps of those that take several
 LINK_WAITING_MAX = 8_192        # of one link, as many of which may wait for a round
 
-Question = ListTasks | ShowTask | ListLocks
+Question = ListTasks | ShowTask | ListLocks | ListSchedules | ShowSchedule
 Answer = Callable[[Link, Question, Message], None]
 
 
 class Inspection:
     """Answers what may be answered. `next_turn` calls back in the next turn of the loop, once for each call; `progress`
-    is what a task that runs has said last, at a leader."""
+    is what a task that runs has said last, at a leader; `schedules` answers what is asked of those."""
 
-    __slots__ = ("_links", "_machine", "_next_turn", "_progress", "_searches", "_waiting", "leading")
+    __slots__ = ("_links", "_machine", "_next_turn", "_progress", "_schedules", "_searches", "_waiting", "leading")
 
     def __init__(
         self,
@@ -39,11 +49,13 @@ class Inspection:
         links: Links,
         next_turn: Callable[[Callable[[], None]], object],
         progress: Callable[[int], tuple[int, int] | None],
+        schedules: Callable[[ListSchedules | ShowSchedule], Message],
     ) -> None:
         self._machine = machine
         self._links = links
         self._next_turn = next_turn
         self._progress = progress
+        self._schedules = schedules
         self._waiting: OrderedDict[Link, deque[tuple[Question, Answer]]] = OrderedDict()
         self._searches: dict[Link, LockSearch] = {}         # of links whose first question has begun
         self.leading = False
@@ -84,6 +96,8 @@ class Inspection:
         if isinstance(question, ShowTask):
             progress = self._progress(question.task) if self.leading else None
             return shown(self._machine, self._links, question, progress, leading=self.leading)
+        if isinstance(question, ListSchedules | ShowSchedule):
+            return self._schedules(question)
         if question.name:
             rows = [self._machine.locks.row(question.name)]
             return LockRows(question.request, [row for row in rows if row.limit], more=False)

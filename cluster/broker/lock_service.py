@@ -1,8 +1,9 @@
 """Locks at the broker: which commands of theirs are proposed, who is told what became of a claim, and who is silent.
 
-It decides nothing. Who holds what is in the state (`cluster.state.locks`), and a claim whose client says nothing ends
-by a Lapse in the log, never here. This is the part of the leader around that: it is no actor of its own, since what it
-looks at (links, leases, rounds, the pace of proposals) is the Broker's, message for message.
+It decides nothing. Who holds what is in the state (`cluster.state.locks`), and a claim whose client says nothing, or
+cannot have its Release taken, ends by a Lapse in the log, never here. This is the part of the leader around that: it is
+no actor of its own, since what it looks at (links, leases, rounds, the pace of proposals) is the Broker's, message for
+message.
 
 What it tells may be lost with a link or a leader, so nothing rests on it: a client asks for its claims over every new
 link and of every new leader, and now and then while one waits.
@@ -25,11 +26,11 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.questions import Questions
 from cluster.state.commands import HOLD_MS_MIN, Acquire, Lapse
-from cluster.state.effects import CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
+from cluster.state.effects import CLAIM_OVER, CLAIM_SILENT, CLAIM_WANTED, ClaimNews, Effects
 from cluster.state.locks import Claim
 from cluster.state.machine import Machine
 from cluster.state.texts import is_name
-from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, LockIs, WatchLock
+from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, GiveUpClaims, LockIs, WatchLock
 
 WATCHED_LOCKS_MAX = 1_024       # of one link
 LAPSES_MAX = 1_024              # in one command
@@ -183,6 +184,23 @@ class LockService:
                 items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
             link.peer.send(ClaimsNews(message.session, items, message.sent))
+
+    def on_give_up(self, link: Link, message: msgspec.Struct) -> None:
+        """Claims that are to end before the Release of their client can be taken."""
+        assert isinstance(message, GiveUpClaims)
+        if len(message.claims) > HELLO_ITEMS_MAX or not self._links.claim(link, message.session):
+            self._refuse(link, "gives up claims of another, or too many")
+        else:
+            self._questions.after_round(self._on_give_up_confirmed, link, message)
+
+    def _on_give_up_confirmed(self, link: Link, message: msgspec.Struct) -> None:
+        assert isinstance(message, GiveUpClaims)
+        own = self._machine.locks.by_session.get(message.session, {})
+        wanted = list(dict.fromkeys(message.claims))
+        for claims in _chunks([own[number] for number in wanted if number in own]):
+            self._propose(Lapse([], claims))
+        if ended := [ClaimNews(number, 0, CLAIM_OVER) for number in wanted if number not in own]:
+            link.peer.send(ClaimsNews(message.session, ended))
 
     def _held_ms(self, claim: Claim) -> int:
         """As `_over` counts it. One that it has not seen yet is counted from a later moment."""

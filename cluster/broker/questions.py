@@ -19,6 +19,7 @@ import msgspec
 
 from cluster.broker.delivery import Delivery
 from cluster.broker.inspection import Inspection
+from cluster.broker.inspection import Question as Inspected
 from cluster.broker.link import Link, Links
 from cluster.broker.rounds import Rounds
 from cluster.broker.status import cluster_status, replica_status
@@ -27,13 +28,8 @@ from cluster.wire import (
     MESSAGE_BYTES_MAX,
     Describe,
     Lease,
-    ListLocks,
-    ListSchedules,
-    ListTasks,
     Message,
     NodeAnswer,
-    ShowSchedule,
-    ShowTask,
     StatusReply,
     StatusRequest,
     Watch,
@@ -45,7 +41,7 @@ TOO_MANY = "too many questions of this client wait at the leader; ask for fewer 
 NOT_TAKEN = "the link to this client is full, or the answer is too large for it; ask for fewer tasks, or again later"
 
 # What has a number, so that it can be refused.
-Asked = Describe | ListTasks | ShowTask | ListLocks | ListSchedules | ShowSchedule | StatusRequest
+Asked = Describe | Inspected | StatusRequest
 
 Answering = Callable[[Link, msgspec.Struct], None]
 
@@ -53,7 +49,7 @@ Answering = Callable[[Link, msgspec.Struct], None]
 class Questions:
     """Of one broker. `own` gives `leader` and `term` as this broker believes them, and its own row of the status;
     `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered;
-    `inspection` answers questions of single tasks and of locks.
+    `inspection` answers questions of single tasks, locks and schedules.
     """
 
     def __init__(
@@ -166,15 +162,15 @@ class Questions:
         self.answer(link, message, self._delivery.described(message))
 
     def on_inspect(self, link: Link, message: msgspec.Struct) -> None:
-        """One task, a list of them, or one of locks."""
-        assert isinstance(message, ListTasks | ShowTask | ListLocks)
+        """One task or schedule, or a list of them or of locks."""
+        assert isinstance(message, Inspected)
         if message.stale:
             self._inspect(link, message)
         else:
             self.after_round(self._inspect, link, message)
 
     def _inspect(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListTasks | ShowTask | ListLocks)
+        assert isinstance(message, Inspected)
         if not self._inspection.answer(link, message, self.answer):
             self.refuse(link, message, TOO_MANY)
 

@@ -20,11 +20,7 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import TypeVar, cast
 
-import msgspec
-
 from actors import Log
-from cluster.broker.link import Link
-from cluster.broker.questions import Questions
 from cluster.errors import ScheduleError
 from cluster.schedules import parsing
 from cluster.schedules.misfire import MISFIRES_MAX, Policy, due
@@ -68,7 +64,6 @@ class Scheduler:
     def __init__(
         self,
         machine: Machine,
-        questions: Questions,
         log: Log,
         stamp_ms: Callable[[], int],
         propose: Callable[[Proposal], None],
@@ -77,7 +72,6 @@ class Scheduler:
         next_turn: Callable[[Callable[[], None]], None],
     ) -> None:
         self._machine = machine
-        self._questions = questions
         self._log = log
         self._stamp_ms = stamp_ms
         self._propose = propose
@@ -208,31 +202,16 @@ class Scheduler:
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
-    def on_list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListSchedules)
-        if message.stale:
-            self._list(link, message)
-        else:
-            self._questions.after_round(self._list, link, message)
-
-    def _list(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ListSchedules)
-        found, more = self._machine.schedules.page(message.after, message.limit, message.prefix)
+    def inspect(self, question: ListSchedules | ShowSchedule) -> ScheduleRows | ScheduleShown:
+        """Some of them, or one with its whole history."""
+        schedules = self._machine.schedules
+        if isinstance(question, ShowSchedule):
+            schedule = schedules.by_name.get(question.name)
+            shown = None if schedule is None else self._view(schedule, list(schedule.history))
+            return ScheduleShown(question.request, shown)
+        found, more = schedules.page(question.after, question.limit, question.prefix)
         rows = [self._view(schedule, list(schedule.history)[-1:]) for schedule in found]
-        self._questions.answer(link, message, ScheduleRows(message.request, rows, more))
-
-    def on_show(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ShowSchedule)
-        if message.stale:
-            self._show(link, message)
-        else:
-            self._questions.after_round(self._show, link, message)
-
-    def _show(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, ShowSchedule)
-        schedule = self._machine.schedules.by_name.get(message.name)
-        found = None if schedule is None else self._view(schedule, list(schedule.history))
-        self._questions.answer(link, message, ScheduleShown(message.request, found))
+        return ScheduleRows(question.request, rows, more)
 
     def _view(self, schedule: Schedule, history: list[Slot]) -> ScheduleView:
         spec = schedule.spec

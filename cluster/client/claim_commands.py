@@ -6,7 +6,7 @@ claim gets its number when it leaves.
 
 from collections import OrderedDict, deque
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from actors import MILLISECOND, Nanos
 from cluster.client.claim import Claim
@@ -28,6 +28,19 @@ class Answered(Protocol):
     def lost(self, claim: Claim) -> None: ...
 
 
+class Parting(NamedTuple):
+    """A claim that is to be released. `waiter` hears when it is; nobody gets the lock for `rest_ms`. That it
+    `is_applied` is certain if its Acquire was answered."""
+
+    waiter: Waiter | None = None
+    rest_ms: int = 0
+    is_applied: bool = False
+
+    def tell(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 class ClaimCommands:
     """Of one session, from its first to its end."""
 
@@ -37,7 +50,7 @@ class ClaimCommands:
         self._last_number = 0
         self._queue: OrderedDict[Claim, None] = OrderedDict()       # that have not left
         self._extensions: deque[_Extending] = deque()               # that have not left
-        self._releases: dict[int, tuple[Waiter | None, int]] = {}   # ids to be released, in order, and their rest
+        self._releases: dict[int, Parting] = {}                     # that have not left, by their ids, in order
         self._releasing: _Releasing | None = None                   # what was said and is not answered
 
     @property
@@ -68,9 +81,17 @@ class ClaimCommands:
         claim.extending.append(waiter)
         self._extensions.append(_Extending(self._claims, claim, hold_ms, at_most_ms, waiter))
 
-    def release(self, claim: int, waiter: Waiter | None = None, rest_ms: int = 0) -> None:
+    def release(self, claim: int, parting: Parting) -> None:
         """By its id: one that has left."""
-        self._releases[claim] = (waiter, rest_ms)
+        self._releases[claim] = parting
+
+    def ended(self, claim: int) -> None:
+        """One that may be to be released; nothing is left to be done."""
+        parting = self._releases.pop(claim, None)
+        if parting is None and self._releasing is not None:
+            parting = self._releasing.partings.get(claim)
+        if parting is not None:
+            parting.tell()
 
     def clear(self) -> list[Claim]:
         """Nothing of it is to be said any more. The claims that had not left."""
@@ -82,11 +103,23 @@ class ClaimCommands:
 
     def release_waiters(self) -> list[Waiter]:
         """Who waits for a release that has not left."""
-        return [waiter for waiter, _ in self._releases.values() if waiter is not None]
+        return [parting.waiter for parting in self._releases.values() if parting.waiter is not None]
 
     def answer_waiters(self) -> list[Waiter]:
         """Who waits for the answer to one that has."""
-        return self._releasing.waiters if self._releasing is not None else []
+        if self._releasing is None:
+            return []
+        return [parting.waiter for parting in self._releasing.partings.values() if parting.waiter is not None]
+
+    @property
+    def may_be_given_up(self) -> list[int]:
+        """Claims to be released that the state has for certain, unless it has ended them, and that need no rest."""
+        under_way = self._releasing.partings if self._releasing is not None else {}
+        return [
+            number
+            for number, parting in (*under_way.items(), *self._releases.items())
+            if parting.is_applied and not parting.rest_ms
+        ]
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -106,12 +139,11 @@ class ClaimCommands:
         return bool(self._extensions or self._queue)
 
     def take_release(self, seq: int, low: int) -> tuple[Release, Hearer]:
-        number, (_, rest_ms) = next(iter(self._releases.items()))
-        alike = (number for number, (_, rest) in self._releases.items() if not rest)
-        ids = [number] if rest_ms else list(islice(alike, RELEASE_CLAIMS_MAX))
-        waiters = [waiter for number in ids if (waiter := self._releases.pop(number)[0]) is not None]
-        self._releasing = _Releasing(self, waiters)
-        return Release(self._session, seq, low, ids, rest_ms), self._releasing
+        number, first = next(iter(self._releases.items()))
+        alike = (number for number, parting in self._releases.items() if not parting.rest_ms)
+        ids = [number] if first.rest_ms else list(islice(alike, RELEASE_CLAIMS_MAX))
+        self._releasing = _Releasing(self, {number: self._releases.pop(number) for number in ids})
+        return Release(self._session, seq, low, ids, first.rest_ms), self._releasing
 
     def released(self) -> None:
         """What was said is answered."""
@@ -161,19 +193,19 @@ class _Acquiring(Hearer):
 
 
 class _Releasing(Hearer):
-    def __init__(self, commands: ClaimCommands, waiters: list[Waiter]) -> None:
-        self.waiters = waiters
+    def __init__(self, commands: ClaimCommands, partings: dict[int, Parting]) -> None:
+        self.partings = partings
         self._commands = commands
 
     def answered(self, code: int, value: int, now: Nanos) -> None:
         self._commands.released()
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for parting in self.partings.values():
+            parting.tell()
 
     def failed(self, error: ClusterError) -> None:
-        for waiter in self.waiters:
-            reject(waiter, error)
+        for parting in self.partings.values():
+            if parting.waiter is not None:
+                reject(parting.waiter, error)
 
 
 class _Extending(Hearer):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from actors import MILLISECOND, SECOND, Log, Nanos, Peer
 from cluster.client.claim import SILENCE, Claim, State, Wanted
-from cluster.client.claim_commands import ClaimCommands
+from cluster.client.claim_commands import ClaimCommands, Parting
 from cluster.client.lock_listing import kind_of
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import reject
@@ -30,7 +30,7 @@ from cluster.state.effects import (
     CLAIM_WANTED,
     ClaimNews,
 )
-from cluster.state.locks import SESSION_CLAIMS_MAX
+from cluster.state.locks import SESSION_CLAIMS_MAX, TURNS_MAX
 from cluster.wire import HELLO_ITEMS_MAX, Claims
 
 OPEN_CLAIMS_MAX = 10_000                # of one client that are not over; more are refused at once
@@ -127,9 +127,10 @@ class SessionClaims:
         unclear: list[Claim] = []
         for news in items:
             claim = self._known.get(news.claim)
-            if claim is None:
-                continue        # it was given up
-            if news.fence:
+            if claim is None:               # it was given up
+                if not news.fence:
+                    self.commands.ended(news.claim)
+            elif news.fence:
                 if not self._granted(claim, news, sent, now):
                     unclear.append(claim)
                 if news.why == CLAIM_WANTED and not claim.is_wanted:
@@ -188,7 +189,8 @@ class SessionClaims:
         if code == ANSWER_OTHER_LIMIT:
             claim.error = LockMismatch(wanted.name, kind_of(wanted.limit), kind_of(value))
         elif code == ANSWER_CROWDED:
-            reason = f'lock "{wanted.name}" is not waited for: {value} claims are allowed, and there are as many'
+            what = "turns, with the rests behind them," if value == TURNS_MAX else "claims"
+            reason = f'lock "{wanted.name}" is not waited for: {value} {what} are allowed, and there are as many'
             claim.error = Overloaded(reason, CROWDED_RETRY_S)
         else:
             claim.error = Unavailable("the cluster refused the claim on a lock", outcome="refused")
@@ -257,7 +259,7 @@ class SessionClaims:
     def _give_up(self, claim: Claim, waiter: Waiter | None = None, rest_ms: int = 0) -> None:
         """It is to be released."""
         del self._known[claim.id]
-        self.commands.release(claim.id, waiter, rest_ms)
+        self.commands.release(claim.id, Parting(waiter, rest_ms, is_applied=claim.state is not State.ASKED))
 
     def _end(self, claim: Claim, reason: str, *, is_news: bool = True) -> None:
         """It does not count any more, and its owner did not release it. `is_news`: nor close its client."""

@@ -31,6 +31,7 @@ from cluster.leader_links import LeaderLinks
 from cluster.state.commands import TASK_NUMBER_BITS, Cancel, Needs, Options, Replay, Steer, Submit
 from cluster.state.effects import ANSWER_CROWDED, ANSWER_GAP, ANSWER_LOST, ANSWER_NO_SESSION, ANSWER_OK, Answer
 from cluster.window import Window
+from cluster.wire import HELLO_ITEMS_MAX, GiveUpClaims
 
 QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are refused at once
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
@@ -292,6 +293,7 @@ class Commands:
     def _let_cancels_pass(self) -> None:
         if not self._refusals.is_open and any(isinstance(waiter, Future | Hearer) for waiter in self._sent.values()):
             self._put_off()
+            self._give_up_claims()
 
     def _put_off(self) -> None:
         """While submits are not taken: those that are in no log for certain make way, as far as that is possible. What
@@ -314,6 +316,13 @@ class Commands:
             for seq in self._sent:
                 if seq >= first or refusals.in_doubt(seq) == 0:
                     self._say_again(seq)
+
+    def _give_up_claims(self) -> None:
+        """What is released, and held up by a submit that may be in a log."""
+        claims = self._claims.may_be_given_up[:HELLO_ITEMS_MAX]
+        leader = self._links.leader
+        if claims and leader and self._has_drafts():
+            leader.send(GiveUpClaims(self.session, claims))
 
     def _give_up_number(self, seq: int, draft: Draft[Waiter]) -> None:
         """Nobody has taken this one; nothing is done under its number."""

@@ -10,6 +10,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
+from inspect import iscoroutinefunction
 from typing import Literal, ParamSpec, Self, TypeVar, get_args
 
 from actors import MILLISECOND
@@ -102,7 +103,10 @@ class AsyncTurn(AsyncLock):
         return max(0, self._terms.at_least_ms - (self._now() - claim.held_since) // MILLISECOND)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R | None]]:
-        """Decorates: each call is a turn of its own, and returns None if it was skipped."""
+        """Decorates: each call is a turn of its own, and returns None if it was skipped. Raises TypeError if it is no
+        `async def` function."""
+        if not _is_async(function):
+            raise TypeError(f"{_name_of(function)} is no async def function; write it so, or use a blocking client")
 
         @functools.wraps(function)
         async def exclusive(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -131,7 +135,10 @@ class BlockingTurn(BlockingLock):
         self._client.run(lambda: self._lock.prolong(at_most))
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
-        """Decorates: each call is a turn of its own, and returns None if it was skipped."""
+        """Decorates: each call is a turn of its own, and returns None if it was skipped. Raises TypeError if it is an
+        `async def` function, which would run when the turn is over."""
+        if _is_async(function):
+            raise TypeError(f"{_name_of(function)} is an async def function, which an asynchronous client can decorate")
 
         @functools.wraps(function)
         def exclusive(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -147,6 +154,14 @@ class BlockingTurn(BlockingLock):
             return result
 
         return exclusive
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _check_rest(at_most_ms: int, at_least_ms: int) -> None:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from actors import MILLISECOND, SECOND, Nanos
-from actors.simulation import ChildPort, History, NetworkLimits, World, WorldLimits
+from actors.simulation import ChildPort, History, NetworkLimits, World, WorldLimits, portable_traceback
 from cluster.compaction.policy import CompactionLimits
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.calendar_faults import CalendarFaults
@@ -247,7 +247,7 @@ READY = Ready(tuple(sorted(TASKS)), (), False, tuple(kept.spec for kept in SCHED
 
 
 async def _live(port: ChildPort, on_run: Any) -> None:
-    executor = Executor(port, TASKS)
+    executor = Executor(port, TASKS, describe=portable_traceback)
     port.send(encode(READY))
     while True:
         while executor.claim():

@@ -13,6 +13,7 @@ from typing import Any
 from actors import MILLISECOND, SECOND, Nanos, Ports
 from actors.simulation import Process, World
 from cluster.client import Client
+from cluster.client.claim_commands import Parting
 from cluster.client.exclusive import OnBusy
 from cluster.client.locks import AsyncLock, Lock, ReadWriteLock, Semaphore
 from cluster.errors import ClusterError, LockBusy, LockLost, Unavailable
@@ -153,7 +154,7 @@ class ContenderProcess(Node):
         strangers = self.contenders.oracle.claims_of_others(client._actor.session)
         if strangers:
             commands = client._actor._commands
-            commands._claims.release(self.random.choice(strangers))
+            commands._claims.release(self.random.choice(strangers), Parting(is_applied=True))
             commands.pump()
 
     async def _leave_badly(self, client: Client, ports: Ports) -> None:

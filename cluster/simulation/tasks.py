@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Never
 import msgspec
 
 from actors import MICROSECOND, SECOND
-from actors.simulation import ChildPort
+from actors.simulation import ChildPort, portable_traceback
 from cluster.dependencies import Outcome
 from cluster.state.inputs import INPUTS_MARK, Inputs
 from cluster.task import Task, current, task
@@ -153,7 +153,7 @@ READY = Ready(tuple(sorted(TASKS)), (wait.name,))
 async def loop_body(port: ChildPort, on_run: OnRun) -> None:
     """What the `main` of a loop's executor does. `on_run` sees each start."""
     _loop_child.set((port, on_run))
-    executor = LoopExecutor(port, TASKS, asyncio.get_running_loop())
+    executor = LoopExecutor(port, TASKS, asyncio.get_running_loop(), describe=portable_traceback)
     port.send(encode(READY))
     while (frame := await port.receive()) is not None:
         executor.receive(frame)
@@ -166,7 +166,7 @@ async def executor_body(
 ) -> None:
     """What the executor's `main` does, with work that takes virtual time. `on_run` sees each start, `on_count` what a
     tally counts."""
-    executor = Executor(port, TASKS)
+    executor = Executor(port, TASKS, describe=portable_traceback)
     port.rss_bytes = FRESH_BYTES
     port.send(encode(READY))
     while True:

@@ -412,8 +412,9 @@ class Extend(Command, tag=14, frozen=True):
 
 class Lapse(Command, tag=15, frozen=True):
     """Leader -> log: these claims end. The clients of `silent` have said nothing for as long as they may; `over` were
-    held for as long as they may be, or have rested. Flat, [claim, terms, ...]: one whose terms are others by now, since
-    it was extended or released meanwhile, is passed over."""
+    held for as long as they may be, have rested, or were given up by a client whose Release is held up. Flat,
+    [claim, terms, ...]: one whose terms are others by now, since it was extended or released meanwhile, is passed
+    over."""
 
     silent: list[int]
     over: list[int] = []

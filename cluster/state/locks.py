@@ -62,7 +62,7 @@ from cluster.state.texts import is_name
 CLAIM_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 CLAIMS_MAX = 200_000
 SESSION_CLAIMS_MAX = 16_384
-RESTS_MAX = 10_000          # beside those: of more there is no rest
+TURNS_MAX = 100_000         # that are held or rest, of bounded ones
 
 assert SESSION_CLAIMS_MAX * 2 <= CLAIMS_MAX, "one client leaves room for others"
 
@@ -113,7 +113,7 @@ class Locks:
         self.by_session: dict[int, dict[int, Claim]] = {}       # by session, then by id
         self.by_fence: dict[int, Claim] = {}                    # those that are held
         self.fences = 0                                         # granted so far
-        self.rests = 0                                          # claims that rest, at most RESTS_MAX
+        self.rests = 0                                          # claims that rest
         self.bounded: dict[int, Claim] = {}                     # by fence: held for a while, or at rest
 
     def holds(self, fence: int) -> bool:
@@ -138,6 +138,8 @@ class Locks:
             return ANSWER_CROWDED, SESSION_CLAIMS_MAX
         if len(self.claims) - self.rests >= CLAIMS_MAX:
             return ANSWER_CROWDED, CLAIMS_MAX
+        if command.at_most_ms and len(self.bounded) >= TURNS_MAX:
+            return ANSWER_CROWDED, TURNS_MAX
         if lock is None:
             lock = self.by_name[command.name] = Lock(command.name, command.limit)
         number = session.id << TASK_NUMBER_BITS | command.number
@@ -235,7 +237,7 @@ class Locks:
 
     def _rest(self, claim: Claim, rest_ms: int) -> bool:
         """Lets what is held of a mutex stay there, without its session; False if it is not held."""
-        if not claim.fence or claim.lock.limit != 1 or self.rests >= RESTS_MAX:
+        if not claim.fence or claim.lock.limit != 1:
             return False
         self.rests += 1
         self._leave_session(claim)

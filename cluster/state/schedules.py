@@ -32,7 +32,7 @@ from cluster.state.schedule_rows import ALARM_NONE, HISTORY_SLOTS, SLOT_RUNS, Sl
 SCHEDULES_MAX = 4_096
 RUNS_MAX = 1_000                # unfinished ones of a schedule that is not exclusive
 WAITING_MAX = 100               # of one that is
-SCHEDULE_ROWS_MAX = 32          # of one page: the broker computes slots for each
+SCHEDULE_ROWS_MAX = 8           # of one page: the slots of one take the broker up to a millisecond or two
 RUN_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
 UNKNOWN = 0                     # in place of the next slot: a leader is to say it
 

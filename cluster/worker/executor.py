@@ -18,8 +18,9 @@ import asyncio
 import importlib
 import traceback
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from signal import signal
+from types import TracebackType
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -83,6 +84,14 @@ class Host(Protocol):
         """Milliseconds since the epoch."""
 
 
+Describe = Callable[[BaseException, TracebackType | None], str]
+
+
+def as_traceback(exception: BaseException, tb: TracebackType | None) -> str:
+    """As Python prints it, from `tb` on."""
+    return "".join(traceback.format_exception(type(exception), exception, tb, limit=-TRACEBACK_FRAMES_MAX))
+
+
 class Runner(Protocol):
     """What completes the coroutines of a slot's tasks: `asyncio.Runner` in a real child."""
 
@@ -90,9 +99,17 @@ class Runner(Protocol):
 
 
 class Executor:
-    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`."""
+    """One slot. Drive it with `receive`, then `claim` and `run` until `claim` says False, then `flush`. What a task
+    raises becomes text by `describe`."""
 
-    def __init__(self, host: Host, tasks: Mapping[str, Task[..., Any]], runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        tasks: Mapping[str, Task[..., Any]],
+        runner: Runner | None = None,
+        *,
+        describe: Describe = as_traceback,
+    ) -> None:
         self._host = host
         self._page = ClaimPage(host.page.view, create=True)
         self._lines = Lines(self._page.log, host.wall_ms)
@@ -107,6 +124,7 @@ class Executor:
         self._announced_at: Nanos = host.now()
         self._ended: Nanos = 0                  # when the last task ended, if that was just now
         self._runner = runner                   # made when it is first needed
+        self._describe = describe
         self._instances = Instances(self._complete, traceback.print_exc)
         self._in_users_code = False             # where a warning may be raised
         self._coroutine: asyncio.Task[object] | None = None     # that the user's code is in
@@ -199,7 +217,7 @@ class Executor:
             raise
         except BaseException as exception:
             body = b""
-            status, error = fate_of(exception, is_users)
+            status, error = fate_of(exception, self._describe, is_users)
         running.id = 0
         self._task = None
         if self._page.log.number == self._number:
@@ -282,16 +300,18 @@ def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:
     return SoftTimeLimit(f"{assignment.name} has run for its soft time limit of {limit_s:g} s")
 
 
-def fate_of(exception: BaseException, is_users: bool) -> tuple[int, Failure]:
+def fate_of(exception: BaseException, describe: Describe, is_users: bool) -> tuple[int, Failure]:
     """What becomes of a task that raised, in its own code if `is_users`, else around it: then a result may have been
     gone that it needs."""
     if isinstance(exception, DependencyFailed) and not is_users:
         unmet = Unmet(exception.task, UNMET_UNKNOWN, exception.cause)
         return OUTCOME_UNMET, Failure(exception.type, exception.message, unmet=unmet)
-    return OUTCOME_FAILED, failure_of(exception, may_retry=is_users)
+    return OUTCOME_FAILED, failure_of(exception, describe, may_retry=is_users)
 
 
-def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
+def failure_of(
+    exception: BaseException, describe: Describe = as_traceback, *, may_retry: bool = False
+) -> Failure:
     """An exception as it is recorded: its type, its message, and its traceback from the user's code on. With
     `may_retry` also its `kinds`, the names of the types that a retry may be for; none of what is no Exception."""
     kind = type(exception)
@@ -303,7 +323,7 @@ def failure_of(exception: BaseException, *, may_retry: bool = False) -> Failure:
     while tb is not None and str(tb.tb_frame.f_globals.get("__name__")).startswith(OWN_MODULES):
         tb = tb.tb_next
     try:
-        text = "".join(traceback.format_exception(kind, exception, tb, limit=-TRACEBACK_FRAMES_MAX))
+        text = describe(exception, tb)
     except Exception as broken:
         text = f"<its traceback cannot be formatted: {type(broken).__name__}>"
     kinds = [error_name(base) for base in kind.__mro__ if issubclass(base, Exception)] if may_retry else []

@@ -59,7 +59,17 @@ from cluster.worker.child_messages import (
     setup_decoder,
     to_loop_decoder,
 )
-from cluster.worker.executor import LOCK_TIMEOUT, Host, failure_of, fate_of, load, soft_time_limit, with_log
+from cluster.worker.executor import (
+    LOCK_TIMEOUT,
+    Describe,
+    Host,
+    as_traceback,
+    failure_of,
+    fate_of,
+    load,
+    soft_time_limit,
+    with_log,
+)
 from cluster.worker.log_tail import OwnTail
 from cluster.worker.loop_page import LoopPage
 from cluster.worker.loop_slots import thrown_out
@@ -96,13 +106,22 @@ class Run:
 
 
 class LoopExecutor:
-    """The event loop of a worker. Give it all frames with `receive`, on the loop that it is to run them on."""
+    """The event loop of a worker. Give it all frames with `receive`, on the loop that it is to run them on. `describe`
+    turns what a task raises into text."""
 
-    def __init__(self, host: LoopHost, tasks: Mapping[str, Task[..., Any]], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: LoopHost,
+        tasks: Mapping[str, Task[..., Any]],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        describe: Describe = as_traceback,
+    ) -> None:
         self._host = host
         self._page = LoopPage(host.page.view, create=True)
         self._tasks = tasks
         self._loop = loop
+        self._describe = describe
         self._runs: dict[int, Run] = {}         # by place
         self._unannounced = False               # there is something in the ring that no frame has told
         self._is_beating = False
@@ -169,7 +188,7 @@ class LoopExecutor:
             if self._is_no_outcome(run, exception):
                 return
             body = b""
-            status, error = _fate(run, exception, is_users)
+            status, error = _fate(run, exception, is_users, self._describe)
         here.id = 0
         error = with_log(error, log.text(run.place))
         host.end_copy()
@@ -271,20 +290,20 @@ class LoopExecutor:
             self.ended.set_exception(error)
 
 
-def _fate(run: Run, exception: BaseException, is_users: bool) -> tuple[int, Failure]:
+def _fate(run: Run, exception: BaseException, is_users: bool, describe: Describe) -> tuple[int, Failure]:
     """What becomes of a task that raised."""
     assignment, asked = run.assignment, run.asked
     if asked in THROWN_OUT:
         why, status = THROWN_OUT[asked]
-        return status, thrown_out(why, assignment, failure_of(exception).traceback)
+        return status, thrown_out(why, assignment, failure_of(exception, describe).traceback)
     if isinstance(exception, SystemExit | KeyboardInterrupt):
         code = exception.code if isinstance(exception, SystemExit) else 1
         exit_code = code if isinstance(code, int) else int(code is not None)
-        return OUTCOME_CRASHED, replace(failure_of(exception), exit_code=exit_code & 0xFF)
+        return OUTCOME_CRASHED, replace(failure_of(exception, describe), exit_code=exit_code & 0xFF)
     if asked == ASK_WARN and isinstance(exception, asyncio.CancelledError):
         late = soft_time_limit(assignment).with_traceback(exception.__traceback__)
-        return OUTCOME_FAILED, failure_of(late, may_retry=True)
-    return fate_of(exception, is_users)
+        return OUTCOME_FAILED, failure_of(late, describe, may_retry=True)
+    return fate_of(exception, describe, is_users)
 
 
 class LoopChannel(LoopHost, Protocol):

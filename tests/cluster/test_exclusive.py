@@ -10,7 +10,8 @@ import pytest
 from client_world import ClientWorld, pause
 
 from actors import MILLISECOND, SECOND, Ports
-from cluster import Client, LockBusy, LockLost
+from cluster import BlockingClient, Client, LockBusy, LockLost
+from cluster.client.exclusive import BlockingTurn
 
 
 class Job:
@@ -315,6 +316,26 @@ def test_a_decorated_function_returns_none_when_its_turn_is_skipped(rig):
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
+
+
+async def slowly() -> None:
+    """What would run when the turn of a blocking client is over."""
+
+
+def at_once() -> None:
+    """What would hold up a loop."""
+
+
+def test_a_function_is_decorated_by_the_kind_of_client_that_can_run_it():
+    async def replica(cluster: Client, ports: Ports) -> Any:
+        turn = cluster.exclusive("report", at_most="1m")
+        with pytest.raises(TypeError, match="at_once is no async def function"):
+            turn(at_once)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="slowly is an async def function"):
+            BlockingTurn(BlockingClient(cluster), turn)(slowly)
+        assert await turn(partial(slowly))() is None
+
+    ClientWorld(workers=0).run(replica)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,26 @@ from cluster.broker.delivery import Delivery
 from cluster.broker.entries import EntryBuilder
 from cluster.broker.inspection import Inspection
 from cluster.broker.lease_table import LeaseTable
-from cluster.broker.link import Links
+from cluster.broker.link import Link, Links
 from cluster.broker.lock_service import PROPOSE_AGAIN, LockService
 from cluster.broker.questions import Questions
-from cluster.state.commands import ROLE_CLIENT, Acquire, Command, Extend, Lapse, Register, Stamp
-from cluster.state.effects import Effects
+from cluster.state.commands import ROLE_CLIENT, TASK_NUMBER_BITS, Acquire, Command, Extend, Lapse, Register, Stamp
+from cluster.state.effects import CLAIM_OVER, ClaimNews, Effects
 from cluster.state.machine import Machine
+from cluster.wire import HELLO_ITEMS_MAX, ClaimsNews, GiveUpClaims, Message
 
 HOLD_MS = 4_000
 AT_MOST_MS = 3_000
 LOOK = 500 * MILLISECOND
+
+
+class Line:
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def send(self, message: object) -> bool:
+        self.said.append(message)
+        return True
 
 
 class Quiet:
@@ -30,6 +40,10 @@ def at_once(callback: Callable[[], None]) -> None:
     callback()
 
 
+def no_schedules(question: object) -> Message:
+    raise AssertionError("nobody asks for schedules here")
+
+
 class Leader:
     """Looks twice a second. `proposed` are the Lapses that it wrote, and when; nothing comes of them but by `apply`."""
 
@@ -38,17 +52,23 @@ class Leader:
         self.machine = machine = Machine()
         self.leases = LeaseTable()
         self.proposed: list[tuple[Nanos, Lapse]] = []
-        links = Links(machine)
-        questions = Questions(
-            machine, links, Delivery(machine, links, Quiet(), lambda link: None), dict, at_once, lambda number: None,
-            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None),
+        self.links = links = Links(machine)
+        self.round = 0
+        self.refused: list[str] = []
+        self.questions = questions = Questions(
+            machine, links, Delivery(machine, links, Quiet(), lambda link: None), dict, at_once, self._ask,
+            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None, no_schedules),
         )  # fmt: skip
         self.service = LockService(
             machine, links, self.leases, questions, Quiet(), lambda: self.now,
-            lambda lapse: self.proposed.append((self.now, lapse)), lambda link, reason: None,
+            lambda lapse: self.proposed.append((self.now, lapse)), lambda link, reason: self.refused.append(reason),
         )  # fmt: skip
+        questions.restart(leading=True)
         self.apply(Register("holder", 1, ROLE_CLIENT))
         self.leases.heard(1, 0)
+
+    def _ask(self, number: int) -> None:
+        self.round = number
 
     def apply(self, *commands: Command) -> None:
         builder, effects = EntryBuilder(), Effects()
@@ -57,6 +77,17 @@ class Leader:
         (payload,) = builder.take(Stamp(1 + self.now // MILLISECOND, 1))
         self.machine.apply(self.machine.applied_index + 1, 1, payload, effects)
         self.service.carry_out(effects)
+
+    def link(self, name: str, incarnation: int) -> tuple[Link, "Line"]:
+        line = Line()
+        link = Link(line, name, incarnation, ROLE_CLIENT)  # type: ignore[arg-type]
+        self.links.add(link)
+        return link, line
+
+    def give_up(self, link: Link, *claims: int) -> None:
+        """Behind a round that shows that it leads."""
+        self.service.on_give_up(link, GiveUpClaims(1, list(claims)))
+        self.questions.confirmed(self.round)
 
     def look_until(self, end: Nanos, *, hears: bool = False) -> None:
         while self.now < end:
@@ -118,3 +149,29 @@ def test_a_turn_that_is_over_is_proposed_to_end_again_and_a_longer_one_is_counte
     assert [at for at, _ in leader.proposed[2:]] == [begun + LOOK + 3 * SECOND]
     leader.apply(leader.proposed[2][1])
     assert not leader.holds
+
+
+def test_what_its_own_client_gives_up_is_proposed_to_end_and_told_once_it_has(leader):
+    leader.apply(Acquire(1, 1, 1, 1, "door", 1, 1, HOLD_MS))
+    claim = 1 << TASK_NUMBER_BITS | 1
+    link, line = leader.link("holder", 1)
+    leader.give_up(link, claim, claim)
+    ((_, lapse),) = leader.proposed
+    assert lapse == Lapse([], [claim, 0]) and not line.said
+    leader.apply(lapse)
+    assert not leader.holds
+    told = ClaimsNews(1, [ClaimNews(claim, 0, CLAIM_OVER)])
+    assert line.said == [told]
+    leader.give_up(link, claim)
+    assert line.said == [told, told] and len(leader.proposed) == 1
+
+
+def test_what_another_one_gives_up_or_too_many_do_not_end(leader):
+    leader.apply(Acquire(1, 1, 1, 1, "door", 1, 1, HOLD_MS))
+    claim = 1 << TASK_NUMBER_BITS | 1
+    own, _ = leader.link("holder", 1)
+    leader.give_up(own, *[claim] * (HELLO_ITEMS_MAX + 1))
+    for stranger in (leader.link("holder", 2)[0], leader.link("other", 1)[0]):
+        leader.give_up(stranger, claim)
+    assert leader.refused == ["gives up claims of another, or too many"] * 3
+    assert not leader.proposed and leader.holds

@@ -16,6 +16,7 @@ from cluster import (
     ClusterError,
     Election,
     Lock,
+    LockBusy,
     Overloaded,
     ReadWriteLock,
     Semaphore,
@@ -332,6 +333,54 @@ def test_a_claim_behind_a_window_full_of_submits_that_are_refused_is_taken():
 
     assert rig.run(user) < 1
     assert numbers_of_tasks(rig) == dict.fromkeys(range(70), 1)
+
+
+@pytest.mark.parametrize("rest", [0.0, 30.0], ids=["released", "with a rest"])
+def test_a_release_is_not_held_up_by_a_submit_that_was_perhaps_taken(rest):
+    """Its copy was lost with the link. It cannot make way, for it may be in a log, and it is refused for long."""
+    rig = ClientWorld(workers=0)
+    order: list[str] = []
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        await cluster.submit(unserved)
+        turn = cluster.exclusive("door", at_most="60s", at_least=rest)
+        other = Lock(cluster, "other")
+        await other.acquire()
+        async with turn:
+            close(rig)
+            waiting = asyncio.ensure_future(cluster.submit(work, Parcel(1)))
+            await cluster._next_turn()
+            rig.world.network.break_links("c1")
+            await pause(ports, 1)
+            assert cluster._actor._commands._refusals.in_doubt(2) == 1
+            await other.release()
+            order.append("other is released")
+            rig.start(someone)
+            if rest:
+                await pause(ports, 3)
+                reopen(rig)
+        order.append("released")
+        await pause(ports, 3)
+        assert rest or not waiting.done()
+        reopen(rig)
+        await waiting
+        assert cluster._actor._claims.commands.is_empty
+
+    async def someone(cluster: Client, ports: Ports) -> None:
+        async with Lock(cluster, "other"):
+            order.append("other is taken")
+        turn = cluster.exclusive("door", at_most="60s", on_busy="wait", wait="20s")
+        try:
+            async with turn:
+                order.append("taken")
+        except LockBusy:
+            order.append("busy")
+
+    rig.run(user)
+    rig.finish("c2")
+    expected = ["other is released", "other is taken", "released", "busy" if rest else "taken"]
+    assert order == expected
+    assert numbers_of_tasks(rig) == {1: 1}
 
 
 def test_a_lock_that_is_taken_does_not_open_a_closed_gate():

@@ -10,6 +10,7 @@ from client_world import BROKERS, ClientWorld, pause
 
 from actors import MILLISECOND, SECOND, Peer, Ports
 from cluster import AsyncLock, Client, ClusterError, DeadlineExceeded, Lock, LockLost, Semaphore, Unavailable
+from cluster.client.claim_commands import Parting
 from cluster.client.succession import SessionLimits
 from cluster.state.effects import ClaimNews
 from cluster.wire import ClaimsNews, LeaseAck
@@ -558,7 +559,7 @@ def test_an_extension_of_what_the_state_does_not_have_is_a_loss():
             lock = Lock(cluster, "door", hold="1m")
             await lock.acquire()
             assert lock._claim is not None
-            cluster._actor._claims.commands.release(lock._claim.id)    # as if it was released behind its back
+            cluster._actor._claims.commands.release(lock._claim.id, Parting())      # behind its back
             with pytest.raises(LockLost) as caught:
                 await lock.extend("2m")
             reasons.append(caught.value.reason)

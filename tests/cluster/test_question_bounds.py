@@ -26,7 +26,11 @@ from cluster.wire import (
     Described,
     Lease,
     ListLocks,
+    ListSchedules,
+    Message,
     NodeAnswer,
+    ScheduleRows,
+    ShowSchedule,
     ShowTask,
     StatusReply,
     StatusRequest,
@@ -62,13 +66,18 @@ class Leader:
         self.round = 0
         self.dropped: list[Link] = []
         self.report: dict[str, object] = {}
+        self.pages: list[int] = []              # of schedules that were made
         delivery = Delivery(machine, self.links, Quiet(), self.dropped.append)
-        inspection = Inspection(machine, self.links, self.later.append, lambda task: None)
+        inspection = Inspection(machine, self.links, self.later.append, lambda task: None, self._schedules)
         self.questions = Questions(
             machine, self.links, delivery, lambda: self.report, lambda callback: callback(), self._ask,
             lambda link, reason: None, inspection,
         )  # fmt: skip
         self.questions.restart(leading=True)
+
+    def _schedules(self, question: ListSchedules | ShowSchedule) -> Message:
+        self.pages.append(question.request)
+        return ScheduleRows(question.request, [], more=False)
 
     def _ask(self, number: int) -> None:
         self.round = number
@@ -171,6 +180,20 @@ def test_who_asks_for_one_lock_gets_it_at_once_however_many_there_are():
         leader.questions.on_inspect(link, ListLocks(number, "", 1, stale=True, name=name))
     leader.later.popleft()()
     assert [[row.name for row in page.rows] for page in line.said] == [["lock-000007"], [], []] and not leader.later
+
+
+def test_pages_of_schedules_are_made_a_few_in_a_turn():
+    leader = Leader()
+    link, line = leader.link("c")
+    for number in range(ANSWERS_PER_TURN + 3):
+        leader.questions.on_inspect(link, ListSchedules(number, "", 100))
+    leader.questions.on_inspect(link, ShowSchedule(9, "nightly"))
+    leader.confirm()
+    assert not leader.pages
+    leader.later.popleft()()
+    assert leader.pages == list(range(ANSWERS_PER_TURN))
+    leader.later.popleft()()
+    assert leader.pages == [message.request for message in line.said] == [*range(ANSWERS_PER_TURN + 3), 9]
 
 
 def test_a_list_whose_asker_has_gone_is_not_looked_for_any_longer():

@@ -50,7 +50,6 @@ class Leader:
         self.due: int | None = None
         self.scheduler = Scheduler(
             self.machine,
-            None,  # type: ignore[arg-type]     # nobody asks here
             self,  # type: ignore[arg-type]
             lambda: self.now_ms,
             self.proposed.append,

@@ -365,6 +365,22 @@ def test_only_what_was_held_of_a_mutex_rests(rig, contend):
     assert rig.leader.locks.by_name == {}
 
 
+def test_a_turn_is_refused_while_as_many_as_there_may_be_are_held_or_rest(rig, contend, monkeypatch):
+    """Never granted without the rest that it asks for in its end."""
+    monkeypatch.setattr(module, "TURNS_MAX", 2)
+    one, two = contend("one"), contend("two")
+    one.acquire("a", at_most_ms=5_000)
+    one.release(rest_ms=4_000)
+    one.acquire("b", at_most_ms=5_000)
+    (answer,) = rig.apply(two.claim("c", at_most_ms=5_000)).answers
+    assert (answer.code, answer.value) == (ANSWER_CROWDED, 2)
+    assert two.acquire("d") > 0, "one that is not bounded is no turn"
+    one.release(rest_ms=4_000)
+    assert all(holder.rests for name in "ab" for holder in rig.leader.locks.row(name).holders)
+    rig.apply(Lapse([], [one.id(1), 1]))
+    assert two.acquire("c", at_most_ms=5_000) > 0
+
+
 def test_a_session_that_ends_leaves_no_rest(rig, contend):
     one, two = contend("one"), contend("two")
     one.acquire(at_most_ms=5_000)
