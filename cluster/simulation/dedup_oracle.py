@@ -2,10 +2,11 @@
 
 The oracle keeps books of its own, from submits and the effects of the reference, and does not know the table of keys:
 
-- of the tasks of one key (and task name, and key of an actor) that are no duplicates, one is unfinished at a time; and
-  none is accepted within the window of an earlier one, by the stamps of entries. So at most one starts in a window;
-- a duplicate names a task of its key that has it: one that was unfinished before the entry, was accepted in it, or was
-  in its window;
+- of the tasks of one key (and task name, and key of an actor) that are no duplicates, one is unfinished at a time,
+  beside one that was asked to stop: until that has ended, no other starts. None is accepted within the window of an
+  earlier one, by the stamps of entries. So at most one starts in a window;
+- a duplicate names a task of its key that has it: one that was unfinished before the entry and not asked to stop, was
+  accepted in it, or was in its window;
 - nothing that was told to be a duplicate is ever handed out.
 """
 
@@ -28,17 +29,20 @@ class Known:
     accepted_ms: int
     window_ms: int
     is_unfinished: bool = True
+    is_stopping: bool = False       # it runs, and was asked to stop
 
     def has_its_key(self, now_ms: int) -> bool:
-        return self.is_unfinished or now_ms < self.accepted_ms + self.window_ms
+        return (self.is_unfinished and not self.is_stopping) or now_ms < self.accepted_ms + self.window_ms
 
 
 class DedupOracle:
-    """Of one world. `duplicates` counts them, `firsts` those that have run under a key."""
+    """Of one world. `duplicates` counts them, `firsts` those that have run under a key, `successors` those that were
+    accepted while another one of their key was being stopped."""
 
     def __init__(self, judge: Judge) -> None:
         self.duplicates = 0
         self.firsts = 0
+        self.successors = 0
         self.duplicate_of: dict[int, int] = {}              # by task
         self._judge = judge
         self._known: dict[int, Known] = {}
@@ -50,8 +54,12 @@ class DedupOracle:
         submitted = self._submitted(payload, machine)
         ended = {result.task: result for results in effects.results.values() for result in results}
         before = {task for task, known in self._known.items() if known.has_its_key(now_ms)} if submitted else set()
+        for asked in effects.cancelled.values():
+            for task, _, _ in asked:
+                if task in self._known:
+                    self._known[task].is_stopping = True
         for task in ended.keys() & self._known.keys():
-            self._known[task].is_unfinished = False
+            self._known[task].is_unfinished = self._known[task].is_stopping = False
         for task, (name, options) in submitted.items():
             scope = (name, options.key, options.dedup)
             first = ended[task].duplicate_of if task in ended else 0
@@ -91,13 +99,15 @@ class DedupOracle:
         if known is None or known.scope != scope:
             self._judge.violated("duplicates", f"{what}, which has not its key {scope}")
         else:
-            self._judge.require(first in before or known.is_unfinished, "duplicates", f"{what}, whose time is over")
+            has_it = first in before or (known.is_unfinished and not known.is_stopping)
+            self._judge.require(has_it, "duplicates", f"{what}, whose time is over")
 
     def _accept(self, task: int, known: Known, index: int) -> None:
         for other in self._of_scope.setdefault(known.scope, []):
             free = not self._known[other].has_its_key(known.accepted_ms)
             detail = f"{task} is accepted at entry {index} while {other} has its key {known.scope}"
             self._judge.require(free, "at most one", detail)
+            self.successors += self._known[other].is_stopping
         self._of_scope[known.scope].append(task)
         self._known[task] = known
 

@@ -78,6 +78,7 @@ class Report:
     full_limits: int = 0                # of those, that came to its bound
     turns: int = 0                      # hand-outs of a share while another one waited
     duplicates: int = 0                 # tasks whose work another one did
+    successors: int = 0                 # tasks that waited until another one of their key had stopped
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -232,6 +233,7 @@ class Scenario:
             full_limits=oracles.limits.full,
             turns=oracles.limits.turns,
             duplicates=oracles.dedup.duplicates,
+            successors=oracles.dedup.successors,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,

@@ -27,6 +27,9 @@ since by now that might be a task that waits for it. A needed task that had ende
 may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
 next end: that is looked at before anybody is let go.
 
+A task may also be *behind* another one (`duplicates`), whose end it waits for in the same way. It is told nothing of
+that, and once it is let go that is no need of its any more.
+
 Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
 again. The needs of all dependents that have not ended are counted. Results that are larger together than
 INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX. One
@@ -82,8 +85,9 @@ Found = tuple[bool, int, Task | None]       # whether a result is needed, of whi
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
-    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None, behind: int = 0) -> None:
+    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others, and the end of `behind` if
+    there is such a task."""
     end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
@@ -97,6 +101,7 @@ def begin(tables: Tables, first: int, needs: list[Needs], options: Options | Non
             if number <= need < end or known is None:
                 dependent.unknown = need
                 break
+        dependent.behind = behind
         _wait(tables, task, dependent, found)
 
 
@@ -191,6 +196,8 @@ def _wait(tables: Tables, task: Task, dependent: Dependent, found: list[Found]) 
             dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
         elif is_result and known.state != STATE_COMPLETED:
             failure = _unmet(number, known)
+    if dependent.behind and failure is None:
+        dependent.missing += dependencies.wait(dependent.behind, -task.id)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go
@@ -229,6 +236,8 @@ def _release(tables: Tables, task: Task, dependent: Dependent, found: list[Found
         size += INPUT_OVERHEAD_BYTES * len(dependent.needs)
         if size + min(2 * FAILURE_TEXT_MAX * failures, FAILURES_BYTES_MAX) > INPUTS_AHEAD_BYTES_MAX:
             task.alone = task.alone or HEAVY
+        if not dependent.needs:         # it was behind another one, and needs no results
+            dependencies.leave(task.id)
         let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 

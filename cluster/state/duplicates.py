@@ -12,6 +12,11 @@ Whatever becomes of the first one, it has its key for the whole window, so that 
 most. If it ended without a result it may be replayed. So may one that has lost its key since, if nobody else has it by
 then; else there would be two.
 
+One that runs and was asked to stop, without a window or after it, gives way: the next task of its key is none of its
+duplicates, which would be cancelled with it, though somebody wants that work after the cancel. It takes the key, is
+*behind* the one that stops, and waits for its end as for that of a task that it needs (`dependencies`). So still one
+runs at a time. If it ends before that, the one that stops has the key again.
+
 Limits of the table. Keys of unfinished tasks are as many as these. Of those whose task has ended, and whose window goes
 on, WINDOWS_MAX are remembered: beyond that the one that ended first is forgotten at the end of the entry, and counted.
 To refuse instead would stop a cluster, or a whole command of others' tasks, for the sake of what has ended.
@@ -38,21 +43,25 @@ Scope = tuple[str, str, str]    # task name, key of an actor or "", key
 
 
 class Taken:
-    """A key that somebody has. `until_ms` is the end of its window, not later than now if it has none."""
+    """A key that somebody has. `until_ms` is the end of its window, not later than now if it has none. `behind` is of
+    the task that gave way to this one, until that has ended."""
 
-    __slots__ = ("is_over", "scope", "task", "until_ms")
+    __slots__ = ("behind", "is_over", "scope", "task", "until_ms")
 
-    def __init__(self, scope: Scope, task: int, until_ms: int, *, is_over: bool = False) -> None:
+    def __init__(
+        self, scope: Scope, task: int, until_ms: int, *, is_over: bool = False, behind: "Taken | None" = None
+    ) -> None:
         self.scope = scope
         self.task = task
         self.until_ms = until_ms
         self.is_over = is_over          # the task has ended
+        self.behind = behind
 
 
 class Duplicates:
-    """All keys that are taken. Invariants: `over` has those whose task has ended, by task, in the order in which they
-    did; each of them is in the bucket of the date at which it is cleared, in the same order. The task of any other is
-    unfinished."""
+    """All keys that are taken. Invariants: who has a key is in `by_scope`; in `by_task` is also who gave way to that
+    one and has not ended. `over` has those whose task has ended, by task, in the order in which they did; each of them
+    is in the bucket of the date at which it is cleared, in the same order. The task of any other is unfinished."""
 
     __slots__ = ("_dates", "buckets", "by_scope", "by_task", "over")
 
@@ -67,22 +76,33 @@ class Duplicates:
         """The task that has the key of these options; 0 if it is free."""
         return self._holder((name, options.key, options.dedup), now_ms)
 
+    def is_within_window(self, task: int, now_ms: int) -> bool:
+        """Whether one that has its key would have it also if it ended now."""
+        return self.by_task[task].until_ms > now_ms
+
     def take(self, spec: Spec, task: int, window_ms: int, now_ms: int) -> None:
-        """A task is accepted whose key is free."""
-        self.add(Taken(scope_of(spec), task, now_ms + window_ms))
+        """A task is accepted whose key is free, or that of one which gives way."""
+        scope = scope_of(spec)
+        self.add(Taken(scope, task, now_ms + window_ms, behind=self.by_scope.get(scope)))
 
     def ended(self, task: int, now_ms: int) -> None:
         """A task with a key has ended."""
         taken = self.by_task[task]
         taken.is_over = True
-        if taken.until_ms <= now_ms:
+        if (holder := self.by_scope[taken.scope]) is not taken:
+            holder.behind = None
+            del self.by_task[task]
+        elif taken.until_ms <= now_ms:
             self._free(taken)
         else:
             self._remember(taken)
 
     def may_be_replayed(self, spec: Spec, task: int, now_ms: int) -> bool:
-        """Nobody else has its key."""
-        return self._holder(scope_of(spec), now_ms) in (0, task)
+        """Nobody else has its key, or has given way to it and runs."""
+        scope = scope_of(spec)
+        return self._holder(scope, now_ms) == 0 or (
+            (taken := self.by_scope[scope]).task == task and taken.behind is None
+        )
 
     def replayed(self, spec: Spec, task: int) -> None:
         """It runs again, and has its key until it has ended once more."""
@@ -116,7 +136,7 @@ class Duplicates:
         return surplus
 
     def add(self, taken: Taken) -> None:
-        assert taken.scope not in self.by_scope, f"two tasks have the key {taken.scope}"
+        assert self.by_scope.get(taken.scope) is taken.behind, f"two tasks have the key {taken.scope}"
         self.by_scope[taken.scope] = self.by_task[taken.task] = taken
         if taken.is_over:
             self._remember(taken)
@@ -127,11 +147,14 @@ class Duplicates:
             return 0
         if taken.is_over and taken.until_ms <= now_ms:
             self._free(taken)
-            return 0
+            return 0 if taken.behind is None else taken.behind.task
         return taken.task
 
     def _free(self, taken: Taken) -> None:
-        del self.by_scope[taken.scope]
+        if taken.behind is None:
+            del self.by_scope[taken.scope]
+        else:
+            self.by_scope[taken.scope] = taken.behind
         del self.by_task[taken.task]
         if taken.task in self.over:
             self._forget(taken)

@@ -143,7 +143,8 @@ def _schedules(schedules: Schedules) -> Iterator[object]:
 
 def _duplicates(duplicates: Duplicates) -> Iterator[object]:
     for task, taken in sorted(duplicates.by_task.items()):
-        yield (task, taken.scope, taken.until_ms, taken.is_over)
+        behind = 0 if taken.behind is None else taken.behind.task
+        yield (task, taken.scope, taken.until_ms, taken.is_over, behind, duplicates.by_scope[taken.scope].task)
     yield list(duplicates.over)
     yield [(date_ms, list(bucket)) for date_ms, bucket in sorted(duplicates.buckets.items())]
 
@@ -153,7 +154,8 @@ def _dependencies(dependencies: Dependencies) -> Iterator[object]:
     yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()))
     yield [(task, dependencies.waiting_for(task)) for task in sorted(dependencies.waited)]
     for known in (dependencies.by_task, dependencies.kept):
-        yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
+        for task, d in sorted(known.items()):
+            yield (task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown, d.behind)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

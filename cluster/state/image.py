@@ -286,8 +286,10 @@ def _schedules(tables: Tables) -> Iterator[Row]:
 def _taken(tables: Tables) -> Iterator[Row]:
     over = tables.duplicates.over
     unfinished = [taken for task, taken in sorted(tables.duplicates.by_task.items()) if task not in over]
+    unfinished.sort(key=lambda taken: taken.behind is not None)
     for taken in (*unfinished, *over.values()):
-        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over)
+        behind = 0 if taken.behind is None else taken.behind.task
+        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over, behind)
 
 
 def _dependents(tables: Tables) -> Iterator[Row]:
@@ -295,8 +297,8 @@ def _dependents(tables: Tables) -> Iterator[Row]:
     dependencies = tables.dependencies
     for known, is_live in ((dependencies.by_task, True), (dependencies.kept, False)):
         for task, dependent in sorted(known.items()):
-            dates = (dependent.delay_ms, dependent.at_ms)
-            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, dependent.unknown)
+            dates, others = (dependent.delay_ms, dependent.at_ms), (dependent.unknown, dependent.behind)
+            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, *others)
 
 
 def _waited(tables: Tables) -> Iterator[Row]:

@@ -16,22 +16,24 @@ KEPT_BYTES = 256                # of all of a task, beside that
 
 class Dependent:
     """A task that needs others. `missing` of these have not ended, as far as it was told; 0 = it was let go. `unknown`
-    is one that was not known when it was submitted, 0 = none: it can never run."""
+    is one that was not known when it was submitted, 0 = none: it can never run. `behind` is one whose end it waits for
+    without being told of it, 0 = none, or no more."""
 
-    __slots__ = ("at_ms", "delay_ms", "missing", "needs", "unknown")
+    __slots__ = ("at_ms", "behind", "delay_ms", "missing", "needs", "unknown")
 
     def __init__(
-        self, needs: Needs, delay_ms: int = 0, at_ms: int = 0, missing: int = 0, unknown: int = 0
+        self, needs: Needs, delay_ms: int = 0, at_ms: int = 0, missing: int = 0, unknown: int = 0, behind: int = 0
     ) -> None:
         self.needs = needs
         self.delay_ms = delay_ms        # from the moment in which it is let go
         self.at_ms = at_ms              # not before this date
         self.missing = missing
         self.unknown = unknown
+        self.behind = behind
 
     def all(self) -> Iterator[int]:
-        """Every task that it needs; one that it needs twice comes twice."""
-        return chain(self.needs.results, self.needs.outcomes)
+        """Every task that it needs, or is behind; one that it needs twice comes twice."""
+        return chain(self.needs.results, self.needs.outcomes, (self.behind,) if self.behind else ())
 
 
 class Dependencies:
@@ -81,7 +83,7 @@ class Dependencies:
     def keep(self, task: int) -> None:
         """It ends without a result."""
         dependent = self.by_task.get(task)
-        if dependent is not None:
+        if dependent is not None and dependent.needs:
             self.kept[task] = Dependent(dependent.needs, unknown=dependent.unknown)
 
     def is_needed(self, task: int) -> bool:
@@ -103,6 +105,7 @@ class Dependencies:
         """It is let go."""
         dependent.missing = 0
         _unpin(self.pins, dependent)
+        dependent.behind = 0
         _pin(self.taken, dependent)
 
     def leave(self, task: int) -> Dependent:
@@ -113,7 +116,7 @@ class Dependencies:
         if dependent.missing:
             for need in dependent.needs.results:
                 self._wait_no_more(need, task)
-            for need in dependent.needs.outcomes:
+            for need in (*dependent.needs.outcomes, dependent.behind):
                 self._wait_no_more(need, -task)
         return dependent
 

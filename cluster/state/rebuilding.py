@@ -267,9 +267,10 @@ class Rebuilding:
     def key(self, row: KeyRow) -> None:
         scope = (self._text(row.name), self._text(row.key), self._text(row.dedup))
         duplicates = self.tables.duplicates
-        if scope in duplicates.by_scope or row.task in duplicates.by_task:
+        behind = duplicates.by_scope.get(scope)
+        if row.task in duplicates.by_task or (0 if behind is None else behind.task) != row.behind:
             raise LookupError(f"key {scope} of task {row.task}")
-        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over))
+        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over, behind=behind))
 
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
@@ -319,7 +320,7 @@ class Rebuilding:
 
     def dependent(self, row: DependentRow) -> None:
         dependencies = self.tables.dependencies
-        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
+        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown, row.behind)
         if not row.is_live:
             task = self.tables.tasks.get(row.task)
             if task is None:

@@ -427,9 +427,9 @@ KNOWN_FIELDS = {
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
     duplicates.Duplicates: "_dates buckets by_scope by_task over",
-    duplicates.Taken: "is_over scope task until_ms",
+    duplicates.Taken: "behind is_over scope task until_ms",
     needs.Dependencies: "by_task counted ends kept pins taken waited",
-    needs.Dependent: "at_ms delay_ms missing needs unknown",
+    needs.Dependent: "at_ms behind delay_ms missing needs unknown",
 }
 
 
