@@ -276,7 +276,7 @@ class StateOracle:
         for results in effects.results.values():
             for result in results:
                 if (unmet := None if result.error is None else result.error.unmet) is not None:
-                    self._judge_unmet(index, result, unmet)
+                    self._judge_unmet(index, result, unmet, ended)
         for task in ended:
             del self._held[task]
         for task, failure in self._raised.items():
@@ -294,7 +294,8 @@ class StateOracle:
                 if assignment.key or assignment.task in self._options:
                     self._own(index, session_id, assignment)
                 if assignment.task in self._needs:
-                    self._judge_inputs(index, assignment)
+                    for given in self.reference.passed_on([assignment]):
+                        self._judge_inputs(index, given)
 
     @property
     def replays(self) -> int:
@@ -390,7 +391,7 @@ class StateOracle:
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
 
-    def _judge_unmet(self, index: int, result: TaskResult, unmet: Unmet) -> None:
+    def _judge_unmet(self, index: int, result: TaskResult, unmet: Unmet, ended: set[int]) -> None:
         """A task was not run."""
         self.unmet += 1
         task = result.task
@@ -404,7 +405,8 @@ class StateOracle:
         is_known = self.reference.state_of(unmet.task) is not None
         detail = f"task {task} was not run at entry {index} for {unmet}, and needs {needs}"
         self._judge.require(is_so or (is_unknown and not is_known), "needs", detail)
-        self._judge.require(task not in self._held, "needs", f"{detail}; it was handed out")
+        was_gone = is_unknown and task in ended     # so said who was to run it
+        self._judge.require(was_gone or task not in self._held, "needs", f"{detail}; it was handed out")
 
     def _resolved(self, needs: Needs) -> Needs:
         """With the tasks that did the work of duplicates in place of these."""

@@ -67,7 +67,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
-OUTCOME_UNMET = 7        # said by the state alone: it did not run, for what it needs has no result; error says which
+OUTCOME_UNMET = 7        # not run: what it needs has no result, says the state, or none any more, says its worker
 OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
@@ -199,7 +199,7 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
     `log` is the end of what the attempt logged. One that completed and logged has a Failure with nothing but that: a
     field of Outcome would be a byte of every success, and nearly all are silent.
 
-    `unmet` is set by the state alone, with OUTCOME_UNMET.
+    `unmet` is set with OUTCOME_UNMET alone.
     """
 
     type: str

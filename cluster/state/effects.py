@@ -133,7 +133,8 @@ class Effects:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.registered: list[Registered] = []
-        self.assignments: dict[int, list[Assignment]] = {}      # worker session -> in order of decision
+        # Worker session -> in order of decision; to be `passed_on` by the machine when they are sent.
+        self.assignments: dict[int, list[Assignment]] = {}
         self.withdrawn: dict[int, list[tuple[int, int]]] = {}   # worker session -> (task, attempt) to give up
         self.cancelled: dict[int, list[tuple[int, int, int]]] = {}      # worker session -> (task, attempt, grace_ms)
         self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records

@@ -191,7 +191,7 @@ def _check_counters(tables: Tables) -> None:
         live = [message for message in entries if message.state == PENDING]
         assert channel.waiting == len(live)
         assert channel.stale == len(entries) - len(live)
-        assert channel.alone == sum([message.alone for message in live])
+        assert channel.alone == sum([message.alone > 0 for message in live])
         assert channel.name.estimate_us >= 1
 
 
@@ -206,7 +206,7 @@ def _check_slots(tables: Tables) -> None:
             assert slot.count == len(mine), f"count of slot {slot.key}"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
             assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
-            if slot.count and any(message.alone for message in mine):
+            if any(message.goes_alone(slot.pool) for message in mine):
                 assert slot.count == 1 and slot.closed, f"{slot.key} holds more than what goes alone"
 
 
@@ -306,17 +306,17 @@ def _check_retention(tables: Tables) -> None:
     total = overdue = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
-            if task.lot == OVERDUE:
+            total += retention.bytes_of(task)
+            if task.lot <= OVERDUE:
                 assert tables.dependencies.is_needed(task.id), f"{task.id} would be kept for ever"
                 overdue += retention.bytes_of(task)
+                continue
             known[task.lot] = known.get(task.lot, 0) + 1
-            total += retention.bytes_of(task)
             if task.state == STATE_DEAD:
                 dead[task.id] = retention.bytes_of(task)
     assert total == retention.bytes
     assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
     assert overdue == retention.overdue_bytes <= OVERDUE_BYTES_MAX
-    known.pop(OVERDUE, None)
     assert {number: lot.known for number, lot in retention.lots.items()} == known
     listed = 0
     for second, bucket in retention.buckets.items():

@@ -30,7 +30,7 @@ from cluster.state.commands import (
 )
 from cluster.state.credit import SLOT_BITS, pools_of
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
-from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.queues import ALONE, DELAYED, HELD, PENDING, Message
 from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
@@ -94,14 +94,14 @@ def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
     if task.crashes >= CRASHES_MAX:
         finish(tables, task, STATE_DEAD)
         return False
-    task.alone = True
+    task.alone = ALONE
     return True
 
 
 def suspect(tables: Tables, task: Task, attempt: Attempt) -> None:
     """A released task may be the culprit of a loss, or another one that was there: uncounted, but to run alone."""
     tables.evidence.record(task, attempt)
-    task.alone = True
+    task.alone = ALONE
 
 
 def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
@@ -234,8 +234,8 @@ def run_timers(tables: Tables) -> None:
                     task.state = PENDING
                 channel = tables.queues.channels[ready[0].spec.channel]
                 channel.queue.delayed -= len(ready)
-                if ready[0].failures:
-                    channel.append_again(ready[0])      # a retry has a date of its own
+                if len(ready) == 1:
+                    channel.append_again(ready[0])      # perhaps a retry, or what was let go
                 else:
                     channel.append(ready[0].spec.priority, ready)
         elif what == GIVE_UP:

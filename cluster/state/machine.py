@@ -10,7 +10,7 @@ Queues, sessions, credit, dates and dispatch are all in here, and one entry is a
 What others need to know of the state is read between entries, through the methods below `apply`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -204,16 +204,20 @@ class Machine:
         return [session for session in self._tables.sessions if session.worker is not None]
 
     def held_by(self, session: int) -> list[Assignment]:
-        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is
-        none."""
+        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is none. To be
+        `passed_on` before it is sent."""
         known = self._tables.sessions.by_id.get(session)
         if known is None:
             return []
         channels = self._tables.queues.channels
-        assignments = [
+        return [
             assignment_of(channels[message.spec.channel], known.slots[message.holder].index, message)
             for message in known.held.values()
         ]
+
+    def passed_on(self, assignments: list[Assignment]) -> Iterable[Assignment]:
+        """Assignments as their worker gets them: one by one, each with what became of the tasks that its task needs.
+        Nothing may be applied before the last one was taken. Left out is one that needs others and was taken away."""
         return dependencies.passed_on(self._tables, assignments)
 
     def cancelled_at(self, session: int) -> list[tuple[int, int, int]]:

@@ -287,7 +287,6 @@ class Rebuilding:
 
         attempts = [self._attempts(ended) for ended in row.attempts] if row.attempts is not None else None
         workers = [texts[place] for place in row.worker] if row.worker is not None else None
-        alone = list(map(bool, row.alone)) if row.alone is not None else None
         tasks = map(
             Task,
             row.id,
@@ -297,7 +296,7 @@ class Rebuilding:
             column(row.attempt, 1),
             column(_shared(row.holder), 0),
             column(_shared(row.estimate_us), 0),
-            column(alone, False),
+            column(row.alone, 0),
             column(workers, ""),
             column(row.started_ms, 0),
             column(row.run_us, 0),
@@ -310,8 +309,8 @@ class Rebuilding:
         )
         shard = self.tables.tasks.shard(row.id[0] >> RUN_BITS)
         shard.update(zip(row.id, tasks, strict=True))
-        if row.lot is not None and OVERDUE in row.lot:
-            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot == OVERDUE]
+        if row.lot is not None and min(row.lot) <= OVERDUE:
+            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot <= OVERDUE]
             self.tables.retention.overdue_bytes += sum(map(self.tables.retention.bytes_of, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
@@ -327,7 +326,7 @@ class Rebuilding:
             if task is None:
                 raise LookupError(f"needs of task {row.task}")
             dependencies.kept[row.task] = dependent
-            if task.lot == OVERDUE:
+            if task.lot <= OVERDUE:
                 self.tables.retention.overdue_bytes += dependencies.kept_bytes(row.task)
             return
         dependencies.enter(row.task, dependent)

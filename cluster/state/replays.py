@@ -26,7 +26,7 @@ from cluster.state.commands import GRACE_NONE, NEEDS_COMMAND_MAX, REPLAYED_BITS
 from cluster.state.dependencies import begin_again, retire
 from cluster.state.effects import ANSWER_CROWDED, ANSWER_OK, STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
 from cluster.state.ledger import REPLAYED
-from cluster.state.queues import DELAYED, PENDING
+from cluster.state.queues import ALONE, DELAYED, PENDING
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
 
@@ -96,7 +96,7 @@ def _begin_anew(tables: Tables, old: Task) -> Task:
         spec=spec,
         state=DELAYED if waits else PENDING,
         attempt=old.attempt + 1,
-        alone=old.state == STATE_DEAD,
+        alone=ALONE if old.state == STATE_DEAD else 0,
         worker="",
         crashes=0,
         lot=0,

@@ -48,7 +48,8 @@ DEAD_TASKS_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 256         # of one terminal record: about a million records, however small they are
 ATTEMPT_OVERHEAD_BYTES = 128        # of one attempt that is written down
 
-OVERDUE = -1                        # in place of a lot: its date has come, but others need it (`dependencies`)
+# In place of a lot, less the second of that: it would be forgotten, but others need it (`dependencies`).
+OVERDUE = -1
 OVERDUE_BYTES_MAX = 64 * 1024 * 1024    # of RESULTS_BYTES_MAX likewise
 
 LOT_TASKS_MAX = 256                 # a lot with so many ids gets no more; one command may overshoot
@@ -91,7 +92,7 @@ class Bucket:
 
 class Retention:
     """What has ended and is still known. Invariants: `bytes` is the sum of `bytes_of` of all terminal tasks,
-    `dead_bytes` that of those that are dead, `overdue_bytes` of those whose lot is OVERDUE."""
+    `overdue_bytes` of those that are OVERDUE, and `dead_bytes` of those others that are dead."""
 
     __slots__ = (
         "_dependencies",
@@ -158,31 +159,36 @@ class Retention:
         """Takes a task out of its lot: it is to be run again. Its id must not stay there, since it is known and has
         another date one day."""
         self.bytes -= self.bytes_of(task)
-        if task.state == STATE_DEAD:
-            self.exhume(task.id)
-        if task.lot == OVERDUE:
+        if task.lot <= OVERDUE:
             self.overdue_bytes -= self.bytes_of(task)
             return
+        if task.state == STATE_DEAD:
+            self.exhume(task.id)
         self.lots[task.lot].ids.remove(task.id)
         self.leave(task.lot, 1)     # if it is thin now, that is seen to with the next that leaves it
 
     def keep(self, task: Task) -> bool:
-        """A task leaves its lot, but others need it: whether its record is kept for them."""
+        """A task is to leave its lot, but others need it: whether its record is kept for them."""
         size = self.bytes_of(task)
         if self.overdue_bytes + size > OVERDUE_BYTES_MAX:
             return False
         self.overdue_bytes += size
-        task.lot = OVERDUE
+        if task.state == STATE_DEAD:
+            self.exhume(task.id)
+        task.lot = OVERDUE - self.lots[task.lot].second
         return True
 
     def file_again(self, task: Task, now_ms: int) -> None:
-        """Nobody needs it any more: it has a date again."""
-        assert task.lot == OVERDUE
+        """Nobody needs it any more: it has a date again, its own if that is still to come."""
+        assert task.lot <= OVERDUE
         self.overdue_bytes -= self.bytes_of(task)
-        task.lot = self.lot(now_ms, SEEN_KEPT_MS)
+        date_ms = (OVERDUE - task.lot) * SECOND_MS
+        task.lot = self.lot(now_ms, max(SEEN_KEPT_MS, date_ms - now_ms))
         lot = self.lots[task.lot]
         lot.ids.append(task.id)
         lot.known += 1
+        if task.state == STATE_DEAD:
+            self.bury(task)
 
     def seen(self, session: Session, flat: list[int], now_ms: int) -> int:
         """The client of `session` says that it has these results; returns how many of the ranges are ignored."""

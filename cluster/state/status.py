@@ -290,7 +290,7 @@ def assignment_of(channel: Channel, slot: int, message: Message) -> Assignment:
         message.spec.timeout_ms,
         message.spec.name,
         message.body,
-        message.alone,
+        message.alone > 0,
         message.spec.soft_timeout_ms,
         message.spec.actor,
         message.spec.key,

@@ -66,7 +66,7 @@ class NeedyStream(Stream):
                     needs = self.needs[result.task]     # one that is not known may have been a duplicate
                     assert unmet.task in (*needs_of(needs), *needs_of(self._followed(needs)))
         for assignments in effects.assignments.values():
-            for given in assignments:
+            for given in self.machine.passed_on(assignments):
                 if given.task in self.needs:
                     self._judge(self._followed(self.needs[given.task]), msgspec.msgpack.decode(given.body, type=Inputs))
         super()._watch(effects)

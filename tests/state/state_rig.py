@@ -65,7 +65,7 @@ class Rig:
         self.leader.check()
         assert self.leader.rolling == self.follower.rolling
         for session, assignments in self.effects.assignments.items():
-            self.workers[session].inbox += assignments
+            self.workers[session].inbox += self.leader.passed_on(assignments)
         return self.effects
 
     def apply(self, *commands: Command) -> Effects:

@@ -20,12 +20,15 @@ from cluster.state.commands import (
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
+    Failure,
+    LineRule,
     Needs,
     Outcome,
     Replay,
     Seen,
     Unmet,
 )
+from cluster.state.dependencies import INPUT_OVERHEAD_BYTES, INPUTS_AHEAD_BYTES_MAX
 from cluster.state.effects import (
     ANSWER_CROWDED,
     ANSWER_OK,
@@ -39,7 +42,7 @@ from cluster.state.effects import (
     TaskResult,
 )
 from cluster.state.inputs import End, Inputs
-from cluster.state.retention import OVERDUE, SEEN_KEPT_MS
+from cluster.state.retention import DEAD_KEPT_MS, OVERDUE, SEEN_KEPT_MS
 
 HOUR_MS = 3_600_000
 
@@ -163,7 +166,8 @@ def test_every_attempt_gets_what_the_first_one_got(rig, client):
     worker.expire()
     other = rig.worker("w2")
     assert inputs_of(other, needy) == before
-    assert msgspec.msgpack.decode(rig.leader.held_by(other.session)[0].body, type=Inputs) == before
+    (held,) = rig.leader.passed_on(rig.leader.held_by(other.session))
+    assert msgspec.msgpack.decode(held.body, type=Inputs) == before
 
 
 def test_tasks_with_keys_and_lines_wait_as_well(rig, client, worker):
@@ -431,7 +435,7 @@ def test_what_others_wait_for_is_kept_beyond_its_date_until_they_have_ended(rig,
     finish(worker, first)
     rig.pass_time(HOUR_MS)
     assert rig.leader.state_of(first) == "completed"
-    assert rig.leader._tables.tasks.get(first).lot == OVERDUE
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
     assert_equal(restore(rig.leader.image()), rig.leader)
     rig.pass_time(HOUR_MS)
     finish(worker, slow)
@@ -466,6 +470,87 @@ def test_too_much_beyond_its_date_is_forgotten_and_who_needs_it_fails(rig, clien
     finish(worker, slow)
     assert unmet_of(rig, needy) == Unmet(first, UNMET_UNKNOWN, first)
     assert inputs_of(worker, report).outcomes[0] == End(first, UNMET_UNKNOWN)
+
+
+def test_a_record_that_a_surplus_met_before_its_date_has_that_date_again_when_nobody_needs_it(
+    rig, client, worker, monkeypatch
+):
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 5_000)
+    (first,) = client.submit(result_ttl_ms=2 * HOUR_MS)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([first, slow])
+    finish(worker, first)
+    for other in client.submit(count=3, result_ttl_ms=9 * HOUR_MS):     # due later, so that one goes first
+        finish(worker, other, body=bytes(2_000))
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    finish(worker, needy)
+    rig.pass_time(2 * HOUR_MS - 61_000)
+    assert end_of(rig, first).body == b"done"
+    rig.pass_time(2_000)
+    assert rig.leader.state_of(first) is None
+    assert_goes_on_alike(rig.log, len(rig.log) - 4)
+
+
+def test_a_dead_letter_that_others_need_is_not_dropped_for_younger_ones(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 2)
+    dead = client.submit(count=5)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [dead[1], slow])
+    for task in dead:
+        while rig.leader.state_of(task) in ("pending", "processing"):
+            end_as(worker, task, OUTCOME_CRASHED)
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, "dead", "dead"]
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_DEAD, STATE_COMPLETED]
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+    finish(worker, needy)               # it is one of the dead letters again, the last of them
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, None, "dead"]
+    rig.pass_time(DEAD_KEPT_MS - 62_000)
+    assert rig.leader.state_of(dead[1]) == "dead"
+    rig.pass_time(62_000)
+    assert rig.leader.state_of(dead[1]) is None
+
+
+def test_a_dead_letter_that_was_set_aside_for_others_can_be_replayed(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 0)
+    (first,) = client.submit()
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [first, slow])
+    while rig.leader.state_of(first) in ("pending", "processing"):
+        end_as(worker, first, OUTCOME_CRASHED)
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    assert client.replay(first) == 1
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert needy not in worker.tasks()
+    finish(worker, first)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_COMPLETED, STATE_COMPLETED]
+
+
+def test_a_worker_that_is_told_of_a_result_that_is_gone_says_so_and_the_task_was_not_run(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], retries=3)
+    last = client.needy([needy])
+    finish(worker, first)
+    (given,) = worker.inbox
+    gone = Unmet(first, UNMET_UNKNOWN, first)
+    error = Failure("DependencyFailed", f"task {first} is not known", kinds=("DependencyFailed",), unmet=gone)
+    worker.report(Outcome(needy, given.attempt, OUTCOME_UNMET, EPOCH_MS, 1, b"", error))
+    assert unmet_of(rig, needy) == gone and end_of(rig, needy).attempts == 1
+    assert unmet_of(rig, last) == Unmet(needy, STATE_FAILED, first)
+    assert client.replay(needy) == 1
+
+
+def test_only_an_attempt_that_did_not_begin_can_say_that_a_result_was_gone(rig, client, worker):
+    (first,) = client.submit()
+    (given,) = worker.inbox
+    error = Failure("DependencyFailed", "task 7 is not known", unmet=Unmet(7, UNMET_UNKNOWN, 7))
+    worker.report(Outcome(first, given.attempt, OUTCOME_FAILED, EPOCH_MS, 1, b"", error))
+    failed = end_of(rig, first)
+    assert failed.state == STATE_FAILED and failed.error is not None and failed.error.unmet is None
 
 
 def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, worker):
@@ -525,7 +610,7 @@ def test_needs_of_one_that_others_need_count_while_it_is_kept_beyond_its_date(ri
     client.cancel(needy)
     rig.pass_time(5_000)
     tables = rig.leader._tables
-    assert tables.tasks.get(needy).lot == OVERDUE
+    assert tables.tasks.get(needy).lot <= OVERDUE
     assert tables.retention.overdue_bytes > 50 * needs.NEED_BYTES
     assert_equal(restore(rig.leader.image()), rig.leader)
     client.cancel(report)
@@ -594,6 +679,75 @@ def test_more_needs_than_the_state_keeps_count_of_are_not_taken(rig, client, mon
     client.cancel(first)
     (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
     assert answer.code == ANSWER_OK
+
+
+def test_large_inputs_are_given_to_idle_slots_only_and_no_more_than_one_of_them_to_a_slot(rig, client):
+    worker = rig.worker(slots=2, prefetch=20)
+    (large, small) = client.submit(count=2)
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    finish(worker, small, body=bytes(INPUTS_AHEAD_BYTES_MAX // 2))
+    light = [client.needy([small]) for _ in range(6)]
+    assert worker.tasks() == light                          # three for each slot, one behind the other
+    heavy = [client.needy([large]) for _ in range(3)]
+    assert worker.tasks() == light
+    finish(worker, *light)
+    assert worker.tasks() == heavy[:2]
+    later = client.needy([small])
+    assert worker.tasks() == heavy[:2]                      # nothing waits behind them
+    finish(worker, heavy[0])
+    assert worker.tasks() == heavy[1:]
+    finish(worker, heavy[1])
+    assert worker.tasks() == [heavy[2], later]
+
+
+def test_many_inputs_are_as_heavy_as_large_ones_also_as_failures_and_after_a_delay(rig, client):
+    worker = rig.worker(prefetch=2_000, slots=1)
+    members = client.submit(count=1_000)
+    finish(worker, *members[1:], body=bytes(INPUTS_AHEAD_BYTES_MAX // 999 - INPUT_OVERHEAD_BYTES // 2))
+    end_as(worker, members[0], OUTCOME_FAILED)
+    (running,) = client.submit()
+    heavy = client.needy(members[1:])
+    assert worker.tasks() == [running]
+    finish(worker, running)
+    assert worker.tasks() == [heavy]
+    late = client.needy(members[1:], delay_ms=1_000)
+    failures = client.needy([], members[:1] * 1_000)
+    rig.pass_time(1_000)
+    assert worker.tasks() == [heavy]
+    finish(worker, heavy)
+    assert worker.tasks() == [failures]
+    finish(worker, failures)
+    assert worker.tasks() == [late]
+
+
+def test_what_runs_in_a_loop_gets_large_inputs_beside_others(rig, client):
+    """Nothing waits in a loop, so nothing that is large lies ready there."""
+    worker = rig.worker(slots=1, loop_names=("f",), loop_tasks=5)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    (first,) = client.submit()
+    lines = [{"line": LineRule(tenant)} for tenant in ("a", "b")]
+    heavy = [client.needy([large], **options) for options in ({}, {}, *lines)]
+    assert worker.tasks() == [first, *heavy]
+    end_as(worker, heavy[0], OUTCOME_CRASHED)
+    assert heavy[0] not in worker.tasks()                   # it goes alone now, as any that is suspected
+    finish(worker, first, *heavy[1:])
+    assert worker.tasks() == [heavy[0]]
+
+
+def test_large_inputs_go_alone_whatever_their_task_stands_in(rig, client):
+    worker = rig.worker(slots=1, prefetch=20)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    for options in ({}, {"key": "k", "actor": "A"}, {"line": LineRule("tenant")}):
+        first, *heavy = [client.submit(**options)[0], *[client.needy([large], **options) for _ in range(2)]]
+        assert worker.tasks() == [first]
+        finish(worker, first)
+        assert worker.tasks() == heavy[:1]
+        assert_equal(restore(rig.leader.image()), rig.leader)
+        finish(worker, heavy[0])
+        assert worker.tasks() == heavy[1:]
+        finish(worker, heavy[1])
 
 
 def _refused_dependents(client, worker, count, needs_each):

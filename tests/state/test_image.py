@@ -1,5 +1,6 @@
 """An image holds everything that decides: a machine restored from it goes on for ever as the one that was written."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from random import Random
@@ -49,6 +50,8 @@ from cluster.state.commands import (
     Complete,
     Failure,
     Formation,
+    LineRule,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -338,6 +341,30 @@ def test_parts_are_bounded_however_long_lanes_rings_and_evidence_are():
     assert max(map(len, parts)) <= PART_BYTES + PART_SLACK
     assert len(parts) > 30
     assert_equal(restore(parts), machine)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda text: {"actor": "A", "key": text},
+        lambda text: {"line": LineRule(text, "limit", 1_000_000)},
+        lambda text: {"dedup": text, "dedup_ms": 60_000, "retry": RetryRule(on=(text,) * 20)},
+        lambda text: {"retry": RetryRule(on=(text,) * 20), "expires_ms": 60_000},
+    ],
+    ids=["keys", "lines", "keys of work", "dates of their own"],
+)
+def test_parts_are_bounded_whatever_tasks_say_of_themselves_and_need(
+    rig: Rig, own: Callable[[str], dict[str, object]]
+):
+    """Each has a spec that no other one has, with long texts, and a long list of needs."""
+    client = rig.client()
+    members = [task for _ in range(4) for task in client.submit("f", 1_024)]
+    labels = tuple(f"{number}" * 200 for number in range(40))
+    for number in range(60):
+        client.submit("g", 1, [Needs(members)], labels=labels, **own(f"{number}" * 200))
+    parts = list(rig.leader.image())
+    assert max(map(len, parts)) <= PART_BYTES + PART_SLACK
+    assert_equal(restore(parts), rig.leader)
 
 
 def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig: Rig):

@@ -12,6 +12,7 @@ from needy_stream import NeedyForgetfulStream, NeedyStream, RivalStream
 from random_stream import replay
 
 from cluster.state import dependencies, duplicate_invariants, duplicates, needs, replays, retention
+from cluster.state.queues import HEAVY
 
 NEEDY = [NeedyStream, NeedyForgetfulStream]
 KINDS = [*NEEDY, RivalStream]
@@ -38,6 +39,18 @@ def test_ends_that_are_told_over_many_entries_are_told_all_the_same(monkeypatch,
     stream.finish()
     stream.machine.check()
     stream.nobody_waits_in_vain()
+    assert_goes_on_alike(stream.log, 100 + seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", NEEDY)
+def test_tasks_whose_inputs_are_too_many_to_lie_ready_are_handed_out_all_the_same(monkeypatch, kind, seed):
+    monkeypatch.setattr(dependencies, "INPUTS_AHEAD_BYTES_MAX", dependencies.INPUT_OVERHEAD_BYTES)
+    stream = kind(70 + seed)
+    stream.run(200, check=True)
+    stream.finish()
+    stream.nobody_waits_in_vain()
+    assert any(task.alone == HEAVY for task in stream.machine._tables.tasks.in_order())
     assert_goes_on_alike(stream.log, 100 + seed)
 
 
