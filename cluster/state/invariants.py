@@ -2,7 +2,7 @@
 else."""
 
 from cluster.state.commands import NEEDS_COMMAND_MAX, NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical, is_shut
 from cluster.state.duplicate_invariants import check_duplicates
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
@@ -201,7 +201,7 @@ def _check_slots(tables: Tables) -> None:
         assert bool(session.slots) == (session.worker is not None)
         for slot in session.slots.values():
             mine = [message for message in session.held.values() if message.holder == slot.key]
-            assert slot.draining == session.draining
+            assert slot.draining == (session.draining or is_shut(slot, session.slots_open))
             assert slot.session == session.id == slot.key >> SLOT_BITS and slot.held is session.held
             assert slot.count == len(mine), f"count of slot {slot.key}"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"

@@ -33,6 +33,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     Seen,
     Stamp,
     Steer,
@@ -59,7 +60,7 @@ from cluster.state.image import image
 from cluster.state.inspection import Page, details_of, page_of
 from cluster.state.intake import submit
 from cluster.state.invariants import check
-from cluster.state.lifecycle import cancel, drain, end_session, run_timers
+from cluster.state.lifecycle import cancel, drain, end_session, resize, run_timers
 from cluster.state.locks import Locks
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
@@ -80,7 +81,7 @@ class Unfinished(Enum):
 
 PENDING: Final = Unfinished.PENDING
 
-SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend | Steer
+SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend | Steer | Resize
 
 
 class Machine:
@@ -112,6 +113,7 @@ class Machine:
             16: self._on_arm,
             17: self._on_fire,
             18: self._on_steer,
+            19: self._on_resize,
         }
         assert self._handlers.keys() == KINDS.keys()
 
@@ -342,6 +344,12 @@ class Machine:
         if session is not None:
             drain(self._tables, session)
             self._answer(session, command.low, ANSWER_OK, 0)
+
+    def _on_resize(self, command: Resize) -> None:
+        session = self._admit(command, ROLE_WORKER)
+        if session is not None:
+            code = ANSWER_OK if resize(self._tables, session, command.slots) else ANSWER_REFUSED
+            self._answer(session, command.low, code, 0)
 
     def _on_cancel(self, command: Cancel) -> None:
         session = self._admit(command, ROLE_CLIENT)
