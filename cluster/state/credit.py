@@ -11,7 +11,8 @@ Slots of workers that announce the same queues and names with the same prefetch 
 they form a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
 rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
 slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
-tasks moves once. The slots of a worker that drains leave their pool for good.
+tasks moves once. The slots of a worker that drains leave their pool for good; those that it has shut leave the rings
+until they are opened again.
 
 A worker may have one slot more, its *loop*: an event loop that runs all that it holds at once. It is in a pool of
 its own kind, with a fixed number of tasks as prefetch, and nothing waits in it behind another.
@@ -226,7 +227,7 @@ class Credit:
             pool.sessions += 1
         slots = slots_of(session, worker, pools, held)
         for slot in slots.values():
-            slot.draining = is_shut(slot, worker.slots_open)
+            slot.draining = is_shut(slot, worker.slots_min)
             self.touch(slot)
         return slots
 
@@ -321,7 +322,7 @@ def slots_of(
 
 
 def is_shut(slot: Slot, slots_open: int) -> bool:
-    """Whether a slot is beyond those that its worker has open; 0 = all are open. A loop is never shut."""
+    """Whether a slot is beyond those that its worker has open; 0 = all are, for good. A loop is never shut."""
     return 0 < slots_open <= slot.index and not slot.pool.is_loop
 
 

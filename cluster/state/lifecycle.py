@@ -134,9 +134,10 @@ def drain(tables: Tables, session: Session) -> None:
 
 def resize(tables: Tables, session: Session, slots: int) -> bool:
     """A worker has so many slots open from now on. Homes at those that it shuts move; it hands back itself what they
-    hold and do not run. False if it cannot have so many."""
-    assert session.worker is not None
-    if not 1 <= slots <= session.worker.slots:
+    hold and do not run. False if that is beyond its bounds."""
+    worker = session.worker
+    assert worker is not None
+    if not 0 < worker.slots_min <= slots <= worker.slots:
         return False
     if not session.draining:
         session.slots_open = slots

@@ -92,9 +92,9 @@ class Rig:
         labels: tuple[str, ...] = (),
         loop_names: tuple[str, ...] = (),
         loop_tasks: int = 0,
-        slots_open: int = 0,
+        slots_min: int = 0,
     ) -> "Worker":
-        spec = WorkerSpec(slots, queues, names, prefetch, labels, loop_names, loop_tasks, (), slots_open)
+        spec = WorkerSpec(slots, queues, names, prefetch, labels, loop_names, loop_tasks, (), slots_min)
         session = self.leader._tables.sessions.last_id + 1
         worker = self.workers[session] = Worker(self, name, incarnation)
         worker.session = self.register(Register(name, incarnation, ROLE_WORKER, spec)).session
