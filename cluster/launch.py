@@ -59,6 +59,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         node=worker.name,
         brokers=tuple((node.name, node.address) for node in plan.brokers),
         slots=worker.slots,
+        slots_min=worker.slots_min,
         queues=worker.queues,
         modules=worker.modules,
         prefetch=worker.prefetch,

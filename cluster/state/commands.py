@@ -261,8 +261,8 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
     With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
     others then do not, and runs up to `loop_tasks` of them at a time.
 
-    With `slots_min` > 0 it opens and shuts slots: the first `slots_min` are open in the beginning and always, the others
-    get nothing until a Resize opens them.
+    With `slots_min` > 0 it opens and shuts slots: the first `slots_min` are always open, the others get nothing until a
+    Resize opens them.
     """
 
     slots: int

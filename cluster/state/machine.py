@@ -10,11 +10,12 @@ Queues, sessions, credit, dates and dispatch are all in here, and one entry is a
 What others need to know of the state is read between entries, through the methods below `apply`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, Final, Literal
 
 from cluster.state import dependencies
+from cluster.state.backlog import Backlog, backlogs_of, still_waits
 from cluster.state.commands import (
     REPLAY_TASKS_MAX,
     ROLE_CLIENT,
@@ -204,6 +205,14 @@ class Machine:
 
     def worker_sessions(self) -> list[Session]:
         return [session for session in self._tables.sessions if session.worker is not None]
+
+    def backlogs(self, sessions: Iterable[int]) -> list[Backlog]:
+        """What waits for slots that these workers could open."""
+        return backlogs_of(self._tables, sessions)
+
+    def still_waits(self, pool: int, task: int, attempt: int) -> bool:
+        """Whether a task that was the `last` of this pool's backlog is still part of it."""
+        return still_waits(self._tables, pool, task, attempt)
 
     def held_by(self, session: int) -> list[Assignment]:
         """What a worker's session holds, slot by slot in the order in which it was given; [] if there is
