@@ -130,7 +130,7 @@ def test_keys_of_slots_that_are_shut_find_another_instance():
     rig.until(rig.registered)
     for key in ("a", "b", "c"):
         rig.submit(*[1_000 * MS] * 4, key=key)
-    rig.until(lambda: slots_open(rig) == 3)
+    rig.until(lambda: slots_open(rig) > 1)
     rig.until(lambda: len(rig.results) == 12)
     rig.world.run_for(QUIET)
     assert (slots_open(rig), children(rig)) == (1, 1)
