@@ -129,9 +129,7 @@ def is_whole(status: Status, slots: int = 1) -> bool:
     )
 
 
-async def status_when(
-    client: Client, what: str, condition: Callable[[Status], object], timeout_s: float = DEADLINE_S
-) -> Status:
+async def status_when(client: Client, what: str, condition: Callable[[Status], object]) -> Status:
     """The first status that fulfils the condition."""
     last: Status = {}
 
@@ -141,7 +139,7 @@ async def status_when(
         return last["leader"] is not None and bool(condition(last))
 
     try:
-        await until(what, look, timeout_s)
+        await until(what, look)
     except TimeoutError as error:
         raise TimeoutError(f"{error}; last status {last}") from None
     return last

@@ -6,9 +6,11 @@ from cluster_rig import LOOPS, command_line, make_topology, row, run, running, s
 from cluster_tasks import pause
 
 from cluster import Client
-from cluster.worker.scaling import PACE
+from cluster.launch import LaunchLimits
+from cluster.worker.scaling import ScalingPace
 
-CLOSED_S = (PACE.close_idle + 2 * PACE.close_pause) / 1e9 + 20.0
+SECOND = 1_000_000_000
+PACE = ScalingPace(open_pause=SECOND, close_idle=3 * SECOND, close_pause=SECOND)
 
 
 def test_a_burst_opens_three_slots_quiet_closes_two_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -28,9 +30,7 @@ def test_a_burst_opens_three_slots_quiet_closes_two_and_nothing_is_lost(tmp_path
             assert "3 (1..3)" in command_line("cluster", "status", str(topology)).stdout
             await burst.results(timeout=60)
 
-            status = await status_when(
-                client, "one is open", lambda status: row(status["workers"], "w1")["slots"] == 1, timeout_s=CLOSED_S
-            )
+            await status_when(client, "one is open", lambda status: row(status["workers"], "w1")["slots"] == 1)
             status = await status_when(
                 client, "its child is left", lambda status: len(row(status["workers"], "w1")["children"]) == 1 + LOOPS
             )
@@ -42,5 +42,5 @@ def test_a_burst_opens_three_slots_quiet_closes_two_and_nothing_is_lost(tmp_path
             records = await client.records([*burst.ids, after.id])
             assert {(record.state, record.attempts) for record in records} == {("completed", 1)}
 
-    with running(topology):
+    with running(topology, limits=LaunchLimits(pace=PACE)):
         run(main())
