@@ -74,6 +74,12 @@ def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, last_claim=0) if section == Section.SESSIONS else row
 
 
+def _forget_open_slots(section: int, row: Row) -> Row | None:
+    if section != Section.SESSIONS or not row.slots_open:
+        return row
+    return msgspec.structs.replace(row, slots_open=row.slots_open + 1)
+
+
 def _forget_versions(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, versions=0) if section == Section.HEAD else row
 
@@ -193,6 +199,7 @@ OMISSIONS: dict[str, Change] = {
     "claims": _forget_claims,
     "who holds": _forget_who_holds,
     "numbers of claims": _forget_numbers_of_claims,
+    "open slots": _forget_open_slots,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
     "versions of schedules": _forget_versions,
