@@ -75,9 +75,7 @@ def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
 
 
 def _forget_open_slots(section: int, row: Row) -> Row | None:
-    if section != Section.SESSIONS or not row.slots_open:
-        return row
-    return msgspec.structs.replace(row, slots_open=row.slots_open + 1)
+    return msgspec.structs.replace(row, slots_open=0) if section == Section.SESSIONS else row
 
 
 def _forget_versions(section: int, row: Row) -> Row | None:
