@@ -6,7 +6,7 @@ import pytest
 from cluster.simulation import Scenario
 from cluster.simulation.planted_slots import PlantedSlot
 
-SEEDS = range(1, 5)
+SEEDS = (7, 9, 11, 13)                   # in odd ones there are keys
 OTHERS = {"invariant", "compaction", "snapshot", "digest"}      # that would notice the same for another reason
 FOUND_BY = {
     PlantedSlot.NEVER_SHUT: {"shut slot"},
