@@ -260,6 +260,9 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
 
     With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
     others then do not, and runs up to `loop_tasks` of them at a time.
+
+    With `slots_min` > 0 it opens and shuts slots: the first `slots_min` are always open, the others get nothing until a
+    Resize opens them.
     """
 
     slots: int
@@ -270,6 +273,7 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
     loop_names: tuple[str, ...] = ()
     loop_tasks: int = 0
     schedules: tuple[ScheduleSpec, ...] = ()
+    slots_min: int = 0
 
 
 class Register(Command, tag=3, frozen=True):
@@ -451,3 +455,13 @@ class Steer(Command, tag=18, frozen=True):
     low: int
     name: str
     what: int
+
+
+class Resize(Command, tag=19, frozen=True):
+    """Worker -> leader -> log. Session command `seq`: its first `slots` slots are open from now on. The others get
+    nothing more; what they hold stays theirs until it is completed or returned. Refused beyond its bounds."""
+
+    session: int
+    seq: int
+    low: int
+    slots: int

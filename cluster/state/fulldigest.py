@@ -116,6 +116,7 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
     yield (sessions.last_id, [(owner, list(ended)) for owner, ended in sessions.ended.items()])
     for session in sessions:
         yield (session.id, session.name, session.incarnation, session.role, session.worker, session.draining)
+        yield session.slots_open
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
         yield (session.unsaid, list(session.ended), list(session.held), session.last_claim)
         for key, slot in session.slots.items():

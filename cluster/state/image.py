@@ -239,6 +239,7 @@ def _session(session: Session, offers: "_Offers") -> Row:
         list(session.ended),
         [slot.index for slot in session.slots.values() if slot.yields],
         session.last_claim,
+        session.slots_open,
     )
 
 

@@ -2,7 +2,7 @@
 else."""
 
 from cluster.state.commands import NEEDS_COMMAND_MAX, NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, SLOT_MESSAGES_MAX, canonical, is_shut
 from cluster.state.duplicate_invariants import check_duplicates
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
@@ -199,11 +199,17 @@ def _check_slots(tables: Tables) -> None:
     """The sums of credit are those of the messages held, and a closed slot holds something."""
     for session in tables.sessions:
         assert bool(session.slots) == (session.worker is not None)
+        worker = session.worker
+        is_resizable = worker is not None and worker.slots_min > 0
+        assert session.slots_open == 0 or is_resizable, f"session {session.id} cannot shut slots"
+        if worker is not None and is_resizable:
+            assert worker.slots_min <= session.slots_open <= worker.slots
         for slot in session.slots.values():
             mine = [message for message in session.held.values() if message.holder == slot.key]
-            assert slot.draining == session.draining
+            assert slot.draining == (session.draining or is_shut(slot, session.slots_open))
             assert slot.session == session.id == slot.key >> SLOT_BITS and slot.held is session.held
             assert slot.count == len(mine), f"count of slot {slot.key}"
+            assert slot.count <= (slot.pool.prefetch or SLOT_MESSAGES_MAX), f"slot {slot.key} holds more than it may"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
             assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
             if any(message.goes_alone(slot.pool) for message in mine):

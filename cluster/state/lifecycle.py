@@ -132,6 +132,20 @@ def drain(tables: Tables, session: Session) -> None:
         tables.ledger.draining(session.id)
 
 
+def resize(tables: Tables, session: Session, slots: int) -> bool:
+    """A worker has so many slots open from now on. Homes at those that it shuts move; it hands back itself what they
+    hold and do not run. False if that is beyond its bounds."""
+    worker = session.worker
+    assert worker is not None
+    if not 0 < worker.slots_min <= slots <= worker.slots:
+        return False
+    if not session.draining:
+        session.slots_open = slots
+        tables.keys.vacate(tables.credit.resize(session.slots, slots))
+        tables.ledger.resized(session.id, slots)
+    return True
+
+
 def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> None:
     """Closes, expires or replaces a session. A client's tasks live on, its locks are free; a worker's tasks go back."""
     if session.slots:

@@ -11,7 +11,19 @@ from itertools import repeat
 from typing import Any
 
 from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
-from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
+from cluster.state.credit import (
+    IDLE,
+    OPEN,
+    SLOT_BITS,
+    SLOTS_MAX,
+    Pool,
+    PoolKey,
+    Slot,
+    is_shut,
+    pool_keys,
+    slot_key,
+    slots_of,
+)
 from cluster.state.duplicates import Taken
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
@@ -197,7 +209,7 @@ class Rebuilding:
         session.next_seq, session.kept_from = row.next_seq, row.kept_from
         session.refusals = {seq: (code, value) for seq, code, value in row.refusals}
         session.last_number, session.unsaid = row.last_number, row.unsaid
-        session.last_claim = row.last_claim
+        session.last_claim, session.slots_open = row.last_claim, row.slots_open
         session.ended.extend(row.ended)
         if row.offer >= 0:
             self._slots(session, row)
@@ -218,7 +230,7 @@ class Rebuilding:
         for index in row.yielding:
             session.slots[slot_key(session.id, index)].yields = True
         for slot in session.slots.values():
-            slot.draining = session.draining
+            slot.draining = session.draining or is_shut(slot, row.slots_open)
         for pool in pools:
             pool.sessions += not session.draining
         if self._owned:

@@ -222,6 +222,7 @@ class SessionRow(Row, frozen=True):
     ended: list[int]
     yielding: list[int] = []
     last_claim: int = 0
+    slots_open: int = 0
 
 
 class EndedRow(Row, frozen=True):

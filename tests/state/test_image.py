@@ -412,7 +412,7 @@ KNOWN_FIELDS = {
     limits.Limits: "_timers by_index by_name made touched",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid last_claim slots held "
-        "ended"
+        "ended slots_open"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
     locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences rests",

@@ -74,6 +74,10 @@ def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, last_claim=0) if section == Section.SESSIONS else row
 
 
+def _forget_open_slots(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, slots_open=0) if section == Section.SESSIONS else row
+
+
 def _forget_versions(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, versions=0) if section == Section.HEAD else row
 
@@ -193,6 +197,7 @@ OMISSIONS: dict[str, Change] = {
     "claims": _forget_claims,
     "who holds": _forget_who_holds,
     "numbers of claims": _forget_numbers_of_claims,
+    "open slots": _forget_open_slots,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
     "versions of schedules": _forget_versions,

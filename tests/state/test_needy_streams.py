@@ -22,7 +22,7 @@ KINDS = [*NEEDY, RivalStream]
 @pytest.mark.parametrize("kind", NEEDY)
 def test_who_needs_others_gets_what_became_of_them_and_invariants_hold_after_every_entry(kind, seed):
     stream = kind(seed)
-    stream.run(200, check=True)
+    stream.run(250, check=True)
     stream.finish()
     stream.nobody_waits_in_vain()
     assert stream.met > 6 and stream.unmet > 20 and stream.told > 0
