@@ -50,7 +50,8 @@ _decode_end = msgspec.msgpack.Decoder(End).decode
 class Outcome(Struct, Generic[T], frozen=True):
     """What became of a task, for one that wants to see failures: `state` is "completed", "failed", "dead", "cancelled"
     or "expired"; "unknown" if its record was not kept. `value` is its result; `error` is type and message of what it
-    failed or died of, as in "ValueError: no such file", cut to 2 KiB, or less if there are thousands of them."""
+    failed or died of, or of its last attempt if it expired before another one, as in "ValueError: no such file", cut to
+    2 KiB, or less if there are thousands of them."""
 
     task: int
     state: str
@@ -73,7 +74,8 @@ class Outcome(Struct, Generic[T], frozen=True):
         if self.state == "cancelled":
             raise TaskCancelled(f"task {self.task} was cancelled")
         if self.state == "expired":
-            raise TaskExpired(f"task {self.task} expired before it could run, or run again")
+            again = f" again; its last attempt ended with {self.error}" if self.error else ""
+            raise TaskExpired(f"task {self.task} expired before it could run{again}")
         if self.state == UNKNOWN:
             raise DependencyFailed(f"task {self.task} {UNKNOWN_TASK}", self.task, UNKNOWN, self.task)
         raise TaskFailed(kind, message)

@@ -55,6 +55,7 @@ from cluster.state.commands import (
 from cluster.state.effects import (
     STATE_COMPLETED,
     STATE_DEAD,
+    STATE_EXPIRED,
     STATE_FAILED,
     Assignment,
 )
@@ -254,7 +255,7 @@ def _unmet(number: int, task: Task | None) -> Failure:
         return Failure(ERROR_UNMET, f"task {number} {UNKNOWN_TASK}", unmet=Unmet(number, UNMET_UNKNOWN, number))
     error = None if not task.attempts else task.attempts[-1].error
     how = f"task {number} {ENDED_AS[task.state]}"
-    if task.state not in (STATE_FAILED, STATE_DEAD) or error is None:
+    if task.state not in RAISED or error is None or not error.type:
         return Failure(ERROR_UNMET, how, unmet=Unmet(number, task.state, number))
     message = head(error.message, CAUSE_BYTES_MAX)
     if error.unmet is None:
@@ -265,6 +266,7 @@ def _unmet(number: int, task: Task | None) -> Failure:
     return Failure(ERROR_UNMET, f"task {number} was not run{FIRST}{first}", unmet=Unmet(number, task.state, cause))
 
 
+RAISED = (STATE_FAILED, STATE_DEAD, STATE_EXPIRED)     # the last one perhaps, before it was to be tried again
 FIRST = ", since "      # between what a task needs and the first cause of that
 
 
@@ -314,6 +316,6 @@ def _end(number: int, task: Task | None, bytes_max: int) -> End:
     if task.state == STATE_COMPLETED:
         return End(number, STATE_COMPLETED, task.body)
     error = None if not task.attempts else task.attempts[-1].error
-    if error is None or task.state not in (STATE_FAILED, STATE_DEAD):
+    if error is None or task.state not in RAISED:
         return End(number, task.state)
     return End(number, task.state, b"", head(error.type, bytes_max), head(error.message, bytes_max))

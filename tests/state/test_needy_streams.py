@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from hash_seeds import assert_same_under_two_hash_seeds
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from image_rig import assert_goes_on_alike, assert_restored_before_every_entry
 from needy_stream import NeedyForgetfulStream, NeedyStream, RivalStream
@@ -94,6 +94,7 @@ def test_a_machine_with_dependencies_that_is_restored_before_every_entry_decides
 
 
 @given(seed=st.integers(100, 100_000), at=st.floats(0, 1), kind=st.sampled_from(KINDS))
+@example(seed=1727, at=0.5, kind=KINDS[0])       # one that is needed expires behind an attempt that raised
 @settings(max_examples=25, deadline=None)
 def test_a_machine_with_dependencies_restored_anywhere_decides_as_one_that_never_stopped(seed, at, kind):
     stream = kind(seed)
