@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from cluster.client.client import DEADLINE_S, Client
@@ -20,6 +19,7 @@ from cluster.command_line.common import (
     run,
     said,
     stderr,
+    stdout,
     topology_argument,
 )
 from cluster.command_line.waiting import as_json_text, awaited
@@ -68,7 +68,7 @@ def list_(topology: str, prefix: str, limit: int, as_json: bool, deadline: float
     if as_json:
         click.echo(b"".join(msgspec.json.encode(info) + b"\n" for info in shown), nl=False)
     elif shown:
-        Console(highlight=False).print(listing(shown))
+        stdout().print(listing(shown))
     else:
         click.echo("no such schedules")
     if len(infos) > len(shown):
@@ -97,7 +97,7 @@ def show(topology: str, name: str, as_json: bool, deadline: float, stale: bool) 
         click.echo(line)
     if info.history:
         click.echo()
-        Console(highlight=False).print(slots(info.history))
+        stdout().print(slots(info.history))
 
 
 @click.command()
@@ -110,7 +110,7 @@ def history(topology: str, name: str, as_json: bool, deadline: float, stale: boo
     if as_json:
         click.echo(b"".join(msgspec.json.encode(slot) + b"\n" for slot in info.history), nl=False)
     elif info.history:
-        Console(highlight=False).print(slots(info.history))
+        stdout().print(slots(info.history))
     else:
         click.echo("no slot has come yet")
 
@@ -121,13 +121,14 @@ async def _show(topology: str, name: str, as_json: bool, deadline: float, stale:
 
 
 def listing(infos: Sequence[ScheduleInfo]) -> Table:
-    """Below the name of a schedule stands when it fires: beside it a terminal has no room."""
+    """Below the name of a schedule stands when it fires, below a date how far its zone is from UTC: beside it a
+    terminal has no room."""
     rows = [
         (
             "\n".join(filter(None, (info.name, when(info), info.alarm))),
             "\n".join(filter(None, (info.state, info.parked_why))),
-            _date(info.next_slot),
-            "" if info.last is None else f"{_date(info.last.slot)}\n{outcome(info.last)}",
+            _in_two_lines(info.next_slot),
+            "" if info.last is None else f"{_in_two_lines(info.last.slot)} {outcome(info.last)}",
         )
         for info in infos
     ]
@@ -172,7 +173,12 @@ def outcome(slot: SlotInfo) -> str:
 
 
 def _date(date: datetime | None) -> str:
-    return "" if date is None else f"{date:%Y-%m-%d %H:%M:%S}"
+    """In the zone of the schedule, which the offset tells from that of its neighbours."""
+    return "" if date is None else date.isoformat(" ", "seconds")
+
+
+def _in_two_lines(date: datetime | None) -> str:
+    return "" if date is None else f"{date:%Y-%m-%d %H:%M:%S}\n{date.isoformat()[-len('+00:00'):]}"
 
 
 # -- to steer ---------------------------------------------------------------------------------------------------------
