@@ -79,7 +79,7 @@ def lock(
     if program is None:
         raise Said(f"{command[0]}: no such command", EXIT_NOT_FOUND)
     try:
-        sys.exit(run(_lock(topology, name, hold, 0 if skip else wait, note, deadline, (program, *command[1:]))))
+        sys.exit(run(_lock(topology, name, hold, wait, skip, note, deadline, (program, *command[1:]))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except TopologyError:
@@ -93,6 +93,7 @@ async def _lock(
     name: str,
     hold: Duration,
     wait: Duration | None,
+    skip: bool,
     note: str,
     deadline: float,
     command: tuple[str, ...],
@@ -102,7 +103,10 @@ async def _lock(
         held = Lock(cluster, name, hold=hold, wait=wait, note=note)
         try:
             async with busy(f'waiting for the lock "{name}"'):
-                await held.acquire()
+                if not skip:
+                    await held.acquire()
+                elif not await held.try_acquire():
+                    raise LockBusy(name, 0)
         except LockBusy as error:
             raise Said(str(error), EXIT_BUSY) from None
         try:

@@ -71,6 +71,7 @@ def test_who_skips_or_has_waited_is_told_that_others_hold_it(cluster: LocalClust
             found = lock(cluster, "b", *how, "--", "sh", "-c", "echo it ran")
             assert (found.returncode, found.stdout) == (EXIT_BUSY, "")
             assert 'lock "b" is busy: others hold it' in found.stderr
+            assert ("not waited for any more" in found.stderr) == (how[0] == "--wait")
     assert lock(cluster, "b", "--skip", "--", "true").returncode == 0
 
 
