@@ -14,7 +14,8 @@ from msgspec import structs
 from rich.console import Console, RenderableType
 
 from cluster import AttemptInfo, ScheduleInfo, SlotInfo, TaskInfo
-from cluster.command_line import cron, tasks, top
+from cluster.client.rolling import Course, Rest, Wanted
+from cluster.command_line import cron, nodes, tasks, top
 from cluster.command_line.common import DurationText, TaskId, stdout
 from cluster.command_line.main import COMPLETION_VARIABLE, PROGRAM, main
 from cluster.command_line.results import EXITS
@@ -245,6 +246,13 @@ def test_top_of_an_idle_new_cluster_says_that_there_is_nothing_yet() -> None:
     empty = {**REPORT, "workers": [], "queues": []}
     text = text_of(top.picture(empty, empty, 1.0), 100)
     assert "0 tasks/s" in text and "no queue was used yet" in text and "no worker is registered" in text
+
+
+def test_a_restart_says_once_where_to_look_when_a_node_does_not_come_back(capsys: Any) -> None:
+    shown = nodes.Shown(Course(Wanted.AGAIN, ["w1"], [], named=True), is_quiet=False)
+    for rest in (Rest("it is not back"), Rest("it is not back", "w1 is late"), Rest("it is not back", "w1 is late")):
+        shown.step(rest)
+    assert capsys.readouterr().err == "w1 is late\n"
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
