@@ -206,7 +206,7 @@ def test_the_tests_of_the_page_on_testing_pass(tmp_path):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
     (command,) = [block.text for block in page if block.language == "sh"]
-    assert "21 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
+    assert "26 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
 
 
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)
