@@ -195,6 +195,12 @@ def _handles(member: object) -> list[Need]:
 
 
 def _no_handle(value: object) -> DependencyError:
+    if isinstance(value, ManyResults):
+        return DependencyError(value, "is no handle, but a batch", "write group(batch), without a list around it")
+    if isinstance(value, Group):
+        return DependencyError(value, "is no handle, but what `after` or `group` made", "pass it on as it is")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return DependencyError(value, "is no handle, but an id", f"write cluster.handle({value})")
     return DependencyError(value, "is no handle", "handles that submit gave, batches and lists of handles are allowed")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.dependencies import References, Values
+from cluster.dependencies import Outcome, References, Values
 from cluster.errors import BodyTooLarge, DependencyError, EncodeError
 from cluster.state.commands import BODY_BYTES_MAX
 from cluster.state.inputs import INPUTS_MARK, Inputs
@@ -129,13 +129,11 @@ class Codec:
             for index, value in enumerate(args):
                 wanted = positional[index] if index < len(positional) else self._rest
                 if wanted is not None and type(value) is not wanted:
-                    value = msgspec.to_builtins(value, builtin_types=_PLAIN) if has_outcomes else value
-                    args[index] = self._convert(value, wanted, f"argument {index + 1}")
+                    args[index] = self._convert(value, wanted, f"argument {index + 1}", has_outcomes)
             for key, value in kwargs.items():
                 wanted = self._named.get(key, self._keywords)
                 if wanted is not None and type(value) is not wanted:
-                    value = msgspec.to_builtins(value, builtin_types=_PLAIN) if has_outcomes else value
-                    kwargs[key] = self._convert(value, wanted, f'argument "{key}"')
+                    kwargs[key] = self._convert(value, wanted, f'argument "{key}"', has_outcomes)
         return args, kwargs
 
     def encode_result(self, value: object) -> bytes:
@@ -157,11 +155,12 @@ class Codec:
         except msgspec.DecodeError as error:
             raise DecodeError(f"result of {self.name}: {error}") from error
 
-    def _convert(self, value: object, wanted: object, where: str) -> object:
+    def _convert(self, value: object, wanted: object, where: str, has_outcomes: bool) -> object:
+        plain = msgspec.to_builtins(value, builtin_types=_PLAIN) if has_outcomes else value
         try:
-            return msgspec.convert(value, typing.cast("type[object]", wanted))
+            return msgspec.convert(plain, typing.cast("type[object]", wanted))
         except msgspec.ValidationError as error:
-            raise DecodeError(f"{where} of {self.name}: {error}") from error
+            raise DecodeError(f"{where} of {self.name}: {error}{_outcome_advice(value, wanted)}") from error
 
     def _unencodable(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], encode: Callable[[object], bytes]
@@ -175,6 +174,26 @@ class Codec:
             except Exception as error:
                 return EncodeError(f"{where} of {self.name}: {_reason(value, error)}")
         raise AssertionError("each argument can be encoded, all of them cannot")
+
+
+def _outcome_advice(value: object, wanted: object) -> str:
+    """For a result where an Outcome is wanted, and the other way round."""
+    is_outcome, wants_outcome = _has_outcome(value), _names_outcome(wanted)
+    if wants_outcome and not is_outcome:
+        return "; an Outcome is what after(handle, outcome=True) and group(..., outcomes=True) give"
+    if is_outcome and not wants_outcome:
+        return "; it is an Outcome: annotate it as one, or leave out `outcome=True` and `outcomes=True`"
+    return ""
+
+
+def _has_outcome(value: object) -> bool:
+    parts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    return isinstance(value, Outcome) or any(map(_has_outcome, parts))
+
+
+def _names_outcome(annotation: object) -> bool:
+    is_outcome = annotation is Outcome or typing.get_origin(annotation) is Outcome
+    return is_outcome or any(map(_names_outcome, typing.get_args(annotation)))
 
 
 def _reason(value: object, error: Exception) -> str:

@@ -38,7 +38,7 @@ class ScheduleNotFound(ClusterError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f'the cluster has no schedule "{name}": workers announce those of their modules when they start; '
-            "`schedules` lists them"
+            "`cluster.schedules()` and `quorumq cron` list them"
         )
         self.name = name
 

@@ -185,6 +185,8 @@ def task_of(function: object) -> Task[..., Any]:
     """The task to submit for what a caller gave. Raises TaskNotFound, saying what to change."""
     if not isinstance(function, Task):
         name = getattr(function, "__qualname__", repr(function))
+        if isinstance(function, str):
+            raise TaskNotFound(f"{name} is the name of a task at most: import the function, and give it instead")
         plain = getattr(function, "__func__", function)     # of a bound method
         if any(known.function is plain for known in _registry.values()):
             owner, _, method = name.rpartition(".")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from actors import ActorSystem, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
+from actors import ActorSystem, AddressInUse, Endpoint, ExitReason, Failed, MailboxSpec, PeerLog, Ports
 from cluster.broker.actor import Broker
 from cluster.compaction.compactor import ENTRY as COMPACTOR_ENTRY
 from cluster.data_directory import LOCKED_ADVICE
@@ -43,6 +43,10 @@ ADVICE = {                          # where the error itself does not say what t
     "ForeignDirectory": "move that directory away, or correct `data` in the topology",
     "Locked": LOCKED_ADVICE,
 }
+BULK_ADVICE = (                     # the user need not have written that one
+    "it is this broker's bulk port, 1000 above that of its `address` unless `bulk_address` says another; stop what "
+    "listens there, or give this broker another of these in the topology"
+)
 KNOWN_FAULTS = ("BrokerFault", "WalFailed")
 
 
@@ -89,6 +93,13 @@ def run_broker(parent: Parent, argument: bytes) -> None:
     raise SystemExit(run(lambda ports: _serve(ports, config, parent), node=config.node, preload=preload, lingers=False))
 
 
+def _advice(reason: Failed, config: BrokerConfig) -> str | None:
+    (bulk,) = (bulk for name, _, bulk in config.brokers if name == config.node)
+    if reason.type == "AddressInUse" and reason.message == str(AddressInUse(bulk)):
+        return BULK_ADVICE
+    return ADVICE.get(reason.type)
+
+
 async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
     from actors import collect_when_idle, freeze_memory, on_terminate, process_id
 
@@ -103,7 +114,7 @@ async def _serve(ports: Ports, config: BrokerConfig, parent: Parent) -> int:
                 if reason.type not in KNOWN_FAULTS:
                     ports.log.event("broker_crash", node=config.node, traceback=reason.traceback)
             else:
-                advice = ADVICE.get(reason.type)
+                advice = _advice(reason, config)
                 parent.send(encode(Refused(f"{reason.message}; {advice}" if advice else reason.message)))
         system.stop()
 

@@ -369,6 +369,10 @@ class BlockingBatch(ManyResults[R]):
     def _needs(self) -> list[Need]:
         return self._batch._needs()
 
+    def __repr__(self) -> str:
+        finished, _, total = self.progress
+        return f"<BlockingBatch {finished} of {total} finished>"
+
 
 def _refuse_in_loop() -> None:
     if runs_loop():

@@ -195,8 +195,8 @@ class AsyncLock:
         """The claim that is held now; None if it was not to wait."""
         if self._is_acquiring or self._entered is not None or self.is_held:
             raise ClusterError(
-                f"{self!r} is acquired already, or about to be: one object is one claim at a time and not reentrant; "
-                "make another object of the same name for another claim"
+                f'lock "{self.name}" is acquired already, or about to be: one object is one claim at a time and not '
+                "reentrant; make another object of the same name for another claim"
             )
         self._let_go()                  # of one that was lost
         self._is_acquiring = True
@@ -255,7 +255,7 @@ class AsyncLock:
         return self._client._ports.clock.now()
 
     def _not_acquired(self) -> ClusterError:
-        return ClusterError(f"{self!r} is not acquired")
+        return ClusterError(f'lock "{self.name}" is not acquired')
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} "{self.name}">'

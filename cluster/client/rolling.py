@@ -18,6 +18,7 @@ SECOND = 1_000_000_000              # in nanoseconds, as all times here
 LAG_ENTRIES_MAX = 256               # behind the leader's state; more than two looks at a busy cluster differ by
 ASK_AGAIN_AFTER = 2 * SECOND
 SETTLE = 1 * SECOND                 # everybody who dials a broker that is back has reached it: their longest pause
+LATE_AFTER = 5 * SECOND             # from when a process is gone; as a rule the next one is there within a second
 LEAVE_AFTER = 2 * SECOND            # a worker's last answers and its goodbye, behind the limit of what runs
 
 Nanos = int
@@ -51,9 +52,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Look again soon. `doing` says for people what is waited for."""
+    """Look again soon. `doing` says for people what is waited for; `advice` where to look, once that takes long."""
 
     doing: str
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class _Current:
     asked: Nanos = 0
     refusal: str = ""
     well_since: Nanos | None = None     # of a broker that is back
+    gone_since: Nanos | None = None     # it was seen without a process
 
 
 @dataclass(slots=True)
@@ -285,12 +288,24 @@ class Course:
             what = "end" if current.pid or self.wanted is Wanted.OUT else "come back"
             return self._give_up(current.node, f"{current.node} was asked to {what} {seconds} s ago, and {state}")
         if current.is_broker and look.flaw():
-            return Rest(self._state(current, look))     # another one may have died since it was asked
+            return self._rest(current, look, now)       # another one may have died since it was asked
         if now - current.asked >= ASK_AGAIN_AFTER and not self._is_heard(current, look):
             if self.wanted is Wanted.OUT:
                 current.pid = look.pid(current.node)        # its launch may have replaced one that crashed
             return self._ask(current, now)
-        return Rest(self._state(current, look))
+        return self._rest(current, look, now)
+
+    def _rest(self, current: _Current, look: Look, now: Nanos) -> Rest:
+        """Only its launch knows why a node does not come back: a module that cannot be imported, for example."""
+        is_seen = current.is_broker or bool(look.leader)
+        if self.wanted is Wanted.OUT or look.pid(current.node):
+            current.gone_since = None
+        elif current.gone_since is None and is_seen:
+            current.gone_since = now
+        advice, gone_since = "", current.gone_since
+        if gone_since is not None and is_seen and now - gone_since >= LATE_AFTER:
+            advice = f"{current.node} has not come back so far; the log of the launch that runs it says why"
+        return Rest(self._state(current, look), advice)
 
     def _has_arrived(self, current: _Current, look: Look, now: Nanos) -> bool:
         """A broker has when all brokers have been well for a moment: before the next one ends, all links to this one

@@ -189,7 +189,8 @@ def refusal(name: str, code: int, value: int) -> ClusterError:
     reasons = {
         ANSWER_BUSY: f"its run {value} has not ended, and there is one at a time; wait for it, or cancel it",
         ANSWER_CROWDED: f"{value} of its runs have not ended, and no more may wait; cancel some of them",
-        ANSWER_PARKED: "no live worker announces it and serves its queue and labels; `schedule` says what is missing",
+        ANSWER_PARKED: "no live worker announces it and serves its queue and labels; "
+        "`cluster.schedule(name).parked_why` and `quorumq cron show` say what is missing",
         ANSWER_ANNOUNCED: "live workers announce it; take it out of their modules and restart them, or pause it",
     }
     task = value if code == ANSWER_BUSY else None

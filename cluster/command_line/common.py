@@ -3,6 +3,8 @@
 import asyncio
 import difflib
 import functools
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from cluster.client.client import Client
 from cluster.durations import milliseconds
-from cluster.errors import ClusterError, TaskNotFound
+from cluster.errors import ClusterError, TaskNotFound, Unavailable
 
 EXIT_SAID = 1               # what the cluster said, or that it did not
 EXIT_WRONG_CALL = 2         # or topology
@@ -21,6 +23,7 @@ EXIT_WRONG_CALL = 2         # or topology
 LOOK_DEADLINE_S = 5.0       # for a leader to be found, by who only looks
 STALE_DEADLINE_S = 1.0      # `--stale` needs links, not a leader; a link is there within milliseconds
 SPINNER_AFTER_S = 1.0
+UNBOUNDED_COLUMNS = 1 << 20     # of what is no terminal
 
 T = TypeVar("T")
 
@@ -130,7 +133,19 @@ async def known(answer: Coroutine[Any, Any, T]) -> T:
 
 
 def said(error: ClusterError, exit_code: int = EXIT_SAID) -> Said:
-    return Said(f"{type(error).__name__}: {error}", exit_code)
+    return Said(explained(error), exit_code)
+
+
+def explained(error: ClusterError) -> str:
+    """What an error says in one line. A client that finds no leader cannot tell why there is none; `status` can."""
+    advice = "; `quorumq status` says why" if isinstance(error, Unavailable) else ""
+    return f"{type(error).__name__}: {error}{advice}"
+
+
+def stdout() -> Console:
+    """For tables. Without a terminal nothing is folded or wrapped, unless COLUMNS asks for it: a line is a row."""
+    is_unbounded = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=UNBOUNDED_COLUMNS if is_unbounded else None)
 
 
 # -- patience ---------------------------------------------------------------------------------------------------------

@@ -1,32 +1,38 @@
 """`cron`: the schedules that the cluster fires, what became of their slots, and what an operator does to them."""
 
+import difflib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from cluster.client.client import DEADLINE_S, Client
 from cluster.client.schedules import ScheduleInfo, SlotInfo, checked_name
 from cluster.command_line.common import (
     ListsByDefault,
+    Said,
     busy,
     deadline_option,
+    explained,
     look_options,
     looking,
     run,
     said,
     stderr,
+    stdout,
     topology_argument,
 )
 from cluster.command_line.waiting import as_json_text, awaited
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ScheduleNotFound
 from cluster.status_tables import plain_table
 
 LIMIT_DEFAULT = 100
+NAMES_MAX = 1_000           # that are looked at for one that is near
+NEAR_MAX = 3                # that are said
 COLUMNS = ("schedule", "state", "next", "last")
 SLOT_COLUMNS = ("slot", "outcome", "task", "ended")
 confirmed_option = deadline_option(DEADLINE_S, "Seconds until it must be confirmed.")
@@ -68,7 +74,7 @@ def list_(topology: str, prefix: str, limit: int, as_json: bool, deadline: float
     if as_json:
         click.echo(b"".join(msgspec.json.encode(info) + b"\n" for info in shown), nl=False)
     elif shown:
-        Console(highlight=False).print(listing(shown))
+        stdout().print(listing(shown))
     else:
         click.echo("no such schedules")
     if len(infos) > len(shown):
@@ -97,7 +103,7 @@ def show(topology: str, name: str, as_json: bool, deadline: float, stale: bool) 
         click.echo(line)
     if info.history:
         click.echo()
-        Console(highlight=False).print(slots(info.history))
+        stdout().print(slots(info.history))
 
 
 @click.command()
@@ -110,24 +116,29 @@ def history(topology: str, name: str, as_json: bool, deadline: float, stale: boo
     if as_json:
         click.echo(b"".join(msgspec.json.encode(slot) + b"\n" for slot in info.history), nl=False)
     elif info.history:
-        Console(highlight=False).print(slots(info.history))
+        stdout().print(slots(info.history))
     else:
         click.echo("no slot has come yet")
 
 
 async def _show(topology: str, name: str, as_json: bool, deadline: float, stale: bool) -> ScheduleInfo:
-    async with busy("looking for a leader", quiet=as_json), looking(topology, deadline, stale=stale) as cluster:
+    async with (
+        busy("looking for a leader", quiet=as_json),
+        looking(topology, deadline, stale=stale) as cluster,
+        _near_names(cluster, name, stale=stale),
+    ):
         return await cluster.schedule(name, stale=stale)
 
 
 def listing(infos: Sequence[ScheduleInfo]) -> Table:
-    """Below the name of a schedule stands when it fires: beside it a terminal has no room."""
+    """Below the name of a schedule stands when it fires, below a date how far its zone is from UTC: beside it a
+    terminal has no room."""
     rows = [
         (
             "\n".join(filter(None, (info.name, when(info), info.alarm))),
             "\n".join(filter(None, (info.state, info.parked_why))),
-            _date(info.next_slot),
-            "" if info.last is None else f"{_date(info.last.slot)}\n{outcome(info.last)}",
+            _in_two_lines(info.next_slot),
+            "" if info.last is None else f"{_in_two_lines(info.last.slot)} {outcome(info.last)}",
         )
         for info in infos
     ]
@@ -172,7 +183,12 @@ def outcome(slot: SlotInfo) -> str:
 
 
 def _date(date: datetime | None) -> str:
-    return "" if date is None else f"{date:%Y-%m-%d %H:%M:%S}"
+    """In the zone of the schedule, which the offset tells from that of its neighbours."""
+    return "" if date is None else date.isoformat(" ", "seconds")
+
+
+def _in_two_lines(date: datetime | None) -> str:
+    return "" if date is None else f"{date:%Y-%m-%d %H:%M:%S}\n{date.isoformat()[-len('+00:00'):]}"
 
 
 # -- to steer ---------------------------------------------------------------------------------------------------------
@@ -190,7 +206,8 @@ def run_now(topology: str, name: str, wait: bool, deadline: float) -> None:
 
 async def _run(topology: str, name: str, wait: bool, deadline: float) -> None:
     async with Client.connect(topology, deadline=deadline) as cluster:
-        handle = await cluster.run_now(name)
+        async with _near_names(cluster, name):
+            handle = await cluster.run_now(name)
         if not wait:
             click.echo(handle.id)
             return
@@ -207,7 +224,7 @@ async def _run(topology: str, name: str, wait: bool, deadline: float) -> None:
 @confirmed_option
 def pause(topology: str, name: str, deadline: float) -> None:
     """Let a schedule not fire until it is resumed. What runs goes on."""
-    run(_steer(topology, deadline, lambda cluster: cluster.pause(name)))
+    run(_steer(topology, name, deadline, lambda cluster: cluster.pause(name)))
     click.echo(f"{name} is paused")
 
 
@@ -217,7 +234,7 @@ def pause(topology: str, name: str, deadline: float) -> None:
 @confirmed_option
 def resume(topology: str, name: str, deadline: float) -> None:
     """Let a schedule fire again; its alarm is over. Slots that have passed meanwhile are skipped."""
-    run(_steer(topology, deadline, lambda cluster: cluster.resume(name)))
+    run(_steer(topology, name, deadline, lambda cluster: cluster.resume(name)))
     click.echo(f"{name} fires again")
 
 
@@ -227,10 +244,24 @@ def resume(topology: str, name: str, deadline: float) -> None:
 @confirmed_option
 def delete(topology: str, name: str, deadline: float) -> None:
     """Forget a schedule that no live worker announces."""
-    run(_steer(topology, deadline, lambda cluster: cluster.delete_schedule(name)))
+    run(_steer(topology, name, deadline, lambda cluster: cluster.delete_schedule(name)))
     click.echo(f"{name} is deleted")
 
 
-async def _steer(topology: str, deadline: float, action: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
-    async with Client.connect(topology, deadline=deadline) as cluster:
+async def _steer(
+    topology: str, name: str, deadline: float, action: Callable[[Client], Coroutine[Any, Any, None]]
+) -> None:
+    async with Client.connect(topology, deadline=deadline) as cluster, _near_names(cluster, name):
         await action(cluster)
+
+
+@asynccontextmanager
+async def _near_names(cluster: Client, name: str, *, stale: bool = False) -> AsyncIterator[None]:
+    """For a schedule that is not there: those are said that may be meant."""
+    try:
+        yield
+    except ScheduleNotFound as error:
+        names = [info.name async for info in cluster.schedules(limit=NAMES_MAX, stale=stale)]
+        near = [known for known in names if name in known] or difflib.get_close_matches(name, names)
+        meant = f"; did you mean {' or '.join(near[:NEAR_MAX])}?" if near else ""
+        raise Said(f"{explained(error)}{meant}") from None

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 
 from actors.runtime.child import die_with_parent
 from cluster.client.claim import HOLD
@@ -25,13 +24,16 @@ from cluster.command_line.common import (
     look_options,
     looking,
     run,
+    said,
     stderr,
+    stdout,
     topology_argument,
 )
 from cluster.durations import Duration
-from cluster.errors import ClusterError, LockBusy, LockLost
+from cluster.errors import ClusterError, LockBusy, LockLost, TopologyError
 from cluster.status_tables import plain_table
 
+EXIT_UNAVAILABLE = 69       # EX_UNAVAILABLE of sysexits.h: without the cluster there is no lock
 EXIT_BUSY = 75              # EX_TEMPFAIL of sysexits.h: another time it may go
 EXIT_LOST = 76              # no other meaning; the command was ended
 EXIT_NOT_RUN = 126          # as a shell says it
@@ -51,7 +53,7 @@ COLUMNS = ("name", "kind", "fence", "holder", "since", "waiting")
 @click.option("--wait", type=DurationText(), help="How long to wait while others hold it; as long as it takes.")
 @click.option("--skip", is_flag=True, help="Do not wait at all.")
 @click.option("--note", default="", help="Who this is, for people.")
-@deadline_option(DEADLINE_S, "Seconds until the cluster must answer.")
+@deadline_option(DEADLINE_S, "Seconds until the cluster must answer, also with --wait and --skip.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lock(
     topology: str,
@@ -68,8 +70,8 @@ def lock(
     COMMAND finds the fence in QUORUMQ_FENCE and the name in QUORUMQ_LOCK. If the lock is lost it is ended: by SIGTERM,
     and by SIGKILL before others may hold the lock.
 
-    Exit status: that of COMMAND, or 128 and the number of the signal that ended it; 75 others hold the lock, 76 it was
-    lost, 126 and 127 COMMAND cannot be run.
+    Exit status: that of COMMAND, or 128 and the number of the signal that ended it; 69 the cluster cannot be reached or
+    refuses, 75 others hold the lock, 76 it was lost, 126 and 127 COMMAND cannot be run.
     """
     if skip and wait is not None:
         raise click.UsageError("--skip does not wait: leave out --wait, or --skip")
@@ -77,9 +79,13 @@ def lock(
     if program is None:
         raise Said(f"{command[0]}: no such command", EXIT_NOT_FOUND)
     try:
-        sys.exit(run(_lock(topology, name, hold, 0 if skip else wait, note, deadline, (program, *command[1:]))))
+        sys.exit(run(_lock(topology, name, hold, wait, skip, note, deadline, (program, *command[1:]))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    except TopologyError:
+        raise
+    except ClusterError as error:       # of the cluster before the command began: what it would exit with is not known
+        raise said(error, EXIT_UNAVAILABLE) from None
 
 
 async def _lock(
@@ -87,6 +93,7 @@ async def _lock(
     name: str,
     hold: Duration,
     wait: Duration | None,
+    skip: bool,
     note: str,
     deadline: float,
     command: tuple[str, ...],
@@ -96,7 +103,10 @@ async def _lock(
         held = Lock(cluster, name, hold=hold, wait=wait, note=note)
         try:
             async with busy(f'waiting for the lock "{name}"'):
-                await held.acquire()
+                if not skip:
+                    await held.acquire()
+                elif not await held.try_acquire():
+                    raise LockBusy(name, 0)
         except LockBusy as error:
             raise Said(str(error), EXIT_BUSY) from None
         try:
@@ -138,7 +148,8 @@ async def _run(held: AsyncLock, command: tuple[str, ...]) -> int:
                 *command, env=environment, process_group=group, preexec_fn=lambda: die_with_parent(own)
             )
         except OSError as error:
-            await held.release()
+            with suppress(ClusterError):
+                await held.release()
             raise Said(f"{command[0]}: {error.strerror}", EXIT_NOT_RUN) from None
         for missed in early:
             pass_on(missed)
@@ -177,9 +188,9 @@ def locks(topology: str, prefix: str, limit: int, as_json: bool, deadline: float
         click.echo(b"".join(msgspec.json.encode(info) + b"\n" for info in shown), nl=False)
     elif shown:
         rows = [row for info in shown for row in _rows(info)]
-        Console(highlight=False).print(plain_table(COLUMNS, rows, whole=("fence", "waiting")))
+        stdout().print(plain_table(COLUMNS, rows, whole=("fence", "waiting")))
     else:
-        click.echo("no such locks")
+        click.echo("no such locks" if prefix else "no locks are held")
     if len(shown) < len(infos):
         stderr().print(f"there are more than these {limit}; --limit 0 shows all")
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from cluster.command_line import completion, cron, lock, nodes, parts, replay, results, status, submit, tasks, top
-from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said
+from cluster.command_line.common import EXIT_SAID, EXIT_WRONG_CALL, Said, explained
 from cluster.errors import ClusterError, TaskNotFound, TopologyError
 
 PROGRAM = "quorumq"
@@ -75,7 +75,7 @@ def run() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_WRONG_CALL)
     except ClusterError as error:
-        click.echo(f"error: {type(error).__name__}: {error}", err=True)
+        click.echo(f"error: {explained(error)}", err=True)
         sys.exit(EXIT_SAID)
     except Said as error:
         click.echo(f"error: {error}", err=True)

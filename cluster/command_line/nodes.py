@@ -176,7 +176,7 @@ class Shown:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._is_quiet = is_quiet
         self._turns = self._skipped = 0
-        self._node = ""
+        self._node = self._advice = ""
         columns = (TextColumn("{task.fields[node]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TextColumn("{task.fields[doing]}"))  # fmt: skip
         self.progress = Progress(*columns, console=self._console, disable=is_quiet or not self._console.is_terminal)
@@ -197,6 +197,9 @@ class Shown:
             self._node, doing = step.node, "is asked"
         elif isinstance(step, Rest):
             doing = step.doing
+            if step.advice and step.advice != self._advice:
+                self._say(step.advice)
+                self._advice = step.advice
         self.progress.update(self._bar, completed=self._turns + self._skipped, node=self._node, doing=doing)
 
     def _say(self, text: str) -> None:

@@ -3,9 +3,8 @@
 import json
 
 import click
-from rich.console import Console
 
-from cluster.command_line.common import Said, look_options, topology_argument
+from cluster.command_line.common import Said, look_options, stdout, topology_argument
 from cluster.command_line.status import look
 from cluster.status_tables import print_part, who_leads
 
@@ -42,4 +41,4 @@ def _show(part: str, topology: str, as_json: bool, deadline: float, stale: bool)
     if as_json:
         click.echo(json.dumps(report[part]))
     else:
-        print_part(part, report, Console())
+        print_part(part, report, stdout())

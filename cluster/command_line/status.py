@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 
 from cluster.client.client import Client
-from cluster.command_line.common import STALE_DEADLINE_S, busy, look_options, run, topology_argument
+from cluster.command_line.common import STALE_DEADLINE_S, busy, look_options, run, stdout, topology_argument
 from cluster.status_tables import print_tables
 
 
@@ -20,7 +19,7 @@ def status(topology: str, as_json: bool, deadline: float, stale: bool) -> None:
     if as_json:
         click.echo(json.dumps(report))
     else:
-        print_tables(report, Console(), stale=stale)
+        print_tables(report, stdout(), stale=stale)
 
 
 def look(topology: str, deadline: float, *, as_json: bool, stale: bool) -> dict[str, Any]:

@@ -104,6 +104,9 @@ async def _submit(
             return as_json_text(await awaited(cluster, handle))
         except ClusterError as error:
             raise Said(f"{type(error).__name__}: {error} (task {handle.id})") from None
+        finally:
+            if handle.duplicate_of is not None:
+                click.echo(f"task {handle.id} is a duplicate: task {handle.duplicate_of} did its work", err=True)
 
 
 def _with_options(task: Task[..., Any], options: dict[str, Any]) -> Task[..., Any]:

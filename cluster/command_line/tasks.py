@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from cluster.client.inspection import STATES, AttemptInfo, TaskInfo
@@ -19,6 +18,7 @@ from cluster.command_line.common import (
     looking,
     run,
     stderr,
+    stdout,
     topology_argument,
 )
 from cluster.command_line.waiting import as_json_text, waits_for
@@ -59,7 +59,10 @@ def list_(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if more:
-        stderr().print(f"there are more than these {limit}; --limit 0 shows all")
+        stderr().print(
+            f"there are more than these {limit}, which need not be the newest: --state, --queue and --name choose, "
+            "--limit 0 shows all"
+        )
 
 
 async def _list(topology: str, asked: dict[str, Any], limit: int, as_json: bool, deadline: float) -> bool:
@@ -88,7 +91,7 @@ def _print_list(infos: list[TaskInfo], as_json: bool) -> None:
     if as_json:
         click.echo(b"".join(msgspec.json.encode(_listed(info)) + b"\n" for info in infos), nl=False)
     elif infos:
-        Console(highlight=False).print(listing(infos))
+        stdout().print(listing(infos))
     else:
         click.echo("no such tasks")
 

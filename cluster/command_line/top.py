@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from cluster.client.client import Client
-from cluster.command_line.common import STALE_DEADLINE_S, deadline_option, run, stderr, topology_argument
+from cluster.command_line.common import STALE_DEADLINE_S, deadline_option, run, stderr, stdout, topology_argument
 from cluster.status_tables import plain_table, slots_text, who_leads
 
 SAMPLE_S = 1.0
@@ -45,7 +45,7 @@ async def _once(topology: str, deadline: float) -> None:
         first, begun = await cluster.status(), time.monotonic()
         await asyncio.sleep(SAMPLE_S)
         second = await cluster.status()
-        Console(highlight=False).print(picture(first, second, time.monotonic() - begun))
+        stdout().print(picture(first, second, time.monotonic() - begun))
 
 
 async def _live(topology: str) -> None:

@@ -29,6 +29,17 @@ FIELDS = (
 )  # fmt: skip
 FORMS = "*, lists (1,2), ranges (1-5), steps (*/5, 1-9/2)"
 
+# Names that crontab(5) has for expressions: one way of writing each is enough.
+NAMED = {
+    "@HOURLY": "0 * * * *",
+    "@DAILY": "0 0 * * *",
+    "@MIDNIGHT": "0 0 * * *",
+    "@WEEKLY": "0 0 * * 0",
+    "@MONTHLY": "0 0 1 * *",
+    "@YEARLY": "0 0 1 1 *",
+    "@ANNUALLY": "0 0 1 1 *",
+}
+
 # Whether an expression ever matches is asked from here on: there is no clock in a definition, and none is needed, since
 # the calendar repeats itself, and a zone's latest rules hold on.
 FIRST_ASKED_MS = 1_767_225_600_000      # 1 January 2026
@@ -48,6 +59,8 @@ def cron(expression: str, zone: str) -> CronTimes:
     if len(expression) > EXPRESSION_CHARACTERS_MAX:
         allowed = f"at most {EXPRESSION_CHARACTERS_MAX} characters are allowed"
         raise ScheduleError("cron", expression, "is too long", allowed)
+    if same := NAMED.get(" ".join(fields)):
+        raise ScheduleError("cron", expression, "is a name that is not taken here", f'write "{same}"')
     if len(fields) not in (5, 6):
         raise ScheduleError(
             "cron", expression, f"has {len(fields)} field{'s' if len(fields) != 1 else ''}",

@@ -1,6 +1,8 @@
-"""Sends a newsletter of a tenant:
+"""Sends a newsletter of a tenant, while the cluster and a mail server run, each in a terminal of its own:
 
-    python -m examples.mailer.newsletter TOPOLOGY TENANT NEWSLETTER [READER]...
+    python -m examples.mailer.sink 127.0.0.1:8025 mails.jsonl
+    python -m cluster.launch examples/mailer/topology.toml
+    python -m examples.mailer.newsletter examples/mailer/topology.toml TENANT NEWSLETTER [READER]...
 
 Without readers they are lines of the standard input. To call it again sends nothing twice: what was submitted by an
 earlier call is followed.
@@ -38,7 +40,7 @@ def main() -> int:
     parser.add_argument("newsletter")
     parser.add_argument("readers", nargs="*")
     options = parser.parse_args()
-    readers = options.readers or sys.stdin.read().split()
+    readers = dict.fromkeys(options.readers or sys.stdin.read().split())       # who stands there twice gets one mail
     letters = [
         Letter(options.tenant, options.newsletter, reader, f"Dear {reader}, there is news.") for reader in readers
     ]

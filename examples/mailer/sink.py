@@ -2,6 +2,7 @@
 
     python -m examples.mailer.sink 127.0.0.1:8025 mails.jsonl
 
+It needs aiosmtpd, which `make venv` and `pip install ".[examples]"` install.
 A mail whose Message-ID it has already is taken, and not written again, as a reader's program would do it.
 """
 

@@ -32,13 +32,13 @@ def count(path: str, text: str) -> Words:
 
 
 @task
-def merge(parts: list[Outcome[Words]]) -> tuple[Words, list[str]]:
-    """All parts that there are, and why the others are not there."""
+def merge(names: list[str], parts: list[Outcome[Words]]) -> tuple[Words, list[str]]:
+    """All parts that there are, and why the others are not there; an Outcome does not know what its task was about."""
     merged = Words([], {})
     failed: list[str] = []
-    for part in parts:
+    for name, part in zip(names, parts, strict=True):
         if not part.ok:
-            failed.append(part.error or part.state)
+            failed.append(f"{name}: {part.error or part.state}")
             continue
         words = part.get()
         merged.files += words.files

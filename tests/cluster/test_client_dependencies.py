@@ -122,6 +122,35 @@ def test_values_arrive_as_the_annotations_say_in_results_and_in_outcomes():
         typed.codec.decode_arguments(msgspec.msgpack.encode(Inputs(body, [size], wrong)))
 
 
+@task
+def looks(one: Outcome[str], *, others: list[Outcome[str]] | None = None) -> None: ...
+
+
+@task
+def takes(one: str, *, others: list[str] | None = None) -> None: ...
+
+
+def test_a_result_where_an_outcome_is_wanted_and_the_other_way_round_are_told_how_to_get_it():
+    end = End(1, STATE_COMPLETED, msgspec.msgpack.encode("text"))
+
+    def decoded(one: Any, argument: object, **named: object) -> object:
+        body, _ = one.encode_call((argument,), named)
+        return one.codec.decode_arguments(msgspec.msgpack.encode(Inputs(body, [end], [end])))
+
+    outcome = after(handle(1), outcome=True)
+    assert decoded(looks, outcome) and decoded(takes, handle(1))
+    with pytest.raises(DecodeError, match=r"argument 1 of .*; an Outcome is what after\(handle, outcome=True\)"):
+        decoded(looks, handle(1))
+    with pytest.raises(DecodeError, match=r'argument "others" of .*; an Outcome is what after'):
+        decoded(looks, outcome, others=group(handle(1)))
+    with pytest.raises(DecodeError, match=r"argument 1 of .*; it is an Outcome: annotate it as one"):
+        decoded(takes, outcome)
+    with pytest.raises(DecodeError, match=r'argument "others" of .*; it is an Outcome'):
+        decoded(takes, handle(1), others=group(handle(1), outcomes=True))
+    with pytest.raises(DecodeError, match=r"got `int`$"):
+        decoded(takes, 7)
+
+
 def test_a_result_that_is_gone_fails_the_attempt_and_names_it():
     body, _ = encoded(handle(4))
     with pytest.raises(DependencyFailed, match="task 4 is not known") as raised:

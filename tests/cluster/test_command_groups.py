@@ -4,6 +4,7 @@ import io
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 import pytest
@@ -13,8 +14,9 @@ from msgspec import structs
 from rich.console import Console, RenderableType
 
 from cluster import AttemptInfo, ScheduleInfo, SlotInfo, TaskInfo
-from cluster.command_line import cron, tasks, top
-from cluster.command_line.common import DurationText, TaskId
+from cluster.client.rolling import Course, Rest, Wanted
+from cluster.command_line import cron, nodes, tasks, top
+from cluster.command_line.common import DurationText, TaskId, stdout
 from cluster.command_line.main import COMPLETION_VARIABLE, PROGRAM, main
 from cluster.command_line.results import EXITS
 from cluster.command_line.waiting import waits_for
@@ -186,6 +188,20 @@ def test_a_list_keeps_names_and_numbers_whole_on_80_columns() -> None:
     assert len(text.splitlines()) == 2 + 2 + 2 + 1, "a task has a second line only for what there is to say"
 
 
+@pytest.mark.parametrize(("columns", "is_cut"), [(None, False), ("80", True)])
+def test_what_is_no_terminal_gets_a_row_in_a_line_unless_columns_are_asked_for(
+    monkeypatch: Any, capsys: Any, columns: str | None, is_cut: bool
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    long = structs.replace(FAILED, name="shop." * 30 + "orders:confirm", error="")
+    stdout().print(tasks.listing([long]))
+    lines = capsys.readouterr().out.splitlines()
+    assert (max(map(len, lines)) <= 80) == is_cut
+    assert any(long.name in line and str(long.id) in line and "w1" in line for line in lines) != is_cut
+
+
 # -- top --------------------------------------------------------------------------------------------------------------
 
 QUEUE = {
@@ -235,6 +251,13 @@ def test_top_of_an_idle_new_cluster_says_that_there_is_nothing_yet() -> None:
     assert "0 tasks/s" in text and "no queue was used yet" in text and "no worker is registered" in text
 
 
+def test_a_restart_says_once_where_to_look_when_a_node_does_not_come_back(capsys: Any) -> None:
+    shown = nodes.Shown(Course(Wanted.AGAIN, ["w1"], [], named=True), is_quiet=False)
+    for rest in (Rest("it is not back"), Rest("it is not back", "w1 is late"), Rest("it is not back", "w1 is late")):
+        shown.step(rest)
+    assert capsys.readouterr().err == "w1 is late\n"
+
+
 # -- schedules --------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +287,7 @@ def test_one_schedule_is_described_line_by_line() -> None:
     found = {name.strip(): value.strip() for name, value in lines.items()}
     assert found["fires"] == "0 21 * * MON-FRI Asia/Seoul" and found["runs"] == "none unfinished"
     assert found["exclusive"] == "one run at a time; if it is unfinished: skip"
-    assert found["next slots"] == "2026-01-31 09:30:05, 2026-01-31 09:30:07" and "alarm" not in found
+    assert found["next slots"] == "2026-01-31 09:30:05+00:00, 2026-01-31 09:30:07+00:00" and "alarm" not in found
     parked = "\n".join(cron.described(PARKED))
     for shown in ("parked (no live worker announces it)", "runs may overlap", "2 unfinished, 1 waiting", "skipped"):
         assert shown in parked
@@ -272,8 +295,20 @@ def test_one_schedule_is_described_line_by_line() -> None:
 
 def test_slots_say_what_became_of_them() -> None:
     skipped = structs.replace(SLOT, outcome="skipped: busy", task=None, ended_at=None, manual=True)
-    text = text_of(cron.slots([SLOT, skipped]))
+    text = " ".join(text_of(cron.slots([SLOT, skipped])).split())
     assert "33554433" in text and "skipped: busy, asked for" in text
+
+
+def test_dates_of_schedules_say_how_far_their_zone_is_from_utc() -> None:
+    seoul = DATE.astimezone(ZoneInfo("Asia/Seoul"))
+    slot = structs.replace(SLOT, slot=seoul, ended_at=seoul)
+    there = structs.replace(NIGHTLY, next_slot=seoul, upcoming=(seoul,), last=slot, history=(slot,))
+    listed = [line.split() for line in text_of(cron.listing([there, NIGHTLY])).splitlines()]
+    first, second = (number for number, words in enumerate(listed) if words[:1] == ["nightly[eu]"])
+    assert "18:30:05" in listed[first] and listed[first + 1][-3:] == ["+09:00", "+09:00", "completed"]
+    assert "09:30:05" in listed[second] and listed[second + 1][-3:] == ["+00:00", "+00:00", "completed"]
+    assert "2026-01-31 18:30:05+09:00" in "\n".join(cron.described(there))
+    assert text_of(cron.slots([slot])).count("2026-01-31 18:30:05+09:00") == 2
 
 
 @pytest.mark.parametrize("words", [["cron", "here.toml", "show", "x"], ["cron", "show", "here.toml", "x"]])

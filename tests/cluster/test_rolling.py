@@ -6,6 +6,7 @@ import pytest
 
 from cluster.client.rolling import (
     ASK_AGAIN_AFTER,
+    LATE_AFTER,
     SECOND,
     SETTLE,
     Ask,
@@ -62,6 +63,11 @@ class Cluster:
 
     def up(self, node: str, pid: int, applied: int = 100) -> None:
         self.brokers[node].update(pid=pid, role="follower", applied_index=applied, quarantined=False)
+
+
+def advice(step: Any) -> str:
+    """Where to look, if it says so."""
+    return step.advice if isinstance(step, Rest) else ""
 
 
 def course(cluster: Cluster, *, named: bool = False, wanted: Wanted = Wanted.AGAIN, nodes: str = "") -> Course:
@@ -189,6 +195,35 @@ def test_a_worker_is_back_when_it_serves_with_all_children():
     assert cluster.step(restart) == Rest("its children have not all started")
     cluster.workers["w1"]["children"] = [7, 8, 9]
     assert cluster.step(restart).node == "w2"
+
+
+@pytest.mark.parametrize("nodes", ["w1", "b1"])
+def test_a_node_that_is_gone_for_a_while_is_said_with_where_to_look(nodes):
+    cluster = Cluster()
+    restart = course(cluster, nodes=nodes)
+    assert cluster.step(restart).node == nodes
+    row = cluster.workers.get(nodes) or cluster.brokers[nodes]
+    row["pid"] = None
+    assert advice(cluster.step(restart)) == ""
+    assert advice(cluster.step(restart, LATE_AFTER - TICK)) == ""
+    assert advice(cluster.step(restart)).startswith(f"{nodes} has not come back so far; the log of the launch that")
+    row["pid"] = 111
+    assert advice(cluster.step(restart)) == ""
+    row["pid"] = None
+    assert advice(cluster.step(restart)) == ""
+
+
+def test_a_worker_that_nobody_can_see_without_a_leader_and_one_that_stays_out_are_not_late():
+    cluster = Cluster()
+    restart, drain = course(cluster, nodes="w1"), course(cluster, nodes="w2", wanted=Wanted.OUT)
+    assert cluster.step(restart).node == "w1" and cluster.step(drain).node == "w2"
+    cluster.workers["w2"]["pid"] = None
+    cluster.leader = None
+    assert advice(cluster.step(restart)) == advice(cluster.step(restart, LATE_AFTER)) == ""
+    cluster.leader = "b2"
+    assert advice(cluster.step(restart)) == ""
+    for _ in range(2):
+        assert advice(cluster.step(drain, LATE_AFTER)) == ""
 
 
 def test_no_leader_for_a_moment_does_not_make_a_worker_gone_or_back():

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cluster import Client
 from cluster.local import LocalCluster, free_ports
 from cluster.topology import parse
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
 COMMAND_TIMEOUT_S = 60
 LONG_TASKS = "range(400)"       # of the quick start: time enough for a person to kill a leader
@@ -54,6 +55,16 @@ def test_links_between_pages_lead_somewhere(page):
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = ["#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in anchors, f"{page.relative_to(ROOT)} links to {target}{anchor}"
+
+
+def test_the_commands_of_the_examples_name_programs_and_files_that_are_there():
+    (page,) = [path for path in PAGES if path.parent.name == "examples"]
+    commands = [line for block in blocks(page) for line in block.text.splitlines()]
+    assert len(commands) >= 9
+    for program, *arguments in map(str.split, commands):
+        assert program == "make" or find_spec(arguments[1]) is not None, arguments
+        for argument in arguments:
+            assert not argument.endswith(".toml") or (ROOT / argument).is_file(), argument
 
 
 class Site:
@@ -195,7 +206,7 @@ def test_the_tests_of_the_page_on_testing_pass(tmp_path):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text, encoding="utf-8")
     (command,) = [block.text for block in page if block.language == "sh"]
-    assert "21 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
+    assert "26 passed" in output_of(begin(f"{command.strip()} --basetemp={tmp_path / 'own'}", tmp_path))
 
 
 @pytest.mark.parametrize("site", ["docs/guide/command-line.md"], indirect=True)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cluster_rig import DEADLINE_S
 from cluster_tasks import echo
 
 from cluster import (
@@ -26,6 +27,8 @@ from cluster import (
     Semaphore,
 )
 from cluster.local import LocalCluster
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_eight_threads_hold_one_lock_one_at_a_time(client: BlockingClient) -> None:
@@ -78,7 +81,7 @@ def test_all_kinds_have_the_same_words(client: BlockingClient) -> None:
     assert not lock.is_held
     assert lock.acquire(wait="5s") == lock.fence
     lock.extend("1m")
-    with pytest.raises(ClusterError, match="acquired already"):
+    with pytest.raises(ClusterError, match=r'^lock "words" is acquired already'):
         lock.acquire()
     assert client.submit(echo.options(fence=lock.fence), 7).result("60s") == 7
     lock.release()
@@ -164,6 +167,52 @@ def test_ctrl_c_while_it_waits_leaves_nothing_behind(client: BlockingClient, clu
             [sys.executable, "-c", code, str(cluster.topology)], capture_output=True, text=True, timeout=60, check=False
         )
         assert (done.stdout, done.returncode) == ("nobody waits\n", 0), done.stderr
+
+
+TURNS_SIGTERM_INTO_AN_EXIT = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"     # as docs/guide/locks.md says
+HOLDS_UNTIL_IT_IS_TOLD = f"""
+import asyncio, signal, sys, time
+from cluster import Client, Lock
+
+{TURNS_SIGTERM_INTO_AN_EXIT}
+kind, topology = sys.argv[1:]
+
+
+def in_a_block():
+    with Client.open(topology) as cluster, Lock(cluster, "told", hold="1h"):
+        print("held", flush=True)
+        time.sleep(60)
+
+
+def in_a_turn():
+    with Client.open(topology) as cluster, cluster.exclusive("told", at_most="1h", hold="1h"):
+        print("held", flush=True)
+        time.sleep(60)
+
+
+async def in_a_loop():
+    async with Client.connect(topology) as cluster, Lock(cluster, "told", hold="1h"):
+        print("held", flush=True)
+        await asyncio.sleep(60)
+
+
+asyncio.run(in_a_loop()) if kind == "loop" else in_a_turn() if kind == "turn" else in_a_block()
+"""
+
+
+@pytest.mark.parametrize("kind", ["block", "turn", "loop"])
+def test_a_holder_that_turns_sigterm_into_an_exit_frees_its_lock_at_once(
+    client: BlockingClient, cluster: LocalCluster, kind: str
+) -> None:
+    assert TURNS_SIGTERM_INTO_AN_EXIT in (ROOT / "docs/guide/locks.md").read_text(encoding="utf-8")
+    call = [sys.executable, "-c", HOLDS_UNTIL_IT_IS_TOLD, kind, str(cluster.topology)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+    lock = Lock(client, "told")
+    assert lock.try_acquire()
+    lock.release()
 
 
 def test_a_holder_that_is_killed_loses_its_lock_after_its_hold_time(

@@ -124,6 +124,16 @@ def test_submit_prints_the_id_or_waits_for_the_result_as_json(cluster: LocalClus
     assert run(result()) == 2
 
 
+def test_submit_says_that_another_task_did_the_work_whose_result_it_prints(cluster: LocalCluster) -> None:
+    call = ("cluster", "submit", str(cluster.topology), "--dedup", "said", "--dedup-window", "1m", "--wait")
+    first = command_line(*call, "cluster_tasks:add", "1")
+    again = command_line(*call, "cluster_tasks:add", "2")
+    assert (first.stdout, again.stdout) == ("2\n", "2\n")
+    (task,) = re.findall(r"task (\d+)", first.stderr)
+    assert first.stderr == f"task {task}\n"
+    assert re.search(rf"^task \d+ is a duplicate: task {task} did its work$", again.stderr, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -157,6 +167,7 @@ def test_submit_where_nobody_listens_is_unavailable_by_the_deadline(tmp_path: Pa
     found = command_line("cluster", "submit", str(topology), "cluster_tasks:add", "1", "--deadline", "0.5")
     assert found.returncode == 1
     assert found.stderr.startswith("error: Unavailable: no session in 0.5 s: no leader answered (b1 127.0.0.1:")
+    assert found.stderr.endswith("; `quorumq status` says why\n")
 
 
 def test_submit_takes_the_options_of_a_task(cluster: LocalCluster) -> None:
@@ -219,7 +230,7 @@ def test_tasks_are_listed_and_shown_with_what_became_of_them(cluster: LocalClust
         assert rows[held]["worker"] in ("w1", "w2") and rows[held]["slot"] in (0, 1)
         found = command_line("cluster", "tasks", topology, "--state", "failed", "--state", "processing", "--limit", "1")
         assert found.returncode == 0
-        assert "there are more than these 1; --limit 0 shows all" in found.stderr
+        assert "there are more than these 1, which need not be the newest: --state" in found.stderr
         found = command_line("cluster", "tasks", topology, "--state", "processing")
         assert str(held) in found.stdout and "running" in found.stdout and str(failed) not in found.stdout
         found = command_line("cluster", "tasks", "show", topology, str(dead))

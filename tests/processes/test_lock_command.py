@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cluster_rig import DEADLINE_S, command_line, make_topology, running, wait_until
 
-from cluster import BlockingClient, Lock
-from cluster.command_line.lock import EXIT_BUSY, EXIT_LOST, EXIT_NOT_FOUND, EXIT_NOT_RUN
+from cluster import BlockingClient, Lock, Semaphore
+from cluster.command_line.lock import EXIT_BUSY, EXIT_LOST, EXIT_NOT_FOUND, EXIT_NOT_RUN, EXIT_UNAVAILABLE
 from cluster.local import LocalCluster
 
 SAYS_WHERE = "echo $QUORUMQ_LOCK $QUORUMQ_FENCE"
@@ -51,6 +51,11 @@ def is_running(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
+def test_nobody_holds_a_lock_yet(cluster: LocalCluster) -> None:
+    """The first one here: a command that was killed, as below, keeps its lock for a while."""
+    assert command_line("cluster", "locks", str(cluster.topology)).stdout == "no locks are held\n"
+
+
 def test_a_command_runs_under_a_lock_gets_its_fence_and_gives_its_status(cluster: LocalCluster) -> None:
     first = lock(cluster, "a", "--", "sh", "-c", f"{SAYS_WHERE}; exit 7")
     second = lock(cluster, "a", "--", "sh", "-c", SAYS_WHERE)
@@ -66,7 +71,23 @@ def test_who_skips_or_has_waited_is_told_that_others_hold_it(cluster: LocalClust
             found = lock(cluster, "b", *how, "--", "sh", "-c", "echo it ran")
             assert (found.returncode, found.stdout) == (EXIT_BUSY, "")
             assert 'lock "b" is busy: others hold it' in found.stderr
+            assert ("not waited for any more" in found.stderr) == (how[0] == "--wait")
     assert lock(cluster, "b", "--skip", "--", "true").returncode == 0
+
+
+def test_a_cluster_that_cannot_be_reached_has_a_status_of_its_own(tmp_path: Path) -> None:
+    topology = str(make_topology(tmp_path))
+    call = ("cluster", "lock", topology, "b", "--deadline", "0.5", "--wait", "10ms", "--", "sh", "-c", "exit 1")
+    found = command_line(*call)
+    assert found.returncode == EXIT_UNAVAILABLE == 69
+    assert found.stderr.startswith("error: Unavailable: no session in 0.5 s: no leader answered")
+    assert found.stderr.endswith("; `quorumq status` says why\n")
+
+
+def test_a_lock_that_the_cluster_refuses_has_that_status_too(cluster: LocalCluster, client: BlockingClient) -> None:
+    with Semaphore(client, "b2", 2):
+        found = lock(cluster, "b2", "--", "sh", "-c", "exit 1")
+    assert found.returncode == EXIT_UNAVAILABLE and "LockMismatch" in found.stderr
 
 
 def test_a_signal_ends_the_command_and_frees_the_lock(cluster: LocalCluster) -> None:

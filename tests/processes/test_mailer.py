@@ -103,3 +103,13 @@ def test_the_rate_holds_for_all_workers_and_a_large_newsletter_delays_no_other_t
         assert again.stdout is not None
         assert again.stdout.read() == f"{LARGE} of {LARGE} sent, {LARGE} of them by an earlier call\n"
     assert len(sent(mails)) == len(rows), "nobody was written to twice"
+
+
+def test_a_reader_who_stands_there_twice_is_counted_once_and_no_earlier_call_is_blamed(
+    mailer: LocalCluster, mails: Path
+) -> None:
+    for says in ("2 of 2 sent\n", "2 of 2 sent, 2 of them by an earlier call\n"):
+        with begun("newsletter", str(mailer.topology), "ada", "July", text="bob\nada\nbob\n") as process:
+            assert process.wait(60) == 0
+            assert process.stdout is not None and process.stdout.read() == says
+    assert len(sent(mails)) == 2

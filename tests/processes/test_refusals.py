@@ -27,6 +27,7 @@ from disk_rig import fill, needs_mounts, on_a_disk
 
 from cluster import Client
 from cluster.local import LocalCluster
+from cluster.topology import BULK_PORT_OFFSET
 
 LOCK_PATIENCE_S = 10.0
 UNGREETED = re.compile(r"time=\S+ event=(garbage|peer_events_suppressed) node=(?!b1 )")
@@ -54,6 +55,20 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert said == (
         f"error: node 'b1' cannot run: address {address} is in use; "
         "stop what listens there, or give this broker another `address` in the topology"
+    )
+
+
+def test_a_bulk_port_in_use_is_said_to_be_one_since_nobody_wrote_its_number(tmp_path: Path) -> None:
+    path = make_topology(tmp_path)
+    text = path.read_text()
+    address = text[text.index("127.0.0.1:") :].partition('"')[0]
+    port = int(address.rpartition(":")[2]) + BULK_PORT_OFFSET
+    with socket.create_server(("127.0.0.1", port)):
+        said = one_line(refused(path))
+    assert said == (
+        f"error: node 'b1' cannot run: address 127.0.0.1:{port} is in use; it is this broker's bulk port, 1000 above "
+        "that of its `address` unless `bulk_address` says another; stop what listens there, or give this broker "
+        "another of these in the topology"
     )
 
 

@@ -95,10 +95,13 @@ def test_the_command_line_lists_shows_and_steers_schedules(cluster: LocalCluster
     assert found.returncode == 0 and "one run at a time" in found.stdout and "asked for" in found.stdout
     for words, says in (
         (("show", topology, "nobody"), 'error: ScheduleNotFound: the cluster has no schedule "nobody"'),
+        (("run", topology, "night"), 'error: ScheduleNotFound: the cluster has no schedule "night"'),
+        (("pause", topology, "nihgtly"), 'error: ScheduleNotFound: the cluster has no schedule "nihgtly"'),
         (("delete", topology, "nightly"), 'error: ScheduleRefused: schedule "nightly": live workers announce it'),
     ):
         found = command_line("cluster", "cron", *words)
         assert found.returncode == 1 and found.stderr.startswith(says), found.stderr
+        assert found.stderr.endswith("list them; did you mean nightly?\n") == (words[0] in ("run", "pause"))
 
 
 def test_no_second_is_lost_or_doubled_while_a_leader_is_killed(cluster: LocalCluster):

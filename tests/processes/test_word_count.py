@@ -44,9 +44,16 @@ def test_the_words_of_a_folder_are_counted_though_the_client_leaves_and_a_file_c
         assert lines[0] == f"{counts.total()} words in {FILES} files"
         ranking = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         assert [(line.split()[1], int(line.split()[0])) for line in lines[1:-1]] == ranking
-        assert lines[-1].startswith("left out: DependencyFailed: task ") and "UnicodeDecodeError" in lines[-1]
+        assert lines[-1].startswith("left out: broken.txt: DependencyFailed: task ")
+        assert "UnicodeDecodeError" in lines[-1]
         with Client.open(topology) as client:
             assert client.handle(task).result(timeout=TIMEOUT_S) == FILES
         other = tmp_path / "other.txt"
         assert pipeline(topology, str(texts), str(other)) == f"{FILES} of {FILES + 1} files are in {other}\n"
         assert other.read_text(encoding="utf-8").splitlines()[:-1] == lines[:-1]
+
+
+def test_a_folder_without_texts_is_no_success(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "examples.word_count.pipeline", "no.toml", str(tmp_path / "gone"), "report.txt"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 2 and done.stderr.endswith("gone is no folder with *.txt\n")

@@ -81,12 +81,31 @@ def test_what_would_be_read_as_something_else_is_refused_with_a_way_to_write_it(
         cron(expression, "UTC")
 
 
-@pytest.mark.parametrize(("expression", "count"), [("", 0), ("@daily", 1), ("* * * *", 4), ("0 0 12 * * ? 2026", 7)])
+@pytest.mark.parametrize(("expression", "count"), [("", 0), ("@reboot", 1), ("* * * *", 4), ("0 0 12 * * ? 2026", 7)])
 def test_a_wrong_number_of_fields_is_refused_with_their_names(expression, count):
     error = refusal(expression)
     assert (error.place, error.value) == ("cron", expression)
     assert f"has {count} field" in str(error)
     assert "minute, hour, day-of-month, month, day-of-week" in error.allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("@hourly", "0 * * * *"),
+        ("@daily", "0 0 * * *"),
+        ("@Midnight", "0 0 * * *"),
+        ("@weekly", "0 0 * * 0"),
+        ("@monthly", "0 0 1 * *"),
+        (" @yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+    ],
+)
+def test_a_name_of_crontab_is_refused_with_the_expression_that_it_stands_for(name, same):
+    """crontab(5) of Debian, the eight special strings; @reboot is no time."""
+    error = refusal(name)
+    assert str(error) == f'cron: "{name}" is a name that is not taken here; write "{same}"'
+    assert cron(same, "UTC").expression == same
 
 
 @pytest.mark.parametrize(

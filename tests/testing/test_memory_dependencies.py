@@ -214,6 +214,22 @@ def test_what_is_no_handle_is_refused_at_once(memory_cluster):
             group(wrong)
     with pytest.raises(DependencyError, match="is no handle"):
         after(3)
+
+
+def test_what_is_meant_by_what_is_no_handle_is_said(memory_cluster):
+    one, batch = memory_cluster.submit(number, 1), memory_cluster.map(number, [1, 2])
+    for wrong, says in (
+        (lambda: after(batch), r"^<BlockingBatch . of 2 finished> is no handle, but a batch; write group\(batch\)"),
+        (lambda: group([batch]), r"write group\(batch\), without a list around it$"),
+        (lambda: after(after(one)), r"^<results of 1 tasks> is no handle, but what `after` or `group` made; "),
+        (lambda: group(group(one)), "pass it on as it is$"),
+        (lambda: after(one.id), rf"^task {one.id} is no handle, but an id; write cluster\.handle\({one.id}\)$"),
+    ):
+        with pytest.raises(DependencyError, match=says):
+            wrong()
+
+
+def test_what_cannot_travel_beside_a_handle_is_said(memory_cluster):
     with pytest.raises(EncodeError, match=r"argument 2 of .*nested"):
         memory_cluster.submit(nested, memory_cluster.submit(number, 1), object())
 

@@ -172,6 +172,8 @@ def test_only_tasks_that_workers_can_import_are_submitted():
 
     with pytest.raises(TaskNotFound, match="put @task above"):
         task_of(plain)
+    with pytest.raises(TaskNotFound, match=r"^'jobs:count' is the name of a task at most: import the function"):
+        task_of("jobs:count")
 
     @task
     def lives_in_main() -> None: ...
