@@ -292,8 +292,12 @@ def _proposal(schedule: Schedule, times: Times, now_ms: int) -> Proposal:
     spec = schedule.spec
     if schedule.next_ms == UNKNOWN:
         # Not from now on: who should have written it down may have been lost a slot ago.
-        return Arm(spec.name, schedule.version, times.next_after(schedule.passed_ms) or NEVER)
-    found = due(times, schedule.next_ms, now_ms, cast("Policy", spec.misfire))
+        next_ms = times.next_after(schedule.passed_ms)
+        if next_ms is not None and schedule.owed_ms < next_ms <= schedule.since_ms:
+            next_ms = times.next_after(schedule.since_ms)
+        return Arm(spec.name, schedule.version, next_ms or NEVER)
+    gap = (schedule.owed_ms, schedule.since_ms) if schedule.since_ms else None
+    found = due(times, schedule.next_ms, now_ms, cast("Policy", spec.misfire), gap)
     after_ms = found.next_slot or NEVER
     return Fire(spec.name, schedule.version, schedule.next_ms, list(found.run), after_ms, found.is_alarm)
 

@@ -189,6 +189,44 @@ def test_nor_is_one_that_comes_between_the_end_of_a_pause_and_the_next_leader(le
     assert [slot.slot_ms for slot in history if slot.task] == [(resumed_ms // MINUTE_MS + 1) * MINUTE_MS]
 
 
+@pytest.mark.parametrize(
+    ("misfire", "minutes"), [("all", [1, 2, 3, 9, 10]), ("once", [3, 10]), ("skip", [10])], ids=["all", "once", "skip"]
+)
+@pytest.mark.parametrize("is_written", [True, False])
+def test_what_came_before_a_pause_misfires_and_what_came_in_it_does_not(leader, misfire, minutes, is_written):
+    if not is_written:
+        leader.lead(False)
+    leader.announce(spec("often", misfire=misfire))
+    leader.settle()
+    leader.lead(False)
+    leader.now_ms += 3 * MINUTE_MS
+    leader.pause("often")
+    leader.now_ms += 5 * MINUTE_MS
+    leader.resume("often")
+    leader.now_ms += 2 * MINUTE_MS
+    leader.lead(True)
+    leader.settle()
+    history = leader.machine.schedules.by_name["often"].history
+    assert [(slot.slot_ms - EPOCH_MS) // MINUTE_MS for slot in history if slot.task] == minutes
+    assert leader.machine.schedules.by_name["often"].next_ms == EPOCH_MS + 11 * MINUTE_MS
+
+
+@pytest.mark.parametrize(("misfire", "minutes"), [("all", [5, 9, 12]), ("once", [5, 12]), ("skip", [12])])
+def test_a_slot_that_came_before_other_times_did_is_fired_and_no_slot_of_those_before_they_came(
+    leader, misfire, minutes
+):
+    leader.announce(spec("often", "*/5 * * * *", misfire=misfire))
+    leader.settle()
+    leader.lead(False)
+    leader.now_ms += 8 * MINUTE_MS
+    leader.announce(spec("often", "*/3 * * * *", misfire=misfire), incarnation=2)
+    leader.now_ms += 4 * MINUTE_MS
+    leader.lead(True)
+    leader.settle()
+    history = leader.machine.schedules.by_name["often"].history
+    assert [(slot.slot_ms - EPOCH_MS) // MINUTE_MS for slot in history if slot.task] == minutes
+
+
 def test_many_that_are_due_at_once_take_several_turns(leader):
     leader.announce(*[spec(f"s{number:03}") for number in range(100)])
     assert len(leader.proposed) == LOOKS_PER_TURN and len(leader.turns) == 1
