@@ -100,11 +100,12 @@ class Leader:
             callback()
 
     def pass_time(self, ms: int) -> None:
-        """With the timer, but without applying anything."""
+        """With the timer and a turn for each time that it rings, but without applying anything."""
         end = self.now_ms + ms
         while self.due is not None and self.due <= end:
             self.now_ms, self.due = max(self.now_ms, self.due), None
             self.scheduler.wake()
+            self.take_turn()
         self.now_ms = end
 
     def pause(self, name: str) -> None:
@@ -228,10 +229,12 @@ def test_a_slot_that_came_before_other_times_did_is_fired_and_no_slot_of_those_b
 
 
 def test_many_that_are_due_at_once_take_several_turns(leader):
-    leader.announce(*[spec(f"s{number:03}") for number in range(100)])
-    assert len(leader.proposed) == LOOKS_PER_TURN and len(leader.turns) == 1
-    leader.take_turn()
-    assert len(leader.proposed) == 2 * LOOKS_PER_TURN
+    for half in (range(50), range(50, 100)):
+        leader.announce(*[spec(f"s{number:03}") for number in half], worker=f"w{half.start}")
+        assert leader.proposed == [] and len(leader.turns) == 1, "however many entries there are in a turn"
+    for turns in (1, 2):
+        leader.take_turn()
+        assert len(leader.proposed) == turns * LOOKS_PER_TURN and len(leader.turns) == 1
     leader.settle()
     leader.pass_time(MINUTE_MS)
     assert len(leader.proposed) == LOOKS_PER_TURN
@@ -318,6 +321,7 @@ def test_whatever_breaks_in_one_schedule_breaks_no_other(leader, monkeypatch):
 def test_a_schedule_that_the_cluster_has_no_room_for_is_said(leader, monkeypatch):
     monkeypatch.setattr("cluster.state.schedules.SCHEDULES_MAX", 1)
     leader.announce(spec("first"), spec("second"))
+    leader.take_turn()
     assert [(name, fields["schedule"]) for name, fields in leader.said] == [("schedule_refused", "second")]
 
 
