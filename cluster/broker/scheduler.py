@@ -131,7 +131,7 @@ class Scheduler:
         schedule = schedules.by_name.get(name)
         if schedule is None:
             self._forget(name)
-            if not schedules.is_parked(name):
+            if schedules.is_full and not schedules.is_parked(name):
                 self._log.event("schedule_refused", schedule=name, allowed=SCHEDULES_MAX)
             return
         self._say_alarm(schedule)

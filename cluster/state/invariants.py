@@ -77,7 +77,8 @@ def _check_schedules(tables: Tables) -> None:
     for session in tables.sessions:
         if session.worker is not None and not session.draining:
             for spec in session.worker.schedules:
-                if is_served(session.worker, spec):
+                known = schedules.by_name.get(spec.name)
+                if is_served(session.worker, spec if known is None else known.spec):
                     announced[spec.name] = announced.get(spec.name, 0) + 1
     assert schedules.announced == announced
     assert len(schedules.by_name) <= SCHEDULES_MAX and schedules.number <= RUN_NUMBER_MAX

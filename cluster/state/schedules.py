@@ -85,6 +85,9 @@ class Schedule:
                 return
 
 
+Offer = tuple[WorkerSpec, ScheduleSpec]     # a worker, and what it announces
+
+
 class Schedules:
     """All schedules."""
 
@@ -96,6 +99,7 @@ class Schedules:
         "freed",
         "made",
         "number",
+        "offers",
         "session",
         "sessions",
         "stirred",
@@ -105,13 +109,19 @@ class Schedules:
         self._ledger = ledger
         self.by_name: dict[str, Schedule] = {}          # at most SCHEDULES_MAX
         self.by_task: dict[int, Schedule] = {}          # of each run that has not ended
-        self.announced: dict[str, int] = {}             # by how many live workers that could run it
+        self.announced: dict[str, int] = {}             # by how many live workers that could run it, as it is now
+        self.offers: dict[str, dict[int, Offer]] = {}   # by name and session, of live workers that do not drain
         self.made = 0                                   # versions given
         self.session = 0                                # whose numbers runs get; 0 before the first
         self.number = 0                                 # the last one given
-        self.sessions: dict[int, None] = {}             # all there were
+        self.sessions: dict[int, None] = {}             # that one, and those before it that may have tasks yet
         self.freed: list[int] = []                      # tasks of `sessions` that have ended, until they are settled
         self.stirred: dict[str, None] = {}              # where waiting runs may go on, likewise
+
+    @property
+    def is_full(self) -> bool:
+        """What is announced now is left out."""
+        return len(self.by_name) >= SCHEDULES_MAX
 
     def is_parked(self, name: str) -> bool:
         """Whether nobody could run it."""
@@ -122,9 +132,18 @@ class Schedules:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def announce(self, worker: WorkerSpec, now_ms: int) -> int:
+    def shared(self, worker: WorkerSpec) -> WorkerSpec:
+        """The same, with the terms that are known already as one object: a hundred workers announce them alike."""
+        known = [self.by_name.get(spec.name) for spec in worker.schedules]
+        pairs = zip(worker.schedules, known, strict=True)
+        return replace(
+            worker, schedules=tuple([have.spec if have and have.spec == spec else spec for spec, have in pairs])
+        )
+
+    def announce(self, session: int, worker: WorkerSpec, now_ms: int) -> int:
         """A worker has come. Returns how many of its schedules are one too many."""
         refused = 0
+        self.join(session, worker)
         for spec in worker.schedules:
             known = self.by_name.get(spec.name)
             if known is not None and known.spec == spec:
@@ -132,13 +151,16 @@ class Schedules:
             self._stir(spec.name)
             if known is not None:
                 self._replace(known, spec, now_ms)
-            elif len(self.by_name) < SCHEDULES_MAX:
-                self.made += 1
-                self.by_name[spec.name] = Schedule(spec, self.made, passed_ms=now_ms)
+            elif not self.is_full:
+                self._add(spec, now_ms)
             else:
                 refused += 1
-        self.join(worker)
         return refused
+
+    def _add(self, spec: ScheduleSpec, now_ms: int) -> None:
+        self.made += 1
+        self.by_name[spec.name] = Schedule(spec, self.made, passed_ms=now_ms)
+        self.recount(spec.name)
 
     def _replace(self, schedule: Schedule, spec: ScheduleSpec, now_ms: int) -> None:
         """Other terms. Its next slot is what it was, unless it has other times: those count from now on, and of the
@@ -151,23 +173,51 @@ class Schedules:
         self.made += 1
         schedule.spec, schedule.version = spec, self.made
         schedule.alarm = ALARM_NONE
+        self.recount(spec.name)
 
-    def join(self, worker: WorkerSpec) -> None:
+    def delete(self, name: str, now_ms: int) -> None:
+        """It is forgotten. If there was no room for others, the first one of those that live workers announce comes in,
+        with the terms that were announced last."""
+        was_full = self.is_full
+        del self.by_name[name]
+        self.recount(name)
+        left_out = [other for other in self.announced if other not in self.by_name and other != name]
+        if was_full and left_out:
+            chosen = min(left_out, key=lambda other: (next(iter(self.offers[other])), other))
+            _, spec = self.offers[chosen][next(reversed(self.offers[chosen]))]
+            self._add(spec, now_ms)
+            self._stir(chosen)
+
+    def join(self, session: int, worker: WorkerSpec) -> None:
         """From now on this worker is among those that keep schedules from being parked."""
         for spec in worker.schedules:
-            if is_served(worker, spec):
-                count = self.announced[spec.name] = self.announced.get(spec.name, 0) + 1
-                if count == 1:
-                    self._stir(spec.name)
+            self.offers.setdefault(spec.name, {})[session] = (worker, spec)
+            self._count(spec.name, (worker, spec), 1)
 
-    def leave(self, worker: WorkerSpec) -> None:
+    def leave(self, session: int, worker: WorkerSpec) -> None:
         """It is not any more."""
         for spec in worker.schedules:
-            if is_served(worker, spec):
-                self.announced[spec.name] -= 1
-                if not self.announced[spec.name]:
-                    del self.announced[spec.name]
-                    self._stir(spec.name)
+            offers = self.offers[spec.name]
+            self._count(spec.name, offers.pop(session), -1)
+            if not offers:
+                del self.offers[spec.name]
+
+    def recount(self, name: str) -> None:
+        """Other workers could run it by now: its terms are others, or it is another one."""
+        self.announced.pop(name, None)
+        for offer in self.offers.get(name, {}).values():
+            self._count(name, offer, 1)
+
+    def _count(self, name: str, offer: Offer, step: int) -> None:
+        """What counts are the present terms, whatever a worker itself announces."""
+        worker, spec = offer
+        known = self.by_name.get(name)
+        if is_served(worker, spec if known is None else known.spec):
+            before = self.announced.pop(name, 0)
+            if before + step:
+                self.announced[name] = before + step
+            if not before or not before + step:
+                self._stir(name)
 
     def _stir(self, name: str) -> None:
         """Whether it may fire, or what it does then, may have changed."""

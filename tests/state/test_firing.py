@@ -201,6 +201,54 @@ def test_a_schedule_is_parked_unless_a_live_worker_announces_it_and_may_run_it(r
     assert "s" in rig.leader.schedules.by_name
 
 
+def test_whether_a_schedule_is_parked_is_said_by_its_present_terms(rig):
+    """A worker of the last deployment serves the queue of yesterday: runs of today would pile up in another one."""
+    old, client = announce(rig, spec()), rig.client()
+    new = announce(rig, spec(options=Options(queue="reports")), name="w2", queues=("reports",))
+    assert rig.leader.schedules.announced == {"s": 1}
+    new.expire()
+    assert rig.leader.schedules.is_parked("s") and steer(client, STEER_RUN) == (ANSWER_PARKED, 0)
+    restored = restore(rig.leader.image())
+    assert restored.schedules.announced == {} and "s" in restored.schedules.offers
+    announce(rig, spec(), name="w3", queues=())
+    assert rig.leader.schedules.announced == {"s": 1}, "w1 serves what it announced once again"
+    old.expire()
+    assert rig.leader.schedules.is_parked("s")
+
+
+def test_a_schedule_that_was_left_out_comes_in_when_another_one_is_deleted(rig, monkeypatch):
+    monkeypatch.setattr(schedules, "SCHEDULES_MAX", 2)
+    client = rig.client()
+    first = announce(rig, spec("a"), spec("b"))
+    unserved = spec("c", options=Options(queue="other"))
+    announce(rig, unserved, spec("e"), name="w2")
+    announce(rig, spec("d"), spec("e", period_ms=7_000), name="w3")
+    first.expire()
+    restored = restore(rig.leader.image())
+    assert steer(client, STEER_DELETE, "a") == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["b", "e"], "the first that somebody could run"
+    assert known(rig, "e").spec.period_ms == 7_000 and known(rig, "e").passed_ms == rig.now_ms
+    assert "e" in rig.effects.schedules
+    restored.apply(len(rig.log), 1, rig.log[-1], None)
+    assert_equal(restored, rig.leader)
+    assert steer(client, STEER_DELETE, "b") == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["d", "e"]
+
+
+def test_what_is_announced_without_being_served_is_deleted_for_good(rig):
+    client = rig.client()
+    announce(rig, spec(options=Options(queue="other")), spec("t"))
+    assert steer(client, STEER_DELETE) == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["t"]
+
+
+def test_terms_that_many_workers_announce_are_one_object(rig):
+    announce(rig, spec(), spec("t"))
+    second = announce(rig, spec(), spec("t", period_ms=7_000), name="w2")
+    worker = rig.leader.session(second.session).worker
+    assert all(mine is known(rig, mine.name).spec for mine in worker.schedules)
+
+
 # -- one decision for each slot ----------------------------------------------------------------------------------
 
 
@@ -417,6 +465,18 @@ def test_when_the_numbers_of_that_session_are_used_up_there_is_another(rig):
     assert second >> TASK_NUMBER_BITS > first >> TASK_NUMBER_BITS and second & 0xFFFFFF == 1
     worker.complete(*worker.inbox)
     assert fates(rig) == [STATE_COMPLETED, STATE_COMPLETED]
+    assert_equal(restore(rig.leader.image()), rig.leader)
+
+
+def test_sessions_of_runs_of_which_no_task_is_left_are_forgotten(rig, monkeypatch):
+    monkeypatch.setattr(firing, "RUN_NUMBER_MAX", 1)
+    worker = announce(rig, spec(options=Options(result_ttl_ms=5_000)))
+    for _ in range(20):
+        fire(rig)
+        worker.complete(*worker.inbox)
+    left = {task.id >> TASK_NUMBER_BITS for task in rig.leader._tables.tasks.in_order()}
+    sessions = rig.leader.schedules.sessions.keys()
+    assert 2 <= len(left) <= len(sessions) < 10 and left <= sessions
     assert_equal(restore(rig.leader.image()), rig.leader)
 
 
