@@ -182,9 +182,10 @@ class Client:
         Returns how many, once a majority of the brokers has that on disk.
 
         Each keeps its id and its attempts, waits behind the others of its queue, and has all its retries again. Those
-        that are completed, have not ended or are not kept any more are passed over. Handles that had their end stay as
-        they are; `handle(id)` waits for the new one. Travels 1,024 ids at a time, fewer if they need many others: if it
-        raises, the first of them may run again. Raises Overloaded, also if the cluster has no room for what they need,
+        that are completed, have not ended or are not kept any more are passed over, and so are runs of an exclusive
+        schedule that has an unfinished one, and of one that was deleted. Handles that had their end stay as they are;
+        `handle(id)` waits for the new one. Travels 1,024 ids at a time, fewer if they need many others: if it raises,
+        the first of them may run again. Raises Overloaded, also if the cluster has no room for what they need,
         Unavailable and DeadlineExceeded by the deadline.
         """
         replayed = 0

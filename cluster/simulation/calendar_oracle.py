@@ -42,6 +42,8 @@ class Book:
 
     next_ms: int = UNKNOWN
     since_ms: int | None = None         # None: nobody has announced it
+    paused_ms: int | None = None        # None: it is not paused
+    gap: tuple[int, int] = (0, 0)       # the last pause before which a slot was owed: what came in it is not
     open_from: int = 0                  # the first slot of what is fired in this entry
     came: list[tuple[int, int, int]] = field(default_factory=list)      # in this entry: slot, fate, task
     tasks: dict[int, int] = field(default_factory=dict)                 # slot -> its task
@@ -79,6 +81,8 @@ class CalendarOracle:
         if book.next_ms == UNKNOWN:
             since_ms = self.now_ms if book.since_ms is None else book.since_ms
             expected = slots.after(since_ms)
+            if book.gap[0] < expected <= book.gap[1]:
+                expected = slots.after(book.gap[1])
             self._require(next_ms == expected, name, f"counts from {text_of(since_ms)}, so next is {text_of(expected)}")
         else:
             self._settle(name)          # it was fired before in this entry
@@ -118,6 +122,7 @@ class CalendarOracle:
             book = self.books[name]
             if book.since_ms is None:
                 book.since_ms = self.now_ms
+            self._hear_of_pauses(book, is_paused=schedule.is_paused)
             self._manual.update(slot.task for slot in schedule.history if slot.is_manual)
             self._settle(name)
             same = schedule.next_ms == book.next_ms
@@ -125,15 +130,29 @@ class CalendarOracle:
             is_alone = not schedule.spec.exclusive or len(schedule.begun) <= 1
             self._require(is_alone, name, f"has {len(schedule.begun)} runs at once")
 
+    def _hear_of_pauses(self, book: Book, *, is_paused: bool) -> None:
+        if is_paused and book.paused_ms is None:
+            book.paused_ms = self.now_ms
+        elif not is_paused and book.paused_ms is not None:
+            paused_ms, book.paused_ms = book.paused_ms, None
+            owed_ms = book.next_ms if book.next_ms != UNKNOWN else (book.since_ms or 0) + 1
+            if owed_ms <= paused_ms:
+                before = min(paused_ms, book.gap[0]) if owed_ms <= book.gap[0] else paused_ms
+                book.gap = (before, self.now_ms)
+
     def _settle(self, name: str) -> None:
         """What was decided about its slots is judged."""
         book, first = self.books[name], self.books[name].open_from
         came, book.came = [each for each in book.came if each[2] not in self._manual], []
         if first:
             book.open_from = 0
-            self._judge_fired(name, book, self.slots[name].between(first, book.next_ms), came)
+            come = [slot for slot in self.slots[name].between(first, book.next_ms) if not self._is_left_out(book, slot)]
+            self._judge_fired(name, book, come, came)
         else:
             self._require(not came, name, f"something becomes of {came} and it was not fired")
+
+    def _is_left_out(self, book: Book, slot_ms: int) -> bool:
+        return book.gap[0] < slot_ms <= book.gap[1]
 
     def _judge_fired(self, name: str, book: Book, come: Sequence[int], came: list[tuple[int, int, int]]) -> None:
         """`come` are the slots that were due by the calendar."""

@@ -14,6 +14,7 @@ from cluster.state.commands import (
     BUSY_QUEUE,
     BUSY_REPLACE,
     BUSY_SKIP,
+    BUSY_WAIT,
     FIRE_SLOTS_MAX,
     GRACE_NONE,
     NEVER,
@@ -70,8 +71,10 @@ def arm(tables: Tables, command: Arm) -> None:
     schedule = tables.schedules.by_name.get(command.name)
     if schedule is None or schedule.version != command.version or schedule.next_ms != UNKNOWN:
         return
-    if command.next_ms == NEVER or command.next_ms > schedule.passed_ms:
-        schedule.next_ms = command.next_ms
+    next_ms = command.next_ms
+    is_left_out = schedule.owed_ms < next_ms <= schedule.since_ms
+    if next_ms == NEVER or (next_ms > schedule.passed_ms and not is_left_out):
+        schedule.go_to(next_ms, schedule.passed_ms)
         tables.ledger.armed(schedule.version, schedule.next_ms)
 
 
@@ -82,12 +85,11 @@ def fire(tables: Tables, command: Fire) -> None:
     schedule = schedules.by_name.get(command.name)
     if schedule is None or (schedule.version, schedule.next_ms) != (command.version, command.next_ms):
         return
-    if not schedules.may_fire(schedule) or not _is_valid(command, tables.now_ms):
+    if not schedules.may_fire(schedule) or not _is_valid(schedule, command, tables.now_ms):
         return
     settle(tables)
     first, slots = command.next_ms, command.slots
-    schedule.next_ms = command.after_ms
-    schedule.passed_ms = slots[-1] if slots else first
+    schedule.go_to(command.after_ms, slots[-1] if slots else first)
     tables.ledger.armed(schedule.version, schedule.next_ms)
     if first not in slots:
         _note(tables, schedule, first, SLOT_MISSED)
@@ -97,8 +99,8 @@ def fire(tables: Tables, command: Fire) -> None:
         _alarm(tables, schedule, ALARM_MISSED)
 
 
-def _is_valid(command: Fire, now_ms: int) -> bool:
-    """Slots that have come, ascending, and a next one behind them."""
+def _is_valid(schedule: Schedule, command: Fire, now_ms: int) -> bool:
+    """Slots that have come, ascending, and a next one behind them; neither in what is left out."""
     last = command.next_ms - 1
     for slot_ms in command.slots:
         if slot_ms <= last:
@@ -106,9 +108,9 @@ def _is_valid(command: Fire, now_ms: int) -> bool:
         last = slot_ms
     return (
         0 < command.next_ms <= now_ms
-        and last <= now_ms
+        and last <= (schedule.owed_ms if schedule.since_ms else now_ms)
         and len(command.slots) <= FIRE_SLOTS_MAX
-        and (command.after_ms == NEVER or command.after_ms > max(last, command.next_ms))
+        and (command.after_ms == NEVER or command.after_ms > max(last, command.next_ms, schedule.since_ms))
     )
 
 
@@ -121,7 +123,8 @@ def steer(tables: Tables, command: Steer) -> Answer:
     settle(tables)
     tables.ledger.schedule_changed(command.name)
     if command.what == STEER_PAUSE:
-        schedule.is_paused = True
+        if not schedule.is_paused:
+            schedule.is_paused, schedule.paused_ms = True, tables.now_ms
         return ANSWER_OK, 0
     if command.what == STEER_RESUME:
         return _resume(tables, schedule)
@@ -135,21 +138,30 @@ def steer(tables: Tables, command: Steer) -> Answer:
 def _resume(tables: Tables, schedule: Schedule) -> Answer:
     schedule.alarm = ALARM_NONE
     if schedule.is_paused:
-        schedule.is_paused = False
-        if 0 < schedule.next_ms <= tables.now_ms:
-            _note(tables, schedule, schedule.next_ms, SLOT_PAUSED)
-            schedule.next_ms = UNKNOWN
-        if schedule.next_ms == UNKNOWN:
-            schedule.passed_ms = max(schedule.passed_ms, tables.now_ms)
+        _skip_the_pause(tables, schedule)
+        schedule.is_paused, schedule.paused_ms = False, 0
         _go_on(tables, schedule)
     return ANSWER_OK, 0
+
+
+def _skip_the_pause(tables: Tables, schedule: Schedule) -> None:
+    """What came before it is owed, what came in it is not."""
+    next_ms, now_ms = schedule.next_ms, tables.now_ms
+    if next_ms == NEVER or next_ms > now_ms:
+        return
+    if (next_ms if next_ms != UNKNOWN else schedule.passed_ms + 1) <= schedule.paused_ms:
+        schedule.leave_out(schedule.paused_ms, now_ms)
+        return
+    if next_ms != UNKNOWN:
+        _note(tables, schedule, next_ms, SLOT_PAUSED)
+    schedule.count_from(now_ms)
 
 
 def _run_now(tables: Tables, schedule: Schedule) -> Answer:
     if tables.schedules.is_parked(schedule.spec.name):
         return ANSWER_PARKED, 0
     unfinished = [*schedule.begun, *schedule.waiting]
-    fate = _fate(schedule)
+    fate = _fate(schedule, is_manual=True)
     if fate == SLOT_BUSY:
         return ANSWER_BUSY, unfinished[0]
     if fate == SLOT_CROWDED:
@@ -162,19 +174,20 @@ def _delete(tables: Tables, schedule: Schedule) -> Answer:
         return ANSWER_ANNOUNCED, 0
     for task in (*schedule.begun, *schedule.waiting):
         return ANSWER_BUSY, task
-    del tables.schedules.by_name[schedule.spec.name]
+    tables.schedules.delete(schedule.spec.name, tables.now_ms)
     return ANSWER_OK, 0
 
 
 # -- slots -----------------------------------------------------------------------------------------------------------
 
 
-def _fate(schedule: Schedule) -> int:
-    """What becomes of a slot that comes now."""
+def _fate(schedule: Schedule, *, is_manual: bool) -> int:
+    """What becomes of a slot that comes now. If none has begun, only a pause holds those that wait, and whoever wants a
+    run now knows of it."""
     spec, begun, waiting = schedule.spec, schedule.begun, schedule.waiting
     if not spec.exclusive:
         return SLOT_RUNS if len(begun) < RUNS_MAX else SLOT_CROWDED
-    if not begun and not waiting:
+    if not begun and (is_manual or not waiting):
         return SLOT_RUNS
     if spec.on_busy == BUSY_SKIP:
         return SLOT_BUSY
@@ -183,16 +196,13 @@ def _fate(schedule: Schedule) -> int:
 
 def _run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
     """A slot has come. Returns the id of its task, 0 if it is skipped."""
-    fate = _fate(schedule)
-    makes_way = fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE
-    if fate == SLOT_WAITS and is_manual and not schedule.begun:
-        fate = SLOT_RUNS        # only a pause holds those that wait, and whoever wants a run now knows of it
+    fate = _fate(schedule, is_manual=is_manual)
     if fate not in (SLOT_RUNS, SLOT_WAITS):
         _note(tables, schedule, slot_ms, fate)
         if fate == SLOT_CROWDED:
             _alarm(tables, schedule, ALARM_CROWDED)
         return 0
-    if makes_way:
+    if schedule.spec.exclusive and schedule.spec.on_busy in (BUSY_WAIT, BUSY_REPLACE):
         _make_way(tables, schedule)
     task = _enter(tables, schedule, slot_ms, waits=fate == SLOT_WAITS)
     (schedule.waiting if fate == SLOT_WAITS else schedule.begun)[task] = None
@@ -214,9 +224,12 @@ def _make_way(tables: Tables, schedule: Schedule) -> None:
 
 
 def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> int:
-    """Submits a run; one that `waits` until `_release`."""
+    """Submits a run; one that `waits` until `_go_on`."""
     schedules, spec = tables.schedules, schedule.spec
     if not schedules.session or schedules.number == RUN_NUMBER_MAX:
+        # A look at all tasks, once in 16.7 million runs; without it they would be more for ever.
+        left = {task >> TASK_NUMBER_BITS for shard in tables.tasks.shards for task in shard}
+        schedules.sessions = {session: None for session in schedules.sessions if session in left}
         schedules.session = tables.sessions.reserve()
         schedules.sessions[schedules.session] = None
         schedules.number = 0
@@ -256,8 +269,7 @@ def settle(tables: Tables) -> None:
     schedules.stirred = {}
     for number in freed:
         task = tables.tasks.get(number)
-        if task is not None and not task.is_terminal:
-            continue        # it was replayed in the same entry
+        assert task is None or task.is_terminal, "nothing is replayed before its end is settled"
         schedule = schedules.by_task.pop(number, None)
         if schedule is not None:
             schedule.begun.pop(number, None)

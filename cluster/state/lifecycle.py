@@ -128,7 +128,7 @@ def drain(tables: Tables, session: Session) -> None:
         tables.credit.drain(session.slots, tables.queues)
         _vacate(tables, session)
         assert session.worker is not None
-        tables.schedules.leave(session.worker)
+        tables.schedules.leave(session.id, session.worker)
         tables.ledger.draining(session.id)
 
 
@@ -157,7 +157,7 @@ def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> 
         if not session.draining:        # else it has left its pools before
             _vacate(tables, session)
             assert session.worker is not None
-            tables.schedules.leave(session.worker)
+            tables.schedules.leave(session.id, session.worker)
     tables.sessions.close(session)
     tables.locks.end_session(session.id, tables.now_ms)
     tables.ledger.session_ended(session.id)

@@ -237,7 +237,7 @@ class Rebuilding:
             for slot in session.slots.values():
                 self._own(slot, self._owned.pop(slot.key, ()))
         if not session.draining:
-            self.tables.schedules.join(session.worker)
+            self.tables.schedules.join(session.id, session.worker)
 
     def _own(self, slot: Slot, channels: Iterable[KeyedChannel]) -> None:
         for channel in channels:
@@ -268,7 +268,8 @@ class Rebuilding:
 
     def schedule(self, row: ScheduleRow) -> None:
         schedules = self.tables.schedules
-        schedule = Schedule(row.spec, row.version, row.next_ms, row.passed_ms, row.is_paused)
+        schedule = Schedule(row.spec, row.version, row.next_ms, row.passed_ms, row.is_paused, row.paused_ms)
+        schedule.owed_ms, schedule.since_ms = row.owed_ms, row.since_ms
         schedule.begun, schedule.waiting = dict.fromkeys(row.begun), dict.fromkeys(row.waiting)
         schedule.history.extend(row.history)
         schedule.alarm, schedule.alarm_ms = row.alarm, row.alarm_ms
@@ -464,7 +465,10 @@ class Rebuilding:
             for task in self.tables.tasks.in_order():       # in which they died is not known
                 if task.state == STATE_DEAD:
                     self.tables.retention.bury(task)
-        self.tables.schedules.stirred.clear()       # as if its workers had come: they were there before
+        schedules = self.tables.schedules
+        for name in schedules.offers:
+            schedules.recount(name)
+        schedules.stirred.clear()       # as if its workers had come: they were there before
         keys, queues = self.tables.keys, self.tables.queues
         queues.made = max(queues.made, self._channels_made)
         for channel in keys.by_key.values():

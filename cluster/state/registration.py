@@ -52,13 +52,15 @@ def _session(tables: Tables, command: Register) -> Session | None:
     elif sessions.is_full():
         return None
     worker = command.worker if command.role == ROLE_WORKER else None
+    if worker is not None:
+        worker = tables.schedules.shared(worker)
     session = sessions.open(owner, command.incarnation, worker)
     if worker is not None:
         made = tables.credit.made
         session.slots_open = worker.slots_min
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
         tables.keys.pools_changed([pool for pool in pools_of(session.slots) if pool.index > made])
-        tables.counters.refused_schedules += tables.schedules.announce(worker, tables.now_ms)
+        tables.counters.refused_schedules += tables.schedules.announce(session.id, worker, tables.now_ms)
     return session
 
 

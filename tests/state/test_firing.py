@@ -201,6 +201,54 @@ def test_a_schedule_is_parked_unless_a_live_worker_announces_it_and_may_run_it(r
     assert "s" in rig.leader.schedules.by_name
 
 
+def test_whether_a_schedule_is_parked_is_said_by_its_present_terms(rig):
+    """A worker of the last deployment serves the queue of yesterday: runs of today would pile up in another one."""
+    old, client = announce(rig, spec()), rig.client()
+    new = announce(rig, spec(options=Options(queue="reports")), name="w2", queues=("reports",))
+    assert rig.leader.schedules.announced == {"s": 1}
+    new.expire()
+    assert rig.leader.schedules.is_parked("s") and steer(client, STEER_RUN) == (ANSWER_PARKED, 0)
+    restored = restore(rig.leader.image())
+    assert restored.schedules.announced == {} and "s" in restored.schedules.offers
+    announce(rig, spec(), name="w3", queues=())
+    assert rig.leader.schedules.announced == {"s": 1}, "w1 serves what it announced once again"
+    old.expire()
+    assert rig.leader.schedules.is_parked("s")
+
+
+def test_a_schedule_that_was_left_out_comes_in_when_another_one_is_deleted(rig, monkeypatch):
+    monkeypatch.setattr(schedules, "SCHEDULES_MAX", 2)
+    client = rig.client()
+    first = announce(rig, spec("a"), spec("b"))
+    unserved = spec("c", options=Options(queue="other"))
+    announce(rig, unserved, spec("e"), name="w2")
+    announce(rig, spec("d"), spec("e", period_ms=7_000), name="w3")
+    first.expire()
+    restored = restore(rig.leader.image())
+    assert steer(client, STEER_DELETE, "a") == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["b", "e"], "the first that somebody could run"
+    assert known(rig, "e").spec.period_ms == 7_000 and known(rig, "e").passed_ms == rig.now_ms
+    assert "e" in rig.effects.schedules
+    restored.apply(len(rig.log), 1, rig.log[-1], None)
+    assert_equal(restored, rig.leader)
+    assert steer(client, STEER_DELETE, "b") == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["d", "e"]
+
+
+def test_what_is_announced_without_being_served_is_deleted_for_good(rig):
+    client = rig.client()
+    announce(rig, spec(options=Options(queue="other")), spec("t"))
+    assert steer(client, STEER_DELETE) == (ANSWER_OK, 0)
+    assert sorted(rig.leader.schedules.by_name) == ["t"]
+
+
+def test_terms_that_many_workers_announce_are_one_object(rig):
+    announce(rig, spec(), spec("t"))
+    second = announce(rig, spec(), spec("t", period_ms=7_000), name="w2")
+    worker = rig.leader.session(second.session).worker
+    assert all(mine is known(rig, mine.name).spec for mine in worker.schedules)
+
+
 # -- one decision for each slot ----------------------------------------------------------------------------------
 
 
@@ -269,8 +317,8 @@ def test_what_is_parked_or_paused_does_not_fire_whatever_a_leader_says(rig):
     worker, client = announce(rig, spec()), rig.client()
     rig.apply(Arm("s", known(rig).version, EPOCH_MS + 1_000))
     command = Fire("s", known(rig).version, EPOCH_MS + 1_000, [EPOCH_MS + 1_000], EPOCH_MS + 9_000)
-    rig.now_ms = EPOCH_MS + 1_000
     steer(client, STEER_PAUSE)
+    rig.now_ms = EPOCH_MS + 1_000
     rig.apply(command)
     assert steer(client, STEER_RESUME) == (ANSWER_OK, 0)
     assert fates(rig) == [SLOT_PAUSED] and known(rig).next_ms == 0
@@ -279,6 +327,95 @@ def test_what_is_parked_or_paused_does_not_fire_whatever_a_leader_says(rig):
     worker.expire()
     rig.apply(msgspec.structs.replace(command, next_ms=EPOCH_MS + 2_000, slots=[EPOCH_MS + 2_000]))
     assert fates(rig) == [SLOT_PAUSED] and known(rig).next_ms == EPOCH_MS + 2_000
+
+
+def test_a_slot_that_has_come_is_owed_under_other_times_as_well(rig):
+    """It is decided with the new terms, whose own slots count from when they were announced."""
+    worker = announce(rig, spec(exclusive=False))
+    slot = EPOCH_MS + 1_000
+    rig.apply(Arm("s", known(rig).version, slot))
+    rig.now_ms = changed_ms = slot + 500
+    announce(rig, spec(exclusive=False, period_ms=7_000), name="w2", queues=("other",))
+    assert known(rig).next_ms == slot and fates(rig) == []
+    rig.now_ms += 10_000
+    right = Fire("s", known(rig).version, slot, [slot], changed_ms + 1)
+    for wrong in ({"slots": [slot, slot + 1]}, {"slots": [changed_ms + 1]}, {"after_ms": changed_ms}):
+        rig.apply(msgspec.structs.replace(right, **wrong))
+        assert known(rig).next_ms == slot and worker.inbox == []
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    rig.apply(right)
+    assert [run.slot_ms for run in worker.inbox] == [slot]
+    assert (known(rig).next_ms, known(rig).passed_ms) == (changed_ms + 1, changed_ms)
+    fire(rig, changed_ms + 1, changed_ms + 7_001)
+    assert len(worker.inbox) + len(fates(rig)) == 5, "now it is as any other"
+
+
+@pytest.mark.parametrize("slots", [1, 0])
+def test_what_came_before_a_pause_is_owed_and_what_came_in_it_is_skipped(rig, slots):
+    client = rig.client()
+    announce(rig, spec(exclusive=False))
+    slot = EPOCH_MS + 1_000
+    rig.apply(Arm("s", known(rig).version, slot))
+    rig.now_ms = paused_ms = slot + 5_000
+    assert steer(client, STEER_PAUSE) == (ANSWER_OK, 0)
+    rig.now_ms += 5_000
+    steer(client, STEER_PAUSE)
+    rig.now_ms = resumed_ms = slot + 20_000
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    steer(client, STEER_RESUME)
+    assert fates(rig) == [] and known(rig).next_ms == slot
+    right = Fire("s", known(rig).version, slot, [paused_ms][:slots], resumed_ms + 1)
+    for wrong in ({"slots": [paused_ms + 1]}, {"after_ms": resumed_ms}):
+        rig.apply(msgspec.structs.replace(right, **wrong))
+        assert fates(rig) == []
+    rig.apply(right)
+    assert fates(rig) == [SLOT_MISSED, SLOT_RUNS][: slots + 1]
+    assert (known(rig).next_ms, known(rig).passed_ms) == (resumed_ms + 1, resumed_ms)
+
+
+def test_of_two_pauses_before_anybody_has_fired_all_between_them_is_skipped(rig):
+    """What nobody knows is not kept as a list of any length."""
+    client = rig.client()
+    announce(rig, spec())
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 1_000))
+    for _ in range(2):
+        rig.now_ms += 2_000
+        steer(client, STEER_PAUSE)
+        rig.now_ms += 2_000
+        steer(client, STEER_RESUME)
+    assert (known(rig).owed_ms, known(rig).since_ms) == (EPOCH_MS + 2_000, EPOCH_MS + 8_000)
+
+
+def test_a_next_slot_that_nobody_had_written_before_a_pause_is_one_before_or_behind_it(rig):
+    client = rig.client()
+    announce(rig, spec(), spec("t"))
+    rig.now_ms = EPOCH_MS + 5_000
+    for name in ("s", "t"):
+        steer(client, STEER_PAUSE, name)
+    rig.now_ms = EPOCH_MS + 9_000
+    for name in ("s", "t"):
+        steer(client, STEER_RESUME, name)
+        rig.apply(Arm(name, known(rig, name).version, EPOCH_MS + 5_001))
+        rig.apply(Arm(name, known(rig, name).version, EPOCH_MS + 9_000))
+        assert known(rig, name).next_ms == 0
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 5_000))
+    rig.apply(Arm("t", known(rig, "t").version, EPOCH_MS + 9_001))
+    assert (known(rig).next_ms, known(rig).since_ms) == (EPOCH_MS + 5_000, EPOCH_MS + 9_000)
+    assert (known(rig, "t").next_ms, known(rig, "t").since_ms) == (EPOCH_MS + 9_001, 0)
+
+
+def test_other_times_in_a_pause_change_nothing_of_what_came_in_it(rig):
+    client = rig.client()
+    announce(rig, spec())
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 2_000))
+    rig.now_ms = EPOCH_MS + 1_000
+    steer(client, STEER_PAUSE)
+    rig.now_ms = EPOCH_MS + 3_000
+    announce(rig, spec(period_ms=7_000), name="w2")
+    rig.now_ms = EPOCH_MS + 4_000
+    steer(client, STEER_RESUME)
+    assert fates(rig) == [SLOT_PAUSED]
+    assert (known(rig).next_ms, known(rig).passed_ms, known(rig).since_ms) == (0, rig.now_ms, 0)
 
 
 def test_a_slot_that_is_not_among_those_that_run_was_missed(rig):
@@ -328,6 +465,18 @@ def test_when_the_numbers_of_that_session_are_used_up_there_is_another(rig):
     assert second >> TASK_NUMBER_BITS > first >> TASK_NUMBER_BITS and second & 0xFFFFFF == 1
     worker.complete(*worker.inbox)
     assert fates(rig) == [STATE_COMPLETED, STATE_COMPLETED]
+    assert_equal(restore(rig.leader.image()), rig.leader)
+
+
+def test_sessions_of_runs_of_which_no_task_is_left_are_forgotten(rig, monkeypatch):
+    monkeypatch.setattr(firing, "RUN_NUMBER_MAX", 1)
+    worker = announce(rig, spec(options=Options(result_ttl_ms=5_000)))
+    for _ in range(20):
+        fire(rig)
+        worker.complete(*worker.inbox)
+    left = {task.id >> TASK_NUMBER_BITS for task in rig.leader._tables.tasks.in_order()}
+    sessions = rig.leader.schedules.sessions.keys()
+    assert 2 <= len(left) <= len(sessions) < 10 and left <= sessions
     assert_equal(restore(rig.leader.image()), rig.leader)
 
 
@@ -543,6 +692,37 @@ def test_a_run_that_ends_and_is_replayed_in_one_entry_is_unfinished(rig):
     assert fates(rig) == [SLOT_RUNS] and known(rig).begun == {run.task: None}
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_run_whose_schedule_was_deleted_is_not_replayed_until_somebody_announces_that(rig, exclusive):
+    """Nobody would count it: with the next slot of one that is announced again there would be two."""
+    worker, client = announce(rig, spec(exclusive=exclusive)), rig.client()
+    for _ in range(2):
+        fire(rig)
+        worker.end(worker.inbox[0], OUTCOME_FAILED)
+    first, second = (slot.task for slot in known(rig).history)
+    worker.expire()
+    assert steer(client, STEER_DELETE) == (ANSWER_OK, 0)
+    assert client.replay(first, second) == 0
+    announce(rig, spec(), name="w2")
+    assert client.replay(first, second) == 1
+    fire(rig)
+    assert known(rig).begun == {first: None} and fates(rig) == [SLOT_BUSY]
+
+
+def test_a_run_may_be_replayed_in_the_entry_in_which_the_other_one_ends(rig):
+    worker, client = announce(rig, spec()), rig.client()
+    fire(rig)
+    (failed,) = worker.inbox
+    worker.end(failed, OUTCOME_FAILED)
+    fire(rig)
+    (run,) = worker.inbox
+    rig.apply(
+        Complete(worker.session, worker.seq, 1, [outcome_of(run, OUTCOME_COMPLETED)]),
+        Replay(client.session, client.seq, 1, [failed.task]),
+    )
+    assert fates(rig) == [SLOT_RUNS, STATE_COMPLETED] and known(rig).begun == {failed.task: None}
+
+
 # -- operators ---------------------------------------------------------------------------------------------------
 
 
@@ -598,6 +778,23 @@ def test_a_run_now_of_what_is_paused_does_not_wait_for_those_that_the_pause_hold
     for _ in range(3):
         worker.complete(*worker.inbox)
     assert known(rig).begun == known(rig).waiting == {}
+
+
+@pytest.mark.parametrize("on_busy", ["queue", "skip"])
+def test_a_run_now_of_what_is_paused_is_not_refused_for_those_that_the_pause_holds(rig, on_busy, monkeypatch):
+    """Also if no more may wait, or if none would by the terms of today."""
+    monkeypatch.setattr(firing, "WAITING_MAX", 1)
+    worker, client = announce(rig, spec(on_busy="queue")), rig.client()
+    fire(rig)
+    fire(rig)
+    steer(client, STEER_PAUSE)
+    worker.complete(*worker.inbox)
+    announce(rig, spec(on_busy=on_busy), name="w2", queues=())
+    code, task = steer(client, STEER_RUN)
+    assert code == ANSWER_OK and worker.tasks() == [task]
+    assert fates(rig) == [STATE_COMPLETED, SLOT_WAITS, SLOT_RUNS]
+    refused = {"queue": (ANSWER_CROWDED, 2), "skip": (ANSWER_BUSY, task)}
+    assert steer(client, STEER_RUN) == refused[on_busy], "what runs does hold up"
 
 
 def test_resume_takes_the_alarm_away_and_skips_nothing_of_what_was_not_paused(rig):
