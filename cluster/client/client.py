@@ -179,8 +179,9 @@ class Client:
         Returns how many, once a majority of the brokers has that on disk.
 
         Each keeps its id and its attempts, waits behind the others of its queue, and has all its retries again. Those
-        that are completed, have not ended or are not kept any more are passed over. Handles that had their end stay as
-        they are; `handle(id)` waits for the new one. Travels 1,024 ids at a time: if it raises, the first of them may
+        that are completed, have not ended or are not kept any more are passed over, and so are runs of an exclusive
+        schedule that has an unfinished one, and of one that was deleted. Handles that had their end stay as they are;
+        `handle(id)` waits for the new one. Travels 1,024 ids at a time: if it raises, the first of them may
         run again. Raises Overloaded, Unavailable and DeadlineExceeded by the deadline.
         """
         replayed = 0

@@ -92,7 +92,8 @@ def report(done: Replayed, *, dry_run: bool) -> None:
     tasks = f"{done.count} task{'' if done.count == 1 else 's'}"
     click.echo(f"{tasks} would be replayed" if dry_run else f"replayed {tasks}")
     if done.count < done.fitting:
-        click.echo(f"{done.fitting - done.count} were replayed by somebody else, or are not kept any more", err=True)
+        others = "were replayed by somebody else, are not kept any more, or may not run now: see `tasks show`"
+        click.echo(f"{done.fitting - done.count} {others}", err=True)
 
 
 @click.command()

@@ -14,6 +14,7 @@ from cluster.state.commands import (
     BUSY_QUEUE,
     BUSY_REPLACE,
     BUSY_SKIP,
+    BUSY_WAIT,
     FIRE_SLOTS_MAX,
     GRACE_NONE,
     NEVER,
@@ -149,7 +150,7 @@ def _run_now(tables: Tables, schedule: Schedule) -> Answer:
     if tables.schedules.is_parked(schedule.spec.name):
         return ANSWER_PARKED, 0
     unfinished = [*schedule.begun, *schedule.waiting]
-    fate = _fate(schedule)
+    fate = _fate(schedule, is_manual=True)
     if fate == SLOT_BUSY:
         return ANSWER_BUSY, unfinished[0]
     if fate == SLOT_CROWDED:
@@ -169,12 +170,13 @@ def _delete(tables: Tables, schedule: Schedule) -> Answer:
 # -- slots -----------------------------------------------------------------------------------------------------------
 
 
-def _fate(schedule: Schedule) -> int:
-    """What becomes of a slot that comes now."""
+def _fate(schedule: Schedule, *, is_manual: bool) -> int:
+    """What becomes of a slot that comes now. If none has begun, only a pause holds those that wait, and whoever wants a
+    run now knows of it."""
     spec, begun, waiting = schedule.spec, schedule.begun, schedule.waiting
     if not spec.exclusive:
         return SLOT_RUNS if len(begun) < RUNS_MAX else SLOT_CROWDED
-    if not begun and not waiting:
+    if not begun and (is_manual or not waiting):
         return SLOT_RUNS
     if spec.on_busy == BUSY_SKIP:
         return SLOT_BUSY
@@ -183,16 +185,13 @@ def _fate(schedule: Schedule) -> int:
 
 def _run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
     """A slot has come. Returns the id of its task, 0 if it is skipped."""
-    fate = _fate(schedule)
-    makes_way = fate == SLOT_WAITS and schedule.spec.on_busy != BUSY_QUEUE
-    if fate == SLOT_WAITS and is_manual and not schedule.begun:
-        fate = SLOT_RUNS        # only a pause holds those that wait, and whoever wants a run now knows of it
+    fate = _fate(schedule, is_manual=is_manual)
     if fate not in (SLOT_RUNS, SLOT_WAITS):
         _note(tables, schedule, slot_ms, fate)
         if fate == SLOT_CROWDED:
             _alarm(tables, schedule, ALARM_CROWDED)
         return 0
-    if makes_way:
+    if schedule.spec.exclusive and schedule.spec.on_busy in (BUSY_WAIT, BUSY_REPLACE):
         _make_way(tables, schedule)
     task = _enter(tables, schedule, slot_ms, waits=fate == SLOT_WAITS)
     (schedule.waiting if fate == SLOT_WAITS else schedule.begun)[task] = None
@@ -214,7 +213,7 @@ def _make_way(tables: Tables, schedule: Schedule) -> None:
 
 
 def _enter(tables: Tables, schedule: Schedule, slot_ms: int, *, waits: bool) -> int:
-    """Submits a run; one that `waits` until `_release`."""
+    """Submits a run; one that `waits` until `_go_on`."""
     schedules, spec = tables.schedules, schedule.spec
     if not schedules.session or schedules.number == RUN_NUMBER_MAX:
         schedules.session = tables.sessions.reserve()
@@ -256,8 +255,7 @@ def settle(tables: Tables) -> None:
     schedules.stirred = {}
     for number in freed:
         task = tables.tasks.get(number)
-        if task is not None and not task.is_terminal:
-            continue        # it was replayed in the same entry
+        assert task is None or task.is_terminal, "nothing is replayed before its end is settled"
         schedule = schedules.by_task.pop(number, None)
         if schedule is not None:
             schedule.begun.pop(number, None)

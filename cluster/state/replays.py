@@ -10,7 +10,7 @@ It is another record from then on (`Task.replays` says which): in the lane where
 the old one, which is known by its state and must not come to life. Dates that were set for the old one are void.
 
 A run of an exclusive schedule is passed over while another one of that is unfinished: it would not be exclusive. So is
-a task whose key another one has by now (`duplicates`).
+a run whose schedule has been deleted, and a task whose key another one has by now (`duplicates`).
 
 A task that needs others waits for them again, and gets what became of them by then. One that others need is passed over
 if one of those was let go already and has not ended: it was promised that end (`dependencies`).
@@ -25,6 +25,7 @@ from msgspec import structs
 from cluster.state.commands import GRACE_NONE
 from cluster.state.dependencies import begin_again, retire
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
+from cluster.state.firing import settle
 from cluster.state.ledger import REPLAYED
 from cluster.state.queues import DELAYED, PENDING
 from cluster.state.tables import Tables
@@ -35,6 +36,7 @@ REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
 
 def replay(tables: Tables, tasks: Iterable[int]) -> int:
     """Runs those of these tasks again that may be; returns how many."""
+    settle(tables)          # the end of another run, in this entry, may have made room
     replayed: list[int] = []
     waiting: list[Task] = []
     for number in tasks:

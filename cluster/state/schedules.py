@@ -151,20 +151,21 @@ class Schedules:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def admits(self, task: int, name: str) -> bool:
-        """Whether a run that has ended may be run again: unless another one of an exclusive schedule is unfinished."""
+        """Whether a run that has ended may be run again: unless another one of an exclusive schedule is unfinished, or
+        its schedule has been deleted. Nobody would count it, and one that is announced again would run beside it."""
+        if not name:
+            return True
         schedule = self.by_name.get(name)
         if schedule is None or not schedule.spec.exclusive:
-            return True
+            return schedule is not None
         return schedule.begun.keys() | schedule.waiting.keys() <= {task}
 
     def replayed(self, task: int, name: str) -> None:
         """It is run again."""
-        schedule = self.by_name.get(name)
-        if schedule is not None:
-            schedule.waiting.pop(task, None)
-            schedule.begun[task] = None
-            self.by_task[task] = schedule
-            schedule.becomes(task, SLOT_RUNS)
+        schedule = self.by_name[name]
+        schedule.begun[task] = None
+        self.by_task[task] = schedule
+        schedule.becomes(task, SLOT_RUNS)
 
     # -- reading, between entries -------------------------------------------------------------------------------------
 

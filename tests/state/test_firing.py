@@ -543,6 +543,37 @@ def test_a_run_that_ends_and_is_replayed_in_one_entry_is_unfinished(rig):
     assert fates(rig) == [SLOT_RUNS] and known(rig).begun == {run.task: None}
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_run_whose_schedule_was_deleted_is_not_replayed_until_somebody_announces_that(rig, exclusive):
+    """Nobody would count it: with the next slot of one that is announced again there would be two."""
+    worker, client = announce(rig, spec(exclusive=exclusive)), rig.client()
+    for _ in range(2):
+        fire(rig)
+        worker.end(worker.inbox[0], OUTCOME_FAILED)
+    first, second = (slot.task for slot in known(rig).history)
+    worker.expire()
+    assert steer(client, STEER_DELETE) == (ANSWER_OK, 0)
+    assert client.replay(first, second) == 0
+    announce(rig, spec(), name="w2")
+    assert client.replay(first, second) == 1
+    fire(rig)
+    assert known(rig).begun == {first: None} and fates(rig) == [SLOT_BUSY]
+
+
+def test_a_run_may_be_replayed_in_the_entry_in_which_the_other_one_ends(rig):
+    worker, client = announce(rig, spec()), rig.client()
+    fire(rig)
+    (failed,) = worker.inbox
+    worker.end(failed, OUTCOME_FAILED)
+    fire(rig)
+    (run,) = worker.inbox
+    rig.apply(
+        Complete(worker.session, worker.seq, 1, [outcome_of(run, OUTCOME_COMPLETED)]),
+        Replay(client.session, client.seq, 1, [failed.task]),
+    )
+    assert fates(rig) == [SLOT_RUNS, STATE_COMPLETED] and known(rig).begun == {failed.task: None}
+
+
 # -- operators ---------------------------------------------------------------------------------------------------
 
 
@@ -598,6 +629,23 @@ def test_a_run_now_of_what_is_paused_does_not_wait_for_those_that_the_pause_hold
     for _ in range(3):
         worker.complete(*worker.inbox)
     assert known(rig).begun == known(rig).waiting == {}
+
+
+@pytest.mark.parametrize("on_busy", ["queue", "skip"])
+def test_a_run_now_of_what_is_paused_is_not_refused_for_those_that_the_pause_holds(rig, on_busy, monkeypatch):
+    """Also if no more may wait, or if none would by the terms of today."""
+    monkeypatch.setattr(firing, "WAITING_MAX", 1)
+    worker, client = announce(rig, spec(on_busy="queue")), rig.client()
+    fire(rig)
+    fire(rig)
+    steer(client, STEER_PAUSE)
+    worker.complete(*worker.inbox)
+    announce(rig, spec(on_busy=on_busy), name="w2", queues=())
+    code, task = steer(client, STEER_RUN)
+    assert code == ANSWER_OK and worker.tasks() == [task]
+    assert fates(rig) == [STATE_COMPLETED, SLOT_WAITS, SLOT_RUNS]
+    refused = {"queue": (ANSWER_CROWDED, 2), "skip": (ANSWER_BUSY, task)}
+    assert steer(client, STEER_RUN) == refused[on_busy], "what runs does hold up"
 
 
 def test_resume_takes_the_alarm_away_and_skips_nothing_of_what_was_not_paused(rig):
