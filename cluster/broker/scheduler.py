@@ -32,7 +32,7 @@ from cluster.state.schedule_rows import ALARM_CROWDED, ALARM_MISSED, ALARM_NONE,
 from cluster.state.schedules import SCHEDULES_MAX, UNKNOWN, Schedule, times_of, why_parked
 from cluster.wire import ListSchedules, ScheduleRows, ScheduleShown, ShowSchedule
 
-LOOKS_PER_TURN = 16             # each takes up to some milliseconds, after a long stop
+LOOKS_PER_TURN = 4              # each takes up to some milliseconds, after a long stop
 PROPOSED_RETRY_MS = 5_000       # a proposal of which nothing was applied is made again
 CLOSED_RETRY_MS = 1_000         # the log takes nothing that can wait
 FAILED_RETRY_MS = 600_000       # a schedule that cannot be computed here
@@ -96,32 +96,34 @@ class Scheduler:
             kept.clear()
         if leading:
             self._stirred = dict.fromkeys(self._machine.schedules.by_name)
-            self._look_on()
+            self._look_soon()
 
     def carry_out(self, effects: Effects) -> None:
         if effects.schedules:
             for name in effects.schedules:
                 self._proposed.pop(name, None)
             self._stirred |= effects.schedules
-            self._look_on()
+            self._look_soon()
 
     # -- looks --------------------------------------------------------------------------------------------------------
 
+    def _look_soon(self) -> None:
+        """In the next turn, whoever wants it: entries may follow each other faster than turns."""
+        if self._stirred and not self._is_called:
+            self._is_called = True
+            self._next_turn(self._look_on)
+
     def _look_on(self) -> None:
         """At some of those that are to be looked at; the others have to wait a turn."""
+        self._is_called = False
+        if not self._leading:
+            return
         for _ in range(min(LOOKS_PER_TURN, len(self._stirred))):
             name = next(iter(self._stirred))
             del self._stirred[name]
             self._look(name)
-        if self._stirred and not self._is_called:
-            self._is_called = True
-            self._next_turn(self._look_again)
+        self._look_soon()
         self._set_timer()
-
-    def _look_again(self) -> None:
-        self._is_called = False
-        if self._leading:
-            self._look_on()
 
     def _look(self, name: str) -> None:
         """What is there to do about one of them?"""
@@ -198,7 +200,8 @@ class Scheduler:
             if self._look_at.get(name) == at_ms:
                 del self._look_at[name]
                 self._stirred[name] = None
-        self._look_on()
+        self._look_soon()
+        self._set_timer()
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -292,8 +295,12 @@ def _proposal(schedule: Schedule, times: Times, now_ms: int) -> Proposal:
     spec = schedule.spec
     if schedule.next_ms == UNKNOWN:
         # Not from now on: who should have written it down may have been lost a slot ago.
-        return Arm(spec.name, schedule.version, times.next_after(schedule.passed_ms) or NEVER)
-    found = due(times, schedule.next_ms, now_ms, cast("Policy", spec.misfire))
+        next_ms = times.next_after(schedule.passed_ms)
+        if next_ms is not None and schedule.owed_ms < next_ms <= schedule.since_ms:
+            next_ms = times.next_after(schedule.since_ms)
+        return Arm(spec.name, schedule.version, next_ms or NEVER)
+    gap = (schedule.owed_ms, schedule.since_ms) if schedule.since_ms else None
+    found = due(times, schedule.next_ms, now_ms, cast("Policy", spec.misfire), gap)
     after_ms = found.next_slot or NEVER
     return Fire(spec.name, schedule.version, schedule.next_ms, list(found.run), after_ms, found.is_alarm)
 

@@ -32,29 +32,33 @@ class Due:
     next_slot: int | None       # None: nothing comes any more
 
 
-def due(times: Times, slot_ms: int, now_ms: int, policy: Policy) -> Due:
+def due(times: Times, slot_ms: int, now_ms: int, policy: Policy, gap: tuple[int, int] | None = None) -> Due:
     """What to run of a schedule whose next slot is written as `slot_ms`, at the stamp `now_ms`.
 
-    The written slot is taken as it is, also if the zones of this broker would never have made it.
+    The written slot is taken as it is, also if the zones of this broker would never have made it. A gap is two instants
+    that have come: what lies behind the first one and not behind the second one does not count. Then what lies before
+    it is due; what has come behind it is found by asking again, with the next slot that is said here.
     """
     if now_ms < slot_ms:
         return Due((), False, slot_ms)
-    next_slot = times.next_after(now_ms)
-    come = [slot_ms]
-    for slot in islice(slots_after(times, slot_ms), MISFIRES_MAX):
-        if slot > now_ms:
-            break
-        come.append(slot)
-    if policy == "all" and len(come) <= MISFIRES_MAX:
-        return Due(tuple(come), False, next_slot)
-    last = come[-1] if len(come) <= MISFIRES_MAX else _last_slot(times, slot_ms, now_ms)
+    until_ms, since_ms = gap or (now_ms, now_ms)
+    next_slot = times.next_after(since_ms)
+    if policy == "all":
+        come = [slot_ms]
+        for slot in islice(slots_after(times, slot_ms), MISFIRES_MAX):
+            if slot > until_ms:
+                break
+            come.append(slot)
+        if len(come) <= MISFIRES_MAX:
+            return Due(tuple(come), False, next_slot)
+    last = _last_slot(times, slot_ms, until_ms)
     if policy == "skip" and now_ms - last > MISFIRE_GRACE_MS:
         return Due((), False, next_slot)
     return Due((last,), policy == "all", next_slot)
 
 
 def _last_slot(times: Times, instant_ms: int, now_ms: int) -> int:
-    """The last slot until now; there is one behind `instant_ms`.
+    """The last slot until now, `instant_ms` if there is none behind that.
 
     By halving, not by walking: a schedule of every second has 31 million slots in a year. The last slot is the first
     instant from which the next one lies ahead of now.
@@ -64,4 +68,6 @@ def _last_slot(times: Times, instant_ms: int, now_ms: int) -> int:
         slot = times.next_after(instant)
         return slot is None or slot > now_ms
 
+    if lies_ahead(instant_ms):
+        return instant_ms       # as it is day by day
     return instant_ms + bisect_left(range(instant_ms, now_ms), True, key=lies_ahead)

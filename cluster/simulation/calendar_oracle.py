@@ -80,14 +80,27 @@ class Book:
     open_from: int = 0                  # the first slot of what is fired now
     came: list[Slotted] = field(default_factory=list)       # of that
     paused_ms: int | None = None        # since when it is paused
-    pauses: list[tuple[int, int]] = field(default_factory=list)     # that are over: behind the first, up to the last
+    gaps: list[tuple[int, int]] = field(default_factory=list)   # pauses before which a slot was owed, by when it was
     tasks: dict[int, int] = field(default_factory=dict)     # slot -> its task
     asked: int = 0                      # runs that somebody wanted at once, and perhaps did not get
     manual: list[int] = field(default_factory=list)         # tasks of these
 
     def is_skipped(self, slot_ms: int) -> bool:
-        """Whether it came in a pause."""
-        return any(first < slot_ms <= last for first, last in self.pauses)
+        """Whether it came in such a pause."""
+        return any(first < slot_ms <= last for first, last in self.gaps)
+
+    def resume(self, now_ms: int) -> None:
+        """What had come before the pause is owed, and what came in it is skipped. Of a slot that is owed before two of
+        them what came between these is not."""
+        first_ms, self.paused_ms = self.paused_ms, None
+        assert first_ms is not None
+        owed_ms = self.next_ms if self.next_ms != UNKNOWN else (self.since_ms or 0) + 1
+        if owed_ms <= first_ms:
+            if self.gaps and owed_ms <= self.gaps[-1][0]:
+                first_ms, _ = self.gaps.pop()
+            self.gaps.append((first_ms, now_ms))
+        elif self.next_ms == UNKNOWN:
+            self.since_ms = now_ms
 
 
 class CalendarOracle:
@@ -220,8 +233,8 @@ class CalendarOracle:
         since_ms = book.paused_ms
         is_right = since_ms is not None and since_ms < slot_ms <= self.now_ms and slot_ms in self.slots[name]
         self._require(is_right, name, f"{text_of(slot_ms)} is skipped for a pause since {since_ms}")
-        if slot_ms == book.next_ms:
-            book.next_ms, book.since_ms = UNKNOWN, self.now_ms
+        self._require(slot_ms == book.next_ms, name, f"{text_of(slot_ms)} is skipped before {text_of(book.next_ms)}")
+        book.next_ms, book.since_ms = UNKNOWN, self.now_ms
 
     def _steered(self, steer: Steer, value: int) -> None:
         """What an operator wanted was done; a command that is said again is answered again."""
@@ -233,8 +246,7 @@ class CalendarOracle:
         if steer.what == STEER_PAUSE and book.paused_ms is None:
             book.paused_ms = self.now_ms
         elif steer.what == STEER_RESUME and book.paused_ms is not None:
-            book.pauses.append((book.paused_ms, self.now_ms))
-            book.paused_ms = None
+            book.resume(self.now_ms)
         elif steer.what == STEER_RUN:
             self._require(value in book.manual, name, f"a run was asked for, and told was {value}")
 

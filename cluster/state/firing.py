@@ -71,8 +71,10 @@ def arm(tables: Tables, command: Arm) -> None:
     schedule = tables.schedules.by_name.get(command.name)
     if schedule is None or schedule.version != command.version or schedule.next_ms != UNKNOWN:
         return
-    if command.next_ms == NEVER or command.next_ms > schedule.passed_ms:
-        schedule.next_ms = command.next_ms
+    next_ms = command.next_ms
+    is_left_out = schedule.owed_ms < next_ms <= schedule.since_ms
+    if next_ms == NEVER or (next_ms > schedule.passed_ms and not is_left_out):
+        schedule.go_to(next_ms, schedule.passed_ms)
         tables.ledger.armed(schedule.version, schedule.next_ms)
 
 
@@ -83,12 +85,11 @@ def fire(tables: Tables, command: Fire) -> None:
     schedule = schedules.by_name.get(command.name)
     if schedule is None or (schedule.version, schedule.next_ms) != (command.version, command.next_ms):
         return
-    if not schedules.may_fire(schedule) or not _is_valid(command, tables.now_ms):
+    if not schedules.may_fire(schedule) or not _is_valid(schedule, command, tables.now_ms):
         return
     settle(tables)
     first, slots = command.next_ms, command.slots
-    schedule.next_ms = command.after_ms
-    schedule.passed_ms = slots[-1] if slots else first
+    schedule.go_to(command.after_ms, slots[-1] if slots else first)
     tables.ledger.armed(schedule.version, schedule.next_ms)
     if first not in slots:
         _note(tables, schedule, first, SLOT_MISSED)
@@ -98,8 +99,8 @@ def fire(tables: Tables, command: Fire) -> None:
         _alarm(tables, schedule, ALARM_MISSED)
 
 
-def _is_valid(command: Fire, now_ms: int) -> bool:
-    """Slots that have come, ascending, and a next one behind them."""
+def _is_valid(schedule: Schedule, command: Fire, now_ms: int) -> bool:
+    """Slots that have come, ascending, and a next one behind them; neither in what is left out."""
     last = command.next_ms - 1
     for slot_ms in command.slots:
         if slot_ms <= last:
@@ -107,9 +108,9 @@ def _is_valid(command: Fire, now_ms: int) -> bool:
         last = slot_ms
     return (
         0 < command.next_ms <= now_ms
-        and last <= now_ms
+        and last <= (schedule.owed_ms if schedule.since_ms else now_ms)
         and len(command.slots) <= FIRE_SLOTS_MAX
-        and (command.after_ms == NEVER or command.after_ms > max(last, command.next_ms))
+        and (command.after_ms == NEVER or command.after_ms > max(last, command.next_ms, schedule.since_ms))
     )
 
 
@@ -122,7 +123,8 @@ def steer(tables: Tables, command: Steer) -> Answer:
     settle(tables)
     tables.ledger.schedule_changed(command.name)
     if command.what == STEER_PAUSE:
-        schedule.is_paused = True
+        if not schedule.is_paused:
+            schedule.is_paused, schedule.paused_ms = True, tables.now_ms
         return ANSWER_OK, 0
     if command.what == STEER_RESUME:
         return _resume(tables, schedule)
@@ -136,14 +138,23 @@ def steer(tables: Tables, command: Steer) -> Answer:
 def _resume(tables: Tables, schedule: Schedule) -> Answer:
     schedule.alarm = ALARM_NONE
     if schedule.is_paused:
-        schedule.is_paused = False
-        if 0 < schedule.next_ms <= tables.now_ms:
-            _note(tables, schedule, schedule.next_ms, SLOT_PAUSED)
-            schedule.next_ms = UNKNOWN
-        if schedule.next_ms == UNKNOWN:
-            schedule.passed_ms = max(schedule.passed_ms, tables.now_ms)
+        _skip_the_pause(tables, schedule)
+        schedule.is_paused, schedule.paused_ms = False, 0
         _go_on(tables, schedule)
     return ANSWER_OK, 0
+
+
+def _skip_the_pause(tables: Tables, schedule: Schedule) -> None:
+    """What came before it is owed, what came in it is not."""
+    next_ms, now_ms = schedule.next_ms, tables.now_ms
+    if next_ms == NEVER or next_ms > now_ms:
+        return
+    if (next_ms if next_ms != UNKNOWN else schedule.passed_ms + 1) <= schedule.paused_ms:
+        schedule.leave_out(schedule.paused_ms, now_ms)
+        return
+    if next_ms != UNKNOWN:
+        _note(tables, schedule, next_ms, SLOT_PAUSED)
+    schedule.count_from(now_ms)
 
 
 def _run_now(tables: Tables, schedule: Schedule) -> Answer:

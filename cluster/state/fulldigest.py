@@ -135,7 +135,8 @@ def _schedules(schedules: Schedules) -> Iterator[object]:
     yield (schedules.made, schedules.session, schedules.number, list(schedules.sessions))
     yield sorted(schedules.announced.items())
     for _, schedule in sorted(schedules.by_name.items()):
-        yield (schedule.spec, schedule.version, schedule.next_ms, schedule.passed_ms, schedule.is_paused)
+        yield (schedule.spec, schedule.version, schedule.next_ms, schedule.passed_ms)
+        yield (schedule.is_paused, schedule.paused_ms, schedule.owed_ms, schedule.since_ms)
         yield (list(schedule.begun), list(schedule.waiting), list(schedule.history))
         yield (schedule.alarm, schedule.alarm_ms)
     yield [(task, schedule.spec.name) for task, schedule in sorted(schedules.by_task.items())]

@@ -89,6 +89,9 @@ def _check_schedules(tables: Tables) -> None:
     for name, schedule in schedules.by_name.items():
         assert schedule.spec.name == name
         assert schedule.next_ms in (UNKNOWN, NEVER) or schedule.next_ms > schedule.passed_ms, f"{name} would run twice"
+        assert schedule.is_paused or not schedule.paused_ms
+        assert schedule.owed_ms <= schedule.since_ms <= tables.now_ms
+        assert not schedule.since_ms or UNKNOWN <= schedule.next_ms <= schedule.owed_ms, f"{name}: a gap that is over"
         assert not schedule.begun.keys() & schedule.waiting.keys()
         assert len(schedule.waiting) <= WAITING_MAX and len(schedule.history) <= HISTORY_SLOTS
         if schedules.may_fire(schedule):

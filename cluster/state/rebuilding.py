@@ -256,7 +256,8 @@ class Rebuilding:
 
     def schedule(self, row: ScheduleRow) -> None:
         schedules = self.tables.schedules
-        schedule = Schedule(row.spec, row.version, row.next_ms, row.passed_ms, row.is_paused)
+        schedule = Schedule(row.spec, row.version, row.next_ms, row.passed_ms, row.is_paused, row.paused_ms)
+        schedule.owed_ms, schedule.since_ms = row.owed_ms, row.since_ms
         schedule.begun, schedule.waiting = dict.fromkeys(row.begun), dict.fromkeys(row.waiting)
         schedule.history.extend(row.history)
         schedule.alarm, schedule.alarm_ms = row.alarm, row.alarm_ms

@@ -258,6 +258,9 @@ class ScheduleRow(Row, frozen=True):
     next_ms: int
     passed_ms: int
     is_paused: bool
+    paused_ms: int
+    owed_ms: int
+    since_ms: int
     begun: list[int]
     waiting: list[int]
     history: list[Slot]

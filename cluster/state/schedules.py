@@ -25,7 +25,7 @@ from heapq import nsmallest
 
 from msgspec.structs import replace
 
-from cluster.state.commands import QUEUE_DEFAULT, TASK_NUMBER_BITS, ScheduleSpec, WorkerSpec
+from cluster.state.commands import NEVER, QUEUE_DEFAULT, TASK_NUMBER_BITS, ScheduleSpec, WorkerSpec
 from cluster.state.ledger import Ledger
 from cluster.state.schedule_rows import ALARM_NONE, HISTORY_SLOTS, SLOT_RUNS, Slot
 
@@ -40,19 +40,41 @@ UNKNOWN = 0                     # in place of the next slot: a leader is to say 
 @dataclass(slots=True, eq=False)
 class Schedule:
     """Invariants: every slot that was decided is at most `passed_ms`, and `next_ms` lies behind that, or is UNKNOWN or
-    NEVER. What lies behind `passed_ms` is owed, also while nobody has said yet which slot that is. An exclusive one has
-    runs that wait only beside one that has begun, or while it may not fire."""
+    NEVER. What lies behind `passed_ms` is owed, also while nobody has said yet which slot that is; but while `since_ms`
+    is set, only what has come until `owed_ms`, and then what comes behind `since_ms`: between them it was paused, or
+    had other times. Then `next_ms` is at most `owed_ms`. An exclusive one has runs that wait only beside one that has
+    begun, or while it may not fire."""
 
     spec: ScheduleSpec
     version: int
     next_ms: int = UNKNOWN
     passed_ms: int = 0
     is_paused: bool = False
+    paused_ms: int = 0              # since when; 0 if it is not
+    owed_ms: int = 0
+    since_ms: int = 0
     begun: dict[int, None] = field(default_factory=dict)        # tasks that have not ended, in order
     waiting: dict[int, None] = field(default_factory=dict)      # ... and that wait for those to end, in order
     history: deque[Slot] = field(default_factory=lambda: deque(maxlen=HISTORY_SLOTS))
     alarm: int = ALARM_NONE
     alarm_ms: int = 0
+
+    def count_from(self, instant_ms: int) -> None:
+        """Slots until then are decided, and nobody has said which one is next."""
+        self.next_ms, self.passed_ms = UNKNOWN, max(self.passed_ms, instant_ms)
+        self.owed_ms = self.since_ms = 0
+
+    def leave_out(self, owed_ms: int, since_ms: int) -> None:
+        """What comes between these two is none of its slots. Of two such gaps, what lies between them is not either."""
+        self.owed_ms = min(self.owed_ms, owed_ms) if self.since_ms else owed_ms
+        self.since_ms = since_ms
+
+    def go_to(self, next_ms: int, passed_ms: int) -> None:
+        """What is next is written, and all before it is decided; with that a gap is over if it lies behind that."""
+        if next_ms == NEVER or next_ms > self.since_ms:
+            passed_ms = max(passed_ms, self.since_ms)
+            self.owed_ms = self.since_ms = 0
+        self.next_ms, self.passed_ms = next_ms, passed_ms
 
     def becomes(self, task: int, fate: int, ended_ms: int = 0) -> None:
         """Writes down what has become of the slot of a task, if that is among the last ones."""
@@ -119,9 +141,13 @@ class Schedules:
         return refused
 
     def _replace(self, schedule: Schedule, spec: ScheduleSpec, now_ms: int) -> None:
-        """Other terms. Its next slot is what it was, unless it has other times: those count from now on."""
+        """Other terms. Its next slot is what it was, unless it has other times: those count from now on, and of the
+        slots that were before only the one that has come is owed."""
         if times_of(spec) != times_of(schedule.spec):
-            schedule.next_ms, schedule.passed_ms = UNKNOWN, max(schedule.passed_ms, now_ms)
+            if 0 < schedule.next_ms <= now_ms:
+                schedule.leave_out(schedule.next_ms, now_ms)
+            else:
+                schedule.count_from(now_ms)
         self.made += 1
         schedule.spec, schedule.version = spec, self.made
         schedule.alarm = ALARM_NONE

@@ -100,11 +100,12 @@ class Leader:
             callback()
 
     def pass_time(self, ms: int) -> None:
-        """With the timer, but without applying anything."""
+        """With the timer and a turn for each time that it rings, but without applying anything."""
         end = self.now_ms + ms
         while self.due is not None and self.due <= end:
             self.now_ms, self.due = max(self.now_ms, self.due), None
             self.scheduler.wake()
+            self.take_turn()
         self.now_ms = end
 
     def pause(self, name: str) -> None:
@@ -189,11 +190,51 @@ def test_nor_is_one_that_comes_between_the_end_of_a_pause_and_the_next_leader(le
     assert [slot.slot_ms for slot in history if slot.task] == [(resumed_ms // MINUTE_MS + 1) * MINUTE_MS]
 
 
+@pytest.mark.parametrize(
+    ("misfire", "minutes"), [("all", [1, 2, 3, 9, 10]), ("once", [3, 10]), ("skip", [10])], ids=["all", "once", "skip"]
+)
+@pytest.mark.parametrize("is_written", [True, False])
+def test_what_came_before_a_pause_misfires_and_what_came_in_it_does_not(leader, misfire, minutes, is_written):
+    if not is_written:
+        leader.lead(False)
+    leader.announce(spec("often", misfire=misfire))
+    leader.settle()
+    leader.lead(False)
+    leader.now_ms += 3 * MINUTE_MS
+    leader.pause("often")
+    leader.now_ms += 5 * MINUTE_MS
+    leader.resume("often")
+    leader.now_ms += 2 * MINUTE_MS
+    leader.lead(True)
+    leader.settle()
+    history = leader.machine.schedules.by_name["often"].history
+    assert [(slot.slot_ms - EPOCH_MS) // MINUTE_MS for slot in history if slot.task] == minutes
+    assert leader.machine.schedules.by_name["often"].next_ms == EPOCH_MS + 11 * MINUTE_MS
+
+
+@pytest.mark.parametrize(("misfire", "minutes"), [("all", [5, 9, 12]), ("once", [5, 12]), ("skip", [12])])
+def test_a_slot_that_came_before_other_times_did_is_fired_and_no_slot_of_those_before_they_came(
+    leader, misfire, minutes
+):
+    leader.announce(spec("often", "*/5 * * * *", misfire=misfire))
+    leader.settle()
+    leader.lead(False)
+    leader.now_ms += 8 * MINUTE_MS
+    leader.announce(spec("often", "*/3 * * * *", misfire=misfire), incarnation=2)
+    leader.now_ms += 4 * MINUTE_MS
+    leader.lead(True)
+    leader.settle()
+    history = leader.machine.schedules.by_name["often"].history
+    assert [(slot.slot_ms - EPOCH_MS) // MINUTE_MS for slot in history if slot.task] == minutes
+
+
 def test_many_that_are_due_at_once_take_several_turns(leader):
-    leader.announce(*[spec(f"s{number:03}") for number in range(100)])
-    assert len(leader.proposed) == LOOKS_PER_TURN and len(leader.turns) == 1
-    leader.take_turn()
-    assert len(leader.proposed) == 2 * LOOKS_PER_TURN
+    for half in (range(50), range(50, 100)):
+        leader.announce(*[spec(f"s{number:03}") for number in half], worker=f"w{half.start}")
+        assert leader.proposed == [] and len(leader.turns) == 1, "however many entries there are in a turn"
+    for turns in (1, 2):
+        leader.take_turn()
+        assert len(leader.proposed) == turns * LOOKS_PER_TURN and len(leader.turns) == 1
     leader.settle()
     leader.pass_time(MINUTE_MS)
     assert len(leader.proposed) == LOOKS_PER_TURN
@@ -280,6 +321,7 @@ def test_whatever_breaks_in_one_schedule_breaks_no_other(leader, monkeypatch):
 def test_a_schedule_that_the_cluster_has_no_room_for_is_said(leader, monkeypatch):
     monkeypatch.setattr("cluster.state.schedules.SCHEDULES_MAX", 1)
     leader.announce(spec("first"), spec("second"))
+    leader.take_turn()
     assert [(name, fields["schedule"]) for name, fields in leader.said] == [("schedule_refused", "second")]
 
 

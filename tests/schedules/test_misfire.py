@@ -82,6 +82,26 @@ def test_a_year_of_seconds_is_not_walked_through(policy):
     assert Asked.times < 2 * MISFIRES_MAX
 
 
+@pytest.mark.parametrize("policy", ["skip", "once"])
+def test_the_last_slot_is_found_without_those_before_it(policy):
+    Asked.times = 0
+    now = SLOT + 99 * MINUTE
+    assert due(Asked("* * * * *", "Europe/Berlin"), SLOT, now, policy) == Due((now,), False, now + MINUTE)
+    assert Asked.times < 30
+    Asked.times = 0
+    assert due(Asked("* * * * *", "Europe/Berlin"), SLOT, SLOT + 1, policy) == Due((SLOT,), False, SLOT + MINUTE)
+    assert Asked.times == 2, "of one that is due, which is what happens day by day"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_of_slots_in_a_gap_nothing_is_due_and_the_next_one_lies_behind_it(policy):
+    gap = (SLOT + 2 * DAY, SLOT + 5 * DAY)
+    now = SLOT + 9 * DAY
+    runs = {"skip": (), "once": (SLOT + 2 * DAY,), "all": (SLOT, SLOT + DAY, SLOT + 2 * DAY)}
+    assert due(NIGHTLY, SLOT, now, policy, gap) == Due(runs[policy], False, SLOT + 6 * DAY)
+    assert due(NIGHTLY, SLOT, now, "all", (SLOT, SLOT)) == Due((SLOT,), False, SLOT + DAY)
+
+
 def test_a_slot_that_was_written_with_other_zones_is_run_as_it_is_written():
     written = SLOT + 30 * MINUTE
     assert due(NIGHTLY, written, written, "skip") == Due((written,), False, SLOT + DAY)

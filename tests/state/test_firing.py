@@ -269,8 +269,8 @@ def test_what_is_parked_or_paused_does_not_fire_whatever_a_leader_says(rig):
     worker, client = announce(rig, spec()), rig.client()
     rig.apply(Arm("s", known(rig).version, EPOCH_MS + 1_000))
     command = Fire("s", known(rig).version, EPOCH_MS + 1_000, [EPOCH_MS + 1_000], EPOCH_MS + 9_000)
-    rig.now_ms = EPOCH_MS + 1_000
     steer(client, STEER_PAUSE)
+    rig.now_ms = EPOCH_MS + 1_000
     rig.apply(command)
     assert steer(client, STEER_RESUME) == (ANSWER_OK, 0)
     assert fates(rig) == [SLOT_PAUSED] and known(rig).next_ms == 0
@@ -279,6 +279,95 @@ def test_what_is_parked_or_paused_does_not_fire_whatever_a_leader_says(rig):
     worker.expire()
     rig.apply(msgspec.structs.replace(command, next_ms=EPOCH_MS + 2_000, slots=[EPOCH_MS + 2_000]))
     assert fates(rig) == [SLOT_PAUSED] and known(rig).next_ms == EPOCH_MS + 2_000
+
+
+def test_a_slot_that_has_come_is_owed_under_other_times_as_well(rig):
+    """It is decided with the new terms, whose own slots count from when they were announced."""
+    worker = announce(rig, spec(exclusive=False))
+    slot = EPOCH_MS + 1_000
+    rig.apply(Arm("s", known(rig).version, slot))
+    rig.now_ms = changed_ms = slot + 500
+    announce(rig, spec(exclusive=False, period_ms=7_000), name="w2", queues=("other",))
+    assert known(rig).next_ms == slot and fates(rig) == []
+    rig.now_ms += 10_000
+    right = Fire("s", known(rig).version, slot, [slot], changed_ms + 1)
+    for wrong in ({"slots": [slot, slot + 1]}, {"slots": [changed_ms + 1]}, {"after_ms": changed_ms}):
+        rig.apply(msgspec.structs.replace(right, **wrong))
+        assert known(rig).next_ms == slot and worker.inbox == []
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    rig.apply(right)
+    assert [run.slot_ms for run in worker.inbox] == [slot]
+    assert (known(rig).next_ms, known(rig).passed_ms) == (changed_ms + 1, changed_ms)
+    fire(rig, changed_ms + 1, changed_ms + 7_001)
+    assert len(worker.inbox) + len(fates(rig)) == 5, "now it is as any other"
+
+
+@pytest.mark.parametrize("slots", [1, 0])
+def test_what_came_before_a_pause_is_owed_and_what_came_in_it_is_skipped(rig, slots):
+    client = rig.client()
+    announce(rig, spec(exclusive=False))
+    slot = EPOCH_MS + 1_000
+    rig.apply(Arm("s", known(rig).version, slot))
+    rig.now_ms = paused_ms = slot + 5_000
+    assert steer(client, STEER_PAUSE) == (ANSWER_OK, 0)
+    rig.now_ms += 5_000
+    steer(client, STEER_PAUSE)
+    rig.now_ms = resumed_ms = slot + 20_000
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    steer(client, STEER_RESUME)
+    assert fates(rig) == [] and known(rig).next_ms == slot
+    right = Fire("s", known(rig).version, slot, [paused_ms][:slots], resumed_ms + 1)
+    for wrong in ({"slots": [paused_ms + 1]}, {"after_ms": resumed_ms}):
+        rig.apply(msgspec.structs.replace(right, **wrong))
+        assert fates(rig) == []
+    rig.apply(right)
+    assert fates(rig) == [SLOT_MISSED, SLOT_RUNS][: slots + 1]
+    assert (known(rig).next_ms, known(rig).passed_ms) == (resumed_ms + 1, resumed_ms)
+
+
+def test_of_two_pauses_before_anybody_has_fired_all_between_them_is_skipped(rig):
+    """What nobody knows is not kept as a list of any length."""
+    client = rig.client()
+    announce(rig, spec())
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 1_000))
+    for _ in range(2):
+        rig.now_ms += 2_000
+        steer(client, STEER_PAUSE)
+        rig.now_ms += 2_000
+        steer(client, STEER_RESUME)
+    assert (known(rig).owed_ms, known(rig).since_ms) == (EPOCH_MS + 2_000, EPOCH_MS + 8_000)
+
+
+def test_a_next_slot_that_nobody_had_written_before_a_pause_is_one_before_or_behind_it(rig):
+    client = rig.client()
+    announce(rig, spec(), spec("t"))
+    rig.now_ms = EPOCH_MS + 5_000
+    for name in ("s", "t"):
+        steer(client, STEER_PAUSE, name)
+    rig.now_ms = EPOCH_MS + 9_000
+    for name in ("s", "t"):
+        steer(client, STEER_RESUME, name)
+        rig.apply(Arm(name, known(rig, name).version, EPOCH_MS + 5_001))
+        rig.apply(Arm(name, known(rig, name).version, EPOCH_MS + 9_000))
+        assert known(rig, name).next_ms == 0
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 5_000))
+    rig.apply(Arm("t", known(rig, "t").version, EPOCH_MS + 9_001))
+    assert (known(rig).next_ms, known(rig).since_ms) == (EPOCH_MS + 5_000, EPOCH_MS + 9_000)
+    assert (known(rig, "t").next_ms, known(rig, "t").since_ms) == (EPOCH_MS + 9_001, 0)
+
+
+def test_other_times_in_a_pause_change_nothing_of_what_came_in_it(rig):
+    client = rig.client()
+    announce(rig, spec())
+    rig.apply(Arm("s", known(rig).version, EPOCH_MS + 2_000))
+    rig.now_ms = EPOCH_MS + 1_000
+    steer(client, STEER_PAUSE)
+    rig.now_ms = EPOCH_MS + 3_000
+    announce(rig, spec(period_ms=7_000), name="w2")
+    rig.now_ms = EPOCH_MS + 4_000
+    steer(client, STEER_RESUME)
+    assert fates(rig) == [SLOT_PAUSED]
+    assert (known(rig).next_ms, known(rig).passed_ms, known(rig).since_ms) == (0, rig.now_ms, 0)
 
 
 def test_a_slot_that_is_not_among_those_that_run_was_missed(rig):

@@ -392,7 +392,9 @@ KNOWN_FIELDS = {
     locks.Lock: "holders limit name taken waiting",
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
-    schedules.Schedule: "alarm alarm_ms begun history is_paused next_ms passed_ms spec version waiting",
+    schedules.Schedule: (
+        "alarm alarm_ms begun history is_paused next_ms owed_ms passed_ms paused_ms since_ms spec version waiting"
+    ),
     retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes",
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
