@@ -9,8 +9,9 @@ task. Of the counts that the state keeps of runs they know nothing:
   to stop. Nothing else is cancelled;
 - runs of an exclusive schedule begin in the order in which they were made, each when all before it have ended, and not
   in a pause or while nobody announces the schedule;
-- of such a schedule one child is at work at a time. The one exception is an attempt at a worker that was lost: its
-  session has ended, otherwise than by the worker's own word, and its process may not know yet;
+- of such a schedule one child is at work at a time, but for attempts whose process may not know yet that it is to end:
+  that of a worker that was lost, since its session has ended otherwise than by the worker's own word; and that of a run
+  which was to make way, and of which its worker has not said in time, by the cluster's time of day, that it has;
 - a run has completed only if its child came to the end of that attempt, failed only if it took longer than it may, and
   is dead only if its workers were lost as often as that takes.
 """
@@ -33,6 +34,8 @@ from cluster.state.schedule_rows import SLOT_BUSY, SLOT_CROWDED, SLOT_RUNS, SLOT
 RUNS_MAX = 1_000
 WAITING_MAX = 100
 LOSSES_MAX = 3
+REPLACE_GRACE_MS = 10_000
+SILENCE_MS = 30_000             # behind that, as the internals say
 
 CLOCKS_DIFFER: Nanos = SECOND       # in the time that a run may take
 
@@ -59,7 +62,7 @@ class Line:
 
     unfinished: dict[int, None] = field(default_factory=dict)       # tasks, in the order in which they are to begin
     begun: set[int] = field(default_factory=set)
-    replaced: set[int] = field(default_factory=set)                 # that may end as cancelled
+    replaced: dict[int, int] = field(default_factory=dict)          # that may end as cancelled, and since when, in ms
     overtaken: list[int] = field(default_factory=list)              # in this entry, for a newer one
 
 
@@ -67,7 +70,7 @@ class CalendarRuns:
     """Of one world. `kept` has the terms of all schedules, by name."""
 
     def __init__(self, world: World, judge: Judge, state: StateOracle, kept: dict[str, Kept]) -> None:
-        self.overlaps = 0               # of attempts of lost workers with others
+        self.overlaps = 0               # of attempts that may not know yet that they are to end, with others
         self.made: dict[int, Made] = {}
         self._world = world
         self._judge = judge
@@ -78,6 +81,7 @@ class CalendarRuns:
         self._begun_at: dict[tuple[int, int], Nanos] = {}   # of each attempt that a child has begun
         self._finished: set[tuple[int, int]] = set()        # those that came to their end
         self._lost: set[int] = set()                        # sessions of workers
+        self._given_up: set[tuple[int, int]] = set()        # attempts whose workers have not said that they ended
         self._ends: dict[int, TaskResult] = {}              # in this entry
 
     @property
@@ -89,6 +93,12 @@ class CalendarRuns:
     def entry(self, effects: Effects, closed: Sequence[int]) -> None:
         """An entry was applied; `closed` are sessions that said in it that they end."""
         self._lost.update(session for session in effects.ended if session not in closed)
+        for pair in [pair for pairs in effects.withdrawn.values() for pair in pairs if pair[0] in self.made]:
+            name = self.made[pair[0]].name
+            since_ms = self._lines[name].replaced.get(pair[0], self._state.reference.now_ms)
+            is_late = self._state.reference.now_ms - since_ms >= REPLACE_GRACE_MS + SILENCE_MS
+            self._require(is_late, name, f"{pair} was taken from its worker, and was to make way since {since_ms}")
+            self._given_up.add(pair)
         self._ends = {result.task: result for results in effects.results.values() for result in results}
 
     def decided(self, name: str, slot_ms: int, fate: int, task: int, *, is_manual: bool) -> None:
@@ -119,7 +129,8 @@ class CalendarRuns:
         waiting = [other for other in known if other not in line.begun]
         if on_busy not in (BUSY_SKIP, BUSY_QUEUE):
             line.overtaken = known
-            line.replaced.update(known if on_busy == BUSY_REPLACE else waiting)
+            for other in known if on_busy == BUSY_REPLACE else waiting:
+                line.replaced.setdefault(other, self._state.reference.now_ms)
         line.unfinished[task] = None
         if fate == SLOT_RUNS:
             line.begun.add(task)
@@ -135,7 +146,7 @@ class CalendarRuns:
                 self._judge_end(name, line, result)
                 del line.unfinished[task]
                 line.begun.discard(task)
-                line.replaced.discard(task)
+                line.replaced.pop(task, None)
         if len(line.unfinished) != len(line.begun):
             self._let_go(name, line, is_held=is_held)
         left = [task for task in overtaken if task in line.unfinished]
@@ -178,12 +189,12 @@ class CalendarRuns:
         made = self.made.get(task)
         is_known = made == (name, slot_ms)
         self._require_at_work(is_known, name, f"task {task} runs for {text_of(slot_ms)}, and is of {made}")
-        if self._kept[name].spec.exclusive and not self._is_lost(task, attempt):
+        if self._kept[name].spec.exclusive and not self._may_overlap(task, attempt):
             for other in self._children.values():
                 if other.name == name:
-                    lost = self._is_lost(other.task, other.attempt)
-                    self.overlaps += lost
-                    self._require_at_work(lost, name, f"{task} begins attempt {attempt} while a child is at {other}")
+                    is_right = self._may_overlap(other.task, other.attempt)
+                    self.overlaps += is_right
+                    self._require_at_work(is_right, name, f"{task} begins attempt {attempt} beside {other}")
             before = next(iter(self._lines[name].unfinished), 0)
             self._require_at_work(before == task, name, f"run {task} begins, and it is the turn of {before}")
         self._children[child] = Attempt(name, task, attempt, self._world.now)
@@ -200,6 +211,9 @@ class CalendarRuns:
 
     def _is_lost(self, task: int, attempt: int) -> bool:
         return self._state.given_to(task, attempt) in self._lost
+
+    def _may_overlap(self, task: int, attempt: int) -> bool:
+        return (task, attempt) in self._given_up or self._is_lost(task, attempt)
 
     # -- in the end ---------------------------------------------------------------------------------------------------
 

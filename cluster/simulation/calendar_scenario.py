@@ -77,7 +77,7 @@ class YearReport:
     faults: dict[str, int] = field(default_factory=dict)
     elections: int = 0
     runs: int = 0                   # attempts
-    overlaps: int = 0               # of attempts at lost workers with those that came after them
+    overlaps: int = 0               # of attempts that may not know of their end with the next ones
     entries: int = 0
     digest: int = 0
 

@@ -15,8 +15,8 @@ from cluster.simulation.calendar_oracle import Armed, Slotted
 from cluster.simulation.calendar_scenario import YEAR_START_MS, Span, Year
 from cluster.simulation.calendar_walk import DAY_MS, SCHEDULES, changes, walk
 from cluster.simulation.planted_calendar import PlantedCalendar
-from cluster.state.effects import Effects
-from cluster.state.schedule_rows import SLOT_RUNS
+from cluster.state.effects import STATE_CANCELLED, Effects, TaskResult
+from cluster.state.schedule_rows import SLOT_RUNS, SLOT_WAITS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,7 +144,7 @@ def test_what_the_state_makes_of_a_slot_is_judged(planted, seed):
 
 def test_children_that_run_beside_each_other_are_noticed_by_what_they_do_alone():
     said = found(PlantedCalendar.RUNS_FORGOTTEN, DAYS, 1, ("schedules", "runs"))
-    assert said[0][0] == "overlap" and "while a child is at" in said[0][1]
+    assert said[0][0] == "overlap" and "begins attempt 1 beside" in said[0][1]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,30 @@ def test_an_attempt_at_a_lost_worker_may_run_beside_the_next_one():
         assert judge.violations == [] and runs.overlaps == 1
         runs.began("a third child", "noon", slot, 1, 3)
     (violation,) = judge.violations
-    assert "1 begins attempt 3 while a child is at" in violation.detail and "attempt=2" in violation.detail
+    assert "1 begins attempt 3 beside" in violation.detail and "attempt=2" in violation.detail
+
+
+@pytest.mark.parametrize(("waited_ms", "is_right"), [(40_000, True), (39_999, False)])
+def test_a_run_that_was_to_make_way_may_run_beside_the_next_one_when_its_worker_has_said_nothing(waited_ms, is_right):
+    year = Year(0, Span(days=1, incidents=0, near_one_in=1_000))
+    runs, state, judge = year.calendar.runs, year.oracles.state, year.oracles.judge
+    tables, slots = state.reference._tables, year.slots["newest"].all
+    tables.now_ms = slots[0]
+    runs.decided("newest", slots[0], SLOT_RUNS, 1, is_manual=False)
+    state._given[1, 1], state._given[2, 1] = 7, 8
+    with year.world:
+        runs.began("a child", "newest", slots[0], 1, 1)
+    runs.decided("newest", slots[1], SLOT_WAITS, 2, is_manual=False)
+    tables.now_ms += waited_ms
+    effects = Effects()
+    effects.withdrawn[7] = [(1, 1)]
+    effects.results[1] = [TaskResult(1, STATE_CANCELLED, 1, b"")]
+    runs.entry(effects, closed=[])
+    runs.settle("newest", is_held=False)
+    with year.world:
+        runs.began("another child", "newest", slots[1], 2, 1)
+    assert runs.overlaps == 1
+    assert [violation.oracle for violation in judge.violations] == ([] if is_right else ["runs"])
 
 
 # -- the oracle's calendar ----------------------------------------------------------------------------------------
