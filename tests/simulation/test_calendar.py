@@ -76,7 +76,7 @@ def test_a_slot_that_a_new_leader_forgets_is_noticed(seed):
 def test_slots_that_come_again_after_a_clock_has_jumped_are_noticed():
     found = [
         violation.detail
-        for seed in (1, 3)
+        for seed in (1, 4)
         for violation in Year(seed, Span(ms(2026, 10, 20), 12, 20), PlantedCalendar.FIRED_TWICE).run().violations
     ]
     assert any("it had not come" in detail for detail in found), "a leader writes down what has run"
