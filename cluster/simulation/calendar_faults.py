@@ -5,7 +5,7 @@ of them are where clocks change.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from random import Random
 
@@ -30,7 +30,8 @@ DEADLINE_S = 30.0
 
 
 class CalendarFaults:
-    """Of one world. `strike` lets one thing happen, chosen by chance; `finish` mends all that is broken."""
+    """Of one world. `strike` lets one thing happen, chosen by chance, of `kinds` if some are named; `finish` mends all
+    that is broken."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class CalendarFaults:
         brokers: list[BrokerProcess],
         workers: list[WorkerProcess],
         oracle: CalendarOracle,
+        kinds: Collection[str] = (),
     ) -> None:
         self.world = world
         self.counts: Counter[str] = Counter()
@@ -46,6 +48,7 @@ class CalendarFaults:
         self._brokers = brokers
         self._workers = workers
         self._oracle = oracle
+        self._only = kinds
         self._random: Random = world.stream("calendar faults")
         self._repairs: dict[int, Callable[[], object]] = {}
         self._number = 0
@@ -75,7 +78,7 @@ class CalendarFaults:
 
     def strike(self, name: str) -> None:
         """A slot of the schedule `name` is near."""
-        weights = [weight for weight, _ in self._kinds.values()]
+        weights = [weight if not self._only or kind in self._only else 0 for kind, (weight, _) in self._kinds.items()]
         (kind,) = self._random.choices(list(self._kinds), weights)
         self._name = name
         self._disturb()
@@ -199,12 +202,22 @@ class CalendarFaults:
                 async with Client(self._plan, lambda: ports, DEADLINE_S) as client:
                     while self._orders:
                         what, name = self._orders[0]
-                        await getattr(client, what)(name)
+                        await self._carry_out(client, what, name)
                         del self._orders[0]
             except ClusterError:        # nobody leads, or it cannot run now
                 if self._orders and self._orders[0][0] == "run_now":
                     del self._orders[0]
                 await ports_pause(ports, SECOND)
+
+    async def _carry_out(self, client: Client, what: str, name: str) -> None:
+        if what == "run_now":
+            self._oracle.asked(name)
+            self._oracle.told(name, (await client.run_now(name)).id)
+        elif what == "pause":
+            await client.pause(name)
+            self._oracle.paused(name)
+        else:
+            await client.resume(name)
 
     # -- mending --------------------------------------------------------------------------------------------------
 

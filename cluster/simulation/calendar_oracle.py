@@ -1,27 +1,34 @@
-"""What schedules promise, judged by a calendar that somebody else has made.
+"""What schedules promise of their slots, judged by a calendar that somebody else has made.
 
-The oracle hears what the reference decides about slots (its ledger says it), and which runs children begin. It knows
-the slots of the whole time from `calendar_walk`, and nothing of how they are computed here:
+The oracle hears what the reference decides about slots (its ledger says it). It knows the slots of the whole time from
+`calendar_walk`, and nothing of how they are computed here:
 
 - what is written as the next slot is the calendar's next one, behind what was decided before or behind the moment from
   which the schedule counts: when it came, or was resumed. So nothing is left out, whoever led meanwhile;
 - of the slots that have come together each runs under `all`, the last one under `once`, and under `skip` the last one
   if it is late by no more than the grace;
 - no slot is fired before it has come; in calm it is fired within seconds;
-- a slot has one task, and no task is for a slot that is not in the calendar, but for those that somebody asked for;
-- an exclusive schedule has one run that has begun, and what is owed a run is not skipped as busy;
+- nothing is fired in a pause, or while no live worker announces the schedule; of slots only those that come in a pause
+  are skipped for it;
+- a slot has one task, and a run that somebody asks for is one more task, whose id he is told;
 - in the end each slot that was owed one has a task that has completed, or whose workers were lost each time.
+
+What becomes of these tasks is judged by `calendar_runs`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import World
+from cluster.simulation.calendar_runs import CalendarRuns
 from cluster.simulation.calendar_walk import Kept, Slots, text_of
 from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Judge
-from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, Effects
+from cluster.state.commands import STEER_PAUSE, STEER_RESUME, STEER_RUN, Close, Command, Steer
+from cluster.state.decoding import KINDS, decode_commands, decode_entry
+from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, STATE_DEAD, Effects
 from cluster.state.ledger import Ledger
 from cluster.state.machine import Machine
 from cluster.state.schedule_rows import SLOT_MISSED, SLOT_PAUSED, SLOT_RUNS, SLOT_WAITS
@@ -36,19 +43,64 @@ LATE_MS_MAX = 3_000             # of a slot in calm
 CALM: Nanos = 60 * SECOND       # after the last disturbance
 
 
+class Armed(NamedTuple):
+    """The next slot of a schedule is written: for the first time, or since slots are decided."""
+
+    name: str
+    next_ms: int
+
+
+class Slotted(NamedTuple):
+    """Something has become of a slot."""
+
+    name: str
+    slot_ms: int
+    fate: int
+    task: int
+
+
+class Answered(NamedTuple):
+    """A command of a client has been obeyed, or not."""
+
+    session: int
+    seq: int
+    code: int
+    value: int
+
+
+Heard = Armed | Slotted | Answered
+
+
 @dataclass(slots=True)
 class Book:
     """Of one schedule. All slots before `next_ms` are decided; it is UNKNOWN while they count from `since_ms`."""
 
     next_ms: int = UNKNOWN
     since_ms: int | None = None         # None: nobody has announced it
-    paused_ms: int | None = None        # None: it is not paused
-    gap: tuple[int, int] = (0, 0)       # the last pause before which a slot was owed: what came in it is not
-    open_from: int = 0                  # the first slot of what is fired in this entry
-    came: list[tuple[int, int, int]] = field(default_factory=list)      # in this entry: slot, fate, task
-    tasks: dict[int, int] = field(default_factory=dict)                 # slot -> its task
-    owed: list[int] = field(default_factory=list)                       # slots that run
-    is_whole: bool = True               # nothing has come of more slots at once than are run one by one
+    open_from: int = 0                  # the first slot of what is fired now
+    came: list[Slotted] = field(default_factory=list)       # of that
+    paused_ms: int | None = None        # since when it is paused
+    gaps: list[tuple[int, int]] = field(default_factory=list)   # pauses before which a slot was owed, by when it was
+    tasks: dict[int, int] = field(default_factory=dict)     # slot -> its task
+    asked: int = 0                      # runs that somebody wanted at once, and perhaps did not get
+    manual: list[int] = field(default_factory=list)         # tasks of these
+
+    def is_skipped(self, slot_ms: int) -> bool:
+        """Whether it came in such a pause."""
+        return any(first < slot_ms <= last for first, last in self.gaps)
+
+    def resume(self, now_ms: int) -> None:
+        """What had come before the pause is owed, and what came in it is skipped. Of a slot that is owed before two of
+        them what came between these is not."""
+        first_ms, self.paused_ms = self.paused_ms, None
+        assert first_ms is not None
+        owed_ms = self.next_ms if self.next_ms != UNKNOWN else (self.since_ms or 0) + 1
+        if owed_ms <= first_ms:
+            if self.gaps and owed_ms <= self.gaps[-1][0]:
+                first_ms, _ = self.gaps.pop()
+            self.gaps.append((first_ms, now_ms))
+        elif self.next_ms == UNKNOWN:
+            self.since_ms = now_ms
 
 
 class CalendarOracle:
@@ -59,6 +111,7 @@ class CalendarOracle:
         self.kept = {one.spec.name: one for one in kept}
         self.slots = slots
         self.books = {name: Book() for name in self.kept}
+        self.runs = CalendarRuns(world, judge, state, self.kept)
         self.disturbed: Nanos = 0       # when something was last broken or mended
         self.broken = 0                 # what is not mended yet
         self.fired = 0                  # slots that got a task
@@ -67,41 +120,22 @@ class CalendarOracle:
         self._judge = judge
         self._state = state
         self._names: dict[int, str] = {}                # by the version of the terms
-        self._manual: set[int] = set()                  # tasks that somebody asked for
-        self._slot_of: dict[int, tuple[str, int]] = {}  # task -> schedule and slot
+        self._heard: list[Heard] = []                   # in this entry
+        self._obeyed: set[tuple[int, int]] = set()      # (session, seq) of every Steer that was
+        self._announced: frozenset[str] = frozenset()   # by live workers, after the last entry
         state.on_entry.append(self._applied)
         _listen(state.reference, self)
 
     # -- what the reference decides -----------------------------------------------------------------------------------
 
     def armed(self, version: int, next_ms: int) -> None:
-        """The next slot of a schedule is written: for the first time, or since slots are decided."""
-        name = self._name_of(version)
-        book, slots = self.books[name], self.slots[name]
-        if book.next_ms == UNKNOWN:
-            since_ms = self.now_ms if book.since_ms is None else book.since_ms
-            expected = slots.after(since_ms)
-            if book.gap[0] < expected <= book.gap[1]:
-                expected = slots.after(book.gap[1])
-            self._require(next_ms == expected, name, f"counts from {text_of(since_ms)}, so next is {text_of(expected)}")
-        else:
-            self._settle(name)          # it was fired before in this entry
-            book.open_from = book.next_ms
-            come = slots.between(book.next_ms, next_ms)
-            detail = f"{text_of(book.next_ms)} was decided, the next one is said to be"
-            self._require(come and next_ms == slots.after(come[-1]), name, f"{detail} {text_of(next_ms)}")
-            self._require(come and come[-1] <= self.now_ms, name, f"{detail} {text_of(next_ms)}: it had not come")
-        book.next_ms = next_ms
+        self._heard.append(Armed(self._name_of(version), next_ms))
 
     def slotted(self, version: int, slot_ms: int, fate: int, task: int) -> None:
-        """Something has become of a slot."""
-        name = self._name_of(version)
-        book = self.books[name]
-        if fate == SLOT_PAUSED:
-            self._require(slot_ms == book.next_ms, name, f"{text_of(slot_ms)} passed in a pause")
-            book.next_ms, book.since_ms = UNKNOWN, self.now_ms
-        else:
-            book.came.append((slot_ms, fate, task))
+        self._heard.append(Slotted(self._name_of(version), slot_ms, fate, task))
+
+    def answered(self, session: int, seq: int, code: int, value: int) -> None:
+        self._heard.append(Answered(session, seq, code, value))
 
     @property
     def now_ms(self) -> int:
@@ -115,6 +149,18 @@ class CalendarOracle:
 
     def _applied(self, payload: bytes, effects: Effects, reference: Machine) -> None:
         """An entry has been applied."""
+        heard, self._heard = self._heard, []
+        commands = _commands(payload) if effects.ended or effects.answers else []
+        self.runs.entry(effects, [command.session for command in commands if isinstance(command, Close)])
+        before = self._announced
+        if effects.ended or effects.answers or effects.registered:
+            self._announced = _announced(reference)
+        announced = before | self._announced
+        paused = {name for name, book in self.books.items() if book.paused_ms is not None}
+        self.follow(heard, [command for command in commands if isinstance(command, Steer)], announced)
+        for name, book in self.books.items():
+            is_paused = name in paused and book.paused_ms is not None
+            self.runs.settle(name, is_held=is_paused or name not in announced)
         for name in effects.schedules:
             schedule = reference.schedules.by_name.get(name)
             if schedule is None or name not in self.books:
@@ -122,48 +168,105 @@ class CalendarOracle:
             book = self.books[name]
             if book.since_ms is None:
                 book.since_ms = self.now_ms
-            self._hear_of_pauses(book, is_paused=schedule.is_paused)
-            self._manual.update(slot.task for slot in schedule.history if slot.is_manual)
-            self._settle(name)
             same = schedule.next_ms == book.next_ms
             self._require(same, name, f"next is {schedule.next_ms}, said was {book.next_ms}")
-            is_alone = not schedule.spec.exclusive or len(schedule.begun) <= 1
-            self._require(is_alone, name, f"has {len(schedule.begun)} runs at once")
 
-    def _hear_of_pauses(self, book: Book, *, is_paused: bool) -> None:
-        if is_paused and book.paused_ms is None:
+    def follow(self, heard: Sequence[Heard], steers: Sequence[Steer], announced: frozenset[str]) -> None:
+        """All that was heard in an entry, in its order; `steers` are in it, too, and these schedules are announced."""
+        wanted = {(steer.session, steer.seq): steer for steer in steers}
+        done = [each for each in heard if isinstance(each, Answered) and each.code == ANSWER_OK]
+        runs = [each for each in done if (each.session, each.seq) in wanted.keys() - self._obeyed]
+        manual = {each.value for each in runs if wanted[each.session, each.seq].what == STEER_RUN}
+        fired = ""                      # what is said of slots belongs to this
+        for event in heard:
+            if isinstance(event, Slotted):
+                self._slotted(event, fired, announced, is_manual=event.task in manual)
+                continue
+            self._settle(fired)
+            fired = ""
+            if isinstance(event, Armed):
+                fired = self._armed(event, announced)
+            elif event in done and (steer := wanted.get((event.session, event.seq))) is not None:
+                self._steered(steer, event.value)
+        self._settle(fired)
+
+    def _armed(self, event: Armed, announced: frozenset[str]) -> str:
+        """Returns the name if slots are decided."""
+        name, next_ms = event
+        book, slots = self.books[name], self.slots[name]
+        if book.next_ms == UNKNOWN:
+            since_ms = self.now_ms if book.since_ms is None else book.since_ms
+            expected = slots.after(since_ms)
+            while book.is_skipped(expected):
+                expected = slots.after(expected)
+            self._require(next_ms == expected, name, f"counts from {text_of(since_ms)}, so next is {text_of(expected)}")
+            book.next_ms = next_ms
+            return ""
+        self._require(book.paused_ms is None, name, "is fired, and it is paused")
+        self._require(name in announced, name, "is fired, and nobody announces it")
+        come = slots.between(book.next_ms, next_ms)
+        detail = f"{text_of(book.next_ms)} was decided, the next one is said to be"
+        self._require(come and next_ms == slots.after(come[-1]), name, f"{detail} {text_of(next_ms)}")
+        self._require(come and come[-1] <= self.now_ms, name, f"{detail} {text_of(next_ms)}: it had not come")
+        book.open_from, book.next_ms = book.next_ms, next_ms
+        return name
+
+    def _slotted(self, event: Slotted, fired: str, announced: frozenset[str], *, is_manual: bool) -> None:
+        name, slot_ms, fate, task = event
+        book = self.books[name]
+        if fate == SLOT_PAUSED:
+            self._passed(name, book, slot_ms)
+        elif is_manual:
+            self._require(name in announced, name, f"run {task} was asked for, and nobody announces it")
+            self._require(slot_ms == self.now_ms, name, f"run {task} was asked for, and is for {text_of(slot_ms)}")
+            self._require(task not in book.manual, name, f"run {task} was asked for twice")
+            book.manual.append(task)
+            self.runs.decided(name, slot_ms, fate, task, is_manual=True)
+        else:
+            self._require(name == fired, name, f"something becomes of {text_of(slot_ms)} and it was not fired")
+            book.came.append(event)
+            if fate != SLOT_MISSED:
+                self.runs.decided(name, slot_ms, fate, task, is_manual=False)
+
+    def _passed(self, name: str, book: Book, slot_ms: int) -> None:
+        """A slot that came in a pause is skipped at its end."""
+        since_ms = book.paused_ms
+        is_right = since_ms is not None and since_ms < slot_ms <= self.now_ms and slot_ms in self.slots[name]
+        self._require(is_right, name, f"{text_of(slot_ms)} is skipped for a pause since {since_ms}")
+        self._require(slot_ms == book.next_ms, name, f"{text_of(slot_ms)} is skipped before {text_of(book.next_ms)}")
+        book.next_ms, book.since_ms = UNKNOWN, self.now_ms
+
+    def _steered(self, steer: Steer, value: int) -> None:
+        """What an operator wanted was done; a command that is said again is answered again."""
+        name = steer.name
+        if (steer.session, steer.seq) in self._obeyed:
+            return
+        self._obeyed.add((steer.session, steer.seq))
+        book = self.books[name]
+        if steer.what == STEER_PAUSE and book.paused_ms is None:
             book.paused_ms = self.now_ms
-        elif not is_paused and book.paused_ms is not None:
-            paused_ms, book.paused_ms = book.paused_ms, None
-            owed_ms = book.next_ms if book.next_ms != UNKNOWN else (book.since_ms or 0) + 1
-            if owed_ms <= paused_ms:
-                before = min(paused_ms, book.gap[0]) if owed_ms <= book.gap[0] else paused_ms
-                book.gap = (before, self.now_ms)
+        elif steer.what == STEER_RESUME and book.paused_ms is not None:
+            book.resume(self.now_ms)
+        elif steer.what == STEER_RUN:
+            self._require(value in book.manual, name, f"a run was asked for, and told was {value}")
 
     def _settle(self, name: str) -> None:
-        """What was decided about its slots is judged."""
-        book, first = self.books[name], self.books[name].open_from
-        came, book.came = [each for each in book.came if each[2] not in self._manual], []
-        if first:
-            book.open_from = 0
-            come = [slot for slot in self.slots[name].between(first, book.next_ms) if not self._is_left_out(book, slot)]
-            self._judge_fired(name, book, come, came)
-        else:
-            self._require(not came, name, f"something becomes of {came} and it was not fired")
+        """What was decided about the slots of a schedule that was fired is judged."""
+        if name:
+            book = self.books[name]
+            came, book.came = book.came, []
+            come = self.slots[name].between(book.open_from, book.next_ms)
+            self._judge_fired(name, book, [slot_ms for slot_ms in come if not book.is_skipped(slot_ms)], came)
 
-    def _is_left_out(self, book: Book, slot_ms: int) -> bool:
-        return book.gap[0] < slot_ms <= book.gap[1]
-
-    def _judge_fired(self, name: str, book: Book, come: Sequence[int], came: list[tuple[int, int, int]]) -> None:
+    def _judge_fired(self, name: str, book: Book, come: Sequence[int], came: list[Slotted]) -> None:
         """`come` are the slots that were due by the calendar."""
         if not come:
             return                      # that was said
         policy, late_ms = self.kept[name].spec.misfire, self.now_ms - come[-1]
-        runs = [slot_ms for slot_ms, fate, _ in came if fate != SLOT_MISSED]
+        runs = [slot.slot_ms for slot in came if slot.fate != SLOT_MISSED]
         all_run, last_runs = runs == list(come), runs == [come[-1]]
         if policy == "all":
             is_right = all_run if len(come) <= MISFIRES_MAX else last_runs
-            book.is_whole = book.is_whole and all_run
         elif policy == "once":
             is_right = last_runs
         else:
@@ -171,7 +274,7 @@ class CalendarOracle:
         detail = f"of {[text_of(slot) for slot in come]}, late by {late_ms} ms, these run: {list(map(text_of, runs))}"
         self._require(is_right, name, detail)
         self._judge_lateness(name, late_ms if len(come) == 1 else self.now_ms - come[0])
-        for slot_ms, fate, task in came:
+        for _, slot_ms, fate, task in came:
             if not task:
                 self.missed += 1
                 owed = policy == "all" and fate != SLOT_MISSED
@@ -181,8 +284,6 @@ class CalendarOracle:
             self._require(fate in (SLOT_RUNS, SLOT_WAITS), name, f"{text_of(slot_ms)} has task {task} and fate {fate}")
             known = book.tasks.setdefault(slot_ms, task)
             self._require(known == task, name, f"{text_of(slot_ms)} is task {known} and task {task}")
-            self._slot_of[task] = (name, slot_ms)
-            book.owed.append(slot_ms)
 
     def _judge_lateness(self, name: str, late_ms: int) -> None:
         if self.broken or self.world.now - self.disturbed < CALM + late_ms * MILLISECOND:
@@ -190,15 +291,19 @@ class CalendarOracle:
         self.late_ms_max = max(self.late_ms_max, late_ms)
         self._require(late_ms <= LATE_MS_MAX, name, f"was fired {late_ms} ms late, and nothing was broken")
 
-    # -- what children do ---------------------------------------------------------------------------------------------
+    # -- what an operator sees ----------------------------------------------------------------------------------------
 
-    def ran(self, name: str, slot_ms: int, task: int) -> None:
-        """A child begins an attempt at a run."""
-        if task in self._manual:
-            return
-        known = self.books[name].tasks.get(slot_ms)
-        self._require(known == task, name, f"task {task} runs for {text_of(slot_ms)}, which is task {known}")
-        self._require(slot_ms in self.slots[name], name, f"a run for {text_of(slot_ms)}, which is none of its slots")
+    def asked(self, name: str) -> None:
+        """Somebody wants a run now."""
+        self.books[name].asked += 1
+
+    def told(self, name: str, task: int) -> None:
+        """... and was told that this is it."""
+        self._require(task in self.books[name].manual, name, f"{task} was told to be a run, and nobody knows of it")
+
+    def paused(self, name: str) -> None:
+        """Somebody was told that it is paused, and nobody else resumes it."""
+        self._require(self.books[name].paused_ms is not None, name, "was told to be paused, and is not")
 
     # -- in the end ---------------------------------------------------------------------------------------------------
 
@@ -206,13 +311,15 @@ class CalendarOracle:
         """Everything is mended and had its time."""
         schedules = self._state.reference.schedules
         self._judge.require(not schedules.by_task, "liveness", f"{len(schedules.by_task)} runs have not ended")
+        self.runs.judge_end()
         for name, book in self.books.items():
             expected = self.slots[name].after(self.now_ms - LATE_MS_MAX)
             self._require(book.next_ms >= expected, name, f"next is {text_of(book.next_ms)}, and {self.now_ms} is over")
+            self._require(len(book.manual) <= book.asked, name, f"{book.manual} for {book.asked} that were asked for")
             if not self.kept[name].runs_all:
                 continue
-            for slot_ms in book.owed:
-                record = self._state.terminal.get(book.tasks[slot_ms])
+            for slot_ms, task in book.tasks.items():
+                record = self._state.terminal.get(task)
                 has_run = record is not None and record.state in (STATE_COMPLETED, STATE_DEAD)
                 self._require(has_run, name, f"the run for {text_of(slot_ms)} ended as {record}")
 
@@ -221,8 +328,19 @@ class CalendarOracle:
             self._judge.violated("schedules", f"{name}: {detail}, at {text_of(self.now_ms)}")
 
 
+def _commands(payload: bytes) -> list[Command]:
+    groups = (decode_entry(payload) or []) if payload else []
+    return [each for kind, _, encoded in groups if kind in KINDS for each in decode_commands(kind, encoded)[0]]
+
+
+def _announced(reference: Machine) -> frozenset[str]:
+    """By live workers that do not drain."""
+    workers = [session.worker for session in reference.sessions_open() if session.worker and not session.draining]
+    return frozenset(spec.name for worker in workers for spec in worker.schedules)
+
+
 def _listen(reference: Machine, oracle: CalendarOracle) -> None:
-    """From now on the oracle hears of slots when the reference decides about them."""
+    """From now on the oracle hears of slots when the reference decides about them, and what clients are told."""
 
     class HeardLedger(Ledger):
         __slots__ = ()
@@ -234,5 +352,9 @@ def _listen(reference: Machine, oracle: CalendarOracle) -> None:
         def slotted(self, version: int, slot_ms: int, fate: int, task: int) -> None:
             super().slotted(version, slot_ms, fate, task)
             oracle.slotted(version, slot_ms, fate, task)
+
+        def answer(self, session: int, seq: int, code: int, value: int) -> None:
+            super().answer(session, seq, code, value)
+            oracle.answered(session, seq, code, value)
 
     reference._tables.ledger.__class__ = HeardLedger

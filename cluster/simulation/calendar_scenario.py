@@ -7,6 +7,7 @@ look on as they do in `scenario`.
 
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,13 +17,15 @@ from cluster.compaction.policy import CompactionLimits
 from cluster.peer.config import BrokerConfig
 from cluster.simulation.calendar_faults import CalendarFaults
 from cluster.simulation.calendar_oracle import CalendarOracle
+from cluster.simulation.calendar_runs import CalendarRuns
 from cluster.simulation.calendar_walk import DAY_MS, MINUTE_MS, OPTIONS, SCHEDULES, changes, walk
 from cluster.simulation.compactors import register_compactor
-from cluster.simulation.launched import BrokerProcess, StandIns, WorkerProcess
+from cluster.simulation.launched import BrokerProcess, StandIns, WorkerProcess, in_place
 from cluster.simulation.leaps import Leaps
 from cluster.simulation.nodes import BROKERS, DIRECTORY, LIMITS, WORKERS
 from cluster.simulation.oracles import Oracles
-from cluster.simulation.planted_calendar import PlantedCalendar, leaders_of, machine_of
+from cluster.simulation.planted_calendar import PlantedCalendar, leaders_of, machine_of, states_of
+from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Violation
 from cluster.task import Task
 from cluster.topology import BrokerNode, Topology, WorkerNode
@@ -53,12 +56,13 @@ CLOCKS = WorldLimits(drift_ppm_max=2)
 @dataclass(frozen=True, slots=True)
 class Span:
     """What part of the year is lived through, in dates, and how many incidents there are beside those in the nights in
-    which clocks change, of which each slot has one of `near_one_in`."""
+    which clocks change, of which each slot has one of `near_one_in`; with `kinds` none but these."""
 
     start_ms: int = YEAR_START_MS
     days: int = YEAR_DAYS
     incidents: int = 80
     near_one_in: int = 2
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class YearReport:
     faults: dict[str, int] = field(default_factory=dict)
     elections: int = 0
     runs: int = 0                   # attempts
+    overlaps: int = 0               # of attempts that may not know of their end with the next ones
     entries: int = 0
     digest: int = 0
 
@@ -84,7 +89,9 @@ class Year:
     def __init__(self, seed: int, span: Span | None = None, planted: PlantedCalendar | None = None) -> None:
         self.span = span = span or Span()
         self.world = world = World(seed, limits=CLOCKS, network=NETWORK)
-        self.oracles = oracles = Oracles(world)
+        self._states = states_of(planted)
+        with in_place(self._states):
+            self.oracles = oracles = Oracles(world)
         oracles.judge.course = "--seeds 0 --years 1"
         end_ms = span.start_ms + span.days * DAY_MS
         self.slots = walk(span.start_ms, end_ms + AFTER_MS)
@@ -118,11 +125,11 @@ class Year:
             for name in WORKERS
         ]
         self.leaps = Leaps(world, self.brokers, self.workers, ())
-        self.faults = CalendarFaults(world, plan, self.brokers, self.workers, self.calendar)
+        self.faults = CalendarFaults(world, plan, self.brokers, self.workers, self.calendar, span.kinds)
 
     def run(self) -> YearReport:
         """Lives through all of it, or until something is violated."""
-        with self.world:
+        with self.world, in_place(self._states):
             for at_ms, name in self._incidents():
                 self._until(at_ms)
                 if self.oracles.violated:
@@ -187,7 +194,7 @@ class Year:
         end = world.now + REST_MAX
         while world.now < end and not oracles.violated:
             node = self.faults.leader()
-            is_idle = not self.faults.is_busy and not oracles.state.reference.schedules.by_task
+            is_idle = not self.faults.is_busy and not self.calendar.runs.unfinished
             if node is not None and is_idle and not oracles.unfinished({}):
                 break
             self._pass(5 * SECOND)
@@ -198,11 +205,7 @@ class Year:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _executor(self, port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
-        return _live(port, self._ran)
-
-    def _ran(self, name: str, slot_ms: int, task: int, attempt: int) -> None:
-        self.oracles.state.ran(task, attempt)
-        self.calendar.ran(name, slot_ms, task)
+        return _live(port, self.oracles.state, self.calendar.runs)
 
     def _report(self) -> YearReport:
         oracles = self.oracles
@@ -216,6 +219,7 @@ class Year:
             faults=dict(sorted(self.faults.counts.items())),
             elections=oracles.raft.elections,
             runs=oracles.state.runs,
+            overlaps=self.calendar.runs.overlaps,
             entries=len(oracles.raft.committed),
             digest=self.world.digest,
         )
@@ -247,15 +251,18 @@ NAMES = {kept.spec.task: kept.spec.name for kept in SCHEDULES}
 READY = Ready(tuple(sorted(TASKS)), (), False, tuple(kept.spec for kept in SCHEDULES))
 
 
-async def _live(port: ChildPort, on_run: Any) -> None:
+async def _live(port: ChildPort, state: StateOracle, runs: CalendarRuns) -> None:
+    port.at_death(partial(runs.died, port))
     executor = Executor(port, TASKS, describe=portable_traceback)
     port.send(encode(READY))
     while True:
         while executor.claim():
             running = executor.running
             assert running is not None
-            on_run(NAMES[running.name], running.slot_ms, running.task, running.attempt)
+            state.ran(running.task, running.attempt)
+            runs.began(port, NAMES[running.name], running.slot_ms, running.task, running.attempt)
             await port.work(WORK[running.name])
+            runs.finished(port)
             executor.run()
         frame = port.poll()
         if frame is None:

@@ -110,6 +110,10 @@ SCHEDULES: tuple[Kept, ...] = (
         "newest", "*/20 4 * * SAT", "Europe/Berlin", Rule(_of(0, 20, 40), _of(4), False, SATURDAYS),
         "skip", "replace", work=50 * 60 * SECOND,
     ),
+    _cron(
+        "backlog", "*/10 5 * * SAT", "Asia/Seoul", Rule(_of(0, 10, 20, 30, 40, 50), _of(5), False, SATURDAYS),
+        "once", "queue", work=25 * 60 * SECOND,
+    ),
     _cron("rent", "0 0 1,15 * *", "America/New_York", Rule(_of(0), _of(0), True, days=_of(1, 15)), "once"),
     _every("checks", 25 * 60 * MINUTE_MS, 0, "skip", "skip"),
 )  # fmt: skip

@@ -12,9 +12,15 @@ from cluster.peer import actor as peer_actor
 from cluster.peer.messages import Leading
 from cluster.simulation.launched import StandIns
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
-from cluster.state.commands import NEVER, Arm, Fire
+from cluster.state import firing
+from cluster.state import tables as state_tables
+from cluster.state.commands import BUSY_SKIP, GRACE_NONE, NEVER, Arm, Fire
+from cluster.state.effects import ANSWER_OK
+from cluster.state.lifecycle import cancel
 from cluster.state.machine import Machine
-from cluster.state.schedules import UNKNOWN, Schedule
+from cluster.state.schedule_rows import SLOT_BUSY
+from cluster.state.schedules import UNKNOWN, Schedule, Schedules
+from cluster.state.tables import Tables
 
 
 class PlantedCalendar(Enum):
@@ -22,6 +28,15 @@ class PlantedCalendar(Enum):
 
     FORGOTTEN_AT_FAILOVER = "a new leader goes on with the next slot, whatever has come before it led"
     FIRED_TWICE = "a new leader counts from its own clock, and the state takes its word for the next slot"
+    RUNS_FORGOTTEN = "a run that has begun is not counted among those that have not ended"
+    RUNS_CANCELLED = "runs are cancelled as they are made, but for those of schedules that are owed all"
+    ALWAYS_BUSY = "each slot of an exclusive schedule is skipped as busy, if its terms allow that at all"
+    NOT_REPLACED = "what runs goes on, whatever is to take its place"
+    ALL_WAIT = "what waits goes on waiting beside a newer one"
+    LAST_FIRST = "of the runs that wait the last one begins"
+    PAUSE_IGNORED = "what is paused fires"
+    PARKING_IGNORED = "what nobody announces fires"
+    RUN_TWICE = "who asks for a run gets two"
 
 
 class ForgetfulScheduler(Scheduler):
@@ -69,15 +84,101 @@ def _trusting_arm(machine: Machine, command: Arm) -> None:
         machine._tables.ledger.schedule_changed(command.name)
 
 
+# -- in what the state makes of slots ---------------------------------------------------------------------------------
+
+_run, _make_way, _go_on, _run_now = firing._run, firing._make_way, firing._go_on, firing._run_now
+
+
+def _forget_run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
+    task = _run(tables, schedule, slot_ms, is_manual=is_manual)
+    if task in schedule.begun:
+        del schedule.begun[task], tables.schedules.by_task[task]
+    return task
+
+
+def _cancel_run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
+    number = _run(tables, schedule, slot_ms, is_manual=is_manual)
+    task = tables.tasks.get(number)
+    if task is not None and not task.is_terminal and schedule.spec.misfire != "all":
+        cancel(tables, task, GRACE_NONE)
+    return number
+
+
+def _skip_run(tables: Tables, schedule: Schedule, slot_ms: int, *, is_manual: bool = False) -> int:
+    if is_manual or not schedule.spec.exclusive or schedule.spec.on_busy != BUSY_SKIP:
+        return _run(tables, schedule, slot_ms, is_manual=is_manual)
+    firing._note(tables, schedule, slot_ms, SLOT_BUSY)
+    return 0
+
+
+def _end_waiting_only(tables: Tables, schedule: Schedule) -> None:
+    begun, schedule.begun = schedule.begun, {}
+    _make_way(tables, schedule)
+    schedule.begun = begun
+
+
+def _end_none(tables: Tables, schedule: Schedule) -> None: ...
+
+
+def _begin_with_last(tables: Tables, schedule: Schedule) -> None:
+    schedule.waiting = dict.fromkeys(reversed(schedule.waiting))
+    _go_on(tables, schedule)
+    schedule.waiting = dict.fromkeys(reversed(schedule.waiting))
+
+
+def _run_twice(tables: Tables, schedule: Schedule) -> tuple[int, int]:
+    answer = _run_now(tables, schedule)
+    if answer[0] == ANSWER_OK:
+        _run_now(tables, schedule)
+    return answer
+
+
+class RestlessSchedules(Schedules):
+    """Pauses are not looked at."""
+
+    __slots__ = ()
+
+    def may_fire(self, schedule: Schedule) -> bool:
+        return not self.is_parked(schedule.spec.name)
+
+
+class LonelySchedules(Schedules):
+    """Nor is whether anybody could run it."""
+
+    __slots__ = ()
+
+    def may_fire(self, schedule: Schedule) -> bool:
+        return not schedule.is_paused
+
+
+# -- where they go ----------------------------------------------------------------------------------------------------
+
 LEADERS: dict[PlantedCalendar, type[Broker]] = {
     PlantedCalendar.FORGOTTEN_AT_FAILOVER: ForgetfulBroker,
     PlantedCalendar.FIRED_TWICE: HopefulBroker,
+}
+STATES: dict[PlantedCalendar, StandIns] = {
+    PlantedCalendar.RUNS_FORGOTTEN: {(firing, "_run"): _forget_run},
+    PlantedCalendar.RUNS_CANCELLED: {(firing, "_run"): _cancel_run},
+    PlantedCalendar.ALWAYS_BUSY: {(firing, "_run"): _skip_run},
+    PlantedCalendar.NOT_REPLACED: {(firing, "_make_way"): _end_waiting_only},
+    PlantedCalendar.ALL_WAIT: {(firing, "_make_way"): _end_none},
+    PlantedCalendar.LAST_FIRST: {(firing, "_go_on"): _begin_with_last},
+    PlantedCalendar.PAUSE_IGNORED: {(state_tables, "Schedules"): RestlessSchedules},
+    PlantedCalendar.PARKING_IGNORED: {(state_tables, "Schedules"): LonelySchedules},
+    PlantedCalendar.RUN_TWICE: {(firing, "_run_now"): _run_twice},
 }
 ARM = 16        # the kind of that command
 
 
 def leaders_of(planted: PlantedCalendar | None) -> StandIns:
-    return {} if planted is None else {(broker_process, "Broker"): LEADERS[planted]}
+    """For a broker that is about to start."""
+    return {(broker_process, "Broker"): LEADERS[planted]} if planted in LEADERS else {}
+
+
+def states_of(planted: PlantedCalendar | None) -> StandIns:
+    """While the world is made and runs: for all machines, that of the oracle as well."""
+    return STATES.get(planted, {}) if planted is not None else {}
 
 
 def machine_of(planted: PlantedCalendar | None, oracle: StateOracle) -> Callable[[str], StandIns]:

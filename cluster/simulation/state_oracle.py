@@ -489,6 +489,14 @@ class StateOracle:
         """Whether a task has ended, and its record was dropped in the order of the log."""
         return task in self.terminal and self.reference.state_of(task) is None
 
+    def given_to(self, task: int, attempt: int) -> int:
+        """The session that was given an attempt; 0: nobody was."""
+        return self._given.get((task, attempt), 0)
+
+    def is_stopped(self, task: int) -> bool:
+        """Whether a worker was told to stop a task, in its present life."""
+        return task in self._stopped
+
     # -- what workers do ----------------------------------------------------------------------------------------------
 
     def ran(self, task: int, attempt: int) -> None:

@@ -151,6 +151,8 @@ def _check_places(tables: Tables) -> None:
         assert not waits or not task.expires_at_ms or (task.id, EXPIRES) in dates
         assert task.replays >= 0 and (not task.replays or task.state != DELAYED or task.failures or has_to_wait)
         assert bool(task.spec.schedule) == (task.id >> TASK_NUMBER_BITS in tables.schedules.sessions)
+        is_counted = task.id in tables.schedules.by_task or task.spec.schedule not in tables.schedules.by_name
+        assert task.is_terminal or is_counted, f"a run of {task.spec.schedule} is not counted"
 
 
 def _dates(tables: Tables) -> dict[tuple[int, int], int]:

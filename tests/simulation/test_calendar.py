@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -10,9 +11,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from croniter import croniter
 
+from cluster.simulation.calendar_oracle import Armed, Slotted
 from cluster.simulation.calendar_scenario import YEAR_START_MS, Span, Year
 from cluster.simulation.calendar_walk import DAY_MS, SCHEDULES, changes, walk
 from cluster.simulation.planted_calendar import PlantedCalendar
+from cluster.state.effects import STATE_CANCELLED, Effects, TaskResult
+from cluster.state.schedule_rows import SLOT_RUNS, SLOT_WAITS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +76,7 @@ def test_a_slot_that_a_new_leader_forgets_is_noticed(seed):
 def test_slots_that_come_again_after_a_clock_has_jumped_are_noticed():
     found = [
         violation.detail
-        for seed in (1, 3)
+        for seed in (1, 4)
         for violation in Year(seed, Span(ms(2026, 10, 20), 12, 20), PlantedCalendar.FIRED_TWICE).run().violations
     ]
     assert any("it had not come" in detail for detail in found), "a leader writes down what has run"
@@ -80,21 +84,121 @@ def test_slots_that_come_again_after_a_clock_has_jumped_are_noticed():
 
 def test_a_slot_that_became_two_tasks_is_noticed():
     year = Year(0, Span(days=1, incidents=0, near_one_in=1_000))
-    calendar, version = year.calendar, 77
-    calendar._names[version] = "noon"
+    calendar, runs, announced = year.calendar, year.calendar.runs, frozenset(year.slots)
     slot = year.slots["noon"].all[0]
     book = calendar.books["noon"]
     for task in (1, 2):
-        book.next_ms, book.open_from = year.slots["noon"].after(slot), slot
-        calendar.slotted(version, slot, 5, task)
-        calendar._settle("noon")
+        book.next_ms = slot
+        calendar.follow(
+            [Armed("noon", year.slots["noon"].after(slot)), Slotted("noon", slot, SLOT_RUNS, task)], [], announced
+        )
     details = [violation.detail for violation in year.oracles.judge.violations]
     assert any("is task 1 and task 2" in detail for detail in details)
     with year.world:
-        calendar.ran("noon", slot, 3)
-        calendar.ran("noon", slot + 1, 4)
-    details = [violation.detail for violation in year.oracles.judge.violations]
-    assert any("none of its slots" in detail for detail in details)
+        runs.began("a child", "noon", slot + 1, 1, 1)
+        runs.began("another child", "noon", slot, 3, 1)
+    details = [violation.detail for violation in year.oracles.judge.violations if violation.oracle == "overlap"]
+    assert any("task 1 runs for" in detail for detail in details), "for a slot that is not its own"
+    assert any("task 3 runs for" in detail for detail in details), "and nobody has made it"
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+# In these days runs of four schedules take longer than what is between their slots.
+DAYS = Span(ms(2026, 5, 1), 3, 6)
+PAUSED = replace(DAYS, incidents=12, kinds=("schedule_paused", "run_now"))
+PARKED = replace(DAYS, incidents=12, kinds=("workers_lost",))
+
+FOUND = {
+    PlantedCalendar.RUNS_FORGOTTEN: (DAYS, "runs", "has fate 5, and unfinished are"),
+    PlantedCalendar.RUNS_CANCELLED: (DAYS, "runs", "nothing accounts for the end of the run"),
+    PlantedCalendar.ALWAYS_BUSY: (DAYS, "runs", "has fate 7, and unfinished are []"),
+    PlantedCalendar.NOT_REPLACED: (DAYS, "runs", "a newer run takes the place of"),
+    PlantedCalendar.ALL_WAIT: (DAYS, "runs", "a newer run takes the place of"),
+    PlantedCalendar.LAST_FIRST: (DAYS, "overlap", "and it is the turn of"),
+    PlantedCalendar.PAUSE_IGNORED: (PAUSED, "schedules", "is fired, and it is paused"),
+    PlantedCalendar.PARKING_IGNORED: (PARKED, "schedules", "is fired, and nobody announces it"),
+    PlantedCalendar.RUN_TWICE: (PAUSED, "schedules", "and it was not fired"),
+}
+
+
+def found(planted, span, seed, muted=()):
+    """What the oracles say first."""
+    year = Year(seed, span, planted)
+    year.oracles.judge.muted.update(muted)
+    return [(violation.oracle, violation.detail) for violation in year.run().violations]
+
+
+@pytest.mark.parametrize("span", [DAYS, PAUSED, PARKED], ids=["days", "paused", "parked"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_is_said_of_days_without_a_bug(span, seed):
+    assert found(None, span, seed) == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("planted", FOUND)
+def test_what_the_state_makes_of_a_slot_is_judged(planted, seed):
+    span, oracle, detail = FOUND[planted]
+    assert any(named == oracle and detail in said for named, said in found(planted, span, seed))
+
+
+def test_children_that_run_beside_each_other_are_noticed_by_what_they_do_alone():
+    said = found(PlantedCalendar.RUNS_FORGOTTEN, DAYS, 1, ("schedules", "runs"))
+    assert said[0][0] == "overlap" and "begins attempt 1 beside" in said[0][1]
+
+
+@pytest.mark.parametrize(
+    ("planted", "detail"),
+    [
+        (PlantedCalendar.PAUSE_IGNORED, "begins, and the schedule is paused or parked"),
+        (PlantedCalendar.PARKING_IGNORED, "begins, and the schedule is paused or parked"),
+    ],
+)
+def test_what_waits_and_begins_although_it_is_held_is_noticed(planted, detail):
+    span = FOUND[planted][0]
+    assert any(detail in said for seed in range(4) for _, said in found(planted, span, seed, ("schedules",)))
+
+
+def test_an_attempt_at_a_lost_worker_may_run_beside_the_next_one():
+    year = Year(0, Span(days=1, incidents=0, near_one_in=1_000))
+    runs, state, judge = year.calendar.runs, year.oracles.state, year.oracles.judge
+    slot = year.slots["noon"].all[0]
+    runs.decided("noon", slot, SLOT_RUNS, 1, is_manual=False)
+    for attempt, session in ((1, 7), (2, 8), (3, 9)):
+        state._given[1, attempt] = session
+    effects = Effects()
+    effects.ended = [7, 8]
+    runs.entry(effects, closed=[8])
+    with year.world:
+        runs.began("a child", "noon", slot, 1, 1)
+        runs.began("another child", "noon", slot, 1, 2)
+        assert judge.violations == [] and runs.overlaps == 1
+        runs.began("a third child", "noon", slot, 1, 3)
+    (violation,) = judge.violations
+    assert "1 begins attempt 3 beside" in violation.detail and "attempt=2" in violation.detail
+
+
+@pytest.mark.parametrize(("waited_ms", "is_right"), [(40_000, True), (39_999, False)])
+def test_a_run_that_was_to_make_way_may_run_beside_the_next_one_when_its_worker_has_said_nothing(waited_ms, is_right):
+    year = Year(0, Span(days=1, incidents=0, near_one_in=1_000))
+    runs, state, judge = year.calendar.runs, year.oracles.state, year.oracles.judge
+    tables, slots = state.reference._tables, year.slots["newest"].all
+    tables.now_ms = slots[0]
+    runs.decided("newest", slots[0], SLOT_RUNS, 1, is_manual=False)
+    state._given[1, 1], state._given[2, 1] = 7, 8
+    with year.world:
+        runs.began("a child", "newest", slots[0], 1, 1)
+    runs.decided("newest", slots[1], SLOT_WAITS, 2, is_manual=False)
+    tables.now_ms += waited_ms
+    effects = Effects()
+    effects.withdrawn[7] = [(1, 1)]
+    effects.results[1] = [TaskResult(1, STATE_CANCELLED, 1, b"")]
+    runs.entry(effects, closed=[])
+    runs.settle("newest", is_held=False)
+    with year.world:
+        runs.began("another child", "newest", slots[1], 2, 1)
+    assert runs.overlaps == 1
+    assert [violation.oracle for violation in judge.violations] == ([] if is_right else ["runs"])
 
 
 # -- the oracle's calendar ----------------------------------------------------------------------------------------

@@ -650,6 +650,18 @@ def test_nothing_of_a_schedule_begins_while_it_is_parked(rig):
     assert client.seq == 1
 
 
+def test_a_run_that_is_not_counted_breaks_an_invariant(rig):
+    announce(rig, spec())
+    fire(rig)
+    schedule, by_task = known(rig), rig.leader.schedules.by_task
+    (task,) = schedule.begun
+    del schedule.begun[task], by_task[task]
+    with pytest.raises(AssertionError, match="a run of s is not counted"):
+        rig.leader.check()
+    schedule.begun[task], by_task[task] = None, schedule
+    rig.leader.check()
+
+
 # -- replays -----------------------------------------------------------------------------------------------------
 
 
