@@ -73,7 +73,7 @@ class Outcome(Struct, Generic[T], frozen=True):
         if self.state == "cancelled":
             raise TaskCancelled(f"task {self.task} was cancelled")
         if self.state == "expired":
-            raise TaskExpired(f"task {self.task} expired before it could run")
+            raise TaskExpired(f"task {self.task} expired before it could run, or run again")
         if self.state == UNKNOWN:
             raise DependencyFailed(f"task {self.task} {UNKNOWN_TASK}", self.task, UNKNOWN, self.task)
         raise TaskFailed(kind, message)

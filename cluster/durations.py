@@ -8,7 +8,7 @@ Duration = timedelta | float | str
 DURATION_MS_MAX = 10 * 365 * 24 * 3600 * 1000
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
@@ -22,11 +22,14 @@ def milliseconds(what: str, value: object) -> int:
     if isinstance(value, timedelta):
         microseconds = value // timedelta(microseconds=1)
     elif isinstance(value, str):
-        compact = value.replace(" ", "").lower()
+        compact = value.replace(" ", "")
         if compact.startswith("-") and _WHOLE.fullmatch(compact[1:]) is not None:
             raise _negative(what, value)
         if _WHOLE.fullmatch(compact) is None:
-            raise ValueError(f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m"')
+            raise ValueError(
+                f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m", in the units ms, s, m, '
+                "h and d, in small letters"
+            )
         written_ms = sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(compact))
         microseconds = round(min(written_ms, DURATION_MS_MAX + 1) * 1_000)      # so many digits may be infinite
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -78,4 +81,4 @@ def waited_text(seconds: float) -> str:
 
 
 def _negative(what: str, value: object) -> ValueError:
-    return ValueError(f"{what}: {value!r} is negative; a duration counts from now: give 0 or more, up to 10 years")
+    return ValueError(f"{what}: {value!r} is negative; a duration counts from now and is 0 or more")

@@ -159,7 +159,7 @@ class TaskCancelled(ClusterError):
 
 
 class TaskExpired(ClusterError):
-    """The task's `expires` passed before it started."""
+    """The task's `expires` passed before it started, or before it was tried again."""
 
 
 class SoftTimeLimit(ClusterError):

@@ -19,6 +19,7 @@ from cluster.peer.config import BrokerConfig, BrokerLimits
 from cluster.stand_in import StandInConfig
 from cluster.topology import LOOPBACK, Topology, WorkerNode, load
 from cluster.worker.process import WorkerConfig
+from cluster.worker.scaling import PACE, ScalingPace
 from cluster.worker.wear import WearLimits
 
 PRELOAD = (
@@ -33,7 +34,13 @@ BROKER_ENTRY = "cluster.broker.process:run_broker"
 WORKER_ENTRY = "cluster.worker.process:run_worker"
 
 
-def nodes_of(plan: Topology, folder: Path, only: str | None, limits: BrokerLimits) -> list[NodeSpec]:
+class LaunchLimits(BrokerLimits, frozen=True):
+    """Likewise, and how soon workers open and close slots: what the option `--limits` takes, as JSON."""
+
+    pace: ScalingPace = PACE
+
+
+def nodes_of(plan: Topology, folder: Path, only: str | None, limits: LaunchLimits) -> list[NodeSpec]:
     """The nodes to run here: those with an address of this machine, or the one that was asked for."""
     brokers = tuple((node.name, node.address, node.bulk_address) for node in plan.brokers)
     specs: list[NodeSpec] = []
@@ -47,18 +54,19 @@ def nodes_of(plan: Topology, folder: Path, only: str | None, limits: BrokerLimit
             specs.append(NodeSpec(broker.name, BROKER_ENTRY, argument, is_broker=True))
     for worker in plan.workers:
         if worker.name == only or (only is None and _is_here(worker.host)):
-            argument = worker_argument(plan, worker, folder)
+            argument = worker_argument(plan, worker, folder, limits.pace)
             stand_in = StandInConfig(plan.name, tuple((name, address) for name, address, _ in brokers))
             specs.append(NodeSpec(worker.name, WORKER_ENTRY, argument, is_broker=False, stand_in=stand_in))
     return specs
 
 
-def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
+def worker_argument(plan: Topology, worker: WorkerNode, folder: Path, pace: ScalingPace = PACE) -> bytes:
     config = WorkerConfig(
         cluster=plan.name,
         node=worker.name,
         brokers=tuple((node.name, node.address) for node in plan.brokers),
         slots=worker.slots,
+        slots_min=worker.slots_min,
         queues=worker.queues,
         modules=worker.modules,
         prefetch=worker.prefetch,
@@ -67,6 +75,7 @@ def worker_argument(plan: Topology, worker: WorkerNode, folder: Path) -> bytes:
         directory=_directory(plan, worker.name, folder),
         wear=WearLimits(worker.recycle_after, worker.recycle_above, worker.memory_limit),
         async_tasks=worker.async_tasks,
+        pace=pace,
     )
     return msgspec.msgpack.encode(config)
 
@@ -82,7 +91,7 @@ def _is_here(host: str) -> bool:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("topology", type=click.Path(dir_okay=False))
 @click.option("--node", default=None, help="Start this node only.")
-@click.option("--limits", "limits_json", default="{}", hidden=True, help="Of brokers, for tests: BrokerLimits as JSON.")
+@click.option("--limits", "limits_json", default="{}", hidden=True, help="For tests: LaunchLimits as JSON.")
 def main(topology: str, node: str | None, limits_json: str) -> None:
     """Run the nodes of TOPOLOGY that live on this machine until Ctrl-C or SIGTERM, then drain (10 s) and stop."""
     path = Path(topology)
@@ -95,7 +104,7 @@ def main(topology: str, node: str | None, limits_json: str) -> None:
         sys.exit(2)
     if len(plan.brokers) == 1:
         click.echo("warning: one broker: for development only, nothing is replicated", err=True)
-    limits = msgspec.json.decode(limits_json, type=BrokerLimits)
+    limits = msgspec.json.decode(limits_json, type=LaunchLimits)
     nodes = nodes_of(plan, path.resolve().parent, node, limits)
     if not nodes:
         click.echo(f"error: {path}: no node has an address of this machine; start each with --node NAME", err=True)

@@ -150,15 +150,16 @@ def _is_free(port: int) -> bool:
 
 
 def write_topology(
-    folder: Path, *, name: str, modules: list[str], brokers: int = 3, workers: int = 2, slots: int = 1
+    folder: Path, *, name: str, modules: list[str], brokers: int = 3, workers: int = 2, slots: int | str = 1
 ) -> Path:
-    """A topology file for this machine on free ports, with its data beside it."""
+    """A topology file for this machine on free ports, with its data beside it; `slots` may be bounds, as "2..8"."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["[cluster]", f'name = "{name}"', 'data = "data"']
     for number, port in enumerate(free_ports(brokers), start=1):
         lines += ["", "[[broker]]", f'name = "b{number}"', f'address = "127.0.0.1:{port}"']
     for number in range(1, workers + 1):
-        lines += ["", "[[worker]]", f'name = "w{number}"', f"slots = {slots}", f"modules = {json.dumps(modules)}"]
+        lines += ["", "[[worker]]", f'name = "w{number}"']
+        lines += [f"slots = {json.dumps(slots)}", f"modules = {json.dumps(modules)}"]
     path = folder / "topology.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

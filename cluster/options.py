@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from msgspec import structs
 
 from cluster.backoff import Backoff
-from cluster.durations import milliseconds
+from cluster.durations import duration_text, milliseconds
 from cluster.state.commands import (
     CONCURRENCY_MAX,
     PERIOD_MS_MAX,
@@ -52,7 +52,7 @@ LIMITED_KEY = (
     "the one slot that owns the key; leave these options out, or give them to calls without a key"
 )
 
-_RATE = re.compile(r"(\d+)/((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
+_RATE = re.compile(r"([0-9]+)/((?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -80,6 +80,11 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
         raise ValueError(
             f"soft_timeout: {merged.soft_timeout_ms / 1_000:g} s is no less than timeout, which is "
             f"{merged.timeout_ms / 1_000:g} s: nothing would be raised before the task is ended"
+        )
+    if 0 < merged.expires_ms <= merged.delay_ms:
+        raise ValueError(
+            f"expires: {duration_text(merged.expires_ms)} is no longer than delay, which is "
+            f"{duration_text(merged.delay_ms)}: it would expire before it may start"
         )
     return merged
 
@@ -194,11 +199,11 @@ def _rate(what: str, value: object) -> dict[str, object]:
         return {"starts": 0, "period_ms": 0}
     if not isinstance(value, str):
         raise TypeError(f'{what}: expected text such as "100/m", not {value!r}')
-    found = _RATE.fullmatch(value.replace(" ", "").lower())
+    found = _RATE.fullmatch(value.replace(" ", ""))
     if found is None:
         raise ValueError(
             f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
-            "the units ms, s, m, h and d"
+            "the units ms, s, m, h and d, in small letters"
         )
     number, period = found.groups()
     starts = int(number) if len(number) < 20 else STARTS_MAX + 1

@@ -154,6 +154,12 @@ def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]], whole: Seq
     return table
 
 
+def slots_text(row: dict[str, Any]) -> str:
+    """Of a worker: how many are open, and between which bounds it opens and closes them."""
+    slots, fewest, most = row["slots"], row["slots_min"], row["slots_max"]
+    return str(slots) if fewest == most else f"{slots} ({fewest}..{most})"
+
+
 def _part(title: str, report: dict[str, Any], *, stale: bool) -> Table | str:
     key, columns = TABLES[title]
     if report[key]:
@@ -186,6 +192,8 @@ def _cell(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
         text = "-"
+    elif key == "slots":
+        text = slots_text(row)
     elif key == "digest":
         index, digest = value
         text = f"{index} {digest:08x}"

@@ -28,6 +28,7 @@ CHILD_BYTES_MIN = 16 * 1024 * 1024      # an interpreter with no task takes more
 MEMORY_LIMIT_MIN = 64 * 1024 * 1024     # below this no task has room to run
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 PORT = re.compile(r"[0-9]{1,5}")
+BOUNDS = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|\[::1\]")
 
@@ -57,9 +58,9 @@ class BrokerNode:
 
 @dataclass(frozen=True, slots=True)
 class WorkerNode:
-    """One worker: `slots` executor children; `prefetch` 0 = auto. A child is replaced after `recycle_after` tasks, or
-    when one leaves more than `recycle_above` bytes in memory, and killed above `memory_limit` bytes; 0 = never. So many
-    `async_tasks` run at once; 0 = in slots."""
+    """One worker: `slots` executor children, or with `slots_min` > 0 between that and `slots`; `prefetch` 0 = auto. A
+    child is replaced after `recycle_after` tasks, or when one leaves more than `recycle_above` bytes in memory, and
+    killed above `memory_limit` bytes; 0 = never. So many `async_tasks` run at once; 0 = in slots."""
 
     name: str
     host: str
@@ -72,6 +73,7 @@ class WorkerNode:
     recycle_above: int = 0
     memory_limit: int = 0
     async_tasks: int = ASYNC_TASKS_DEFAULT
+    slots_min: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,7 @@ class _Reader:
         self.known(row, where, WORKER_KEYS)
         name = self.name(row, where)
         host = self.value(row, where, "host", str, "127.0.0.1")
-        slots = self.value(row, where, "slots", int, 1)
-        if not 1 <= slots <= SLOTS_MAX:
-            self.fail((*where, "slots"), f"slots = {slots}: use 1 to {SLOTS_MAX}")
+        slots_min, slots = self.slots(row, where)
         modules = self.strings(row, where, "modules", None)
         if not modules:
             self.fail((*where, "modules"), "modules: name at least one module with @task functions")
@@ -193,7 +193,23 @@ class _Reader:
                 f"async_tasks = {async_tasks}: use 1 to {ASYNC_TASKS_MAX}, or 0 to run async tasks in slots",
             )
         wear = self.wear(row, where)
-        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, *wear, async_tasks)
+        return WorkerNode(name, host, slots, queues, modules, prefetch, labels, *wear, async_tasks, slots_min)
+
+    def slots(self, row: dict[str, object], where: tuple[str, int]) -> tuple[int, int]:
+        """The fewest and the most of a worker; the fewest is 0 if their number is fixed."""
+        given = row.get("slots", 1)
+        bounds = BOUNDS.fullmatch(given) if isinstance(given, str) else None
+        if bounds is not None:
+            fewest, most = int(bounds[1]), int(bounds[2])
+        elif isinstance(given, int) and not isinstance(given, bool):
+            fewest = most = given
+        else:
+            self.fail((*where, "slots"), f'slots = {given!r}: must be a whole number, or bounds, as "2..8"')
+        if not (1 <= fewest <= SLOTS_MAX and 1 <= most <= SLOTS_MAX):
+            self.fail((*where, "slots"), f"slots = {given!r}: use 1 to {SLOTS_MAX}")
+        if fewest > most:
+            self.fail((*where, "slots"), f'slots = {given!r}: the lower bound comes first: "{most}..{fewest}"')
+        return (fewest if fewest < most else 0), most
 
     def wear(self, row: dict[str, object], where: tuple[str, int]) -> tuple[int, int, int]:
         """What a worker's child may be used for: tasks, bytes after a task, bytes while one runs."""

@@ -15,6 +15,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     Seen,
     Steer,
     Submit,
@@ -125,10 +126,13 @@ class Lease(Message, tag=36, frozen=True):
 
 
 class LeaseAck(Message, tag=37, frozen=True):
-    """Leader -> holder: your lease counts from `sent`."""
+    """Leader -> holder: your lease counts from `sent`. To a worker that has slots to open: so many tasks wait for them
+    (its share, if other workers could open slots for the same tasks), and the oldest has waited for `oldest_ms`."""
 
     session: int
     sent: int
+    ready: int = 0
+    oldest_ms: int = 0
 
 
 class Holding(Message, tag=38, frozen=True):
@@ -534,7 +538,7 @@ class ScheduleShown(Message, tag=80, frozen=True):
     found: ScheduleView | None
 
 
-FromWorker = Hello | Following | Register | Complete | Drain | Lease | Holding | Close | Progress | StandingBy
+FromWorker = Hello | Following | Register | Complete | Drain | Resize | Lease | Holding | Close | Progress | StandingBy
 FromClient = (
     Hello
     | Following

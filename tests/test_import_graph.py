@@ -71,6 +71,7 @@ PURE = (
     "cluster/worker/progress_rows.py",
     "cluster/worker/reports.py",
     "cluster/worker/ring.py",
+    "cluster/worker/scaling.py",
     "cluster/worker/slots.py",
     "cluster/sizes.py",
     "cluster/worker/claims.py",

@@ -24,6 +24,7 @@ from cluster.broker.lock_service import LockService
 from cluster.broker.proposals import Proposals
 from cluster.broker.questions import Answering, Asked, Questions
 from cluster.broker.scheduler import Scheduler
+from cluster.broker.slot_hints import SlotHints
 from cluster.broker.watching import Watching
 from cluster.peer.actor import RaftPeer
 from cluster.peer.messages import (
@@ -45,6 +46,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     Seen,
     Steer,
     Submit,
@@ -162,6 +164,7 @@ class Broker(Actor):
             lambda date_ms: self._slots.set(date_ms),
             self._next_turn,
         )
+        self._slot_hints = SlotHints(self.machine, self.context.clock.now)
         self._due = self._timer_at_dates("tick", self._tick)
         self._slots = self._timer_at_dates("schedules", self._slot_has_come)
         self._ending = Ending(self.node, self.pid, self._links, self.context.log, self._end, self.raft, self._later)
@@ -169,6 +172,7 @@ class Broker(Actor):
             Submit: self._on_submit,
             Complete: self._on_session_command,
             Drain: self._on_session_command,
+            Resize: self._on_session_command,
             Cancel: self._on_session_command,
             Replay: self._on_session_command,
             Acquire: self._on_acquire,
@@ -272,7 +276,7 @@ class Broker(Actor):
         self._proposals.submit(link, message)
 
     def _on_session_command(self, link: Link, message: msgspec.Struct) -> None:
-        assert isinstance(message, Complete | Drain | Passing)
+        assert isinstance(message, Complete | Drain | Resize | Passing)
         if not self._links.claim(link, message.session):
             self._refuse(link, "a command for another's session")
         elif isinstance(message, Passing):
@@ -328,6 +332,7 @@ class Broker(Actor):
         self._watching.restart()
         self._locks.restart()
         self._schedules.restart(leading=True)
+        self._slot_hints.restart()
         for link in self._links:
             link.heard = now
             link.peer.send(LeaderIs(self.term, self.node))
@@ -365,6 +370,7 @@ class Broker(Actor):
                 self._leases.heard(registered.session, now)
         for session in effects.ended:
             self._leases.forget(session)
+            self._slot_hints.forget(session)
             self._proposals.forget(session)
             link = self._links.end_session(session)
             if link is not None and session in self._closing:
@@ -391,7 +397,7 @@ class Broker(Actor):
         assert isinstance(message, Lease)
         ends = message.session in self._expiring or self._locks.is_lapsing(message.session)
         if self.machine.session(message.session) is not None and not ends:
-            link.peer.send(LeaseAck(message.session, message.sent))
+            link.peer.send(LeaseAck(message.session, message.sent, *self._slot_hints.hint(message.session)))
 
     def _check_leases(self) -> None:
         self.context.timer("leases", LEASE_CHECK_INTERVAL, self._check_leases)

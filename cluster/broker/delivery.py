@@ -5,7 +5,7 @@ leader and over each new link, and gets the difference to what the state says it
 assignment, since the order between the two would be left to chance. A client says which results it waits for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -118,7 +118,8 @@ class Delivery:
             self._send_stop(link, self.machine.cancelled_at(registered.session))
 
     def _send_assignments(self, link: Link, assignments: list[Assignment]) -> None:
-        for chunk in _chunks(assignments, _assignment_bytes):
+        # What tasks need is put in as chunks are made: for all of them at once it may be gigabytes.
+        for chunk in _chunks(self.machine.passed_on(assignments), _assignment_bytes):
             if not self._send(link, Assignments(self.term, link.session, chunk)):
                 return
 
@@ -238,16 +239,15 @@ def _assignment_bytes(assignment: Assignment) -> int:
     return ITEM_OVERHEAD_BYTES + len(assignment.body) + 4 * characters
 
 
-def _chunks(items: list[T], size: Callable[[T], int]) -> list[list[T]]:
-    """Cuts a list so that no message exceeds FRAME_BYTES_SOFT by more than its last item."""
-    if not items:
-        return []
-    chunks: list[list[T]] = [[]]
+def _chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cuts items, one chunk at a time, so that no message exceeds FRAME_BYTES_SOFT by more than its last item."""
+    chunk: list[T] = []
     filled = 0
     for item in items:
-        if filled > FRAME_BYTES_SOFT:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(item)
+        chunk.append(item)
         filled += size(item)
-    return chunks
+        if filled > FRAME_BYTES_SOFT:
+            yield chunk
+            chunk, filled = [], 0
+    if chunk:
+        yield chunk

@@ -23,7 +23,7 @@ from cluster.client.lock_watching import LockWatcher, LockWatchers
 from cluster.client.outbox import TASK_NUMBER_MAX
 from cluster.client.questions import Questions, reject
 from cluster.client.sinks import ManySink, Sink
-from cluster.client.waiters import Answering, Counter, Waiter
+from cluster.client.waiters import Answering, Waiter
 from cluster.client.waits import Waits
 from cluster.client.watching import Watcher, Watchers
 from cluster.errors import ClusterError, RequestOutcome, Unavailable
@@ -226,10 +226,10 @@ class ClientActor(Actor):
         self._check_open()
         self._commands.cancel(tasks, grace_ms, waiter)
 
-    def replay(self, tasks: list[int], counter: Counter) -> None:
-        """Runs tasks again, of any session, that ended without a result; how many, when a majority has it."""
+    def replay(self, tasks: list[int], answering: Answering) -> None:
+        """Runs tasks again, of any session, that ended without a result; what is answered, when a majority has it."""
         self._check_open()
-        self._commands.replay(tasks, counter)
+        self._commands.replay(tasks, answering)
 
     def steer(self, name: str, what: int, answering: Answering) -> None:
         """Asks something of a schedule (STEER_*); what is answered, when a majority has it."""

@@ -14,6 +14,8 @@ from cluster.errors import ClusterError, LockLost
 
 HOLD = "30s"                            # how long a lock is held through silence, if nobody says otherwise
 REPLACED = "somebody came to replace all who hold it or wait"
+GIVES_WAY = "somebody came to replace who holds it"
+TURN_OVER = "it was held for as long as it may be"
 SILENCE = "the cluster did not answer for as long as it is held without an answer, or this process was stopped"
 
 
@@ -100,7 +102,8 @@ class Claim:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def lost(self) -> LockLost:
-        """The error for who relied on it."""
-        reason = self.reason or ("it was released" if self.state is State.OVER else SILENCE)
-        return LockLost(self.wanted.name, self.fence, reason)
+    def lost(self, now: Nanos = 0) -> LockLost:
+        """The error for who relied on it, and found by the clock at `now` that it ended, unless it is 0."""
+        is_over = self.holding is not None and self.holding.is_over(now)
+        by_itself = "it was released" if self.state is State.OVER else TURN_OVER if is_over else SILENCE
+        return LockLost(self.wanted.name, self.fence, self.reason or by_itself)

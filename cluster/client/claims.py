@@ -12,7 +12,7 @@ whose count ran out (`cluster.client.holding`) is given up as well.
 from collections.abc import Callable
 
 from actors import MILLISECOND, SECOND, Log, Nanos, Peer
-from cluster.client.claim import SILENCE, Claim, State, Wanted
+from cluster.client.claim import SILENCE, TURN_OVER, Claim, State, Wanted
 from cluster.client.claim_commands import ClaimCommands, Parting
 from cluster.client.lock_listing import kind_of
 from cluster.client.outbox import TASK_NUMBER_MAX
@@ -38,7 +38,7 @@ ASK_INTERVAL: Nanos = 2 * SECOND        # while one waits and the leader says no
 CROWDED_RETRY_S = 1.0                   # after which a claim that was one too many may be made again
 REASONS = {
     CLAIM_SILENT: "the cluster did not hear of this client for the hold time, and gave it to others",
-    CLAIM_OVER: "it was held for as long as it may be",
+    CLAIM_OVER: TURN_OVER,
 }
 assert OPEN_CLAIMS_MAX < SESSION_CLAIMS_MAX, "what a client refuses never gets to the cluster"
 

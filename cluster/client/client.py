@@ -12,6 +12,7 @@ from actors import SECOND, Nanos, Ports, real_ports
 from cluster import topology
 from cluster.client.actor import ClientActor
 from cluster.client.claim import HOLD
+from cluster.client.commands import CROWDED_RETRY_S, TOO_MANY_NEEDS
 from cluster.client.handle import CANCEL_GRACE, CANCEL_TASKS_MAX, Batch, Handle
 from cluster.client.inspection import Listing, TaskInfo, checked_id, ids_of, show
 from cluster.client.lock_listing import LockInfo, LockListing
@@ -24,18 +25,20 @@ from cluster.errors import (
     DeadlineExceeded,
     DependencyError,
     LockLost,
+    Overloaded,
     Unavailable,
 )
 from cluster.state.commands import (
     GRACE_MS_MAX,
     REPLAY_TASKS_MAX,
+    REPLAYED_BITS,
     STEER_DELETE,
     STEER_PAUSE,
     STEER_RESUME,
     STEER_RUN,
     Needs,
 )
-from cluster.state.effects import ANSWER_OK
+from cluster.state.effects import ANSWER_CROWDED, ANSWER_OK
 from cluster.task import Task, task_of
 from cluster.task_actor import TaskActor
 from cluster.wire import HELLO_ITEMS_MAX, Describe, Message, Record
@@ -180,19 +183,31 @@ class Client:
 
         Each keeps its id and its attempts, waits behind the others of its queue, and has all its retries again. Those
         that are completed, have not ended or are not kept any more are passed over. Handles that had their end stay as
-        they are; `handle(id)` waits for the new one. Travels 1,024 ids at a time: if it raises, the first of them may
-        run again. Raises Overloaded, Unavailable and DeadlineExceeded by the deadline.
+        they are; `handle(id)` waits for the new one. Travels 1,024 ids at a time, fewer if they need many others: if it
+        raises, the first of them may run again. Raises Overloaded, also if the cluster has no room for what they need,
+        Unavailable and DeadlineExceeded by the deadline.
         """
         replayed = 0
         remaining = ids_of(tasks)
         end = self._deadline_at(self._deadline)
-        while chunk := list(islice(remaining, REPLAY_TASKS_MAX)):
+        chunk = list(islice(remaining, REPLAY_TASKS_MAX))
+        while chunk:
             actor = await self._session(self._sessions.for_command, end)
-            counted: asyncio.Future[int] = self._loop.create_future()
-            actor.replay(chunk, counted)
-            replayed += await self._within(
-                counted, self._left(end), lambda: DeadlineExceeded("replay was not confirmed", outcome="unknown")
+            answering: asyncio.Future[tuple[int, int]] = self._loop.create_future()
+            actor.replay(chunk, answering)
+            code, value = await self._within(
+                answering, self._left(end), lambda: DeadlineExceeded("replay was not confirmed", outcome="unknown")
             )
+            looked_at, count = len(chunk), value
+            if code == ANSWER_CROWDED:
+                looked_at, count = divmod(value, 1 << REPLAYED_BITS)
+            elif code != ANSWER_OK:
+                raise Unavailable("the cluster refused the command", outcome="refused")
+            replayed += count
+            if not looked_at:
+                reason = f"{TOO_MANY_NEEDS}; {replayed} of these run again, task {chunk[0]} and those behind it do not"
+                raise Overloaded(reason, CROWDED_RETRY_S)
+            chunk = [*chunk[looked_at:], *islice(remaining, looked_at)]
         return replayed
 
     async def records(self, tasks: Iterable[int], *, stale: bool = False) -> list[Record]:

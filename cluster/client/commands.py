@@ -24,7 +24,7 @@ from cluster.client.outbox import Draft, Outbox
 from cluster.client.questions import reject
 from cluster.client.refusals import TRYING, Refusals
 from cluster.client.sinks import ManySink, Sink
-from cluster.client.waiters import Answering, Counter, Hearer, Waiter, Waiting, Whole, reject_all, resolve_all
+from cluster.client.waiters import Answering, Hearer, Waiter, Waiting, Whole, reject_all, resolve_all
 from cluster.client.waits import Waits
 from cluster.errors import ClusterError, DeadlineExceeded, LockLost, Overloaded, RequestOutcome, Unavailable
 from cluster.leader_links import LeaderLinks
@@ -37,6 +37,7 @@ QUEUED_TASKS_MAX = 1_000_000       # submits waiting in one session; more are re
 RESEND_AFTER = 2 * SECOND          # an answer that is overdue by this much was lost on the way
 RESERVED_FOR_CANCELS = 8           # numbers of the window that submits and new claims leave alone; a release takes one
 CROWDED_RETRY_S = 10.0             # until some of a few million needs may have ended
+TOO_MANY_NEEDS = "tasks that have not ended need more others than the cluster keeps count of"
 REWIND_PAUSE = 100 * MILLISECOND   # answers to one gap come in numbers
 
 
@@ -140,12 +141,12 @@ class Commands:
             low, seq = self._window.low, self._window.allot()
             self._send(seq, Cancel(self.session, seq, low, tasks, grace_ms), waiter)
 
-    def replay(self, tasks: list[int], counter: Counter) -> None:
-        """Runs tasks again, of any session, that ended without a result; how many, when a majority has it. On its way
-        it is as a cancel."""
-        if self._makes_room(counter):
+    def replay(self, tasks: list[int], answering: Answering) -> None:
+        """Runs tasks again, of any session, that ended without a result; what is answered, when a majority has it. On
+        its way it is as a cancel."""
+        if self._makes_room(answering):
             low, seq = self._window.low, self._window.allot()
-            self._send(seq, Replay(self.session, seq, low, tasks), counter)
+            self._send(seq, Replay(self.session, seq, low, tasks), Whole(answering))
 
     def steer(self, name: str, what: int, answering: Answering) -> None:
         """Asks something of a schedule; what is answered, when a majority has it. On its way it is as a cancel."""
@@ -153,7 +154,7 @@ class Commands:
             low, seq = self._window.low, self._window.allot()
             self._send(seq, Steer(self.session, seq, low, name, what), Whole(answering))
 
-    def _makes_room(self, waiter: Waiter | Counter | Answering) -> bool:
+    def _makes_room(self, waiter: Waiter | Answering) -> bool:
         self._put_off()
         if not self._window.is_open:
             reject(waiter, Overloaded("too many unanswered commands", retry_after=0.1))
@@ -348,7 +349,7 @@ class Commands:
                 if isinstance(waiter, Hearer):
                     waiter.answered(answer.code, answer.value, self._clock.now())
                 elif answer.code == ANSWER_OK:
-                    resolve_all(waiter, answer.value)
+                    resolve_all(waiter)
                     if self._refusals.in_doubt(answer.seq) > 1:
                         # It may have been in the log long ago, and the results gone to a link that was down.
                         self._ask_for(waiter)
@@ -446,6 +447,5 @@ def _refusal(waiter: Waiting, code: int) -> ClusterError:
         reason = "it was lost or released before the submit was applied, which was not accepted"
         return LockLost("", waiter.fence, reason)
     if code == ANSWER_CROWDED and isinstance(waiter, Draft):
-        reason = "tasks that have not ended need more others than the cluster keeps count of"
-        return Overloaded(reason, retry_after=CROWDED_RETRY_S)
+        return Overloaded(TOO_MANY_NEEDS, retry_after=CROWDED_RETRY_S)
     return Unavailable("the cluster refused the command", outcome="refused")

@@ -14,11 +14,11 @@ from inspect import iscoroutinefunction
 from typing import Literal, ParamSpec, Self, TypeVar, get_args
 
 from actors import MILLISECOND
-from cluster.client.claim import HOLD, REPLACED, Claim
+from cluster.client.claim import GIVES_WAY, HOLD, REPLACED, Claim
 from cluster.client.client import Client
 from cluster.client.locks import AsyncLock, BlockingLock, Own, wait_seconds, wanted_of
 from cluster.durations import Duration, duration_text, milliseconds
-from cluster.errors import LockBusy
+from cluster.errors import LockBusy, LockLost
 from cluster.state.commands import TURN_MS_MAX
 
 P = ParamSpec("P")
@@ -126,9 +126,34 @@ class AsyncTurn(AsyncLock):
 
 class BlockingTurn(BlockingLock):
     """The same for programs without an event loop. A thread cannot be cancelled: a job that may take too long, or be
-    replaced, looks at `is_held` now and then."""
+    replaced, looks at `is_held` now and then. Once that has said that somebody came to replace it, it has to end: the
+    turn is over where its block ends, which raises LockLost. A job that did not look was done in its turn."""
 
     _lock: AsyncTurn
+    _told: Claim | None = None      # that somebody waits for its end
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is still this one's turn, by the clock and in this process, and nobody came to replace it."""
+        return self._is_held and not self._gives_way()
+
+    def assert_held(self) -> None:
+        """Raises LockLost if the turn is over, or somebody came to replace it, ClusterError if it is not acquired."""
+        super().assert_held()
+        if self._gives_way():
+            assert self._told is not None
+            raise self._told.lost()
+
+    def _gives_way(self) -> bool:
+        claim = self._lock._claim
+        if claim is None or not claim.is_wanted:
+            return False
+        claim.reason = claim.reason or GIVES_WAY
+        self._told = claim
+        return True
+
+    def _lost(self, claim: Claim) -> LockLost | None:
+        return claim.lost() if self._told is claim else super()._lost(claim)
 
     def prolong(self, at_most: Duration | None = None) -> None:
         """Its time begins anew, as by `AsyncTurn.prolong`."""

@@ -348,10 +348,18 @@ def value_of(result: TaskResult, task: Task[..., R] | None) -> R:
     if result.state == STATE_CANCELLED:
         raise TaskCancelled(f"task {result.task} was cancelled")
     if result.state == STATE_EXPIRED:
-        raise TaskExpired(f"task {result.task} expired before it could run")
+        raise _expired(result)
     assert result.error is not None
     if result.state == STATE_DEAD:
         raise TaskDead(result.error, result.attempts)
     if result.error.unmet is not None:
         raise DependencyFailed.from_unmet(result.error.message, result.error.unmet)
     raise TaskFailed.from_failure(result.error)
+
+
+def _expired(result: TaskResult) -> TaskExpired:
+    if not result.attempts:
+        return TaskExpired(f"task {result.task} expired before it could run")
+    last = result.error
+    ended = f"; attempt {result.attempts} ended with {last.type}: {last.message}" if last and last.type else ""
+    return TaskExpired(f"task {result.task} expired before it could run again{ended}")

@@ -66,7 +66,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     parked_why: str = ""                # what a worker would need that took it
     held_back_why: str = ""             # pending: which limit it waits for
     held_back_until: datetime | None = None     # then: when that lets the next one start; None: when another ends
-    missing: int = 0                    # pending: how many of the tasks that it needs have not ended
+    missing: int = 0                    # pending: how many tasks it waits for: it needs them, or gets the key of one
     attempts: tuple[AttemptInfo, ...] = ()      # that have ended, the last 10
     timeout_s: float | None = None
     soft_timeout_s: float | None = None         # None: it has none
@@ -85,7 +85,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     dedup: str = ""                             # the key of its work; "" if it has none
     duplicate_of: int | None = None             # the task that did its work
     needs: int = 0                              # how many tasks it needs, unless it has completed
-    waits_for: tuple[int, ...] = ()             # the first 10 of these that have not ended
+    waits_for: tuple[int, ...] = ()             # the first 10 of those that it waits for
 
 
 class Listing(Pages[TaskInfo]):

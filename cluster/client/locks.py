@@ -19,11 +19,11 @@ from typing import Any, Generic, Self, TypeVar, overload
 from actors import MILLISECOND, SECOND, Nanos
 from cluster.client.actor import SWEEP_INTERVAL, ClientActor
 from cluster.client.blocking import BlockingClient
-from cluster.client.claim import HOLD, REPLACED, Claim, State, Wanted
+from cluster.client.claim import GIVES_WAY, HOLD, REPLACED, Claim, State, Wanted
 from cluster.client.client import Client
 from cluster.client.holding import margin_of
 from cluster.durations import Duration, milliseconds, seconds
-from cluster.errors import ClusterError, LockBusy
+from cluster.errors import ClusterError, LockBusy, LockLost
 from cluster.state.commands import HOLD_MS_MAX, HOLD_MS_MIN, LOCK_LIMIT_MAX, LOCK_NOTE_BYTES_MAX
 from cluster.state.texts import NAME_BYTES_MAX
 
@@ -85,9 +85,11 @@ class AsyncLock:
         claim, self._claim = self._claim, None
         if claim is None:
             raise self._not_acquired()
-        if not claim.is_held(self._now()):
+        now = self._now()
+        if not claim.is_held(now):
+            lost = claim.lost(now)
             claim.release()
-            raise claim.lost()
+            raise lost
         released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         claim.release(released, self._rest_ms(claim))
         await self._confirmed(released)
@@ -142,8 +144,9 @@ class AsyncLock:
         claim = self._claim
         if claim is None:
             raise self._not_acquired()
-        if not claim.is_held(self._now()):
-            raise claim.lost()
+        now = self._now()
+        if not claim.is_held(now):
+            raise claim.lost(now)
         return claim
 
     # -- with ---------------------------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ class _Entered:
 
     def give_way(self) -> None:
         """Somebody came to replace it, and waits for the end of the body."""
-        self.claim.reason = "somebody came to replace who holds it"
+        self.claim.reason = GIVES_WAY
         self._lose()
 
     def leave(self) -> bool:
@@ -319,7 +322,7 @@ class BlockingLock:
     @property
     def is_held(self) -> bool:
         """Whether this object holds the lock, by the clock, and in this process."""
-        return not self._client.is_foreign and self._lock.is_held
+        return self._is_held
 
     @property
     def fence(self) -> int:
@@ -342,11 +345,11 @@ class BlockingLock:
         claim = self._lock._claim
         if claim is None:
             return                      # it was released inside
-        if not self.is_held:
+        if (lost := self._lost(claim)) is not None:
             self._let_go()
             if error is None:
                 self._client.check_process()
-                raise claim.lost()
+                raise lost
         elif _breaks_off(error):
             self._let_go()
         else:
@@ -355,6 +358,14 @@ class BlockingLock:
             except ClusterError:
                 if error is None:
                     raise
+
+    @property
+    def _is_held(self) -> bool:
+        return not self._client.is_foreign and self._lock.is_held
+
+    def _lost(self, claim: Claim) -> LockLost | None:
+        """Why what its block did was not all done under the lock; None if it was."""
+        return None if self._is_held else claim.lost(self._lock._now())
 
     def _run_or_let_go(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Who is interrupted (Ctrl-C) does not hold what may have been granted in that moment."""

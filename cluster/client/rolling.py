@@ -108,9 +108,9 @@ class Look:
         return self.workers.get(worker, {}).get("cut_off")
 
     def is_serving(self, worker: str) -> bool:
-        """Registered, with all its children, and not leaving."""
+        """Registered, with all its children, of slots that it opens and closes the fewest, and not leaving."""
         row = self.workers.get(worker, {})
-        return bool(row.get("pid")) and not row["draining"] and len(row["children"]) == _children(row)
+        return bool(row.get("pid")) and not row["draining"] and len(row["children"]) >= _children(row)
 
     def flaw(self) -> str:
         """Why no broker may be missed now; "" if all are there, follow, and have caught up."""
@@ -135,8 +135,8 @@ def _workers(names: Sequence[str]) -> str:
 
 
 def _children(row: dict[str, Any]) -> int:
-    """Of a worker that is whole: one for each slot, and one for all its async tasks."""
-    return int(row["slots"]) + int(row["async_tasks"] > 0)
+    """Of a worker that is whole, at least: one for each slot, and one for all its async tasks."""
+    return int(row["slots_min"]) + int(row["async_tasks"] > 0)
 
 
 @dataclass(slots=True)

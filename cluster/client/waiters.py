@@ -22,7 +22,6 @@ class Hearer:
 
 
 Waiter = Future[None]
-Counter = Future[int]
 Answering = Future[tuple[int, int]]
 
 
@@ -41,14 +40,13 @@ class Whole(Hearer):
 
 
 # A submit, a cancel, a replay, what a lock or a schedule needs, or a submit that gave up its number.
-Waiting = Draft[Waiter] | Waiter | Counter | Hearer | None
+Waiting = Draft[Waiter] | Waiter | Hearer | None
 
 
-def resolve_all(waiting: Waiting, value: int) -> None:
-    """With the answer's value for who waits for one; others do not look at it."""
+def resolve_all(waiting: Waiting) -> None:
     for future in _futures(waiting):
         if not future.done():
-            future.set_result(value)
+            future.set_result(None)
 
 
 def reject_all(waiting: Waiting, error: ClusterError) -> None:

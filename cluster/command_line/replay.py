@@ -92,7 +92,8 @@ def report(done: Replayed, *, dry_run: bool) -> None:
     tasks = f"{done.count} task{'' if done.count == 1 else 's'}"
     click.echo(f"{tasks} would be replayed" if dry_run else f"replayed {tasks}")
     if done.count < done.fitting:
-        click.echo(f"{done.fitting - done.count} were replayed by somebody else, or are not kept any more", err=True)
+        why = "replayed by somebody else, not kept any more, or another task has their key or their turn"
+        click.echo(f"{done.fitting - done.count} passed over: {why}", err=True)
 
 
 @click.command()

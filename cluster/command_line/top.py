@@ -16,7 +16,7 @@ from rich.live import Live
 
 from cluster.client.client import Client
 from cluster.command_line.common import STALE_DEADLINE_S, deadline_option, run, stderr, stdout, topology_argument
-from cluster.status_tables import plain_table, who_leads
+from cluster.status_tables import plain_table, slots_text, who_leads
 
 SAMPLE_S = 1.0
 KEYS_MAX = 64               # read at once
@@ -105,7 +105,7 @@ def picture(before: Report, now: Report, seconds: float) -> RenderableType:
         (
             row["node"],
             _text(row["pid"]),
-            str(row["slots"]),
+            slots_text(row),
             str(row["running"]),
             str(row["waiting"]),
             "drained" if row.get("drained") else "draining" if row["draining"] else "",

@@ -45,6 +45,8 @@ def waits_for(info: TaskInfo) -> str:
     if info.delayed and info.ready_at is not None:
         return f"not due before {info.ready_at:%Y-%m-%d %H:%M:%S} UTC"
     if info.missing:
+        if info.dedup and not info.needs and info.waits_for:
+            return f"task {info.waits_for[0]}, which is being stopped and has its key, to end"
         first = f"task {info.waits_for[0]}" if info.missing == 1 and info.waits_for else f"{info.missing} tasks"
         return f"{first} that it needs, to end"
     if info.held_back_until is not None:

@@ -21,7 +21,7 @@ class BrokerConfig(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BrokerLimits(msgspec.Struct, frozen=True):
-    """Sizes and times of every broker that a launch starts: what its option `--limits` takes, as JSON."""
+    """Sizes and times of every broker that a launch starts."""
 
     wal: WalLimits = DEFAULT_LIMITS
     compaction: CompactionLimits = COMPACTION_LIMITS

@@ -85,7 +85,7 @@ def every(period: Duration, anchor_ms: int = 0) -> EveryTimes:
 
     Raises ScheduleError for a period that is no duration or out of range, TypeError for another type.
     """
-    allowed = 'allowed are 1 s to 10 years, for example "15m"'
+    allowed = 'allowed are 1 s to 3650 d, written in the units ms, s, m, h and d, for example "15m" or "1h30m"'
     try:
         period_ms = milliseconds("every", period)
     except ValueError:

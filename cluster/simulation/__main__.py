@@ -95,6 +95,7 @@ def summary(reports: list[Report], lived: list[YearReport], wall_seconds: float)
         "limited": sum(report.limited for report in reports),
         "turns": sum(report.turns for report in reports),
         "duplicates": sum(report.duplicates for report in reports),
+        "resizes": sum(report.resizes for report in reports),
         "years": len(lived),
         "slots": sum(year.fired for year in lived),
     }

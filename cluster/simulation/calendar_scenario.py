@@ -20,7 +20,7 @@ from cluster.simulation.calendar_walk import DAY_MS, MINUTE_MS, OPTIONS, SCHEDUL
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.launched import BrokerProcess, StandIns, WorkerProcess
 from cluster.simulation.leaps import Leaps
-from cluster.simulation.nodes import BROKERS, DIRECTORY, LIMITS, SLOTS, WORKERS
+from cluster.simulation.nodes import BROKERS, DIRECTORY, LIMITS, WORKERS
 from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted_calendar import PlantedCalendar, leaders_of, machine_of
 from cluster.simulation.verdict import Violation
@@ -41,6 +41,7 @@ STEP: Nanos = 200 * MILLISECOND
 FRESH: Nanos = 1_500 * MILLISECOND
 LEADERLESS_MAX: Nanos = 300 * SECOND    # with everything that is broken mended meanwhile
 REST_MAX: Nanos = 6 * 3_600 * SECOND
+SLOTS = 2                               # of each worker
 FASTER = 21                             # the stamp runs at most by a twentieth faster than clocks
 
 COMPACTION = CompactionLimits(log_bytes_min=1024 * 1024)

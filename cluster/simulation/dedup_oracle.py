@@ -2,22 +2,26 @@
 
 The oracle keeps books of its own, from submits and the effects of the reference, and does not know the table of keys:
 
-- of the tasks of one key (and task name, and key of an actor) that are no duplicates, one is unfinished at a time; and
-  none is accepted within the window of an earlier one, by the stamps of entries. So at most one starts in a window;
-- a duplicate names a task of its key that has it: one that was unfinished before the entry, was accepted in it, or was
-  in its window;
+- of the tasks of one key (and task name, and key of an actor) that are no duplicates, one is unfinished at a time,
+  beside one that was asked to stop: until that has ended, no other starts. None is accepted within the window of an
+  earlier one, by the stamps of entries. So at most one starts in a window;
+- a duplicate names a task of its key that has it: one that was unfinished before the entry and not asked to stop, was
+  accepted in it, or was in its window;
 - nothing that was told to be a duplicate is ever handed out.
 """
 
 from dataclasses import dataclass
 
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import TASK_NUMBER_BITS, Options, Submit
+from cluster.state.commands import TASK_NUMBER_BITS, Options, Replay, Submit
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
 
 Scope = tuple[str, str, str]    # task name, key of an actor, key of the work
+
+
+UNFINISHED = ("pending", "processing")
 
 
 @dataclass(slots=True)
@@ -28,17 +32,20 @@ class Known:
     accepted_ms: int
     window_ms: int
     is_unfinished: bool = True
+    is_stopping: bool = False       # it runs, and was asked to stop
 
     def has_its_key(self, now_ms: int) -> bool:
-        return self.is_unfinished or now_ms < self.accepted_ms + self.window_ms
+        return (self.is_unfinished and not self.is_stopping) or now_ms < self.accepted_ms + self.window_ms
 
 
 class DedupOracle:
-    """Of one world. `duplicates` counts them, `firsts` those that have run under a key."""
+    """Of one world. `duplicates` counts them, `firsts` those that have run under a key, `successors` those that were
+    accepted while another one of their key was being stopped."""
 
     def __init__(self, judge: Judge) -> None:
         self.duplicates = 0
         self.firsts = 0
+        self.successors = 0
         self.duplicate_of: dict[int, int] = {}              # by task
         self._judge = judge
         self._known: dict[int, Known] = {}
@@ -47,11 +54,17 @@ class DedupOracle:
     def applied(self, payload: bytes, effects: Effects, machine: Machine) -> None:
         """`machine` has applied an entry."""
         now_ms = machine.now_ms
-        submitted = self._submitted(payload, machine)
+        submitted, replayed = self._decided(payload, machine)
+        for task in replayed:
+            self._known[task].is_unfinished = True
         ended = {result.task: result for results in effects.results.values() for result in results}
         before = {task for task, known in self._known.items() if known.has_its_key(now_ms)} if submitted else set()
+        for asked in effects.cancelled.values():
+            for task, _, _ in asked:
+                if task in self._known:
+                    self._known[task].is_stopping = True
         for task in ended.keys() & self._known.keys():
-            self._known[task].is_unfinished = False
+            self._known[task].is_unfinished = self._known[task].is_stopping = False
         for task, (name, options) in submitted.items():
             scope = (name, options.key, options.dedup)
             first = ended[task].duplicate_of if task in ended else 0
@@ -66,21 +79,29 @@ class DedupOracle:
                 elif given.task in self._known:
                     self._start(given.task, given.attempt, machine)
 
-    def _submitted(self, payload: bytes, machine: Machine) -> dict[int, tuple[str, Options]]:
-        """Tasks with a key that were accepted just now."""
-        found: dict[int, tuple[str, Options]] = {}
+    def _decided(self, payload: bytes, machine: Machine) -> tuple[dict[int, tuple[str, Options]], list[int]]:
+        """Tasks with a key that were accepted just now, and those that run again or wait to."""
+        submitted: dict[int, tuple[str, Options]] = {}
+        replayed: list[int] = []
         for kind, _, encoded in (decode_entry(payload) or []) if payload else []:
             for command in decode_commands(kind, encoded)[0] if kind in KINDS else []:
-                if not isinstance(command, Submit):
-                    continue
-                for group in command.groups:
-                    if group.options is None or not group.options.dedup:
-                        continue
-                    base = command.session << TASK_NUMBER_BITS | group.first
-                    for task in range(base, base + len(group.bodies)):
-                        is_known = task in self._known or task in self.duplicate_of
-                        if not is_known and machine.state_of(task) is not None:
-                            found[task] = (group.name, group.options)
+                if isinstance(command, Replay):
+                    known = [task for task in command.tasks if task in self._known]
+                    replayed += [task for task in known if machine.state_of(task) in UNFINISHED]
+                elif isinstance(command, Submit):
+                    submitted |= self._submitted(command, machine)
+        return submitted, replayed
+
+    def _submitted(self, command: Submit, machine: Machine) -> dict[int, tuple[str, Options]]:
+        found: dict[int, tuple[str, Options]] = {}
+        for group in command.groups:
+            if group.options is None or not group.options.dedup:
+                continue
+            base = command.session << TASK_NUMBER_BITS | group.first
+            for task in range(base, base + len(group.bodies)):
+                is_known = task in self._known or task in self.duplicate_of
+                if not is_known and machine.state_of(task) is not None:
+                    found[task] = (group.name, group.options)
         return found
 
     def _follow(self, task: int, first: int, scope: Scope, before: set[int], index: int) -> None:
@@ -91,19 +112,20 @@ class DedupOracle:
         if known is None or known.scope != scope:
             self._judge.violated("duplicates", f"{what}, which has not its key {scope}")
         else:
-            self._judge.require(first in before or known.is_unfinished, "duplicates", f"{what}, whose time is over")
+            has_it = first in before or (known.is_unfinished and not known.is_stopping)
+            self._judge.require(has_it, "duplicates", f"{what}, whose time is over")
 
     def _accept(self, task: int, known: Known, index: int) -> None:
         for other in self._of_scope.setdefault(known.scope, []):
             free = not self._known[other].has_its_key(known.accepted_ms)
             detail = f"{task} is accepted at entry {index} while {other} has its key {known.scope}"
             self._judge.require(free, "at most one", detail)
+            self.successors += self._known[other].is_stopping
         self._of_scope[known.scope].append(task)
         self._known[task] = known
 
     def _start(self, task: int, attempt: int, machine: Machine) -> None:
         known = self._known[task]
-        known.is_unfinished = True              # it was replayed, perhaps
         self.firsts += attempt == 1
         for other in self._of_scope[known.scope]:
             is_alone = other == task or not self._known[other].is_unfinished

@@ -17,18 +17,22 @@ from cluster.storage.segment import WalLimits
 from cluster.topology import BrokerNode, Topology, WorkerNode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.loop_child import LOOP_ENTRY
+from cluster.worker.scaling import ScalingPace
 from cluster.worker.slot_child import EXECUTOR_ENTRY
 
 BROKERS = ("b1", "b2", "b3")
 WORKERS = ("w1", "w2")
 LABELS = {"w1": (), "w2": ("gpu",)}
-SLOTS = 2
+SLOTS = {"w1": (1, 3), "w2": (0, 2)}      # the fewest, 0 if their number is fixed, and the most
 ASYNC_TASKS = 6
 DIRECTORY = "data"              # of a broker, on its own disk
 
 # Small, so that a minute of work fills several segments.
 LIMITS = WalLimits(segment_bytes=256 * 1024, zero_chunk_bytes=64 * 1024, probe_syncs=4)
 SMALLER = WalLimits(segment_bytes=48 * 1024, zero_chunk_bytes=16 * 1024, probe_syncs=4)
+
+# So that a minute of work opens and closes slots many times.
+PACE = ScalingPace(open_age_ms=200, open_pause=SECOND // 2, close_idle=SECOND, close_pause=SECOND // 2)
 
 # So that a minute of work is compacted several times. In some seeds a follower that was away for seconds gets a
 # snapshot, in the others the log is kept for it.
@@ -51,7 +55,9 @@ def topology() -> Topology:
         data=DIRECTORY,
         insecure=True,
         brokers=tuple(BrokerNode(name, f"{name}:7100", f"{name}:8100") for name in BROKERS),
-        workers=tuple(WorkerNode(name, name, SLOTS, ("default",), ("simulated",), 0, LABELS[name]) for name in WORKERS),
+        workers=tuple(
+            WorkerNode(name, name, SLOTS[name][1], ("default",), ("simulated",), 0, LABELS[name]) for name in WORKERS
+        ),
     )
 
 
@@ -65,8 +71,18 @@ def start_broker_of(
 
 def start_worker_of(world: World, name: str, plan: Topology, on_end: OnEnd) -> WorkerProcess:
     brokers = tuple((node.name, node.address) for node in plan.brokers)
+    fewest, most = SLOTS[name]
     config = WorkerConfig(
-        plan.name, name, brokers, ("simulated",), SLOTS, labels=LABELS[name], wear=WEAR, async_tasks=ASYNC_TASKS
+        plan.name,
+        name,
+        brokers,
+        ("simulated",),
+        most,
+        labels=LABELS[name],
+        wear=WEAR,
+        async_tasks=ASYNC_TASKS,
+        slots_min=fewest,
+        pace=PACE,
     )
     return WorkerProcess(world, config, on_end)
 

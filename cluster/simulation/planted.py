@@ -102,8 +102,8 @@ class GenerousBroker(Broker):
             for session in self.machine.worker_sessions():
                 other = self._links.of_session(session.id)
                 if session.id != link.session and (other is None or not other.reconciled):
-                    held = self.machine.held_by(session.id)
-                    link.peer.send(Assignments(self.term, link.session, held))
+                    held = self.machine.passed_on(self.machine.held_by(session.id))
+                    link.peer.send(Assignments(self.term, link.session, list(held)))
 
         self._handlers[Holding] = reconcile_and_give
 

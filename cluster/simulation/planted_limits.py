@@ -66,9 +66,9 @@ class GreedyBundle(Bundle):
 
     __slots__ = ()
 
-    def take(self, priority: int, count: int, now_ms: int, behind: Pool | None = None) -> list[Message]:
+    def take(self, priority: int, count: int, now_ms: int, pool: Pool, *, behind: bool = False) -> list[Message]:
         first = self.next_line(priority)
-        taken = super().take(priority, count, now_ms, behind)
+        taken = super().take(priority, count, now_ms, pool, behind=behind)
         if first is not None and first.index in self.ready[priority] and first.head_of(priority) is not None:
             self.ready[priority].move_to_end(first.index, last=False)
         return taken

@@ -29,6 +29,7 @@ from cluster.simulation.planted import Planted, compactor_of, stand_ins_of
 from cluster.simulation.planted_limits import PlantedLimit, plant_limit
 from cluster.simulation.planted_locks import PlantedLock, holders_of, leaders_of, plant_lock
 from cluster.simulation.planted_needs import PlantedNeed, plant_need
+from cluster.simulation.planted_slots import PlantedSlot, plant_slot
 from cluster.simulation.snapshot_oracle import Moments
 from cluster.simulation.state_oracle import Plant
 from cluster.simulation.verdict import Violation
@@ -78,6 +79,8 @@ class Report:
     full_limits: int = 0                # of those, that came to its bound
     turns: int = 0                      # hand-outs of a share while another one waited
     duplicates: int = 0                 # tasks whose work another one did
+    successors: int = 0                 # tasks that waited until another one of their key had stopped
+    resizes: int = 0                    # of the open slots of a worker
     entries: int = 0                    # committed
     snapshots: int = 0                  # written by compactors
     restorations: int = 0               # states that came from a snapshot, at starts and on the way
@@ -97,12 +100,13 @@ class Scenario:
         locks: PlantedLock | None = None,
         limits: PlantedLimit | None = None,
         needs: PlantedNeed | None = None,
+        slots: PlantedSlot | None = None,
     ) -> None:
         self.course = course or Course()
         # The network never repeats a message by itself; where it does, the session layer must see it.
         network = NetworkLimits(duplicate_ppm=DUPLICATE_PPM if seed % DUPLICATES_ONE_IN == 0 else 0)
         self.world = world = World(seed, network=network)
-        self.oracles = oracles = Oracles(world, _plant(locks, limits, needs))
+        self.oracles = oracles = Oracles(world, _plant(locks, limits, needs, slots))
         self._holders = holders_of(locks)
         self.history = History(lambda: world.now)
         plan = topology()
@@ -232,6 +236,8 @@ class Scenario:
             full_limits=oracles.limits.full,
             turns=oracles.limits.turns,
             duplicates=oracles.dedup.duplicates,
+            successors=oracles.dedup.successors,
+            resizes=oracles.state.resizes,
             entries=len(oracles.raft.committed),
             snapshots=self.snapshots,
             restorations=oracles.state.restorations,
@@ -241,7 +247,9 @@ class Scenario:
         )
 
 
-def _plant(lock: PlantedLock | None, limit: PlantedLimit | None, need: PlantedNeed | None) -> Plant:
+def _plant(
+    lock: PlantedLock | None, limit: PlantedLimit | None, need: PlantedNeed | None, slot: PlantedSlot | None
+) -> Plant:
     def plant(machine: Machine) -> None:
         if lock is not None:
             plant_lock(lock, machine)
@@ -249,6 +257,8 @@ def _plant(lock: PlantedLock | None, limit: PlantedLimit | None, need: PlantedNe
             plant_limit(limit, machine)
         if need is not None:
             plant_need(need, machine)
+        if slot is not None:
+            plant_slot(slot, machine)
 
     return plant
 

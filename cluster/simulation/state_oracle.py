@@ -7,6 +7,7 @@ the effects of the reference the oracle keeps books of its own, which know nothi
 - who holds which attempt: (task, attempt) is handed out once, and not while another attempt is still out;
 - an outcome counts only if it comes from the session that holds that attempt at that moment;
 - a worker that drains is given nothing more, and begins nothing more;
+- a slot that its worker has shut is given nothing more;
 - a task with labels goes only to workers that have them all;
 - tasks of one key are held by one slot at a time, in each epoch by that of its owner, and epochs of a key rise;
 - a task gets one terminal record, and only from its holder or by cancellation or expiry; one more for each time that a
@@ -30,6 +31,7 @@ from cluster.simulation.verdict import Judge
 from cluster.state.commands import (
     OUTCOME_FAILED,
     OUTCOME_TIMED_OUT,
+    REPLAYED_BITS,
     TASK_NUMBER_BITS,
     UNMET_UNKNOWN,
     Close,
@@ -42,12 +44,14 @@ from cluster.state.commands import (
     Options,
     Register,
     Replay,
+    Resize,
     RetryRule,
     Submit,
     Unmet,
 )
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import (
+    ANSWER_CROWDED,
     ANSWER_OK,
     STATE_CANCELLED,
     STATE_COMPLETED,
@@ -123,6 +127,9 @@ class StateOracle:
         self._ran: set[Pair] = set()
         self._said_drain: set[Pair] = set()                 # (session, seq) of every Drain in the log
         self._draining: set[int] = set()                    # sessions of which one was accepted
+        self._said_resize: dict[Pair, int] = {}             # (session, seq) of every Resize in the log -> its slots
+        self._resized: dict[int, Pair] = {}                 # session -> seq of the last one accepted, its slots
+        self.resizes = 0                                    # that were accepted
         self._options: dict[int, Options] = {}              # of tasks that have some
         self._failures: dict[int, int] = {}                 # task -> attempts that raised and were tried again
         self._not_before: dict[int, int] = {}               # task -> end of its pause, in ms
@@ -217,6 +224,8 @@ class StateOracle:
                     self._read_complete(command, gone, ended)
                 elif isinstance(command, Drain):
                     self._said_drain.add((command.session, command.seq))
+                elif isinstance(command, Resize):
+                    self._said_resize[command.session, command.seq] = command.slots
                 elif isinstance(command, Replay):
                     self._said_replay.setdefault((command.session, command.seq), command.tasks)
                 elif isinstance(command, Expire | Close | Register):
@@ -265,6 +274,10 @@ class StateOracle:
         for answer in effects.answers:
             if answer.code == ANSWER_OK and (answer.session, answer.seq) in self._said_drain:
                 self._draining.add(answer.session)
+            slots = self._said_resize.get((answer.session, answer.seq), 0)
+            if answer.code == ANSWER_OK and slots and answer.seq > self._resized.get(answer.session, (0, 0))[0]:
+                self._resized[answer.session] = (answer.seq, slots)
+                self.resizes += 1
         replayed = self._count_replays(index, effects)
         lost = set(effects.ended)
         withdrawn = {task for pairs in effects.withdrawn.values() for task, _ in pairs}
@@ -274,7 +287,7 @@ class StateOracle:
         for results in effects.results.values():
             for result in results:
                 if (unmet := None if result.error is None else result.error.unmet) is not None:
-                    self._judge_unmet(index, result, unmet)
+                    self._judge_unmet(index, result, unmet, ended)
         for task in ended:
             del self._held[task]
         for task, failure in self._raised.items():
@@ -289,10 +302,12 @@ class StateOracle:
         for session_id, assignments in effects.assignments.items():
             for assignment in assignments:
                 self._give(index, session_id, (assignment.task, assignment.attempt))
+                self._judge_slot(index, session_id, assignment)
                 if assignment.key or assignment.task in self._options:
                     self._own(index, session_id, assignment)
                 if assignment.task in self._needs:
-                    self._judge_inputs(index, assignment)
+                    for given in self.reference.passed_on([assignment]):
+                        self._judge_inputs(index, given)
 
     @property
     def replays(self) -> int:
@@ -304,9 +319,9 @@ class StateOracle:
         said = 0
         for answer in effects.answers:
             named = self._said_replay.get((answer.session, answer.seq), [])
-            if answer.code == ANSWER_OK and named:
+            if answer.code in (ANSWER_OK, ANSWER_CROWDED) and named:
                 self._said_replay[answer.session, answer.seq] = []      # if it is said again, this is its answer
-                said += answer.value
+                said += answer.value & ((1 << REPLAYED_BITS) - 1)
                 for task in dict.fromkeys(named):
                     if self.reference.replays_of(task) > self._replays.get(task, 0):
                         self._replays[task] = self._replays.get(task, 0) + 1
@@ -388,7 +403,17 @@ class StateOracle:
         self._given[pair] = session
         self._held[pair[0]] = (session, pair[1])
 
-    def _judge_unmet(self, index: int, result: TaskResult, unmet: Unmet) -> None:
+    def _judge_slot(self, index: int, session: int, assignment: Assignment) -> None:
+        """An attempt was given to a slot. Entries hand out behind all of their commands."""
+        known = self.reference.session(session)
+        assert known is not None and known.worker is not None
+        spec, slot = known.worker, assignment.slot
+        count = self._resized[session][1] if session in self._resized else spec.slots_min or spec.slots
+        is_open = slot < count or (slot == spec.slots and bool(spec.loop_names))
+        detail = f"{assignment.task} was given at entry {index} to slot {slot} of {session}, which has {count} open"
+        self._judge.require(is_open, "shut slot", detail)
+
+    def _judge_unmet(self, index: int, result: TaskResult, unmet: Unmet, ended: set[int]) -> None:
         """A task was not run."""
         self.unmet += 1
         task = result.task
@@ -402,7 +427,8 @@ class StateOracle:
         is_known = self.reference.state_of(unmet.task) is not None
         detail = f"task {task} was not run at entry {index} for {unmet}, and needs {needs}"
         self._judge.require(is_so or (is_unknown and not is_known), "needs", detail)
-        self._judge.require(task not in self._held, "needs", f"{detail}; it was handed out")
+        was_gone = is_unknown and task in ended     # so said who was to run it
+        self._judge.require(was_gone or task not in self._held, "needs", f"{detail}; it was handed out")
 
     def _resolved(self, needs: Needs) -> Needs:
         """With the tasks that did the work of duplicates in place of these."""

@@ -95,6 +95,9 @@ FATES: tuple[tuple[Fate, int], ...] = (
 DURATIONS_US = (((200, 5_000), 70), ((5_000, 50_000), 22), ((100_000, 300_000), 7), ((1_000_000, 3_000_000), 1))
 
 TIMEOUTS_S = (0.005, 0.1)
+STOPPED_PART = 0.5              # of what is to be cancelled, is work that somebody wants again at once
+STOPPED_US = 2_000_000          # which then runs for so long
+STOPPED_LOOKS = 20              # at whether it does
 LONGER = (1, 50)                # what is to be cancelled takes so many times as long: it then runs, mostly
 
 RETRIED: tuple[tuple[type[Exception], ...], ...] = ((), (), (Simulated,), (ArithmeticError,))
@@ -145,6 +148,7 @@ class ClientProcess(Node):
         self._keys = workload.world.stream(f"keys {name}")      # of its own: other seeds keep their course
         self._lines = workload.world.stream(f"lines {name}")    # likewise
         self._graphs = workload.world.stream(f"graphs {name}")  # likewise
+        self._stops = workload.world.stream(f"stops {name}")    # likewise
         self.is_busy = False
         self.limits = SessionLimits()
         super().__init__(workload.world, name)
@@ -225,10 +229,17 @@ class ClientProcess(Node):
     async def _cancel(self, client: Client, ports: Ports) -> None:
         call = self._call()
         call = replace(call, work_us=call.work_us * self.random.choice(LONGER))
-        handle = await self._submit(client, call, self._options())
+        options = self._options()
+        is_wanted = self._stops.random() < STOPPED_PART
+        if is_wanted:
+            call = replace(call, work_us=STOPPED_US)
+            options = {"dedup": f"stopped {self.name}"}
+        handle = await self._submit(client, call, options)
         if handle is None:
             return
         await ports_pause(ports, self.random.randrange(100 * MILLISECOND))
+        if is_wanted:
+            await self._until_it_runs(client, ports, handle.id)
         operation = self.history.invoke(self.name, "cancel", handle.id)
         try:
             await handle.cancel(self.random.random() / 2)
@@ -236,7 +247,19 @@ class ClientProcess(Node):
             self._not_done(operation, error)
         else:
             self.history.ok(operation)
+        again = await self._submit(client, self._call(), options) if is_wanted else None
         await self._await(handle)
+        if again is not None:
+            await self._await(again)
+
+    async def _until_it_runs(self, client: Client, ports: Ports, task: int) -> None:
+        """Or for some time."""
+        for _ in range(STOPPED_LOOKS):
+            with suppress(ClusterError):
+                (record,) = await client.records([task], stale=True)
+                if record.state == "processing":
+                    return
+            await ports_pause(ports, 50 * MILLISECOND)
 
     async def _graph(self, client: Client) -> None:
         """A few tasks, each of which needs some of those before it, or of any client's earlier ones."""
@@ -345,6 +368,8 @@ class ClientProcess(Node):
 
     def _task(self, options: TaskOptions) -> Task[..., int]:
         function: Task[..., int] = wait if self.random.randrange(ASYNC_ONE_IN) == 0 else work
+        if "dedup" in options:
+            return work.options(**options)
         if self.workload.world.seed % 2 and self._keys.random() < COUNTED_PART and "labels" not in options:
             return count.at(self._keys.choice(COUNTED_KEYS)).options(**options)
         if self._lines.random() < LIMITED_PART:

@@ -27,9 +27,10 @@ RETRY_FACTOR_MAX = 10
 RETRY_TYPES_MAX = 32
 KINDS_MAX = 32           # of a Failure; more are not looked at
 REPLAY_TASKS_MAX = 1_024 # in one command
+REPLAYED_BITS = 16       # of the answer of a Replay that is crowded
 
 NEEDS_MAX = 16_384              # of one task
-NEEDS_COMMAND_MAX = 65_536      # of all tasks of a Submit
+NEEDS_COMMAND_MAX = 65_536      # of all tasks of a Submit, or that a Replay runs again
 INPUTS_BYTES_MAX = 4 * 1024 * 1024      # results of what one task needs, together
 
 HOLD_MS_MIN = 2_000      # of a claim: four heartbeats of its client
@@ -66,7 +67,7 @@ OUTCOME_CRASHED = 2      # the child died while it ran this task: it is the culp
 OUTCOME_TIMED_OUT = 3    # killed at its time limit; error is set; failed, unless it is retried
 OUTCOME_RETURNED = 4     # handed back unrun, or lost with a child through no fault of its own: uncounted
 OUTCOME_CANCELLED = 5    # given up because it was cancelled: it did not begin, or was ended; error says how
-OUTCOME_UNMET = 7        # said by the state alone: it did not run, for what it needs has no result; error says which
+OUTCOME_UNMET = 7        # not run: what it needs has no result, says the state, or none any more, says its worker
 OUTCOME_SUSPECTED = 6    # ran when its child was lost, beside others: any of them may be the culprit; uncounted
 
 ROLE_WORKER = 1
@@ -198,7 +199,7 @@ class Failure(Struct, array_like=True, gc=False, frozen=True):
     `log` is the end of what the attempt logged. One that completed and logged has a Failure with nothing but that: a
     field of Outcome would be a byte of every success, and nearly all are silent.
 
-    `unmet` is set by the state alone, with OUTCOME_UNMET.
+    `unmet` is set with OUTCOME_UNMET alone.
     """
 
     type: str
@@ -259,6 +260,9 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
 
     With `loop_tasks` > 0 and `loop_names` there is one more slot, with index `slots`: it serves `loop_names`, which the
     others then do not, and runs up to `loop_tasks` of them at a time.
+
+    With `slots_min` > 0 it opens and shuts slots: the first `slots_min` are always open, the others get nothing until a
+    Resize opens them.
     """
 
     slots: int
@@ -269,6 +273,7 @@ class WorkerSpec(Struct, array_like=True, gc=False, frozen=True):
     loop_names: tuple[str, ...] = ()
     loop_tasks: int = 0
     schedules: tuple[ScheduleSpec, ...] = ()
+    slots_min: int = 0
 
 
 class Register(Command, tag=3, frozen=True):
@@ -345,6 +350,10 @@ class Drain(Command, tag=10, frozen=True):
 class Replay(Command, tag=11, frozen=True):
     """Client -> leader -> log. Session command `seq`: runs these tasks (ids) again that ended without a result, each
     under its id. Others are passed over; the answer's value is how many are run again.
+
+    What they need is limited as in a Submit. Nothing is done for the first one that does not fit, and for those behind
+    it: ANSWER_CROWDED, and its value is `looked_at << REPLAYED_BITS | run again`. Another command may name the rest; if
+    the first of that does not fit either, the cluster has too many needs.
     """
 
     session: int
@@ -446,3 +455,13 @@ class Steer(Command, tag=18, frozen=True):
     low: int
     name: str
     what: int
+
+
+class Resize(Command, tag=19, frozen=True):
+    """Worker -> leader -> log. Session command `seq`: its first `slots` slots are open from now on. The others get
+    nothing more; what they hold stays theirs until it is completed or returned. Refused beyond its bounds."""
+
+    session: int
+    seq: int
+    low: int
+    slots: int

@@ -11,7 +11,8 @@ Slots of workers that announce the same queues and names with the same prefetch 
 they form a *pool*. Dispatch asks a pool for slots, not the workers. Each pool keeps its slots that may get more in two
 rings: idle ones, which come first, and open ones (busy, with room left), served round robin. A full or closed
 slot is in no ring. Changes are collected in `touched` and made once per entry, so a slot that ends a hundred
-tasks moves once. The slots of a worker that drains leave their pool for good.
+tasks moves once. The slots of a worker that drains leave their pool for good; those that it has shut leave the rings
+until they are opened again.
 
 A worker may have one slot more, its *loop*: an event loop that runs all that it holds at once. It is in a pool of
 its own kind, with a fixed number of tasks as prefetch, and nothing waits in it behind another.
@@ -59,7 +60,7 @@ class Slot:
 
     Invariants: `count` and `load_us` are the number and the summed estimates of the messages whose holder is
     `key`; all of them are in `held`, which the slots of a session share. A `closed` slot holds something and
-    gets nothing; a `draining` one gets nothing either, for ever, and its pool does not know it any more.
+    gets nothing; a `draining` one gets nothing either, and its pool does not list it.
     In a pool of loops all that it holds runs at once.
     """
 
@@ -88,7 +89,7 @@ class Slot:
         self.count = 0
         self.load_us = 0
         self.closed = False     # runs a message alone, or has handed back what waited behind a long one
-        self.draining = False   # as its session
+        self.draining = False   # as its session, or shut: beyond those that its worker has open
         self.touched = False
         self.place = NOWHERE
         self.home: Home | None = None   # what it owns, if it ever owned something
@@ -226,8 +227,23 @@ class Credit:
             pool.sessions += 1
         slots = slots_of(session, worker, pools, held)
         for slot in slots.values():
+            slot.draining = is_shut(slot, worker.slots_min)
             self.touch(slot)
         return slots
+
+    def resize(self, slots: dict[int, Slot], count: int) -> dict[int, Slot]:
+        """The first `count` of a worker's slots are open from now on, and its loop; returns those that were shut."""
+        shut: dict[int, Slot] = {}
+        for key, slot in slots.items():
+            is_over = is_shut(slot, count)
+            if is_over and not slot.draining:
+                shut[key] = slot
+                slot.pool.unlist(slot)
+                self.dirty_homes.pop(key, None)
+            elif slot.draining and not is_over:
+                self.touch(slot)
+            slot.draining = is_over
+        return shut
 
     def _pool(self, key: PoolKey, queues: "Queues") -> Pool:
         """The pool, made if there is none."""
@@ -243,7 +259,6 @@ class Credit:
         """Takes a worker's slots out of their pools, whatever they hold: they get nothing more. A pool that has no
         others ends, so that its names are parked if nobody else serves them."""
         for slot in slots.values():
-            assert not slot.draining
             slot.draining = True
             slot.pool.unlist(slot)
             self.dirty_homes.pop(slot.key, None)
@@ -257,7 +272,7 @@ class Credit:
     def leave(self, slots: dict[int, Slot], queues: "Queues") -> None:
         """Removes a worker's slots, which hold nothing any more."""
         assert all(slot.count == 0 and slot.load_us == 0 for slot in slots.values())
-        some = next(iter(slots.values()))
+        some = next(iter(slots.values()))       # the first one is shut with its session only
         if not some.draining:
             self.drain(slots, queues)
         self.touched = [slot for slot in self.touched if slot.session != some.session]
@@ -304,6 +319,11 @@ def slots_of(
     slots = [Slot(session, index, ordinary, held) for index in range(worker.slots)]
     slots += [Slot(session, worker.slots, loop, held) for loop in loops]
     return {slot.key: slot for slot in slots}
+
+
+def is_shut(slot: Slot, slots_open: int) -> bool:
+    """Whether a slot is beyond those that its worker has open; 0 = all are, for good. A loop is never shut."""
+    return 0 < slots_open <= slot.index and not slot.pool.is_loop
 
 
 def pools_of(slots: dict[int, Slot]) -> list[Pool]:

@@ -29,6 +29,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     Seen,
     Stamp,
     Steer,
@@ -56,6 +57,7 @@ KINDS: dict[int, type[Command]] = {
     16: Arm,
     17: Fire,
     18: Steer,
+    19: Resize,
 }
 
 # ValueError covers msgspec's own errors and text that is not UTF-8. Nesting deep enough for a RecursionError

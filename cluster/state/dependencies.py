@@ -6,8 +6,8 @@ workers are lost meanwhile. Systems that count ends at their clients or workers 
 Idea: the state knows every end, and once. A *dependent* waits as a task that is delayed without a date, and has a
 number: how many of its needs are *missing*. The end of a task, whatever way it ended, is noted in `ends`, and told to
 those that wait for it at the end of the entry (`settle`). At 0 a dependent is let go to its lane, and handed out like
-any task; the results that it needs are read from the state when it is (`passed_on`), each time that it is. They never
-pass the client.
+any task; the results that it needs are read from the state when it is sent (`passed_on`), each time that it is. They
+never pass the client.
 
 If a task that is needed for its result ends without one, its dependent ends at once, as failed: it was not run. It
 says which one that was, and which was the first. That is an end as well, so it is noted and told in its turn; a chain
@@ -17,22 +17,27 @@ Who may be needed: tasks that the state knows when the dependent is submitted. O
 do not exist yet, it cannot be told whether they will ever end, so the dependent fails at once. Therefore every task is
 older than those that need it, and a cycle cannot arise.
 
-What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes. It has no
-lot then (OVERDUE), and gets a date again when the last one that needs it has ended. Pinned records of 64 MiB are kept
-beyond their dates; more than that only if there is room. A result that is gone in spite of that makes the attempt fail
-that was to get it.
+What is needed is *pinned* until those that need it have ended: `eviction` passes it over when its date comes, or when
+there is too much. It has no lot then (OVERDUE), and has a date again when the last one that needs it has ended. Up to
+64 MiB of records are kept so. A result that is gone in spite of that ends the task that was to get it: when it would be
+let go, or when it was handed out already, by the word of its worker (OUTCOME_UNMET).
 
 Replays. A dependent that is run again waits again, for what it needs; one that needed what was not known fails again,
 since by now that might be a task that waits for it. A needed task that had ended without a result
 may be run again as long as nobody who was let go has been promised its end (`taken`); who waits still, waits for its
 next end: that is looked at before anybody is let go.
 
+A task may also be *behind* another one (`duplicates`), whose end it waits for in the same way. It is told nothing of
+that, and once it is let go that is no need of its any more.
+
 Bounds. At most SETTLED_MAX dependents are told of ends in an entry; the rest is due at once, and the leader ticks
 again. The needs of all dependents that have not ended are counted. Results that are larger together than
-INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX.
+INPUTS_BYTES_MAX fail the dependent; of what ended without a result it is told as much as fits FAILURES_BYTES_MAX. One
+that is told more than INPUTS_AHEAD_BYTES_MAX is HEAVY: nothing of that lies ready behind other tasks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import msgspec
 from msgspec import structs
@@ -56,7 +61,7 @@ from cluster.state.effects import (
 from cluster.state.inputs import ENDED_AS, UNKNOWN_TASK, End, Inputs
 from cluster.state.lifecycle import end_waiting, let_go
 from cluster.state.needs import Dependent
-from cluster.state.queues import DELAYED
+from cluster.state.queues import DELAYED, HEAVY
 from cluster.state.retention import OVERDUE
 from cluster.state.tables import Tables
 from cluster.state.tasks import Attempt, Task
@@ -69,17 +74,20 @@ FAILURES_BYTES_MAX = 1024 * 1024        # of types and messages of all failures 
 FAILURE_TEXT_MIN = FAILURES_BYTES_MAX // NEEDS_MAX // 2     # in bytes: each type and each message may have so much,
 FAILURE_TEXT_MAX = 2 * 1024     # ... and no more than this
 INPUT_OVERHEAD_BYTES = 32       # of one need: its id and its state, and the lengths
+INPUTS_AHEAD_BYTES_MAX = 64 * 1024      # that one task may be given while it waits behind another
 CAUSE_BYTES_MAX = 512           # of a message within a message
 
 ERROR_UNMET = "DependencyFailed"
 ERROR_TOO_LARGE = "BodyTooLarge"
 
+Found = tuple[bool, int, Task | None]       # whether a result is needed, of which task, and the record of that
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None) -> None:
-    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others."""
+def begin(tables: Tables, first: int, needs: list[Needs], options: Options | None, behind: int = 0) -> None:
+    """Tasks with the ids `first`, `first` + 1, ... have entered and wait; each needs others, and the end of `behind` if
+    there is such a task."""
     end = first + len(needs)
     for number, some in enumerate(needs, first):
         task = tables.tasks.get(number)
@@ -87,12 +95,14 @@ def begin(tables: Tables, first: int, needs: list[Needs], options: Options | Non
         dependent = Dependent(_followed(tables, some))
         if options is not None:
             dependent.delay_ms, dependent.at_ms = options.delay_ms, options.at_ms
-        for need in dependent.all():
+        found = _found(tables, dependent.needs)
+        for _, need, known in found:
             # Those that entered with it and after it are not older: they are as unknown as what is submitted later.
-            if number <= need < end or tables.tasks.get(need) is None:
+            if number <= need < end or known is None:
                 dependent.unknown = need
                 break
-        _wait(tables, task, dependent)
+        dependent.behind = behind
+        _wait(tables, task, dependent, found)
 
 
 def _followed(tables: Tables, needs: Needs) -> Needs:
@@ -110,7 +120,15 @@ def _followed(tables: Tables, needs: Needs) -> Needs:
 def begin_again(tables: Tables, task: Task) -> None:
     """One that is replayed, and needs others, has entered and waits; its delay is over."""
     dependent = tables.dependencies.kept.pop(task.id)
-    _wait(tables, task, Dependent(dependent.needs, unknown=dependent.unknown))
+    needs = dependent.needs
+    _wait(tables, task, Dependent(needs, unknown=dependent.unknown), _found(tables, needs))
+
+
+def _found(tables: Tables, needs: Needs) -> list[Found]:
+    """Everything that is needed, as it is now."""
+    find = tables.tasks.find
+    results = zip(repeat(True), needs.results, find(needs.results), strict=False)
+    return [*results, *zip(repeat(False), needs.outcomes, find(needs.outcomes), strict=False)]
 
 
 def retire(tables: Tables, number: int) -> None:
@@ -120,17 +138,14 @@ def retire(tables: Tables, number: int) -> None:
     for need in dependent.all():
         if not dependencies.is_needed(need):
             known = tables.tasks.get(need)
-            if known is not None and known.lot == OVERDUE:
+            if known is not None and known.lot <= OVERDUE:
                 tables.retention.file_again(known, tables.now_ms)
-    task = tables.tasks.get(number)
-    if task is not None and task.state != STATE_COMPLETED:
-        dependencies.kept[number] = Dependent(dependent.needs, unknown=dependent.unknown)
 
 
 def settle(tables: Tables) -> None:
     """Tells of ends, as far as one entry may."""
     dependencies = tables.dependencies
-    ends, waited = dependencies.ends, dependencies.waited
+    ends = dependencies.ends
     steps = SETTLED_MAX
     while ends and steps > 0:
         number = ends[0]
@@ -141,16 +156,14 @@ def settle(tables: Tables) -> None:
         if number in dependencies.by_task:
             steps -= 1 + len(dependencies.by_task[number].needs) // NEEDS_PER_STEP
             retire(tables, number)
-        told = 0
-        waiting = waited.pop(number, ())
-        for signed in waiting:
+        told: list[int] = []
+        for signed in dependencies.waiting_for(number, max(0, steps)):
             if steps <= 0:
                 break
-            told += 1
+            told.append(signed)
             steps -= 1 + _tell(tables, signed, number, task) // NEEDS_PER_STEP
-        if told < len(waiting):
-            waited[number] = list(waiting[told:])
-        else:
+        dependencies.told(number, told)
+        if number not in dependencies.waited:
             ends.popleft()
 
 
@@ -166,56 +179,49 @@ def _tell(tables: Tables, signed: int, number: int, task: Task | None) -> int:
     if dependent.missing > 1:
         dependent.missing -= 1
         return 0
-    _release(tables, waiting, dependent)
+    _release(tables, waiting, dependent, _found(tables, dependent.needs))
     return len(dependent.needs)
 
 
-def _wait(tables: Tables, task: Task, dependent: Dependent) -> None:
+def _wait(tables: Tables, task: Task, dependent: Dependent, found: list[Found]) -> None:
     assert task.state == DELAYED
     dependencies = tables.dependencies
-    find = tables.tasks.get
-    waited = dependencies.waited
     failure = _unmet(dependent.unknown, None) if dependent.unknown else None
-    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
-        for number in numbers:
-            known = find(number)
-            if failure is not None:
-                break
-            if known is None:       # it is replayed, and what it needs is forgotten
-                failure = _unmet(number, None)
-            elif not known.is_terminal:
-                waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                dependent.missing += 1
-            elif is_result and known.state != STATE_COMPLETED:
-                failure = _unmet(number, known)
+    for is_result, number, known in found:
+        if failure is not None:
+            break
+        if known is None:       # it is replayed, and what it needs is forgotten
+            failure = _unmet(number, None)
+        elif not known.is_terminal:
+            dependent.missing += dependencies.wait(number, task.id if is_result else -task.id)
+        elif is_result and known.state != STATE_COMPLETED:
+            failure = _unmet(number, known)
+    if dependent.behind and failure is None:
+        dependent.missing += dependencies.wait(dependent.behind, -task.id)
     dependencies.enter(task.id, dependent)
     if failure is not None:
         dependent.missing = dependent.missing or 1      # nobody has let it go
         _fail(tables, task, failure)
     elif not dependent.missing:
-        _release(tables, task, dependent)
+        _release(tables, task, dependent, found)
 
 
-def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
-    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large. It
-    may have been told of an end twice, which it waited for in an earlier life as well: then that of another is yet to
-    be told."""
+def _release(tables: Tables, task: Task, dependent: Dependent, found: list[Found]) -> None:
+    """Nothing is missing: lets it go, unless something was replayed that had ended, or is gone, or all is too large."""
     dependencies = tables.dependencies
-    find = tables.tasks.get
-    size = missing = 0
+    size = missing = failures = 0
     failure: Failure | None = None
-    for is_result, numbers in ((True, dependent.needs.results), (False, dependent.needs.outcomes)):
-        for number in numbers:
-            known = find(number)
-            if known is None:
-                failure = _unmet(number, None) if is_result and failure is None else failure
-            elif not known.is_terminal:
-                dependencies.waited.setdefault(number, []).append(task.id if is_result else -task.id)
-                missing += 1
-            elif known.state == STATE_COMPLETED:
-                size += len(known.body)
-            elif is_result and failure is None:
-                failure = _unmet(number, known)
+    for is_result, number, known in found:
+        if known is None:
+            failure = _unmet(number, None) if is_result and failure is None else failure
+        elif not known.is_terminal:
+            missing += dependencies.wait(number, task.id if is_result else -task.id)
+        elif known.state == STATE_COMPLETED:
+            size += len(known.body)
+        elif not is_result:
+            failures += 1
+        elif failure is None:
+            failure = _unmet(number, known)
     dependent.missing = missing or 1    # it waits, up to the moment at which it is let go
     if failure is not None:
         _fail(tables, task, failure)
@@ -227,6 +233,11 @@ def _release(tables: Tables, task: Task, dependent: Dependent) -> None:
         _fail(tables, task, Failure(ERROR_TOO_LARGE, text))
     else:
         dependencies.take(dependent)
+        size += INPUT_OVERHEAD_BYTES * len(dependent.needs)
+        if size + min(2 * FAILURE_TEXT_MAX * failures, FAILURES_BYTES_MAX) > INPUTS_AHEAD_BYTES_MAX:
+            task.alone = task.alone or HEAVY
+        if not dependent.needs:         # it was behind another one, and needs no results
+            dependencies.leave(task.id)
         let_go(tables, task, wait_ms(dependent.delay_ms, dependent.at_ms, tables.now_ms))
 
 
@@ -260,17 +271,24 @@ FIRST = ", since "      # between what a task needs and the first cause of that
 # -- what is passed on ------------------------------------------------------------------------------------------------
 
 
-def passed_on(tables: Tables, assignments: list[Assignment]) -> list[Assignment]:
-    """The assignments, with what became of the tasks that theirs need."""
-    by_task = tables.dependencies.by_task
-    if not by_task:
-        return assignments
-    return [
-        assignment
-        if (dependent := by_task.get(assignment.task)) is None
-        else structs.replace(assignment, body=_with_inputs(tables, assignment.body, dependent.needs))
-        for assignment in assignments
-    ]
+def passed_on(tables: Tables, assignments: list[Assignment]) -> Iterable[Assignment]:
+    """The assignments, one by one, with what became of the tasks that theirs need."""
+    dependencies = tables.dependencies
+    return _filled(tables, assignments) if dependencies.by_task or dependencies.kept else assignments
+
+
+def _filled(tables: Tables, assignments: list[Assignment]) -> Iterator[Assignment]:
+    by_task, kept = tables.dependencies.by_task, tables.dependencies.kept
+    for assignment in assignments:
+        number = assignment.task
+        dependent = by_task.get(number)
+        if dependent is None:
+            if number not in kept:      # else it has ended since it was handed out
+                yield assignment
+            continue
+        task = tables.tasks.get(number)
+        if task is not None and task.holder and task.attempt == assignment.attempt:
+            yield structs.replace(assignment, body=_with_inputs(tables, assignment.body, dependent.needs))
 
 
 def _with_inputs(tables: Tables, body: bytes, needs: Needs) -> bytes:

@@ -28,7 +28,6 @@ Cost: O(messages handed out), plus the slots and pools that changed in this entr
 """
 
 from cluster.state.credit import Pool, Slot
-from cluster.state.dependencies import passed_on
 from cluster.state.effects import Assignment
 from cluster.state.keys import HOMES_MAX, Home, KeyedChannel
 from cluster.state.ledger import ASSIGNED, ATTEMPT_MARK, HOUSED
@@ -99,7 +98,7 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
         else:
             _house(tables, pool, channel)
         return True
-    if channel.head_is_alone(priority):
+    if channel.head_is_alone(priority, pool):
         (slot,) = pool.take_slots(pool.idle, 1)
         _assign(tables, channel, slot, [channel.take_alone(priority)])
         slot.closed = True
@@ -107,7 +106,7 @@ def _fill_idle(tables: Tables, pool: Pool) -> bool:
     lane = channel.lanes[priority]
     assert lane is not None
     slots = pool.take_slots(pool.idle, len(lane))
-    messages = channel.take(priority, len(slots))
+    messages = channel.take(priority, len(slots), pool)
     pool.next_turn(channel, priority)
     for slot, message in zip(slots, messages, strict=False):
         _assign(tables, channel, slot, [message])
@@ -127,7 +126,7 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
             return _fill_open_from_bundle(tables, pool, channel, priority, rounds)
         _house(tables, pool, channel)
         return True
-    if channel.head_is_alone(priority):
+    if channel.head_is_alone(priority, pool):
         pool.retry()
         return False
     lane = channel.lanes[priority]
@@ -139,7 +138,7 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
     while ring and lane:
         room = min(rounds, min([slot.room(estimate_us) for slot in ring]))
         assert room > 0, "a slot without room was listed as open"
-        messages = channel.take(priority, room * len(ring))
+        messages = channel.take(priority, room * len(ring), pool)
         for turn, slot in enumerate(ring):
             share = messages[turn :: len(ring)]
             if share:
@@ -158,12 +157,12 @@ def _fill_open(tables: Tables, pool: Pool, rounds: int) -> bool:
 def _fill_idle_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority: int) -> None:
     """One message for each idle slot, of lines in turn."""
     pool.next_turn(bundle, priority)
-    if bundle.head_is_alone(priority):
+    if bundle.head_is_alone(priority, pool):
         (slot,) = pool.take_slots(pool.idle, 1)
         _assign(tables, bundle, slot, [bundle.take_alone(priority, tables.now_ms)])
         slot.closed = True
         return
-    messages = bundle.take(priority, len(pool.idle), tables.now_ms)
+    messages = bundle.take(priority, len(pool.idle), tables.now_ms, pool)
     slots = pool.take_slots(pool.idle, len(messages))
     for slot, message in zip(slots, messages, strict=True):
         _assign(tables, bundle, slot, [message])
@@ -180,12 +179,12 @@ def _fill_open_from_bundle(tables: Tables, pool: Pool, bundle: Bundle, priority:
         rounds = 1
     pool.next_turn(bundle, priority)
     # How many wait there is not known. If a round is not filled, only so many slots are looked at.
-    messages = bundle.take(priority, len(pool.open), tables.now_ms, pool)
+    messages = bundle.take(priority, len(pool.open), tables.now_ms, pool, behind=True)
     slots = pool.take_slots(pool.open, len(messages))
     if rounds > 1 and not pool.open:
         estimate_us = bundle.name.estimate_us
         room = min(rounds, min([slot.room(estimate_us) for slot in slots]))
-        messages += bundle.take(priority, (room - 1) * len(slots), tables.now_ms, pool)
+        messages += bundle.take(priority, (room - 1) * len(slots), tables.now_ms, pool, behind=True)
     for turn, slot in enumerate(slots):
         _assign(tables, bundle, slot, messages[turn :: len(slots)])
     if slots:
@@ -215,7 +214,8 @@ def _yields(home: Home) -> bool:
         return False
     if theirs[1] == ours[1]:
         channel, priority = ours
-        return turn and not channel.head_is_alone(priority)     # that one waits for an idle slot: no more until then
+        # What goes alone waits for an idle slot: the pool gets no more until then.
+        return turn and not channel.head_is_alone(priority, slot.pool)
     return theirs[1] > ours[1]
 
 
@@ -252,8 +252,9 @@ def _fill_home(tables: Tables, home: Home) -> None:
             else:
                 channel.move_out()
             continue
-        slot.yields = not head.alone or not slot.count
-        if head.alone:
+        is_alone = head.goes_alone(pool)
+        slot.yields = not is_alone or not slot.count
+        if is_alone:
             # As in a pool: it needs an idle slot, and nothing overtakes it, whoever else this slot serves.
             slot.closed = True
             if not slot.count:
@@ -297,13 +298,11 @@ def _assign(tables: Tables, channel: Standing, slot: Slot, messages: list[Messag
     else:
         assignments = [
             Assignment(
-                m.id, m.attempt, index, estimate_us, (spec := m.spec).timeout_ms, name, m.body, m.alone,
+                m.id, m.attempt, index, estimate_us, (spec := m.spec).timeout_ms, name, m.body, m.alone > 0,
                 spec.soft_timeout_ms, "", "", 0, spec.slot_ms,
             )
             for m in messages
         ]  # fmt: skip
-    if tables.dependencies.by_task:
-        assignments = passed_on(tables, assignments)
     per_session = ledger.effects.assignments
     if slot.session in per_session:
         per_session[slot.session] += assignments

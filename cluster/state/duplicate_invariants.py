@@ -1,26 +1,35 @@
 """What must hold between entries for keys of work and for duplicates; part of `invariants.check`."""
 
-from cluster.state.duplicates import WINDOWS_MAX, scope_of
+from cluster.state.duplicates import CLEARED_EVERY_MS, STALE_DATES, WINDOWS_MAX, scope_of
 from cluster.state.effects import STATE_COMPLETED
 from cluster.state.following import NO_CHANNEL
+from cluster.state.queues import HELD
 from cluster.state.tables import Tables
-from cluster.state.timers import LIFE_SHIFT, LIMIT, OF_KEY
 
 
 def check_duplicates(tables: Tables) -> None:
-    """Whoever is unfinished and has a key is the one who has taken it; of all others the window goes on."""
+    """Whoever is unfinished and has a key is the one who has taken it, or is being stopped and gave way to that one,
+    which waits; of all others the window goes on."""
     duplicates = tables.duplicates
-    assert len(duplicates.by_scope) == len(duplicates.by_task)
+    gave_way = {taken.behind.task for taken in duplicates.by_scope.values() if taken.behind is not None}
+    assert len(duplicates.by_scope) + len(gave_way) == len(duplicates.by_task)
     assert len(duplicates.over) <= WINDOWS_MAX
-    dates = {(first, date_ms) for date_ms, first, _, what in tables.timers.heap if what == LIMIT | OF_KEY << LIFE_SHIFT}
-    last = {first: max([date_ms for known, date_ms in dates if known == first]) for first, _ in dates}
+    buckets: dict[int, list[int]] = {}
+    for number, taken in duplicates.over.items():
+        buckets.setdefault(taken.until_ms + -taken.until_ms % CLEARED_EVERY_MS, []).append(number)
+    assert {date_ms: list(bucket) for date_ms, bucket in duplicates.buckets.items()} == buckets
+    assert duplicates.next_deadline_ms() == min(buckets, default=None)
+    assert len(duplicates._dates) <= 2 * len(buckets) + STALE_DATES + 1
     for number, taken in duplicates.by_task.items():
         task = tables.tasks.get(number)
-        assert taken.task == number and duplicates.by_scope[taken.scope] is taken
+        holder = duplicates.by_scope[taken.scope]
+        assert taken.task == number and (holder is taken or (holder.behind is taken and taken.behind is None))
+        if number in gave_way:
+            assert task is not None and task.state == HELD and task.is_cancelled and taken.until_ms <= tables.now_ms
+            assert holder.is_over or tables.dependencies.by_task[holder.task].behind == number
         assert taken.is_over == (task is None or task.is_terminal), f"key {taken.scope} of task {number}"
         assert (duplicates.over.get(number) is taken) == taken.is_over
         assert task is None or (scope_of(task.spec) == taken.scope and not task.duplicate_of)
-        assert not taken.is_over or last[number] >= taken.until_ms, f"nobody clears key {taken.scope}"
     for task in tables.tasks.in_order():
         if task.spec.dedup and not task.is_terminal:
             assert task.id in duplicates.by_task, f"task {task.id} has lost its key"

@@ -14,7 +14,8 @@ ANSWER_NO_SESSION = 2     # unknown, expired or ended; the outcome of what was s
 ANSWER_REFUSED = 3        # registration of an ended incarnation, a wrapped task number, ...
 ANSWER_BUSY = 4           # of an Acquire that does not wait; of a Steer: this task is unfinished
 ANSWER_OTHER_LIMIT = 5    # of an Acquire: the lock is in use with another limit, the value
-ANSWER_CROWDED = 6        # of an Acquire: too many claims, the value is how many are allowed; of a Steer: runs
+ANSWER_CROWDED = 6        # of an Acquire: too many claims, the value is how many are allowed; of a Steer: runs; of a
+                          # Submit, or a Replay: too many needs
 ANSWER_LOST = 7           # of an Extend, or of a Submit with a fence: the session does not hold that
 ANSWER_NO_SCHEDULE = 8    # of a Steer
 ANSWER_PARKED = 9         # of a Steer: no live worker announces the schedule and could run it
@@ -132,7 +133,8 @@ class Effects:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.registered: list[Registered] = []
-        self.assignments: dict[int, list[Assignment]] = {}      # worker session -> in order of decision
+        # Worker session -> in order of decision; to be `passed_on` by the machine when they are sent.
+        self.assignments: dict[int, list[Assignment]] = {}
         self.withdrawn: dict[int, list[tuple[int, int]]] = {}   # worker session -> (task, attempt) to give up
         self.cancelled: dict[int, list[tuple[int, int, int]]] = {}      # worker session -> (task, attempt, grace_ms)
         self.results: dict[int, list[TaskResult]] = {}          # submitting client session -> terminal records

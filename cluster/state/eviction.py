@@ -10,7 +10,8 @@ may forget as many small ones as weigh the same, else the total would grow by ne
 The same holds for dead letters beyond their own bounds, of which the oldest go first, whatever their dates are.
 
 What others need (`dependencies`) is passed over, by a range as what was replayed; from its lot it goes to no other,
-until nobody needs it.
+until nobody needs it, and from the dead letters likewise. Then it has the date again that it had, and a dead letter is
+the youngest of them.
 
 Ids that are passed over are cheaper than evictions, but not free: there are LOOKS_PER_EVICTION for each eviction that
 is allowed. So the work of an entry is bounded, whatever clients say and whatever is due.
@@ -24,14 +25,12 @@ from cluster.state.effects import STATE_DEAD
 from cluster.state.ledger import EVICTED
 from cluster.state.queues import PENDING, Spec
 from cluster.state.retention import (
-    OVERDUE,
     RECORD_OVERHEAD_BYTES,
     SECOND_MS,
     Lot,
     Retention,
     attempts_bytes,
     has_own_date,
-    record_bytes,
 )
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
@@ -114,16 +113,21 @@ class _Sweep:
             self._retention.drop_if_empty(second)
 
     def _drop_oldest_dead(self) -> None:
-        number = next(iter(self._retention.dead))
-        task = self._tables.tasks.shard(number >> RUN_BITS).pop(number)
-        self._retention.exhume(number)
-        self._ids.append(number)
-        self._retention.bytes -= len(task.body) + RECORD_OVERHEAD_BYTES + self._attempts(task)
+        retention = self._retention
+        number = next(iter(retention.dead))
+        shard = self._tables.tasks.shard(number >> RUN_BITS)
+        task = shard[number]
+        lot = retention.lots[task.lot]
         self._looks -= 1
-        if task.lot == OVERDUE:
-            self._retention.overdue_bytes -= record_bytes(task)
+        if self._tables.dependencies.is_needed(number) and retention.keep(task):
+            lot.ids.remove(number)      # it is known, and must not be met there
         else:
-            self._leave(task.lot, 1)
+            del shard[number]
+            retention.exhume(number)
+            self._ids.append(number)
+            retention.bytes -= retention.bytes_of(task)
+            self._tables.evidence.forget(task)
+        self._leave(lot.number, 1)
 
     @property
     def _numbers_max(self) -> int:
@@ -134,6 +138,7 @@ class _Sweep:
         """Forgets the first tasks of a lot."""
         tables, forgotten = self._tables, self._ids
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         run = -1
         shard: dict[int, Task] = {}
         looked = count = size = 0
@@ -156,6 +161,8 @@ class _Sweep:
             size += len(task.body) + RECORD_OVERHEAD_BYTES
             if task.attempts is not None:
                 size += self._attempts(task)
+            if kept:
+                size += tables.dependencies.kept_bytes(number)
             if size >= enough_bytes:
                 break
         del lot.ids[:looked]
@@ -170,6 +177,7 @@ class _Sweep:
         """
         tables, forget = self._tables, self._ids.append
         needed = tables.dependencies if tables.dependencies.by_task else None
+        kept = tables.dependencies.kept
         end = min(last + 1, first + self._numbers_max)
         spec: Spec | None = None
         skip = False
@@ -205,6 +213,8 @@ class _Sweep:
                 size += len(task.body) + RECORD_OVERHEAD_BYTES
                 if task.attempts is not None:
                     size += self._attempts(task)
+                if kept:
+                    size += tables.dependencies.kept_bytes(number)
                 if size >= enough_bytes:
                     break
             start = cut

@@ -116,6 +116,7 @@ def _sessions(sessions: Sessions) -> Iterator[object]:
     yield (sessions.last_id, [(owner, list(ended)) for owner, ended in sessions.ended.items()])
     for session in sessions:
         yield (session.id, session.name, session.incarnation, session.role, session.worker, session.draining)
+        yield session.slots_open
         yield (session.next_seq, session.kept_from, sorted(session.refusals.items()), session.last_number)
         yield (session.unsaid, list(session.ended), list(session.held), session.last_claim)
         for key, slot in session.slots.items():
@@ -143,15 +144,19 @@ def _schedules(schedules: Schedules) -> Iterator[object]:
 
 def _duplicates(duplicates: Duplicates) -> Iterator[object]:
     for task, taken in sorted(duplicates.by_task.items()):
-        yield (task, taken.scope, taken.until_ms, taken.is_over)
+        behind = 0 if taken.behind is None else taken.behind.task
+        yield (task, taken.scope, taken.until_ms, taken.is_over, behind, duplicates.by_scope[taken.scope].task)
     yield list(duplicates.over)
+    yield [(date_ms, list(bucket)) for date_ms, bucket in sorted(duplicates.buckets.items())]
 
 
 def _dependencies(dependencies: Dependencies) -> Iterator[object]:
     yield (dependencies.counted, list(dependencies.ends))
-    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()), sorted(dependencies.waited.items()))
+    yield (sorted(dependencies.pins.items()), sorted(dependencies.taken.items()))
+    yield [(task, dependencies.waiting_for(task)) for task in sorted(dependencies.waited)]
     for known in (dependencies.by_task, dependencies.kept):
-        yield [(task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown) for task, d in sorted(known.items())]
+        for task, d in sorted(known.items()):
+            yield (task, d.needs, d.delay_ms, d.at_ms, d.missing, d.unknown, d.behind)
 
 
 def _retention(retention: Retention) -> Iterator[object]:

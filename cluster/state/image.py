@@ -75,7 +75,7 @@ from cluster.state.tables import Tables
 from cluster.state.tasks import Task
 
 PART_BYTES = 256 * 1024     # of the rows of a part, unless one row alone is larger
-TASK_BYTES = 128            # at most, of all columns of a task together: body, worker and attempts come on top
+TASK_BYTES = 128            # at most, of all columns of a task together: body, worker, spec and attempts come on top
 NO_KEY = ("", "", "", "", ())       # queue, name, actor, key and labels of most specs
 LIST_ITEMS = 6 * 2_048      # numbers of one row, at most 9 bytes each; whole pairs and triples
 
@@ -239,6 +239,7 @@ def _session(session: Session, offers: "_Offers") -> Row:
         list(session.ended),
         [slot.index for slot in session.slots.values() if slot.yields],
         session.last_claim,
+        session.slots_open,
     )
 
 
@@ -286,8 +287,10 @@ def _schedules(tables: Tables) -> Iterator[Row]:
 def _taken(tables: Tables) -> Iterator[Row]:
     over = tables.duplicates.over
     unfinished = [taken for task, taken in sorted(tables.duplicates.by_task.items()) if task not in over]
+    unfinished.sort(key=lambda taken: taken.behind is not None)
     for taken in (*unfinished, *over.values()):
-        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over)
+        behind = 0 if taken.behind is None else taken.behind.task
+        yield KeyRow(*taken.scope, taken.task, taken.until_ms, taken.is_over, behind)
 
 
 def _dependents(tables: Tables) -> Iterator[Row]:
@@ -295,13 +298,13 @@ def _dependents(tables: Tables) -> Iterator[Row]:
     dependencies = tables.dependencies
     for known, is_live in ((dependencies.by_task, True), (dependencies.kept, False)):
         for task, dependent in sorted(known.items()):
-            dates = (dependent.delay_ms, dependent.at_ms)
-            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, dependent.unknown)
+            dates, others = (dependent.delay_ms, dependent.at_ms), (dependent.unknown, dependent.behind)
+            yield DependentRow(task, dependent.needs, *dates, dependent.missing, is_live, *others)
 
 
 def _waited(tables: Tables) -> Iterator[Row]:
-    for task, waiting in sorted(tables.dependencies.waited.items()):
-        yield from (WaitedRow(task, some) for some in _cut(waiting))
+    for task in sorted(tables.dependencies.waited):
+        yield from (WaitedRow(task, some) for some in _cut(tables.dependencies.waiting_for(task)))
 
 
 def _orders(tables: Tables) -> Iterator[Row]:
@@ -388,30 +391,42 @@ class Specs:
         """Numbers those not met before; returns their rows."""
         numbers = self._numbers
         rows: list[SpecRow] = []
-        for key, spec in dict(zip(map(id, specs), specs, strict=True)).items():
+        for key, spec in _by_id(specs).items():
             if key not in numbers:
                 numbers[key] = len(numbers)
-                rows.append(
-                    SpecRow(
-                        spec.channel,
-                        spec.priority,
-                        spec.timeout_ms,
-                        spec.result_ttl_ms,
-                        spec.expires_at_ms,
-                        spec.retries,
-                        spec.retry,
-                        spec.soft_timeout_ms,
-                        *_whose(spec),
-                        spec.schedule,
-                        spec.slot_ms,
-                        spec.line,
-                        spec.dedup,
-                    )
-                )
+                rows.append(_spec_row(spec))
         return rows
+
+    def sizes(self, specs: Sequence[Spec]) -> list[int]:
+        """How many bytes the rows of those not met before will have, each where it comes first."""
+        numbers = self._numbers
+        sizes = {key: len(_encode(_spec_row(spec))) for key, spec in _by_id(specs).items() if key not in numbers}
+        return [sizes.pop(key, 0) for key in map(id, specs)] if sizes else [0] * len(specs)
 
     def column(self, specs: Sequence[Spec]) -> list[int]:
         return list(map(self._numbers.__getitem__, map(id, specs)))
+
+
+def _by_id(specs: Sequence[Spec]) -> dict[int, Spec]:
+    return dict(zip(map(id, specs), specs, strict=True))
+
+
+def _spec_row(spec: Spec) -> SpecRow:
+    return SpecRow(
+        spec.channel,
+        spec.priority,
+        spec.timeout_ms,
+        spec.result_ttl_ms,
+        spec.expires_at_ms,
+        spec.retries,
+        spec.retry,
+        spec.soft_timeout_ms,
+        *_whose(spec),
+        spec.schedule,
+        spec.slot_ms,
+        spec.line,
+        spec.dedup,
+    )
 
 
 def _whose(spec: Spec) -> tuple[str, str, str, str, Labels]:
@@ -422,15 +437,16 @@ def _whose(spec: Spec) -> tuple[str, str, str, str, Labels]:
 def _tasks(tables: Tables, specs: Specs) -> Iterator[Row]:
     for shard in tables.tasks.shards:
         tasks = list(map(shard.__getitem__, sorted(shard)))
-        for start, end in _cuts(tasks):
+        for start, end in _cuts(tasks, specs):
             yield _block(tasks[start:end], specs)
 
 
-def _cuts(tasks: list[Task]) -> Iterator[tuple[int, int]]:
+def _cuts(tasks: list[Task], specs: Specs) -> Iterator[tuple[int, int]]:
     """Where blocks start and end, so that none passes PART_BYTES unless it is of one task."""
     sizes = list(map(len, _column(tasks, "body")))
     # A block has each name of a worker once, so this counts too much, unless every task has another one.
     sizes = list(map(add, sizes, map(len, _column(tasks, "worker"))))
+    sizes = list(map(add, sizes, specs.sizes(_column(tasks, "spec"))))
     attempts = _column(tasks, "attempts")
     if any(attempts):
         sizes = list(map(add, sizes, [len(_encode(some)) if some else 0 for some in attempts]))

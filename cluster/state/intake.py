@@ -25,6 +25,7 @@ from cluster.state.commands import (
     SUBMIT_TASKS_MAX,
     TASK_NUMBER_BITS,
     LineRule,
+    Needs,
     Options,
     RetryRule,
     Submit,
@@ -34,7 +35,7 @@ from cluster.state.dependencies import begin
 from cluster.state.effects import ANSWER_CROWDED, ANSWER_OK, ANSWER_REFUSED
 from cluster.state.following import follow, with_key
 from cluster.state.needs import NEEDS_KNOWN_MAX
-from cluster.state.queues import DELAYED, PENDING, Spec
+from cluster.state.queues import DELAYED, HELD, PENDING, Spec
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
@@ -120,17 +121,28 @@ def enter(
 
 
 def _enter_once(tables: Tables, group: TaskGroup, options: Options, first: int) -> None:
-    """The first of these tasks, if their key is free; the others are its duplicates, which need nothing."""
+    """The first of these tasks, if their key is free or whoever has it gives way; the others are its duplicates, which
+    need nothing."""
     name, count = group.name, len(group.bodies)
     known = tables.duplicates.first(name, options, tables.now_ms)
-    if not known:
+    behind = known if known and _gives_way(tables, known) else 0
+    if not known or behind:
         spec = spec_for(tables, name, options, 1)
-        enter_first(tables, spec, options, first, group.bodies[:1], waits=bool(group.needs))
-        if group.needs:
-            begin(tables, first, group.needs[:1], options)
+        needs = group.needs[:1] or ([Needs([])] if behind else [])
+        enter_first(tables, spec, options, first, group.bodies[:1], waits=bool(needs))
+        if needs:
+            begin(tables, first, needs, options, behind)
         known, first, count = first, first + 1, count - 1
     if count:
         follow(tables, known, name, options, first, count)
+
+
+def _gives_way(tables: Tables, number: int) -> bool:
+    """Whether one that has its key is being stopped, and would have lost it by its end."""
+    task = tables.tasks.get(number)
+    if task is None or task.state != HELD or not task.is_cancelled:
+        return False
+    return not tables.duplicates.is_within_window(number, tables.now_ms)
 
 
 def enter_first(

@@ -2,7 +2,7 @@
 else."""
 
 from cluster.state.commands import NEEDS_COMMAND_MAX, NEVER, RETRIES_MAX, SESSION_WINDOW_COMMANDS, TASK_NUMBER_BITS
-from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, canonical
+from cluster.state.credit import IDLE, NOWHERE, OPEN, SLOT_BITS, SLOT_MESSAGES_MAX, canonical, is_shut
 from cluster.state.duplicate_invariants import check_duplicates
 from cluster.state.effects import STATE_COMPLETED, STATE_DEAD
 from cluster.state.evidence import EVIDENCE_BYTES_MAX, evidence_bytes
@@ -11,7 +11,7 @@ from cluster.state.line_invariants import check_lines
 from cluster.state.locks import CLAIM_NUMBER_MAX
 from cluster.state.needs import NEEDS_KNOWN_MAX
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel
-from cluster.state.retention import OVERDUE, OVERDUE_BYTES_MAX, record_bytes
+from cluster.state.retention import OVERDUE, OVERDUE_BYTES_MAX
 from cluster.state.schedule_rows import HISTORY_SLOTS
 from cluster.state.schedules import RUN_NUMBER_MAX, SCHEDULES_MAX, UNKNOWN, WAITING_MAX, is_served
 from cluster.state.sessions import ENDED_INCARNATIONS_MAX, ENDED_NAMES_MAX, SESSIONS_MAX
@@ -191,7 +191,7 @@ def _check_counters(tables: Tables) -> None:
         live = [message for message in entries if message.state == PENDING]
         assert channel.waiting == len(live)
         assert channel.stale == len(entries) - len(live)
-        assert channel.alone == sum([message.alone for message in live])
+        assert channel.alone == sum([message.alone > 0 for message in live])
         assert channel.name.estimate_us >= 1
 
 
@@ -199,14 +199,20 @@ def _check_slots(tables: Tables) -> None:
     """The sums of credit are those of the messages held, and a closed slot holds something."""
     for session in tables.sessions:
         assert bool(session.slots) == (session.worker is not None)
+        worker = session.worker
+        is_resizable = worker is not None and worker.slots_min > 0
+        assert session.slots_open == 0 or is_resizable, f"session {session.id} cannot shut slots"
+        if worker is not None and is_resizable:
+            assert worker.slots_min <= session.slots_open <= worker.slots
         for slot in session.slots.values():
             mine = [message for message in session.held.values() if message.holder == slot.key]
-            assert slot.draining == session.draining
+            assert slot.draining == (session.draining or is_shut(slot, session.slots_open))
             assert slot.session == session.id == slot.key >> SLOT_BITS and slot.held is session.held
             assert slot.count == len(mine), f"count of slot {slot.key}"
+            assert slot.count <= (slot.pool.prefetch or SLOT_MESSAGES_MAX), f"slot {slot.key} holds more than it may"
             assert slot.load_us == sum([message.estimate_us for message in mine]), f"load of slot {slot.key}"
             assert not slot.closed or slot.count > 0, "a closed slot that is empty would never open"
-            if slot.count and any(message.alone for message in mine):
+            if any(message.goes_alone(slot.pool) for message in mine):
                 assert slot.count == 1 and slot.closed, f"{slot.key} holds more than what goes alone"
 
 
@@ -271,16 +277,18 @@ def _check_dependencies(tables: Tables) -> None:
     pins: dict[int, int] = {}
     taken: dict[int, int] = {}
     waits: dict[int, int] = {}
-    for waiting in dependencies.waited.values():
+    for need in dependencies.waited:
+        waiting = dependencies.waiting_for(need)
         assert waiting, "nobody waits for it"
         for signed in waiting:
+            assert abs(signed) in dependencies.by_task, f"{abs(signed)} waits for {need}, and has ended"
             waits[abs(signed)] = waits.get(abs(signed), 0) + 1
     for number, dependent in dependencies.by_task.items():
         task = tables.tasks.get(number)
         if task is None or task.is_terminal:
             assert number in ends, f"{number} has ended and pins what it needed"
         elif dependent.missing:
-            assert task.state == DELAYED and dependent.missing <= waits.get(number, 0), f"{number} waits for nothing"
+            assert task.state == DELAYED and dependent.missing == waits.get(number), f"{number} waits for nothing"
         for need in dependent.all():
             counts = pins if dependent.missing else taken
             counts[need] = counts.get(need, 0) + 1
@@ -304,17 +312,17 @@ def _check_retention(tables: Tables) -> None:
     total = overdue = 0
     for task in tables.tasks.in_order():
         if task.is_terminal:
-            if task.lot == OVERDUE:
+            total += retention.bytes_of(task)
+            if task.lot <= OVERDUE:
                 assert tables.dependencies.is_needed(task.id), f"{task.id} would be kept for ever"
-                overdue += record_bytes(task)
+                overdue += retention.bytes_of(task)
+                continue
             known[task.lot] = known.get(task.lot, 0) + 1
-            total += record_bytes(task)
             if task.state == STATE_DEAD:
-                dead[task.id] = record_bytes(task)
+                dead[task.id] = retention.bytes_of(task)
     assert total == retention.bytes
     assert dict(retention.dead) == dead and retention.dead_bytes == sum(dead.values())
     assert overdue == retention.overdue_bytes <= OVERDUE_BYTES_MAX
-    known.pop(OVERDUE, None)
     assert {number: lot.known for number, lot in retention.lots.items()} == known
     listed = 0
     for second, bucket in retention.buckets.items():

@@ -147,9 +147,10 @@ class KeyedChannel(Channel):
         taken: list[Message] = []
         while len(taken) < count:
             message = self.head_of(priority)
-            if message is None or message.alone or not pool.announces(message.spec.name):
+            if message is None or message.goes_alone(pool) or not pool.announces(message.spec.name):
                 break
             assert lane is not None
+            self.alone -= message.alone > 0
             taken.append(lane.popleft())
         self._handed_out(len(taken))
         return taken

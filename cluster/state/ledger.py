@@ -21,6 +21,7 @@ Marks are negative, so that no two different sequences of decisions write the sa
     LAPSED, claim, why              it has ended, as one of CLAIM_* says
     WANTED, claim                   its holder is to give it up
     ARMED, version, slot            the next slot of the schedule with these terms
+    RESIZED, session, slots         of a worker: so many are open
     SLOTTED, version, slot, fate, task      what becomes of a slot: one of SLOT_*, its task or 0
     DUPLICATED, first, task...      accepted and ended, since the first one has their key
 """
@@ -49,6 +50,7 @@ WANTED = -13
 ARMED = -14
 SLOTTED = -15
 DUPLICATED = -16
+RESIZED = -17
 ATTEMPT_MARK = 100          # below all marks: attempt 2 is written as -102
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -90,6 +92,9 @@ class Ledger:
 
     def draining(self, session: int) -> None:
         self.decisions += (DRAINING, session)
+
+    def resized(self, session: int, slots: int) -> None:
+        self.decisions += (RESIZED, session, slots)
 
     def session_ended(self, session: int) -> None:
         if self.effects is not None:

@@ -30,12 +30,12 @@ from cluster.state.commands import (
 )
 from cluster.state.credit import SLOT_BITS, pools_of
 from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED
-from cluster.state.queues import DELAYED, HELD, PENDING, Message
+from cluster.state.queues import ALONE, DELAYED, HELD, PENDING, Message
 from cluster.state.retention import DEAD_KEPT_MS, attempts_bytes
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import CRASHES_MAX, Attempt, Task
-from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, OF_KEY, READY
+from cluster.state.timers import GIVE_UP, LIFE_SHIFT, LIMIT, READY
 
 SILENCE_MS = 30_000     # of a worker that was to stop a task, after the grace: then its answer is not waited for
 
@@ -64,8 +64,13 @@ def finish(tables: Tables, task: Task, state: int) -> None:
     ttl_ms = task.spec.result_ttl_ms
     if state == STATE_DEAD:
         ttl_ms = max(ttl_ms, DEAD_KEPT_MS)
+    dependencies = tables.dependencies
+    size_bytes = len(task.body) + attempts_bytes(task)
+    if dependencies.by_task:
+        dependencies.keep(task.id)
+        size_bytes += dependencies.kept_bytes(task.id)
     task.lot = tables.retention.lot(tables.now_ms, ttl_ms)
-    tables.retention.file(task.lot, [task.id], len(task.body) + attempts_bytes(task))
+    tables.retention.file(task.lot, [task.id], size_bytes)
     if state == STATE_DEAD:
         tables.retention.bury(task)
     tables.queues.channels[task.spec.channel].ended(state, 1)
@@ -74,8 +79,8 @@ def finish(tables: Tables, task: Task, state: int) -> None:
         tables.duplicates.ended(task.id, tables.now_ms)
     if task.spec.schedule:
         tables.schedules.freed.append(task.id)
-    if tables.dependencies.is_used:
-        tables.dependencies.note((task.id,))
+    if dependencies.is_used:
+        dependencies.note((task.id,))
 
 
 def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
@@ -89,14 +94,14 @@ def crash(tables: Tables, task: Task, attempt: Attempt) -> bool:
     if task.crashes >= CRASHES_MAX:
         finish(tables, task, STATE_DEAD)
         return False
-    task.alone = True
+    task.alone = ALONE
     return True
 
 
 def suspect(tables: Tables, task: Task, attempt: Attempt) -> None:
     """A released task may be the culprit of a loss, or another one that was there: uncounted, but to run alone."""
     tables.evidence.record(task, attempt)
-    task.alone = True
+    task.alone = ALONE
 
 
 def requeue(tables: Tables, tasks: Iterable[Task]) -> None:
@@ -125,6 +130,20 @@ def drain(tables: Tables, session: Session) -> None:
         assert session.worker is not None
         tables.schedules.leave(session.worker)
         tables.ledger.draining(session.id)
+
+
+def resize(tables: Tables, session: Session, slots: int) -> bool:
+    """A worker has so many slots open from now on. Homes at those that it shuts move; it hands back itself what they
+    hold and do not run. False if that is beyond its bounds."""
+    worker = session.worker
+    assert worker is not None
+    if not 0 < worker.slots_min <= slots <= worker.slots:
+        return False
+    if not session.draining:
+        session.slots_open = slots
+        tables.keys.vacate(tables.credit.resize(session.slots, slots))
+        tables.ledger.resized(session.id, slots)
+    return True
 
 
 def end_session(tables: Tables, session: Session, *, in_order: bool = False) -> None:
@@ -212,14 +231,13 @@ def cancel(tables: Tables, task: Task, grace_ms: int) -> None:
 
 
 def run_timers(tables: Tables) -> None:
-    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room."""
+    """Delayed tasks whose time has come wait behind the others; waiting ones that expired end; limits may have room;
+    keys whose window is over are free."""
+    tables.duplicates.clear(tables.now_ms)
     for date_ms, first, count, item in tables.timers.take_due(tables.now_ms):
         life, what = divmod(item, 1 << LIFE_SHIFT)
         if what == LIMIT:
-            if life == OF_KEY:
-                tables.duplicates.due(first, tables.now_ms)
-            else:
-                tables.limits.due(first, date_ms)
+            tables.limits.due(first, date_ms)
             continue
         found = [tables.tasks.get(number) for number in range(first, first + count)]
         tasks = [task for task in found if task is not None and task.replays == life]
@@ -230,8 +248,8 @@ def run_timers(tables: Tables) -> None:
                     task.state = PENDING
                 channel = tables.queues.channels[ready[0].spec.channel]
                 channel.queue.delayed -= len(ready)
-                if ready[0].failures:
-                    channel.append_again(ready[0])      # a retry has a date of its own
+                if len(ready) == 1:
+                    channel.append_again(ready[0])      # perhaps a retry, or what was let go
                 else:
                     channel.append(ready[0].spec.priority, ready)
         elif what == GIVE_UP:

@@ -94,9 +94,10 @@ class Bundle(SparseTurns):
         self.mask &= ~(1 << priority)
         return None
 
-    def take(self, priority: int, count: int, now_ms: int, behind: Pool | None = None) -> list[Message]:
+    def take(self, priority: int, count: int, now_ms: int, pool: Pool, *, behind: bool = False) -> list[Message]:
         """Removes up to `count` messages from lines in turn, one from each, or all from one that is by itself. Stops
-        before one that must go alone, or not `behind` others in slots of a pool, and when its limit holds it back."""
+        before one that must go alone in slots of this pool, or not `behind` others there, and when its limit holds it
+        back."""
         ring = self.ready[priority]
         taken: list[Message] = []
         while ring and len(taken) < count and self.pools is self.places:
@@ -105,13 +106,13 @@ class Bundle(SparseTurns):
             if line.head_of(priority) is None:
                 del ring[index]
                 continue
-            if line.head_is_alone(priority) if behind is None else line.waits_for_idle(priority, behind):
+            if line.waits_for_idle(priority, pool) if behind else line.head_is_alone(priority, pool):
                 break
             if len(ring) > 1:
                 ring.move_to_end(index)
-                some = line.take(priority, 1)
+                some = line.take(priority, 1, pool)
             else:
-                some = line.take(priority, min(count - len(taken), line.room(now_ms)))
+                some = line.take(priority, min(count - len(taken), line.room(now_ms)), pool)
             taken += some
             line.started(len(some), now_ms)
         if not ring:
@@ -127,9 +128,9 @@ class Bundle(SparseTurns):
         line.started(1, now_ms)
         return message
 
-    def head_is_alone(self, priority: int) -> bool:
+    def head_is_alone(self, priority: int, pool: Pool) -> bool:
         line = self.next_line(priority)
-        return line is not None and line.head_is_alone(priority)
+        return line is not None and line.head_is_alone(priority, pool)
 
     def waits_for_idle(self, priority: int, pool: Pool) -> bool:
         """Whether what is next must not wait behind another."""
@@ -191,7 +192,7 @@ class Line(Channel):
 
     def waits_for_idle(self, priority: int, pool: Pool) -> bool:
         under_rate = self.under is not None and self.under.starts > 0 and not pool.is_loop
-        return under_rate or self.head_is_alone(priority)
+        return under_rate or self.head_is_alone(priority, pool)
 
     def room(self, now_ms: int) -> int:
         """How many more of its tasks may start now."""

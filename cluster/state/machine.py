@@ -10,11 +10,12 @@ Queues, sessions, credit, dates and dispatch are all in here, and one entry is a
 What others need to know of the state is read between entries, through the methods below `apply`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, Final, Literal
 
 from cluster.state import dependencies
+from cluster.state.backlog import Backlog, backlogs_of, still_waits
 from cluster.state.commands import (
     REPLAY_TASKS_MAX,
     ROLE_CLIENT,
@@ -33,6 +34,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     Seen,
     Stamp,
     Steer,
@@ -59,7 +61,7 @@ from cluster.state.image import image
 from cluster.state.inspection import Page, details_of, page_of
 from cluster.state.intake import submit
 from cluster.state.invariants import check
-from cluster.state.lifecycle import cancel, drain, end_session, run_timers
+from cluster.state.lifecycle import cancel, drain, end_session, resize, run_timers
 from cluster.state.locks import Locks
 from cluster.state.outcomes import complete
 from cluster.state.registration import register
@@ -80,7 +82,7 @@ class Unfinished(Enum):
 
 PENDING: Final = Unfinished.PENDING
 
-SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend | Steer
+SessionCommand = Submit | Complete | Drain | Cancel | Replay | Acquire | Release | Extend | Steer | Resize
 
 
 class Machine:
@@ -112,6 +114,7 @@ class Machine:
             16: self._on_arm,
             17: self._on_fire,
             18: self._on_steer,
+            19: self._on_resize,
         }
         assert self._handlers.keys() == KINDS.keys()
 
@@ -186,7 +189,11 @@ class Machine:
         tables = self._tables
         if tables.dependencies.ends:
             return tables.now_ms        # one entry could not tell of all
-        dates = (tables.timers.next_deadline_ms(), tables.retention.next_deadline_ms(tables.now_ms))
+        dates = (
+            tables.timers.next_deadline_ms(),
+            tables.duplicates.next_deadline_ms(),
+            tables.retention.next_deadline_ms(tables.now_ms),
+        )
         return min([date for date in dates if date is not None], default=None)
 
     def session(self, session: int) -> Session | None:
@@ -199,17 +206,29 @@ class Machine:
     def worker_sessions(self) -> list[Session]:
         return [session for session in self._tables.sessions if session.worker is not None]
 
+    def backlogs(self, sessions: Iterable[int]) -> list[Backlog]:
+        """What waits for slots that these workers could open."""
+        return backlogs_of(self._tables, sessions)
+
+    def still_waits(self, pool: int, task: int, attempt: int) -> bool:
+        """Whether a task that was the `last` of this pool's backlog is still part of it."""
+        return still_waits(self._tables, pool, task, attempt)
+
     def held_by(self, session: int) -> list[Assignment]:
-        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is
-        none."""
+        """What a worker's session holds, slot by slot in the order in which it was given; [] if there is none. To be
+        `passed_on` before it is sent."""
         known = self._tables.sessions.by_id.get(session)
         if known is None:
             return []
         channels = self._tables.queues.channels
-        assignments = [
+        return [
             assignment_of(channels[message.spec.channel], known.slots[message.holder].index, message)
             for message in known.held.values()
         ]
+
+    def passed_on(self, assignments: list[Assignment]) -> Iterable[Assignment]:
+        """Assignments as their worker gets them: one by one, each with what became of the tasks that its task needs.
+        Nothing may be applied before the last one was taken. Left out is one that needs others and was taken away."""
         return dependencies.passed_on(self._tables, assignments)
 
     def cancelled_at(self, session: int) -> list[tuple[int, int, int]]:
@@ -339,6 +358,12 @@ class Machine:
             drain(self._tables, session)
             self._answer(session, command.low, ANSWER_OK, 0)
 
+    def _on_resize(self, command: Resize) -> None:
+        session = self._admit(command, ROLE_WORKER)
+        if session is not None:
+            code = ANSWER_OK if resize(self._tables, session, command.slots) else ANSWER_REFUSED
+            self._answer(session, command.low, code, 0)
+
     def _on_cancel(self, command: Cancel) -> None:
         session = self._admit(command, ROLE_CLIENT)
         if session is not None:
@@ -355,7 +380,7 @@ class Machine:
         if len(command.tasks) > REPLAY_TASKS_MAX:
             self._answer(session, command.low, ANSWER_REFUSED, 0)
         else:
-            self._answer(session, command.low, ANSWER_OK, replay(self._tables, command.tasks))
+            self._answer(session, command.low, *replay(self._tables, command.tasks))
 
     def _on_acquire(self, command: Acquire) -> None:
         session = self._admit(command, ROLE_CLIENT)

@@ -8,6 +8,8 @@ This is the hottest loop of the product. Neighbouring outcomes nearly always sha
 their dict, so counters and the estimate are kept in locals and written back when one of these changes.
 """
 
+from msgspec import structs
+
 from cluster.state.commands import (
     OUTCOME_CANCELLED,
     OUTCOME_COMPLETED,
@@ -16,6 +18,7 @@ from cluster.state.commands import (
     OUTCOME_RETURNED,
     OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
+    OUTCOME_UNMET,
     Complete,
     Outcome,
 )
@@ -37,6 +40,7 @@ WITHOUT_RESULT = (
     OUTCOME_RETURNED,
     OUTCOME_CANCELLED,
     OUTCOME_SUSPECTED,
+    OUTCOME_UNMET,
 )
 
 
@@ -203,6 +207,9 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
         if outcome.started_ms:
             tables.evidence.record(task, attempt)
         finish(tables, task, STATE_CANCELLED)
+    elif status == OUTCOME_UNMET:
+        tables.evidence.record(task, attempt)
+        finish(tables, task, STATE_FAILED)
     elif status == OUTCOME_CRASHED:
         if crash(tables, task, attempt):
             back.append(task)
@@ -224,4 +231,7 @@ def _end_otherwise(tables: Tables, session: Session, task: Task, outcome: Outcom
 def _attempt(worker: str, outcome: Outcome) -> Attempt:
     started_ms = outcome.started_ms
     ended_ms = end_ms(started_ms, outcome.run_us)
-    return Attempt(outcome.attempt, worker, outcome.status, started_ms, ended_ms, bounded(outcome.error))
+    error = bounded(outcome.error)
+    if outcome.status == OUTCOME_UNMET and outcome.error is not None and error is not None:
+        error = structs.replace(error, unmet=outcome.error.unmet)
+    return Attempt(outcome.attempt, worker, outcome.status, started_ms, ended_ms, error)

@@ -36,6 +36,10 @@ PENDING = 5         # in a lane
 HELD = 6            # assigned to a slot
 DELAYED = 7         # waits for its time
 
+# What of `Message.alone` is not 0 = anything may wait beside it in its slot.
+ALONE = 1           # nothing may
+HEAVY = 2           # nothing may, but in a loop, where nothing waits: what goes with it is too much to lie ready
+
 LANES = PRIORITY_MAX + 1
 STALE_MIN = 64              # of a channel, before its lanes are worth rebuilding
 SPECS_MAX = 4_096           # of remembered specs; forgetting them costs memory, not meaning
@@ -69,7 +73,7 @@ class Message(Struct, gc=False):
     """One thing that waits, is held, or has ended.
 
     `attempt` numbers the current or next hand-out, from 1. `holder` is the key of the slot while HELD, else
-    0; `estimate_us` is what it was counted with there.
+    0; `estimate_us` is what it was counted with there. `alone` is 0, ALONE or HEAVY.
     """
 
     id: int
@@ -79,7 +83,11 @@ class Message(Struct, gc=False):
     attempt: int = 1
     holder: int = 0
     estimate_us: int = 0
-    alone: bool = False
+    alone: int = 0
+
+    def goes_alone(self, pool: "Pool") -> bool:
+        """Whether it needs an idle slot of this pool, for itself."""
+        return self.alone == ALONE or (self.alone == HEAVY and not pool.is_loop)
 
 
 class Queue:
@@ -108,7 +116,7 @@ class Name:
 class Channel:
     """Messages of one name in one queue, for workers with the same labels.
 
-    Invariants: `waiting` = live messages in all lanes, `alone` of them are marked alone; `stale` = entries
+    Invariants: `waiting` = live messages in all lanes, `alone` of them are ALONE or HEAVY; `stale` = entries
     that are not PENDING. A lane that is not empty is registered in every pool of `pools` (they unregister
     lazily).
     """
@@ -154,23 +162,23 @@ class Channel:
     def append_again(self, message: Message) -> None:
         """Puts a PENDING message that was handed out before behind the others."""
         self.append(message.spec.priority, [message])
-        self.alone += message.alone
+        self.alone += message.alone > 0
 
     def prepend(self, message: Message) -> None:
         """Puts a PENDING message before the others of its lane."""
         assert message.state == PENDING and not message.holder
         self._lane(message.spec.priority).appendleft(message)
         self.waiting += 1
-        self.alone += message.alone
+        self.alone += message.alone > 0
         self.queue.ready += 1
 
-    def take(self, priority: int, count: int) -> list[Message]:
-        """Removes up to `count` live messages from the front of a lane; stops before one that must go
-        alone."""
+    def take(self, priority: int, count: int, pool: "Pool") -> list[Message]:
+        """Removes up to `count` live messages from the front of a lane; stops before one that must go alone in this
+        pool."""
         lane = self.lanes[priority]
         assert lane is not None
         if self.stale or self.alone:
-            taken = self._take_carefully(lane, count)
+            taken = self._take_carefully(lane, count, pool)
         elif count >= len(lane):
             taken = list(lane)
             lane.clear()
@@ -190,8 +198,8 @@ class Channel:
         self._handed_out(1)
         return message
 
-    def head_is_alone(self, priority: int) -> bool:
-        """Whether the next live message of a lane must go alone; drops stale entries before it."""
+    def head_is_alone(self, priority: int, pool: "Pool") -> bool:
+        """Whether the next live message of a lane must go alone in this pool; drops stale entries before it."""
         lane = self.lanes[priority]
         assert lane is not None
         if not self.alone:
@@ -199,11 +207,11 @@ class Channel:
         while lane and lane[0].state != PENDING:
             lane.popleft()
             self.stale -= 1
-        return bool(lane) and lane[0].alone
+        return bool(lane) and lane[0].goes_alone(pool)
 
     def waits_for_idle(self, priority: int, pool: "Pool") -> bool:
         """Whether the next live message of a lane must not wait behind another."""
-        return self.head_is_alone(priority)
+        return self.head_is_alone(priority, pool)
 
     def head_of(self, priority: int) -> Message | None:
         """The next live message of a lane; drops stale entries before it."""
@@ -219,7 +227,7 @@ class Channel:
         """`message` was live in a lane and has just ended there."""
         assert message.state != PENDING
         self.waiting -= 1
-        self.alone -= message.alone
+        self.alone -= message.alone > 0
         self.stale += 1
         self.queue.ready -= 1
         if self.stale >= STALE_MIN and self.stale > self.waiting:
@@ -238,15 +246,16 @@ class Channel:
         self.queue.ready -= count
         self.queue.running += count
 
-    def _take_carefully(self, lane: deque[Message], count: int) -> list[Message]:
+    def _take_carefully(self, lane: deque[Message], count: int, pool: "Pool") -> list[Message]:
         taken: list[Message] = []
         while lane and len(taken) < count:
             message = lane[0]
             if message.state != PENDING:
                 self.stale -= 1
-            elif message.alone:
+            elif message.goes_alone(pool):
                 break
             else:
+                self.alone -= message.alone > 0
                 taken.append(message)
             lane.popleft()
         return taken

@@ -11,7 +11,19 @@ from itertools import repeat
 from typing import Any
 
 from cluster.state.commands import GRACE_NONE, LineRule, WorkerSpec
-from cluster.state.credit import IDLE, OPEN, SLOT_BITS, SLOTS_MAX, Pool, PoolKey, Slot, pool_keys, slot_key, slots_of
+from cluster.state.credit import (
+    IDLE,
+    OPEN,
+    SLOT_BITS,
+    SLOTS_MAX,
+    Pool,
+    PoolKey,
+    Slot,
+    is_shut,
+    pool_keys,
+    slot_key,
+    slots_of,
+)
 from cluster.state.duplicates import Taken
 from cluster.state.effects import STATE_CANCELLED, STATE_DEAD
 from cluster.state.errors import OlderState
@@ -21,7 +33,7 @@ from cluster.state.lines import Bundle
 from cluster.state.locks import Claim, Lock
 from cluster.state.needs import Dependent
 from cluster.state.queues import Channel, Message, Name, Queue, Spec
-from cluster.state.retention import OVERDUE, Lot, record_bytes
+from cluster.state.retention import OVERDUE, Lot
 from cluster.state.rows import (
     DEAD_LISTED_SINCE,
     IMAGE_VERSION,
@@ -197,7 +209,7 @@ class Rebuilding:
         session.next_seq, session.kept_from = row.next_seq, row.kept_from
         session.refusals = {seq: (code, value) for seq, code, value in row.refusals}
         session.last_number, session.unsaid = row.last_number, row.unsaid
-        session.last_claim = row.last_claim
+        session.last_claim, session.slots_open = row.last_claim, row.slots_open
         session.ended.extend(row.ended)
         if row.offer >= 0:
             self._slots(session, row)
@@ -218,7 +230,7 @@ class Rebuilding:
         for index in row.yielding:
             session.slots[slot_key(session.id, index)].yields = True
         for slot in session.slots.values():
-            slot.draining = session.draining
+            slot.draining = session.draining or is_shut(slot, row.slots_open)
         for pool in pools:
             pool.sessions += not session.draining
         if self._owned:
@@ -267,9 +279,10 @@ class Rebuilding:
     def key(self, row: KeyRow) -> None:
         scope = (self._text(row.name), self._text(row.key), self._text(row.dedup))
         duplicates = self.tables.duplicates
-        if scope in duplicates.by_scope or row.task in duplicates.by_task:
+        behind = duplicates.by_scope.get(scope)
+        if row.task in duplicates.by_task or (0 if behind is None else behind.task) != row.behind:
             raise LookupError(f"key {scope} of task {row.task}")
-        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over))
+        duplicates.add(Taken(scope, row.task, row.until_ms, is_over=row.is_over, behind=behind))
 
     def tasks(self, row: TasksRow) -> None:
         for spec in row.specs:
@@ -286,7 +299,6 @@ class Rebuilding:
 
         attempts = [self._attempts(ended) for ended in row.attempts] if row.attempts is not None else None
         workers = [texts[place] for place in row.worker] if row.worker is not None else None
-        alone = list(map(bool, row.alone)) if row.alone is not None else None
         tasks = map(
             Task,
             row.id,
@@ -296,7 +308,7 @@ class Rebuilding:
             column(row.attempt, 1),
             column(_shared(row.holder), 0),
             column(_shared(row.estimate_us), 0),
-            column(alone, False),
+            column(row.alone, 0),
             column(workers, ""),
             column(row.started_ms, 0),
             column(row.run_us, 0),
@@ -309,9 +321,9 @@ class Rebuilding:
         )
         shard = self.tables.tasks.shard(row.id[0] >> RUN_BITS)
         shard.update(zip(row.id, tasks, strict=True))
-        if row.lot is not None and OVERDUE in row.lot:
-            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot == OVERDUE]
-            self.tables.retention.overdue_bytes += sum(map(record_bytes, overdue))
+        if row.lot is not None and min(row.lot) <= OVERDUE:
+            overdue = [shard[number] for number, lot in zip(row.id, row.lot, strict=True) if lot <= OVERDUE]
+            self.tables.retention.overdue_bytes += sum(map(self.tables.retention.bytes_of, overdue))
 
     def _attempts(self, ended: list[Attempt] | None) -> list[Attempt] | None:
         if ended is None:
@@ -320,18 +332,23 @@ class Rebuilding:
 
     def dependent(self, row: DependentRow) -> None:
         dependencies = self.tables.dependencies
-        if self.tables.tasks.get(row.task) is None and not row.is_live:
-            raise LookupError(f"needs of task {row.task}")
-        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown)
+        dependent = Dependent(row.needs, row.delay_ms, row.at_ms, row.missing, row.unknown, row.behind)
         if not row.is_live:
+            task = self.tables.tasks.get(row.task)
+            if task is None:
+                raise LookupError(f"needs of task {row.task}")
             dependencies.kept[row.task] = dependent
+            if task.lot <= OVERDUE:
+                self.tables.retention.overdue_bytes += dependencies.kept_bytes(row.task)
             return
         dependencies.enter(row.task, dependent)
         if not row.missing:
             dependencies.take(dependent)
 
     def waited(self, row: WaitedRow) -> None:
-        self.tables.dependencies.waited.setdefault(row.task, []).extend(row.waiting)
+        for signed in row.waiting:
+            if not self.tables.dependencies.wait(row.task, signed):
+                raise LookupError(f"{signed} waits twice for task {row.task}")
 
     # -- orders ----------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ def _session(tables: Tables, command: Register) -> Session | None:
     session = sessions.open(owner, command.incarnation, worker)
     if worker is not None:
         made = tables.credit.made
+        session.slots_open = worker.slots_min
         session.slots = tables.credit.join(session.id, worker, tables.queues, session.held)
         tables.keys.pools_changed([pool for pool in pools_of(session.slots) if pool.index > made])
         tables.counters.refused_schedules += tables.schedules.announce(worker, tables.now_ms)
@@ -72,6 +73,7 @@ def _is_valid(command: Register) -> bool:
 def _is_valid_worker(worker: WorkerSpec) -> bool:
     return (
         1 <= worker.slots <= SLOTS_MAX
+        and 0 <= worker.slots_min <= worker.slots
         and (worker.prefetch == PREFETCH_AUTO or 1 <= worker.prefetch <= PREFETCH_MAX)
         and len(worker.queues) <= WORKER_QUEUES_MAX
         and len(worker.names) <= WORKER_NAMES_MAX

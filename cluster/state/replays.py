@@ -13,33 +13,41 @@ A run of an exclusive schedule is passed over while another one of that is unfin
 a task whose key another one has by now (`duplicates`).
 
 A task that needs others waits for them again, and gets what became of them by then. One that others need is passed over
-if one of those was let go already and has not ended: it was promised that end (`dependencies`).
+if one of those was let go already and has not ended: it was promised that end (`dependencies`). What all tasks of a
+command need is limited as in a submit. At the first one that does not fit the command ends, and its answer says where:
+its client names the rest in another one.
 
 A completed task is never replayed: its result has been told, and does not change. Who wants it run again submits it.
 """
 
-from collections.abc import Iterable
-
 from msgspec import structs
 
-from cluster.state.commands import GRACE_NONE
+from cluster.state.commands import GRACE_NONE, NEEDS_COMMAND_MAX, REPLAYED_BITS
 from cluster.state.dependencies import begin_again, retire
-from cluster.state.effects import STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
+from cluster.state.effects import ANSWER_CROWDED, ANSWER_OK, STATE_CANCELLED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED
 from cluster.state.ledger import REPLAYED
-from cluster.state.queues import DELAYED, PENDING
+from cluster.state.queues import ALONE, DELAYED, PENDING
 from cluster.state.tables import Tables
 from cluster.state.tasks import RUN_BITS, Task
 
 REPLAYABLE = (STATE_DEAD, STATE_FAILED, STATE_CANCELLED, STATE_EXPIRED)
 
 
-def replay(tables: Tables, tasks: Iterable[int]) -> int:
-    """Runs those of these tasks again that may be; returns how many."""
+def replay(tables: Tables, tasks: list[int]) -> tuple[int, int]:
+    """Runs those of these tasks again that may be; returns the answer's (code, value)."""
+    dependencies = tables.dependencies
     replayed: list[int] = []
     waiting: list[Task] = []
-    for number in tasks:
+    room = 0 if dependencies.is_full else NEEDS_COMMAND_MAX
+    looked_at = len(tasks)
+    for place, number in enumerate(tasks):
         task = tables.tasks.get(number)
         if task is not None and is_replayable(task) and _is_admitted(tables, task):
+            needs = dependencies.needs_again(number)
+            if needs > room:
+                looked_at = place
+                break
+            room -= needs
             anew = _begin_anew(tables, task)
             if anew.state == DELAYED:
                 waiting.append(anew)
@@ -51,7 +59,9 @@ def replay(tables: Tables, tasks: Iterable[int]) -> int:
         tables.counters.replayed += len(replayed)
         tables.ledger.decisions.append(REPLAYED)
         tables.ledger.decisions += replayed
-    return len(replayed)
+    if looked_at < len(tasks):
+        return ANSWER_CROWDED, looked_at << REPLAYED_BITS | len(replayed)
+    return ANSWER_OK, len(replayed)
 
 
 def is_replayable(task: Task) -> bool:
@@ -86,7 +96,7 @@ def _begin_anew(tables: Tables, old: Task) -> Task:
         spec=spec,
         state=DELAYED if waits else PENDING,
         attempt=old.attempt + 1,
-        alone=old.state == STATE_DEAD,
+        alone=ALONE if old.state == STATE_DEAD else 0,
         worker="",
         crashes=0,
         lot=0,

@@ -35,6 +35,7 @@ from heapq import heappop, heappush
 from cluster.state.commands import RESULT_TTL_DEFAULT_MS, TASK_NUMBER_BITS
 from cluster.state.effects import STATE_DEAD
 from cluster.state.evidence import text_bytes
+from cluster.state.needs import Dependencies
 from cluster.state.sessions import Session
 from cluster.state.tasks import Task
 
@@ -47,7 +48,8 @@ DEAD_TASKS_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 256         # of one terminal record: about a million records, however small they are
 ATTEMPT_OVERHEAD_BYTES = 128        # of one attempt that is written down
 
-OVERDUE = -1                        # in place of a lot: its date has come, but others need it (`dependencies`)
+# In place of a lot, less the second of that: it would be forgotten, but others need it (`dependencies`).
+OVERDUE = -1
 OVERDUE_BYTES_MAX = 64 * 1024 * 1024    # of RESULTS_BYTES_MAX likewise
 
 LOT_TASKS_MAX = 256                 # a lot with so many ids gets no more; one command may overshoot
@@ -89,10 +91,11 @@ class Bucket:
 
 
 class Retention:
-    """What has ended and is still known. Invariants: `bytes` is the sum of `record_bytes` of all terminal tasks,
-    `dead_bytes` that of those that are dead, `overdue_bytes` of those whose lot is OVERDUE."""
+    """What has ended and is still known. Invariants: `bytes` is the sum of `bytes_of` of all terminal tasks,
+    `overdue_bytes` of those that are OVERDUE, and `dead_bytes` of those others that are dead."""
 
     __slots__ = (
+        "_dependencies",
         "_seconds",
         "buckets",
         "bytes",
@@ -105,7 +108,8 @@ class Retention:
         "overdue_bytes",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies           # whose needs are kept with records
         self.buckets: dict[int, Bucket] = {}        # by second
         self.lots: dict[int, Lot] = {}              # all of them, by number
         self.lots_made = 0                          # the last number given
@@ -131,7 +135,8 @@ class Retention:
         return lot.number
 
     def file(self, number: int, ids: list[int], size_bytes: int) -> None:
-        """Tasks whose `lot` is `number` have ended. `size_bytes` are those of their bodies and `attempts_bytes`."""
+        """Tasks whose `lot` is `number` have ended. `size_bytes` are those of their bodies, `attempts_bytes` and
+        needs that are kept."""
         lot = self.lots[number]
         lot.ids += ids
         lot.known += len(ids)
@@ -142,7 +147,7 @@ class Retention:
 
     def bury(self, task: Task) -> None:
         """A task that was filed is dead."""
-        size = record_bytes(task)
+        size = self.bytes_of(task)
         self.dead[task.id] = size
         self.dead_bytes += size
 
@@ -153,32 +158,37 @@ class Retention:
     def unfile(self, task: Task) -> None:
         """Takes a task out of its lot: it is to be run again. Its id must not stay there, since it is known and has
         another date one day."""
-        self.bytes -= record_bytes(task)
+        self.bytes -= self.bytes_of(task)
+        if task.lot <= OVERDUE:
+            self.overdue_bytes -= self.bytes_of(task)
+            return
         if task.state == STATE_DEAD:
             self.exhume(task.id)
-        if task.lot == OVERDUE:
-            self.overdue_bytes -= record_bytes(task)
-            return
         self.lots[task.lot].ids.remove(task.id)
         self.leave(task.lot, 1)     # if it is thin now, that is seen to with the next that leaves it
 
     def keep(self, task: Task) -> bool:
-        """A task leaves its lot, but others need it: whether its record is kept for them."""
-        size = record_bytes(task)
+        """A task is to leave its lot, but others need it: whether its record is kept for them."""
+        size = self.bytes_of(task)
         if self.overdue_bytes + size > OVERDUE_BYTES_MAX:
             return False
         self.overdue_bytes += size
-        task.lot = OVERDUE
+        if task.state == STATE_DEAD:
+            self.exhume(task.id)
+        task.lot = OVERDUE - self.lots[task.lot].second
         return True
 
     def file_again(self, task: Task, now_ms: int) -> None:
-        """Nobody needs it any more: it has a date again."""
-        assert task.lot == OVERDUE
-        self.overdue_bytes -= record_bytes(task)
-        task.lot = self.lot(now_ms, SEEN_KEPT_MS)
+        """Nobody needs it any more: it has a date again, its own if that is still to come."""
+        assert task.lot <= OVERDUE
+        self.overdue_bytes -= self.bytes_of(task)
+        date_ms = (OVERDUE - task.lot) * SECOND_MS
+        task.lot = self.lot(now_ms, max(SEEN_KEPT_MS, date_ms - now_ms))
         lot = self.lots[task.lot]
         lot.ids.append(task.id)
         lot.known += 1
+        if task.state == STATE_DEAD:
+            self.bury(task)
 
     def seen(self, session: Session, flat: list[int], now_ms: int) -> int:
         """The client of `session` says that it has these results; returns how many of the ranges are ignored."""
@@ -193,6 +203,11 @@ class Retention:
         if ranges:
             self.bucket(_second(now_ms + SEEN_KEPT_MS)).ranges += ranges
         return (len(flat) + 1) // 2 - len(ranges)
+
+    def bytes_of(self, task: Task) -> int:
+        """What a terminal record is counted with: what it has, and what a replay of it would need."""
+        size = RECORD_OVERHEAD_BYTES + len(task.body) + attempts_bytes(task)
+        return size + self._dependencies.kept_bytes(task.id)
 
     @property
     def surplus_bytes(self) -> int:
@@ -243,11 +258,6 @@ class Retention:
             bucket = self.buckets[second] = Bucket()
             heappush(self._seconds, second)
         return bucket
-
-
-def record_bytes(task: Task) -> int:
-    """What a terminal record is counted with."""
-    return RECORD_OVERHEAD_BYTES + len(task.body) + attempts_bytes(task)
 
 
 def attempts_bytes(task: Task) -> int:

@@ -222,6 +222,7 @@ class SessionRow(Row, frozen=True):
     ended: list[int]
     yielding: list[int] = []
     last_claim: int = 0
+    slots_open: int = 0
 
 
 class EndedRow(Row, frozen=True):
@@ -266,7 +267,8 @@ class ScheduleRow(Row, frozen=True):
 
 
 class KeyRow(Row, frozen=True):
-    """A key that a task has: first those of unfinished tasks, then others, in the order in which they ended."""
+    """A key that a task has: first those of unfinished tasks, then others, in the order in which they ended. One that
+    is `behind` another comes after that."""
 
     name: str
     key: str
@@ -274,6 +276,7 @@ class KeyRow(Row, frozen=True):
     task: int
     until_ms: int
     is_over: bool
+    behind: int = 0
 
 
 class TasksRow(Row, frozen=True):
@@ -302,8 +305,8 @@ class TasksRow(Row, frozen=True):
 
 
 class DependentRow(Row, frozen=True):
-    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known. Not `is_live`: it
-    has ended, and may be replayed."""
+    """A task that needs others. `missing` = 0: it was let go; `unknown` is one that was not known, `behind` one whose
+    end it waits for without needing that. Not `is_live`: it has ended, and may be replayed."""
 
     task: int
     needs: Needs
@@ -312,6 +315,7 @@ class DependentRow(Row, frozen=True):
     missing: int
     is_live: bool
     unknown: int
+    behind: int = 0
 
 
 class WaitedRow(Row, frozen=True):

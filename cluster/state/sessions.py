@@ -47,6 +47,7 @@ class Session:
     last_claim: int = 0                                                     # highest number of a claim of a lock
     slots: dict[int, Slot] = field(default_factory=dict)                    # of a worker, by slot key
     held: dict[int, Message] = field(default_factory=dict)                  # of a worker, by task id
+    slots_open: int = 0                                                     # of a worker that shuts some: the first
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=ENDED_INCARNATIONS_MAX))     # of its name
 
     def kept_answer(self, seq: int) -> tuple[int, int] | None:

@@ -70,7 +70,9 @@ class QueueStatus(TypedDict):
 class WorkerStatus(TypedDict):
     name: str
     session: int
-    slots: int
+    slots: int          # that are open
+    slots_min: int      # bounds between which it opens and closes slots, equal if their number is fixed
+    slots_max: int
     async_tasks: int    # that its event loop runs at once; 0 if it has none
     held: int
     draining: bool      # gets nothing more
@@ -273,7 +275,9 @@ def _worker(session: Session) -> WorkerStatus:
     return WorkerStatus(
         name=session.name,
         session=session.id,
-        slots=session.worker.slots,
+        slots=session.slots_open or session.worker.slots,
+        slots_min=session.worker.slots_min or session.worker.slots,
+        slots_max=session.worker.slots,
         async_tasks=session.worker.loop_tasks if session.worker.loop_names else 0,
         held=len(session.held),
         draining=session.draining,
@@ -290,7 +294,7 @@ def assignment_of(channel: Channel, slot: int, message: Message) -> Assignment:
         message.spec.timeout_ms,
         message.spec.name,
         message.body,
-        message.alone,
+        message.alone > 0,
         message.spec.soft_timeout_ms,
         message.spec.actor,
         message.spec.key,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from cluster.state.commands import GRACE_NONE, OUTCOME_COMPLETED, TASK_NUMBER_BITS, Failure
-from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_FAILED, TaskResult, referred
+from cluster.state.effects import STATE_COMPLETED, STATE_DEAD, STATE_EXPIRED, STATE_FAILED, TaskResult, referred
 from cluster.state.queues import PENDING, Message
 from cluster.state.texts import head, tail
 
@@ -100,7 +100,7 @@ class Task(Message, gc=False):
         """Its terminal record, as its client sees it."""
         assert self.is_terminal
         error = None
-        if self.state in (STATE_FAILED, STATE_DEAD) and self.attempts:
+        if self.state in (STATE_FAILED, STATE_DEAD, STATE_EXPIRED) and self.attempts:
             error = self.attempts[-1].error
         body = self.body if self.state == STATE_COMPLETED else b""
         return TaskResult(self.id, self.state, self.attempt, body, error)

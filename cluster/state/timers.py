@@ -15,9 +15,8 @@ from heapq import heappop, heappush
 READY = 0
 EXPIRES = 1
 GIVE_UP = 2         # a cancelled task whose worker says nothing
-LIMIT = 3           # of no tasks: `first` is the index of a limit (`limits`), or a task that has a key (`duplicates`)
+LIMIT = 3           # of no tasks: `first` is the index of a limit (`limits`)
 LIFE_SHIFT = 2      # above: in which life of its tasks a date was set, see `Task.replays`
-OF_LIMIT, OF_KEY = 0, 1     # there, of a LIMIT: what it is of
 
 # Of one entry. What is left is due at once: the leader ticks again, and other work gets its turn in between.
 TIMER_TASKS_MAX = 4_096

@@ -12,6 +12,10 @@ each child as one frame.
 
 Tasks that are `async` have a slot of their own, the last one, whose child runs many of them at once (`loop_child`). It
 is there if the modules have such tasks, which the first child that has imported them says.
+
+With bounds for its slots it has a child for those only that are open. `cluster.worker.scaling` says how many that
+should be. A slot is opened in the log when its child is there, so that no task waits for an import. It is shut in the
+log first, and its child ends when the log has that and its last task is done.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +51,7 @@ from cluster.worker.executor_child import State
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.reports import Reports
+from cluster.worker.scaling import Scaling
 from cluster.worker.session import Session
 from cluster.worker.slot_child import SlotChild
 from cluster.worker.slots import Pair, Why
@@ -96,6 +101,8 @@ class Worker(Actor):
         self._setup = encode(Setup(config.modules))
         self._children: list[SlotChild | LoopChild] = []    # by index of their slot; the loop is the last one
         self._session: Session | None = None
+        self._scaling: Scaling | None = None        # of the session, with bounds
+        self._slots_said = 0                        # open, as the log was told last
         self._registered_at: Nanos = 0              # of the first registration without an answer; 0: none
         self._register_tried_at: Nanos = 0          # ... and of the last one
         self._drain_until: Nanos = 0
@@ -145,8 +152,11 @@ class Worker(Actor):
         self._children += [
             SlotChild(index, self.context, self._setup, self, wear) for index in range(self.config.slots)
         ]
-        for child in self._children:
+        open_first = self.config.slots_min or self.config.slots
+        for child in self._children[:open_first]:
             child.start()
+        for child in self._children[open_first:]:
+            child.is_stopped = True
 
     def stopped(self, reason: ExitReason) -> None:
         for child in self._children:
@@ -184,7 +194,7 @@ class Worker(Actor):
         if self._spec is None:
             config = self.config
             spec = WorkerSpec(config.slots, config.queues, ready.names, config.prefetch, config.labels)
-            spec = replace(spec, schedules=ready.schedules)
+            spec = replace(spec, schedules=ready.schedules, slots_min=config.slots_min)
             if config.async_tasks and ready.async_names:
                 spec = replace(spec, loop_names=ready.async_names, loop_tasks=config.async_tasks)
                 loop = LoopChild(config.slots, config.async_tasks, self.context, self._setup, self)
@@ -194,6 +204,8 @@ class Worker(Actor):
             self.life = Life.SERVING
             self._dial()
             self.context.timer("heartbeat", HEARTBEAT_INTERVAL_NS, self._heartbeat)
+        elif self._scaling is not None:
+            self._say_slots(self._scaling)
 
     def child_failed_to_start(self, report: StartFailed | Exit) -> None:
         if self.life is not Life.STARTING:
@@ -260,7 +272,7 @@ class Worker(Actor):
 
     def _on_registered(self, peer: Peer, message: msgspec.Struct) -> None:
         assert isinstance(message, RegisterAnswer)
-        answer = message.answer
+        answer, config = message.answer, self.config
         if answer.incarnation != self.incarnation or self.session:
             return
         if answer.code != ANSWER_OK:
@@ -270,6 +282,9 @@ class Worker(Actor):
         # Whichever registration this answers: the leader heard of us after the first was sent.
         self._session = Session(answer, self._registered_at, self._links, self.context.clock, self.context.log)
         self.context.log.event("worker_registered", session=self.session)
+        if config.slots_min:
+            self._slots_said = config.slots_min
+            self._scaling = Scaling(config.slots_min, config.slots, self.context.clock.now(), config.pace)
         self._send_lease(peer)
 
     def _lose_session(self, reason: str) -> None:
@@ -279,7 +294,7 @@ class Worker(Actor):
         if self._session is None:
             return
         self.context.log.event("worker_session_lost", session=self.session, reason=reason)
-        self._session = None
+        self._session = self._scaling = None
         if self.life in ENDING:
             self._give_up_running()
             self.context.stop(Shutdown())
@@ -327,6 +342,38 @@ class Worker(Actor):
         assert isinstance(message, LeaseAck)
         if message.session == self.session:
             self.heard(message.sent)
+            if self._scaling is not None and self.life is Life.SERVING:
+                self._scale(self._scaling, message)
+
+    # -- how many slots -------------------------------------------------------------------------------------
+
+    def _scale(self, scaling: Scaling, ack: LeaseAck) -> None:
+        """Opens and closes slots."""
+        busy = sum(bool(child.slot.pairs) for child in self._children[: scaling.open])
+        is_there = self._slots_said == scaling.open
+        count = scaling.look(busy, ack.ready, ack.oldest_ms, self.context.clock.now(), may_open=is_there)
+        for child in self._slots(0, count):
+            if child.is_stopped:
+                child.open()
+        self._say_slots(scaling)
+        assert self._session is not None
+        in_log = self._session.slots_open or scaling.slots_min
+        for child in self._slots(max(count, in_log), scaling.slots_max):
+            child.shut()
+
+    def _say_slots(self, scaling: Scaling) -> None:
+        """Tells the log how many slots are open: those whose children are there."""
+        count = min(self._slots_said, scaling.open)
+        while count < scaling.open and self._children[count].state is State.READY:
+            count += 1
+        if count != self._slots_said and self._session is not None and self.life is Life.SERVING:
+            self._slots_said = count
+            self.context.log.event("slots_resized", session=self.session, slots=count)
+            self._session.resize(count)
+            self.context.at_turn_end(self._flush)
+
+    def _slots(self, start: int, end: int) -> list[SlotChild]:
+        return [child for child in self._children[start:end] if isinstance(child, SlotChild)]
 
     # -- assignments ----------------------------------------------------------------------------------------
 
@@ -350,10 +397,10 @@ class Worker(Actor):
             slot.assign(assignment)
             touched[assignment.slot] = None
         for index in touched:
-            if self.life is Life.SERVING:
+            if self.life is Life.SERVING and not children[index].is_stopped:
                 children[index].feed()
             else:
-                children[index].hand_back()     # sent before the leader knew of the drain
+                children[index].hand_back()     # sent before the leader knew of the drain, or that the slot is shut
         self._look_after()
 
     def _on_withdraw(self, peer: Peer, message: msgspec.Struct) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from actors import Exit
 from cluster.worker.child_messages import StartFailed
+from cluster.worker.scaling import PACE, ScalingPace
 from cluster.worker.wear import UNLIMITED, WearLimits
 
 NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'(?:; .*)?")
@@ -13,7 +14,8 @@ NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'(?:; .*)?
 
 class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
     """What a worker process is told. `brokers` are (name, control address); `path` goes before the usual
-    places; `directory` is its own folder below the data, for its lock.
+    places; `directory` is its own folder below the data, for its lock. With `slots_min` > 0 it opens and closes slots
+    between that and `slots`.
     """
 
     cluster: str
@@ -28,6 +30,8 @@ class WorkerConfig(msgspec.Struct, array_like=True, frozen=True):
     directory: str = ""
     wear: WearLimits = UNLIMITED        # of each child
     async_tasks: int = 0
+    slots_min: int = 0
+    pace: ScalingPace = PACE
 
 
 def explain(failure: StartFailed | Exit) -> str:

@@ -26,9 +26,18 @@ from typing import Any, Protocol
 from msgspec import structs
 
 from actors import SECOND, Nanos, Page
-from cluster.errors import ClusterError, SoftTimeLimit, error_name
+from cluster.errors import ClusterError, DependencyFailed, SoftTimeLimit, error_name
 from cluster.scheduling import announced
-from cluster.state.commands import KINDS_MAX, OUTCOME_COMPLETED, OUTCOME_FAILED, Failure, Outcome
+from cluster.state.commands import (
+    KINDS_MAX,
+    OUTCOME_COMPLETED,
+    OUTCOME_FAILED,
+    OUTCOME_UNMET,
+    UNMET_UNKNOWN,
+    Failure,
+    Outcome,
+    Unmet,
+)
 from cluster.state.effects import Assignment
 from cluster.task import AsyncTask, Task, registered_tasks, running
 from cluster.task_actor import MethodTask, check_actors
@@ -207,7 +216,8 @@ class Executor:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exception:
-            body, status, error = b"", OUTCOME_FAILED, failure_of(exception, self._describe, may_retry=is_users)
+            body = b""
+            status, error = fate_of(exception, self._describe, is_users)
         running.id = 0
         self._task = None
         if self._page.log.number == self._number:
@@ -288,6 +298,15 @@ def _silence_before(estimate_us: int) -> Nanos:
 def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:
     limit_s = assignment.soft_timeout_ms / 1_000
     return SoftTimeLimit(f"{assignment.name} has run for its soft time limit of {limit_s:g} s")
+
+
+def fate_of(exception: BaseException, describe: Describe, is_users: bool) -> tuple[int, Failure]:
+    """What becomes of a task that raised, in its own code if `is_users`, else around it: then a result may have been
+    gone that it needs."""
+    if isinstance(exception, DependencyFailed) and not is_users:
+        unmet = Unmet(exception.task, UNMET_UNKNOWN, exception.cause)
+        return OUTCOME_UNMET, Failure(exception.type, exception.message, unmet=unmet)
+    return OUTCOME_FAILED, failure_of(exception, describe, may_retry=is_users)
 
 
 def failure_of(

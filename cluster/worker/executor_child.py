@@ -110,7 +110,7 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
         return False
 
     def start(self) -> None:
-        if not self.is_stopped:
+        if not self.is_stopped and self.state is State.DOWN:
             self.adopt(self._spawn())
 
     def adopt(self, start: Start) -> Start | None:

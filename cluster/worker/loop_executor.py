@@ -65,6 +65,7 @@ from cluster.worker.executor import (
     Host,
     as_traceback,
     failure_of,
+    fate_of,
     load,
     soft_time_limit,
     with_log,
@@ -302,7 +303,7 @@ def _fate(run: Run, exception: BaseException, is_users: bool, describe: Describe
     if asked == ASK_WARN and isinstance(exception, asyncio.CancelledError):
         late = soft_time_limit(assignment).with_traceback(exception.__traceback__)
         return OUTCOME_FAILED, failure_of(late, describe, may_retry=True)
-    return OUTCOME_FAILED, failure_of(exception, describe, may_retry=is_users)
+    return fate_of(exception, describe, is_users)
 
 
 class LoopChannel(LoopHost, Protocol):

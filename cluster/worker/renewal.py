@@ -69,7 +69,7 @@ class Renewal:
         self._successors = Pauses()         # between successors
         self._is_pausing = False            # after a successor that failed
         self.leaving = 0                    # children that were let go and have not ended
-        self._is_vacant = False             # the slot waits for the end of the child that it had
+        self.is_vacant = False              # the slot waits for the end of the child that it had
         self._log = PeerLog(context.log, context.clock)
 
     def renewed(self) -> None:
@@ -138,6 +138,15 @@ class Renewal:
             self._place.adopt(successor)
         return successor is not None
 
+    def vacate(self) -> None:
+        """The slot is shut, and its child has no task: it is let go. If the slot is opened meanwhile, it waits for that
+        end: until then instances run their `stopped`."""
+        assert not self.is_vacant
+        self.end()
+        self._place.pauses.reset()
+        self.is_vacant = True
+        self._let_go(self._place.part())
+
     def end(self) -> None:
         """No child is needed any more."""
         if self._successor is not None:
@@ -145,12 +154,12 @@ class Renewal:
             self._successor = None
 
     def _replace(self, child: Child, successor: Start) -> None:
-        assert successor.ready is not None and not self._is_vacant
+        assert successor.ready is not None and not self.is_vacant
         self._place.pauses.reset()
         self._successors.reset()
         slot, tasks = self._place.slot.index, self.wear.ended
         if successor.ready.has_actors:
-            self._is_vacant = True
+            self.is_vacant = True
             former: Start | None = self._place.part()
         else:
             self._successor = None
@@ -166,14 +175,17 @@ class Renewal:
             memory=size_text(child.rss_bytes()),
             memory_after=size_text(successor.child.rss_bytes()),
         )
+        self._let_go(former)
+
+    def _let_go(self, former: Start) -> None:
         self.leaving += 1
         former.let_go(self._former_gone)
 
     def _former_gone(self) -> None:
         self.leaving -= 1
         assert self.leaving >= 0
-        if self._is_vacant:
-            self._is_vacant = False
+        if self.is_vacant:
+            self.is_vacant = False
             self._place.start_next()
 
     # -- the successor speaks -------------------------------------------------------------------------------

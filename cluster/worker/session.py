@@ -26,6 +26,7 @@ class Session:
         self.number = granted.session
         self.lease = Lease(registered_at)
         self.finished: set[Pair] = set()        # has an outcome here, is not known to be in the log
+        self.slots_open = 0                     # the last number that the log is known to have; 0: none
         self._completions = Completions(granted.session, granted.next_seq)
         self._links = links
         self._clock = clock
@@ -46,6 +47,10 @@ class Session:
     def drain(self) -> None:
         """The worker is leaving: the next command says so."""
         self._completions.drain()
+
+    def resize(self, slots: int) -> None:
+        """So many slots are to be open: the next command says so."""
+        self._completions.resize(slots)
 
     # -- what it says ---------------------------------------------------------------------------------------
 
@@ -105,5 +110,6 @@ class Session:
             if answer.code != ANSWER_OK:
                 self._log.event("completion_refused", seq=answer.seq, code=answer.code)
             self._progress_at = now
+            self.slots_open = self._completions.sized(answer.seq) or self.slots_open
             self.finished.difference_update(self._completions.answered(answer.seq))
         return ""

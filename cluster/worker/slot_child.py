@@ -71,6 +71,25 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
         """The child, if it is ready and not about to be ended."""
         return self._child if self.state is State.READY and self.slot.ending is None else None
 
+    def open(self) -> None:
+        """The slot is to have a child again."""
+        self.is_stopped = False
+        if not self._renewal.is_vacant:
+            self.start()
+
+    def shut(self) -> None:
+        """The slot gets nothing more: what waits is handed back, and the child ends when it has no task. To be called
+        again until it has."""
+        self.is_stopped = True
+        if self.slot.pairs:
+            self.hand_back()
+        if self.slot.pairs or self.slot.ending is not None:
+            return
+        if self.state is State.READY:
+            self._renewal.vacate()
+        elif self.state is State.STARTING:
+            self.kill(Why.STOPPING)
+
     def adopt(self, start: Start) -> Start | None:
         self.slot.renewed()
         self._renewal.renewed()

@@ -32,6 +32,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     RetryRule,
     ScheduleSpec,
     Seen,
@@ -81,6 +82,7 @@ specs = every(
     WorkerSpec,
     *(numbers, text_tuples, text_tuples, numbers, text_tuples, text_tuples, numbers),
     st.lists(schedules, max_size=5).map(tuple),
+    numbers,
 )
 commands = st.one_of(
     every(Submit, numbers, numbers, numbers, st.lists(groups, max_size=5), number_lists, numbers),
@@ -103,6 +105,7 @@ commands = st.one_of(
     every(Arm, texts, numbers, numbers),
     every(Fire, texts, numbers, numbers, number_lists, numbers, st.booleans()),
     every(Steer, numbers, numbers, numbers, texts, numbers),
+    every(Resize, numbers, numbers, numbers, numbers),
 )
 
 

@@ -8,6 +8,7 @@ from client_world import MS, ClientWorld, Parcel, work
 
 from actors import SECOND
 from cluster import Client, TaskCancelled, TaskFailed, TaskNotFound
+from cluster.command_line.waiting import waits_for
 from cluster.errors import ClusterError
 from cluster.simulation.workload import ports_pause
 
@@ -89,6 +90,26 @@ def test_to_cancel_a_duplicate_does_nothing_to_the_first_and_the_first_ends_both
                 await handle
 
     rig.run(user)
+
+
+def test_what_is_submitted_after_a_cancel_runs_though_the_first_has_not_stopped_yet(rig):
+    async def user(cluster: Client, ports: Any) -> Any:
+        first = await cluster.submit(ONCE, Parcel(1), 60_000 * MS)
+        while (await cluster.task(first.id)).state != "processing":
+            await ports_pause(ports, SECOND // 10)
+        await first.cancel("3s")
+        second = await cluster.submit(ONCE, Parcel(2))
+        third = await cluster.submit(ONCE, Parcel(3))
+        info = await cluster.task(second.id)
+        with pytest.raises(TaskCancelled):
+            await first
+        return first.id, second, third, info, await second, await third
+
+    first, second, third, info, value, followed = rig.run(user)
+    assert (second.duplicate_of, third.duplicate_of) == (None, second.id)
+    assert (info.state, info.waits_for, info.needs) == ("pending", (first,), 0)
+    assert waits_for(info) == f"task {first}, which is being stopped and has its key, to end"
+    assert value == followed == Parcel(2)
 
 
 def test_within_the_window_a_later_one_has_the_result_of_one_that_ended_long_ago(rig):

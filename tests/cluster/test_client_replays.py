@@ -6,7 +6,8 @@ import pytest
 from client_world import ClientWorld, Parcel, pause, unserved, work
 
 from actors import SECOND, Ports
-from cluster import Client, ClusterError, TaskCancelled, TaskDead, TaskNotFound
+from cluster import Client, ClusterError, Overloaded, TaskCancelled, TaskDead, TaskNotFound, after
+from cluster.state import needs, replays
 from cluster.state.commands import REPLAY_TASKS_MAX
 
 
@@ -108,6 +109,25 @@ def test_many_are_replayed_in_chunks_and_others_are_not_counted(rig):
         return await cluster.replay(iter([*batch.ids, done.id, *waiting, 1 << 40])), await cluster.replay(batch.ids)
 
     assert rig.run(user) == (count, 0)
+
+
+def test_what_needs_more_than_one_command_may_bring_runs_again_by_several(rig, monkeypatch):
+    monkeypatch.setattr(replays, "NEEDS_COMMAND_MAX", 2)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        slow = await cluster.submit(work.options(delay="1h"), Parcel(1))
+        ids = [(await cluster.submit(work, after(slow))).id for _ in range(7)]
+        await cluster.cancel(ids)
+        count = await cluster.replay(ids)
+        await cluster.cancel(ids)
+        monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 3)
+        with pytest.raises(Overloaded) as refused:
+            await cluster.replay(ids)
+        return count, ids, str(refused.value), [record.state for record in await cluster.records(ids)]
+
+    count, ids, text, states = rig.run(user)
+    assert count == 7 and text.endswith(f"4 of these run again, task {ids[4]} and those behind it do not")
+    assert states == ["pending"] * 4 + ["cancelled"] * 3
 
 
 def test_a_handle_says_why_nothing_is_run_again(rig):

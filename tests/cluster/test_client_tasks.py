@@ -9,6 +9,7 @@ from client_world import MS, ClientWorld, Parcel, pause, unserved, work
 
 from actors import SECOND
 from cluster import (
+    Backoff,
     BodyTooLarge,
     Client,
     ClusterError,
@@ -189,6 +190,15 @@ def test_a_task_that_waits_too_long_expires(rig):
         await handle
 
     with pytest.raises(TaskExpired, match="expired before it could run"):
+        rig.run(user)
+
+
+def test_a_task_that_expires_while_it_waits_to_be_tried_again_says_how_its_last_attempt_ended(rig):
+    async def user(cluster: Client, ports: Any) -> Any:
+        retried = work.options(expires="1s", retry=Backoff(times=3, first="5s"))
+        await (await cluster.submit(retried, Parcel(7), 0, "raise"))
+
+    with pytest.raises(TaskExpired, match="expired before it could run again; attempt 1 ended with ValueError: parcel"):
         rig.run(user)
 
 

@@ -209,7 +209,9 @@ QUEUE = {
     "cancelled": 0, "expired": 0, "parked": 0,
 }  # fmt: skip
 BROKER = {"node": "b1", "role": "leader", "applied_index": 1_000, "sync": "inline", "turn_ms_max": 7}
-WORKER = {"node": "w1", "pid": 77, "slots": 2, "running": 2, "waiting": 3, "draining": True}
+WORKER = {
+    "node": "w1", "pid": 77, "slots": 2, "slots_min": 1, "slots_max": 8, "running": 2, "waiting": 3, "draining": True,
+}  # fmt: skip
 REPORT: dict[str, Any] = {"leader": "b1", "term": 2, "brokers": [BROKER], "workers": [WORKER], "queues": [QUEUE]}
 
 
@@ -226,10 +228,11 @@ def test_top_shows_rates_between_two_looks() -> None:
     assert lines["mail"][1] == "1.5"
     assert lines["b1"][2:5] == ["1005", "2.5", "7"]
     assert lines["w1"][-1] == "draining"
+    assert lines["w1"][2:4] == ["2", "(1..8)"], "open slots, and their bounds"
 
 
 def test_top_marks_a_worker_that_an_operator_has_taken_out() -> None:
-    out = {"node": "w2", "pid": None, "slots": 0, "running": 0, "waiting": 0, "draining": False, "drained": True}
+    out = {**WORKER, "node": "w2", "pid": None, "slots": 0, "slots_min": 0, "slots_max": 0, "drained": True}
     text = text_of(top.picture(REPORT, {**REPORT, "workers": [WORKER, out]}, 1.0), 100)
     assert next(line for line in text.splitlines() if line.startswith("w2")).split()[-1] == "drained"
 

@@ -128,7 +128,7 @@ BROKER = {
     "pid": 4_194_301, "term": 1_011, "commit_index": 100_000_012, "applied_index": 100_000_013, "sync": "thread",
     "digest": [100_000_000, 2**32 - 1],
 }  # fmt: skip
-WORKER = {"pid": 4_194_302, "slots": 32, "running": 31, "waiting": 512}
+WORKER = {"pid": 4_194_302, "slots": 8, "slots_min": 4, "slots_max": 1_024, "running": 31, "waiting": 512}
 REPORT = {
     "leader": "b1",
     "term": 1_011,
@@ -162,6 +162,7 @@ def test_tables_fit_80_columns_with_every_title_and_every_number_whole() -> None
         assert str(number) in words, number
     assert {"100000000", "ffffffff", "thread", "follower", "quarantined", "draining"} <= set(words)
     assert text.replace("\n", "").count("q") > 100, "a long name is folded, not cut"
+    assert "8 (4..1024)" in text, "open slots, and their bounds"
 
 
 def test_what_limits_hold_back_is_shown_below_the_tables_and_below_those_of_queues() -> None:

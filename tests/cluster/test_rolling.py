@@ -34,8 +34,8 @@ class Cluster:
         }
         self.brokers[leader]["role"] = "leader"
         self.workers: dict[str, dict[str, Any]] = {
-            name: {"node": name, "pid": pid, "slots": 2, "async_tasks": 200, "children": [1, 2, 3], "draining": False,
-                   "drained": False, "running": 0}
+            name: {"node": name, "pid": pid, "slots": 2, "slots_min": 2, "async_tasks": 200, "children": [1, 2, 3],
+                   "draining": False, "drained": False, "running": 0}
             for pid, name in enumerate(("w1", "w2"), start=11)
         }  # fmt: skip
         self.now = 0
@@ -273,7 +273,7 @@ def test_a_refusal_is_told_when_it_gives_up():
 
 def test_drained_workers_are_left_out_unless_they_are_named():
     cluster = Cluster()
-    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, slots_min=0, async_tasks=0, children=[])
     workers = Course(Wanted.AGAIN, ["w1", "w2"], [], named=False, limits=LIMITS)
     assert cluster.step(workers).node == "w2"
     assert workers.skipped == [("w1", "it is drained")]
@@ -298,7 +298,7 @@ def test_a_worker_that_is_not_there_is_waited_for_and_in_the_end_an_error(named)
 
 def test_a_node_that_was_asked_to_come_back_was_not_asked_to_end():
     cluster = Cluster()
-    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, slots_min=0, async_tasks=0, children=[])
     restart = course(cluster, named=True, nodes="w1")
     while not isinstance(step := cluster.step(restart, SECOND), GiveUp):
         pass
@@ -307,12 +307,12 @@ def test_a_node_that_was_asked_to_come_back_was_not_asked_to_end():
 
 def test_a_drained_worker_that_is_named_comes_back():
     cluster = Cluster()
-    cluster.workers["w1"].update(pid=None, drained=True, slots=0, async_tasks=0, children=[])
+    cluster.workers["w1"].update(pid=None, drained=True, slots=0, slots_min=0, async_tasks=0, children=[])
     restart = course(cluster, named=True, nodes="w1")
     assert cluster.step(restart) == Ask("w1", 0, again=True, is_broker=False)
     assert isinstance(cluster.step(restart), Rest)
     assert cluster.step(restart, ASK_AGAIN_AFTER) == Ask("w1", 0, again=True, is_broker=False)
-    cluster.workers["w1"].update(pid=70, drained=False, slots=2, async_tasks=200, children=[1, 2, 3])
+    cluster.workers["w1"].update(pid=70, drained=False, slots=2, slots_min=2, async_tasks=200, children=[1, 2, 3])
     assert isinstance(cluster.step(restart), Done)
 
 

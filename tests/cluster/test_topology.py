@@ -93,6 +93,15 @@ def test_everything_can_be_given():
     )
 
 
+BOUNDS = [("4", (0, 4)), ('"2..8"', (2, 8)), ('"3..3"', (0, 3)), ('"1..1024"', (1, 1_024))]
+
+
+@pytest.mark.parametrize(("slots", "bounds"), BOUNDS)
+def test_slots_are_a_number_or_bounds(slots, bounds):
+    (worker, *_) = parse(GOOD.replace('name = "w1"', f'name = "w1"\nslots = {slots}'), "t").workers
+    assert (worker.slots_min, worker.slots) == bounds
+
+
 def test_nodes_are_found_by_name():
     plan = parse(GOOD, "topology.toml")
     assert plan.node("b2") is plan.brokers[1]
@@ -164,6 +173,13 @@ WRONG = [
     ('name = "w1"', 'name = "w1"\nasync_tasks = 5000', 18, ["async_tasks = 5000", "1 to 4096"]),
     ('name = "w1"', 'name = "w1"\nslots = true', 18, ["slots = True", "a whole number"]),
     ('name = "w1"', 'name = "w1"\nslots = 2.0', 18, ["slots = 2.0", "a whole number"]),
+    ('name = "w1"', 'name = "w1"\nslots = "8..2"', 18, ["slots = '8..2'", "lower bound comes first", '"2..8"']),
+    ('name = "w1"', 'name = "w1"\nslots = "0..4"', 18, ["slots = '0..4'", "use 1 to 1024"]),
+    ('name = "w1"', 'name = "w1"\nslots = "1..1025"', 18, ["slots = '1..1025'", "use 1 to 1024"]),
+    ('name = "w1"', 'name = "w1"\nslots = "many"', 18, ["slots = 'many'", 'as "2..8"']),
+    ('name = "w1"', 'name = "w1"\nslots = "-1..4"', 18, ["slots = '-1..4'", 'as "2..8"']),
+    ('name = "w1"', 'name = "w1"\nslots = "4"', 18, ["slots = '4'", "a whole number"]),
+    ('name = "w1"', 'name = "w1"\nslots = [2, 8]', 18, ["slots = [2, 8]", 'as "2..8"']),
     ('name = "w1"', 'name = "w1"\nprefetch = 0', 18, ["prefetch = 0", '"auto" or a number from 1 to 512']),
     ('name = "w1"', 'name = "w1"\nprefetch = 513', 18, ["prefetch = 513"]),
     ('name = "w1"', 'name = "w1"\nprefetch = true', 18, ["prefetch = True"]),

@@ -30,7 +30,7 @@ Status = dict[str, Any]
 # -- clusters ----------------------------------------------------------------------------------------------------
 
 
-def make_topology(folder: Path, *, brokers: int = 3, workers: int = 2, slots: int = 1) -> Path:
+def make_topology(folder: Path, *, brokers: int = 3, workers: int = 2, slots: int | str = 1) -> Path:
     """A topology on free ports with the tests' tasks beside it."""
     path = write_topology(folder, name="tests", modules=[MODULE], brokers=brokers, workers=workers, slots=slots)
     shutil.copy(TASKS_FILE, folder)

@@ -26,6 +26,12 @@ def echo(value: int) -> int:
 
 
 @task
+def pause(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@task
 def echo_from(value: int) -> int:
     """The pid of the worker that ran it."""
     time.sleep(0.01)

@@ -288,3 +288,57 @@ def test_threads_that_wait_when_the_client_is_closed_are_told(cluster: LocalClus
             thread.join(30)
         assert len(errors) == 4
         assert [info.waiting for info in client.locks("closing")] == [0]
+
+
+def test_a_turn_that_looks_gives_way_and_one_that_does_not_is_waited_for(client: BlockingClient) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    reasons: list[str] = []
+
+    def old(looks: bool) -> None:
+        try:
+            with client.exclusive("replaced", at_most="1m", on_busy="replace") as turn:
+                begun.set()
+                while looks and turn.is_held:
+                    time.sleep(0.01)
+                if looks:
+                    with pytest.raises(LockLost, match="came to replace"):
+                        turn.assert_held()
+                may_end.wait(30)
+        except LockLost as lost:
+            reasons.append(lost.reason)
+
+    for looks in (True, False):
+        begun.clear()
+        may_end.clear()
+        thread = threading.Thread(target=old, args=(looks,))
+        thread.start()
+        assert begun.wait(30)
+        with ThreadPoolExecutor(1) as pool:
+            fence = pool.submit(take_turn, client)
+            time.sleep(1)
+            assert not fence.done(), "the block of the old one has not ended"
+            may_end.set()
+            assert fence.result(30) > 0
+        thread.join(30)
+    assert reasons == ["somebody came to replace who holds it"]
+
+
+def take_turn(client: BlockingClient) -> int:
+    with client.exclusive("replaced", at_most="1m", on_busy="replace") as turn:
+        return turn.fence
+
+
+def test_a_turn_that_noticed_itself_that_its_time_is_over_says_so(client: BlockingClient) -> None:
+    with (
+        pytest.raises(LockLost, match="held for as long as it may be"),
+        client.exclusive("over", at_most="1s") as turn,
+    ):
+        while turn.is_held:
+            time.sleep(0.001)
+    with (
+        pytest.raises(LockLost, match="held for as long as it may be"),
+        client.exclusive("over too", at_most="1s") as turn,
+    ):
+        while turn.is_held:
+            time.sleep(0.001)
+        turn.assert_held()

@@ -35,7 +35,8 @@ LOCK_PATIENCE_S = 10.0
 BROKER_KEYS = {"node", "pid", "role", "term", "commit_index", "applied_index", "digest", "sync"}
 ALIVE_KEYS = BROKER_KEYS | {"quarantined", "has_start", "first_index", "snapshot_index", "turn_ms_max"}
 WORKER_KEYS = {
-    "node", "pid", "slots", "async_tasks", "draining", "drained", "cut_off", "running", "waiting", "children",
+    "node", "pid", "slots", "slots_min", "slots_max", "async_tasks", "draining", "drained", "cut_off", "running",
+    "waiting", "children",
 }  # fmt: skip
 QUEUE_KEYS = {
     "name", "ready", "waiting", "running", "delayed", "completed", "failed", "dead", "cancelled", "expired", "parked",

@@ -15,7 +15,7 @@ KEYS = [
     "seeds", "violations", "simulated_hours", "operations", "acknowledged", "lost", "duplicated_records", "faults",
     "elections", "wall_seconds", "snapshots", "restorations", "copies", "transfers", "interrupted_transfers",
     "refetches", "crashes_in_compaction", "replays", "grants", "lapses", "limited", "turns", "duplicates",
-    "years", "slots",
+    "resizes", "years", "slots",
 ]  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from image_rig import ForgetfulStream
 from random_stream import Stream
 from state_rig import encode_entry
 
-from cluster.state.commands import UNMET_UNKNOWN, Needs, Tick
+from cluster.state.commands import UNMET_UNKNOWN, Cancel, Command, Needs, Options, Submit, TaskGroup, Tick
 from cluster.state.dependencies import End, Inputs
-from cluster.state.effects import STATE_COMPLETED, STATE_FAILED, Effects, TaskResult
+from cluster.state.effects import ANSWER_CROWDED, STATE_COMPLETED, STATE_FAILED, Effects, TaskResult
+from cluster.state.queues import HELD
 
 RECENT = 60             # of confirmed tasks, that are mostly needed
 
@@ -27,6 +28,7 @@ class NeedyStream(Stream):
         self.records: dict[int, TaskResult] = {}    # the last end of each
         self.states: dict[int, list[int]] = {}      # ... and how it ended each time
         self.may_lose = False                       # what others need, since too much of it is beyond its date
+        self.behind: dict[int, int] = {}            # who waits until another one has stopped -> that one
         self.met = self.unmet = self.told = 0
 
     def _needs(self, session: int, first: int, count: int) -> list[Needs]:
@@ -61,18 +63,27 @@ class NeedyStream(Stream):
                 if (unmet := None if result.error is None else result.error.unmet) is not None:
                     self.unmet += 1
                     self._judge_unmet(result)
-                    assert unmet.task in [*self.needs[result.task].results, *self.needs[result.task].outcomes]
+                    needs = self.needs[result.task]     # one that is not known may have been a duplicate
+                    assert unmet.task in (*needs_of(needs), *needs_of(self._followed(needs)))
         for assignments in effects.assignments.values():
-            for given in assignments:
+            for given in self.machine.passed_on(assignments):
                 if given.task in self.needs:
-                    self._judge(self.needs[given.task], msgspec.msgpack.decode(given.body, type=Inputs))
+                    self._judge(self._followed(self.needs[given.task]), msgspec.msgpack.decode(given.body, type=Inputs))
         super()._watch(effects)
+
+    def _followed(self, needs: Needs) -> Needs:
+        """With those whose work is done in the place of duplicates."""
+        first = {number: self.records[number].duplicate_of for number in needs_of(needs) if number in self.records}
+        results, outcomes = (
+            [first.get(number) or number for number in numbers] for numbers in (needs.results, needs.outcomes)
+        )
+        return Needs(results, outcomes)
 
     def _judge_unmet(self, result: TaskResult) -> None:
         assert result.state == STATE_FAILED and result.error is not None and result.error.unmet is not None
         unmet = result.error.unmet
         if unmet.state != UNMET_UNKNOWN:
-            assert unmet.state != STATE_COMPLETED and unmet.task in self.needs[result.task].results
+            assert unmet.state != STATE_COMPLETED and unmet.task in self._followed(self.needs[result.task]).results
             assert unmet.state in self.states[unmet.task]
 
     def _judge(self, needs: Needs, inputs: Inputs) -> None:
@@ -106,16 +117,82 @@ class NeedyStream(Stream):
 
     def nobody_waits_in_vain(self) -> None:
         """Of those that wait, each waits for something that has not ended."""
-        for number, needs in self.needs.items():
-            task = self.machine._tables.tasks.get(number)
-            dependent = self.machine._tables.dependencies.by_task.get(number)
-            if task is not None and dependent is not None and dependent.missing:
-                states = [self.machine.state_of(need) for need in (*needs.results, *needs.outcomes)]
+        for number, dependent in self.machine._tables.dependencies.by_task.items():
+            if dependent.missing:
+                needs = [*needs_of(self._followed(self.needs.get(number, Needs([])))), self.behind.get(number, 0)]
+                states = [self.machine.state_of(need) for need in needs]
                 assert "pending" in states or "processing" in states, f"{number} waits in vain"
 
 
 class NeedyForgetfulStream(NeedyStream, ForgetfulStream):
     """Time passes faster, and results are kept for seconds, unless somebody needs them."""
+
+
+class RivalStream(NeedyStream):
+    """Most tasks have one of a few keys of their work, what runs under one is asked to stop, and what has ended is run
+    again. Judged from outside: one of a key runs at a time. `crowded` counts replays that could not bring all needs."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.crowded = 0
+        self.wanted: list[tuple[str, str, str]] = []    # what was asked to stop: name, key and work
+
+    def _options(self) -> Options | None:
+        random = self.random
+        if random.random() < 0.4:
+            return super()._options()
+        # Little else: what has a key and waits for ever leaves nothing to the others of that.
+        window_ms = random.choice((0, 0, 0, 300, 90_000, 90_000))
+        delay_ms, expires_ms = random.choice((0, 0, 0, 100)), random.choice((0, 0, 2_000))
+        return Options(dedup=random.choice("abcdefgh"), dedup_ms=window_ms, delay_ms=delay_ms, expires_ms=expires_ms)
+
+    def _command(self) -> Command | None:
+        running = [
+            task.id for task in self.machine._tables.tasks.in_order() if task.spec.dedup and task.state == HELD
+        ]
+        choice = self.random.random()
+        if self.again or not self.clients or not self.workers:
+            return super()._command()
+        if choice < 0.1 and running:
+            stopped = self.random.choices(running, k=3)
+            specs = [task.spec for task in self.machine._tables.tasks.find(stopped) if task is not None]
+            self.wanted += [(spec.name, spec.key, spec.dedup) for spec in specs]
+            session = self.random.choice(self.clients)
+            seq = self._seq(session)
+            return self._say(Cancel(session, seq, self._low(seq), stopped, 60_000))
+        if self.wanted and choice < 0.5:
+            return self._want(*self.wanted.pop(0))
+        return self._replay() if choice < 0.15 else super()._command()
+
+    def _want(self, name: str, key: str, work: str) -> Command:
+        """The same once more, in a command of its own."""
+        session = self.random.choice(self.clients)
+        seq = self._seq(session)
+        number = self.numbers.get(session, 1)
+        count = self.random.choice((1, 1, 2))
+        if seq == self.seqs[session] - 1:
+            self.numbers[session] = number + count
+            self.sent[session, seq] = [session << 24 | number + place for place in range(count)]
+        options = Options(dedup=work, key=key, actor="A" if key else "", dedup_ms=self.random.choice((0, 0, 90_000)))
+        groups = [TaskGroup(name, number, [b"body"] * count, options, self._needs(session, number, count))]
+        return self._say(Submit(session, seq, self._low(seq), groups))
+
+    def _watch(self, effects: Effects) -> None:
+        self.crowded += sum(answer.code == ANSWER_CROWDED for answer in effects.answers)
+        super()._watch(effects)
+        running: dict[tuple[str, str, str], int] = {}
+        for task in self.machine._tables.tasks.in_order():
+            scope = task.spec.name, task.spec.key, task.spec.dedup
+            if task.spec.dedup and task.state == HELD:
+                assert scope not in running, f"{task.id} and {running[scope]} of key {scope} run"
+                running[scope] = task.id
+        for number, dependent in self.machine._tables.dependencies.by_task.items():
+            if dependent.behind:
+                self.behind[number] = dependent.behind
+
+
+def needs_of(needs: Needs) -> list[int]:
+    return [*needs.results, *needs.outcomes]
 
 
 if __name__ == "__main__":

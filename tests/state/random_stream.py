@@ -20,6 +20,7 @@ from cluster.state.commands import (
     OUTCOME_SUSPECTED,
     OUTCOME_TIMED_OUT,
     PREFETCH_AUTO,
+    REPLAYED_BITS,
     RESULT_TTL_DEFAULT_MS,
     ROLE_CLIENT,
     ROLE_WORKER,
@@ -41,6 +42,7 @@ from cluster.state.commands import (
     Register,
     Release,
     Replay,
+    Resize,
     RetryRule,
     ScheduleSpec,
     Seen,
@@ -132,12 +134,20 @@ class Stream:
             self._watch(effects)
             # Before the entry or within it: dispatch comes last.
             assert not effects.assignments.keys() & (draining | self._draining()), "a draining worker was given a task"
+            self._are_open(effects)
             if check:
                 self.machine.check()
         for task in self.confirmed:
             assert self.machine.state_of(task) is not None or task in self.ended, f"{task} was confirmed and is unknown"
         for task in self.ended:
             assert self.machine.state_of(task) not in ("pending", "processing")
+
+    def _are_open(self, effects: Effects) -> None:
+        for number, assignments in effects.assignments.items():
+            session = self.machine.session(number)
+            assert session is not None and session.worker is not None
+            count = session.slots_open or session.worker.slots
+            assert all(one.slot < count or one.slot == session.worker.slots for one in assignments), "a slot is shut"
 
     def _draining(self) -> set[int]:
         return {session.id for session in self.machine.worker_sessions() if session.draining}
@@ -192,8 +202,9 @@ class Stream:
         for answer in effects.answers:
             if answer.code != ANSWER_GAP:
                 named = self.replaying.pop((answer.session, answer.seq), [])
-                assert 0 <= answer.value <= len(named) or not named
-                tasks += named if answer.value else []
+                count = answer.value & ((1 << REPLAYED_BITS) - 1)
+                assert 0 <= count <= len(named) or not named
+                tasks += named if count else []
         for task in tasks:
             self.replays[task] = self.replays.get(task, 0) + 1
         self._are_pending(tasks)
@@ -234,6 +245,8 @@ class Stream:
             return self._claim()
         if choice < 0.63:
             return self._schedule()
+        if choice < 0.65:
+            return self._resize()
         return self._complete()
 
     def _register_worker(self) -> Register:
@@ -247,6 +260,8 @@ class Stream:
             spec = msgspec.structs.replace(spec, loop_names=loop_names, loop_tasks=random.choice((0, 1, 4, 30)))
         if random.random() < 0.7:
             spec = msgspec.structs.replace(spec, schedules=self._schedules())
+        if random.random() < 0.5:
+            spec = msgspec.structs.replace(spec, slots_min=random.randint(1, spec.slots))
         return Register(f"w{random.randrange(5)}", random.randrange(40), ROLE_WORKER, spec)
 
     def _schedules(self) -> tuple[ScheduleSpec, ...]:
@@ -269,7 +284,7 @@ class Stream:
         return seq
 
     def _say(
-        self, command: Submit | Cancel | Replay | Complete | Drain | Acquire | Release | Extend | Steer
+        self, command: Submit | Cancel | Replay | Complete | Drain | Acquire | Release | Extend | Steer | Resize
     ) -> Command:
         """Remembers a command that got its number in turn; sometimes says an older one instead, and this one
         then."""
@@ -413,6 +428,14 @@ class Stream:
         slots = slots[random.choice((0, 0, 1)) :]
         after_ms = random.choice((self.now_ms + 1, self.now_ms + 3_000, self.now_ms, NEVER))
         return Fire(name, version, first, slots, after_ms, random.random() < 0.2)
+
+    def _resize(self) -> Resize:
+        """Mostly within its bounds."""
+        session = self.random.choice(self.workers)
+        known = self.machine.session(session)
+        assert known is not None and known.worker is not None
+        seq = self._seq(session)
+        return self._say(Resize(session, seq, self._low(seq), self.random.randint(0, known.worker.slots)))
 
     def _drain(self) -> Command:
         session = self.random.choice(self.workers)

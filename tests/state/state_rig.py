@@ -26,6 +26,7 @@ from cluster.state.commands import (
     Outcome,
     Register,
     Replay,
+    Resize,
     Stamp,
     Submit,
     TaskGroup,
@@ -65,7 +66,7 @@ class Rig:
         self.leader.check()
         assert self.leader.rolling == self.follower.rolling
         for session, assignments in self.effects.assignments.items():
-            self.workers[session].inbox += assignments
+            self.workers[session].inbox += self.leader.passed_on(assignments)
         return self.effects
 
     def apply(self, *commands: Command) -> Effects:
@@ -91,8 +92,9 @@ class Rig:
         labels: tuple[str, ...] = (),
         loop_names: tuple[str, ...] = (),
         loop_tasks: int = 0,
+        slots_min: int = 0,
     ) -> "Worker":
-        spec = WorkerSpec(slots, queues, names, prefetch, labels, loop_names, loop_tasks)
+        spec = WorkerSpec(slots, queues, names, prefetch, labels, loop_names, loop_tasks, (), slots_min)
         session = self.leader._tables.sessions.last_id + 1
         worker = self.workers[session] = Worker(self, name, incarnation)
         worker.session = self.register(Register(name, incarnation, ROLE_WORKER, spec)).session
@@ -193,6 +195,11 @@ class Worker:
         seq = self.seq
         self.seq += 1
         self.rig.apply(Complete(self.session, seq, seq, list(outcomes)))
+
+    def resize(self, slots: int) -> int:
+        self.seq += 1
+        (answer,) = self.rig.apply(Resize(self.session, self.seq - 1, self.seq - 1, slots)).answers
+        return answer.code
 
     def drain(self) -> None:
         self.rig.apply(self.drain_command())

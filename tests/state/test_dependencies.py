@@ -5,10 +5,10 @@ from random import Random
 
 import msgspec
 import pytest
-from image_rig import assert_equal, restore
+from image_rig import assert_equal, assert_goes_on_alike, restore
 from state_rig import EPOCH_MS, Client, Rig, Worker, outcome_of
 
-from cluster.state import dependencies, needs, retention
+from cluster.state import dependencies, needs, replays, retention
 from cluster.state.commands import (
     INPUTS_BYTES_MAX,
     NEEDS_MAX,
@@ -16,14 +16,19 @@ from cluster.state.commands import (
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_UNMET,
+    REPLAYED_BITS,
     RESULT_TTL_DEFAULT_MS,
     UNMET_UNKNOWN,
     Complete,
+    Failure,
+    LineRule,
     Needs,
     Outcome,
+    Replay,
     Seen,
     Unmet,
 )
+from cluster.state.dependencies import INPUT_OVERHEAD_BYTES, INPUTS_AHEAD_BYTES_MAX
 from cluster.state.effects import (
     ANSWER_CROWDED,
     ANSWER_OK,
@@ -37,7 +42,7 @@ from cluster.state.effects import (
     TaskResult,
 )
 from cluster.state.inputs import End, Inputs
-from cluster.state.retention import OVERDUE, SEEN_KEPT_MS
+from cluster.state.retention import DEAD_KEPT_MS, OVERDUE, SEEN_KEPT_MS
 
 HOUR_MS = 3_600_000
 
@@ -161,7 +166,8 @@ def test_every_attempt_gets_what_the_first_one_got(rig, client):
     worker.expire()
     other = rig.worker("w2")
     assert inputs_of(other, needy) == before
-    assert msgspec.msgpack.decode(rig.leader.held_by(other.session)[0].body, type=Inputs) == before
+    (held,) = rig.leader.passed_on(rig.leader.held_by(other.session))
+    assert msgspec.msgpack.decode(held.body, type=Inputs) == before
 
 
 def test_tasks_with_keys_and_lines_wait_as_well(rig, client, worker):
@@ -269,6 +275,38 @@ def test_one_that_waits_may_be_cancelled_or_expire_and_what_it_needed_goes_on(ri
     assert not rig.leader._tables.dependencies.pins
 
 
+def test_dependents_that_have_ended_leave_nothing_with_what_they_waited_for(rig, client):
+    """A task that waits for long is not known by all that ever needed it."""
+    first, second = client.submit("parked", 2)
+    waited = rig.leader._tables.dependencies.waited
+    for _ in range(3):
+        some = client.submit("f", 20, [Needs([first, first], [first, second])] * 20)
+        client.cancel(*some)
+        client.replay(*some[:5])
+        client.cancel(*some)
+        client.submit("f", 20, [Needs([second])] * 20, expires_ms=1_000)
+        rig.pass_time(1_000)
+        assert not waited
+    early, gone, late = (client.needy([], [first]) for _ in range(3))
+    client.cancel(gone)
+    assert list(waited[first]) == [-early, -late]
+    client.cancel(late)
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    last = client.needy([first])
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    client.cancel(first)
+    assert rig.leader.state_of(early) == "pending" and unmet_of(rig, last).task == first and not waited
+
+
+def test_what_is_needed_twice_is_waited_for_once(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first, first], [first])
+    details = rig.leader.details(needy)
+    assert details is not None and (details.needs, details.row.missing) == (3, 2)
+    finish(worker, first)
+    assert [end.task for end in inputs_of(worker, needy).results] == [first, first]
+
+
 def test_tasks_outlive_the_sessions_of_their_clients(rig, client, worker):
     (first,) = client.submit()
     other = rig.client("c2")
@@ -357,9 +395,7 @@ def test_a_dependent_that_is_replayed_in_the_entry_in_which_it_ended_waits_again
     assert len(inputs_of(worker, needy).results) == 2
 
 
-def test_an_end_that_is_counted_twice_lets_nobody_go_with_a_result_that_is_not_there(rig, client, worker):
-    """What waited in an earlier life is still in the list: the end of the second one is told to it twice, before that
-    of the first one."""
+def test_an_end_is_told_once_to_one_that_has_waited_for_it_in_an_earlier_life_too(rig, client, worker):
     first, second = client.submit("parked", 2)
     needy = client.needy([first], [second])
     client.cancel(needy)
@@ -399,7 +435,7 @@ def test_what_others_wait_for_is_kept_beyond_its_date_until_they_have_ended(rig,
     finish(worker, first)
     rig.pass_time(HOUR_MS)
     assert rig.leader.state_of(first) == "completed"
-    assert rig.leader._tables.tasks.get(first).lot == OVERDUE
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
     assert_equal(restore(rig.leader.image()), rig.leader)
     rig.pass_time(HOUR_MS)
     finish(worker, slow)
@@ -436,6 +472,87 @@ def test_too_much_beyond_its_date_is_forgotten_and_who_needs_it_fails(rig, clien
     assert inputs_of(worker, report).outcomes[0] == End(first, UNMET_UNKNOWN)
 
 
+def test_a_record_that_a_surplus_met_before_its_date_has_that_date_again_when_nobody_needs_it(
+    rig, client, worker, monkeypatch
+):
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 5_000)
+    (first,) = client.submit(result_ttl_ms=2 * HOUR_MS)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([first, slow])
+    finish(worker, first)
+    for other in client.submit(count=3, result_ttl_ms=9 * HOUR_MS):     # due later, so that one goes first
+        finish(worker, other, body=bytes(2_000))
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    finish(worker, needy)
+    rig.pass_time(2 * HOUR_MS - 61_000)
+    assert end_of(rig, first).body == b"done"
+    rig.pass_time(2_000)
+    assert rig.leader.state_of(first) is None
+    assert_goes_on_alike(rig.log, len(rig.log) - 4)
+
+
+def test_a_dead_letter_that_others_need_is_not_dropped_for_younger_ones(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 2)
+    dead = client.submit(count=5)
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [dead[1], slow])
+    for task in dead:
+        while rig.leader.state_of(task) in ("pending", "processing"):
+            end_as(worker, task, OUTCOME_CRASHED)
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, "dead", "dead"]
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_DEAD, STATE_COMPLETED]
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+    finish(worker, needy)               # it is one of the dead letters again, the last of them
+    assert [rig.leader.state_of(task) for task in dead] == [None, "dead", None, None, "dead"]
+    rig.pass_time(DEAD_KEPT_MS - 62_000)
+    assert rig.leader.state_of(dead[1]) == "dead"
+    rig.pass_time(62_000)
+    assert rig.leader.state_of(dead[1]) is None
+
+
+def test_a_dead_letter_that_was_set_aside_for_others_can_be_replayed(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(retention, "DEAD_TASKS_MAX", 0)
+    (first,) = client.submit()
+    (slow,) = client.submit(delay_ms=60_000)
+    needy = client.needy([], [first, slow])
+    while rig.leader.state_of(first) in ("pending", "processing"):
+        end_as(worker, first, OUTCOME_CRASHED)
+    assert rig.leader._tables.tasks.get(first).lot <= OVERDUE
+    assert client.replay(first) == 1
+    rig.pass_time(60_000)
+    finish(worker, slow)
+    assert needy not in worker.tasks()
+    finish(worker, first)
+    assert [end.state for end in inputs_of(worker, needy).outcomes] == [STATE_COMPLETED, STATE_COMPLETED]
+
+
+def test_a_worker_that_is_told_of_a_result_that_is_gone_says_so_and_the_task_was_not_run(rig, client, worker):
+    (first,) = client.submit()
+    needy = client.needy([first], retries=3)
+    last = client.needy([needy])
+    finish(worker, first)
+    (given,) = worker.inbox
+    gone = Unmet(first, UNMET_UNKNOWN, first)
+    error = Failure("DependencyFailed", f"task {first} is not known", kinds=("DependencyFailed",), unmet=gone)
+    worker.report(Outcome(needy, given.attempt, OUTCOME_UNMET, EPOCH_MS, 1, b"", error))
+    assert unmet_of(rig, needy) == gone and end_of(rig, needy).attempts == 1
+    assert unmet_of(rig, last) == Unmet(needy, STATE_FAILED, first)
+    assert client.replay(needy) == 1
+
+
+def test_only_an_attempt_that_did_not_begin_can_say_that_a_result_was_gone(rig, client, worker):
+    (first,) = client.submit()
+    (given,) = worker.inbox
+    error = Failure("DependencyFailed", "task 7 is not known", unmet=Unmet(7, UNMET_UNKNOWN, 7))
+    worker.report(Outcome(first, given.attempt, OUTCOME_FAILED, EPOCH_MS, 1, b"", error))
+    failed = end_of(rig, first)
+    assert failed.state == STATE_FAILED and failed.error is not None and failed.error.unmet is None
+
+
 def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, worker):
     (first,) = client.submit()
     needy = client.needy([first])
@@ -444,6 +561,62 @@ def test_needs_are_forgotten_with_the_record_of_who_needed_them(rig, client, wor
     assert needy in known.kept
     rig.pass_time(RESULT_TTL_DEFAULT_MS + 1_000)
     assert not known.kept and not known.by_task and not known.waited and not known.pins
+
+
+def test_needs_that_are_kept_for_a_replay_count_as_bytes_of_the_record(rig, client, worker, monkeypatch):
+    members = client.submit("parked", 500)
+    plain, needy = client.submit("parked")[0], client.needy(members)
+    retention_ = rig.leader._tables.retention
+    client.cancel(plain)
+    record = retention_.bytes
+    client.cancel(needy)
+    needs_bytes = needs.KEPT_BYTES + 500 * needs.NEED_BYTES
+    assert retention_.bytes == 2 * record + needs_bytes
+    restored = restore(rig.leader.image())
+    assert restored._tables.retention.bytes == retention_.bytes
+    client.replay(needy)
+    assert retention_.bytes == record
+    client.cancel(needy)
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 2 * record + needs_bytes - 1)
+    rig.pass_time(1)
+    assert rig.leader.state_of(plain) is None and rig.leader.state_of(needy) == "cancelled"
+    assert retention_.bytes == record + needs_bytes
+    client.cancel(*client.submit("parked"))
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 2 * record)
+    rig.pass_time(1)
+    assert rig.leader.state_of(needy) is None and retention_.bytes == record, "no more than what is too much goes"
+
+
+def test_needs_of_dead_letters_count_among_the_bytes_of_these(rig, client, worker, monkeypatch):
+    members = client.submit(count=100)
+    needy = client.needy(members)
+    finish(worker, *members)
+    for _ in range(3):
+        end_as(worker, needy, OUTCOME_CRASHED)
+    tables = rig.leader._tables
+    assert rig.leader.state_of(needy) == "dead"
+    assert tables.retention.dead_bytes > 100 * needs.NEED_BYTES
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    monkeypatch.setattr(retention, "DEAD_BYTES_MAX", 100 * needs.NEED_BYTES)
+    rig.pass_time(1)
+    assert rig.leader.state_of(needy) is None and not tables.retention.dead_bytes and not tables.dependencies.kept
+
+
+def test_needs_of_one_that_others_need_count_while_it_is_kept_beyond_its_date(rig, client, worker):
+    members = client.submit("parked", 50)
+    needy = client.needy(members, result_ttl_ms=1_000)
+    (slow,) = client.submit(delay_ms=HOUR_MS)
+    report = client.needy([], [needy, slow])
+    client.cancel(needy)
+    rig.pass_time(5_000)
+    tables = rig.leader._tables
+    assert tables.tasks.get(needy).lot <= OVERDUE
+    assert tables.retention.overdue_bytes > 50 * needs.NEED_BYTES
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    client.cancel(report)
+    assert not tables.retention.overdue_bytes
+    rig.pass_time(2 * SEEN_KEPT_MS)
+    assert rig.leader.state_of(needy) is None and list(tables.dependencies.kept) == [report]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -506,6 +679,117 @@ def test_more_needs_than_the_state_keeps_count_of_are_not_taken(rig, client, mon
     client.cancel(first)
     (answer,) = rig.apply(client.submit_command("f", 1, [Needs([first])])).answers
     assert answer.code == ANSWER_OK
+
+
+def test_large_inputs_are_given_to_idle_slots_only_and_no_more_than_one_of_them_to_a_slot(rig, client):
+    worker = rig.worker(slots=2, prefetch=20)
+    (large, small) = client.submit(count=2)
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    finish(worker, small, body=bytes(INPUTS_AHEAD_BYTES_MAX // 2))
+    light = [client.needy([small]) for _ in range(6)]
+    assert worker.tasks() == light                          # three for each slot, one behind the other
+    heavy = [client.needy([large]) for _ in range(3)]
+    assert worker.tasks() == light
+    finish(worker, *light)
+    assert worker.tasks() == heavy[:2]
+    later = client.needy([small])
+    assert worker.tasks() == heavy[:2]                      # nothing waits behind them
+    finish(worker, heavy[0])
+    assert worker.tasks() == heavy[1:]
+    finish(worker, heavy[1])
+    assert worker.tasks() == [heavy[2], later]
+
+
+def test_many_inputs_are_as_heavy_as_large_ones_also_as_failures_and_after_a_delay(rig, client):
+    worker = rig.worker(prefetch=2_000, slots=1)
+    members = client.submit(count=1_000)
+    finish(worker, *members[1:], body=bytes(INPUTS_AHEAD_BYTES_MAX // 999 - INPUT_OVERHEAD_BYTES // 2))
+    end_as(worker, members[0], OUTCOME_FAILED)
+    (running,) = client.submit()
+    heavy = client.needy(members[1:])
+    assert worker.tasks() == [running]
+    finish(worker, running)
+    assert worker.tasks() == [heavy]
+    late = client.needy(members[1:], delay_ms=1_000)
+    failures = client.needy([], members[:1] * 1_000)
+    rig.pass_time(1_000)
+    assert worker.tasks() == [heavy]
+    finish(worker, heavy)
+    assert worker.tasks() == [failures]
+    finish(worker, failures)
+    assert worker.tasks() == [late]
+
+
+def test_what_runs_in_a_loop_gets_large_inputs_beside_others(rig, client):
+    """Nothing waits in a loop, so nothing that is large lies ready there."""
+    worker = rig.worker(slots=1, loop_names=("f",), loop_tasks=5)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    (first,) = client.submit()
+    lines = [{"line": LineRule(tenant)} for tenant in ("a", "b")]
+    heavy = [client.needy([large], **options) for options in ({}, {}, *lines)]
+    assert worker.tasks() == [first, *heavy]
+    end_as(worker, heavy[0], OUTCOME_CRASHED)
+    assert heavy[0] not in worker.tasks()                   # it goes alone now, as any that is suspected
+    finish(worker, first, *heavy[1:])
+    assert worker.tasks() == [heavy[0]]
+
+
+def test_large_inputs_go_alone_whatever_their_task_stands_in(rig, client):
+    worker = rig.worker(slots=1, prefetch=20)
+    (large,) = client.submit()
+    finish(worker, large, body=bytes(INPUTS_AHEAD_BYTES_MAX))
+    for options in ({}, {"key": "k", "actor": "A"}, {"line": LineRule("tenant")}):
+        first, *heavy = [client.submit(**options)[0], *[client.needy([large], **options) for _ in range(2)]]
+        assert worker.tasks() == [first]
+        finish(worker, first)
+        assert worker.tasks() == heavy[:1]
+        assert_equal(restore(rig.leader.image()), rig.leader)
+        finish(worker, heavy[0])
+        assert worker.tasks() == heavy[1:]
+        finish(worker, heavy[1])
+
+
+def _refused_dependents(client, worker, count, needs_each):
+    """So many that failed, since what each of them needs did."""
+    members = client.submit(count=needs_each)
+    waiting = client.submit("f", count, [Needs(members)] * count)
+    for member in members:
+        end_as(worker, member, OUTCOME_FAILED)
+    return members, waiting
+
+
+def test_a_replay_runs_as_many_again_as_a_submit_may_bring_and_says_where_it_stopped(rig, client, worker, monkeypatch):
+    monkeypatch.setattr(replays, "NEEDS_COMMAND_MAX", 7)
+    members, waiting = _refused_dependents(client, worker, 5, 3)
+    (plain,) = client.submit("parked")
+    client.cancel(plain)
+    answer = client.send(Replay(client.session, client.seq, client.seq, [*members, plain, 5, *waiting]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (3 + 2 + 2, 3 + 1 + 2))
+    states = [rig.leader.state_of(task) for task in (plain, *waiting)]
+    assert states == ["pending", "pending", "pending", "failed", "failed", "failed"]
+    assert rig.leader._tables.dependencies.counted == 6
+    rest = waiting[2:]
+    answer = client.send(Replay(client.session, client.seq, client.seq, rest))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (2, 2))
+    assert client.replay(*rest[2:]) == 1
+    assert_goes_on_alike(rig.log, len(rig.log) - 2)
+
+
+def test_a_replay_brings_no_needs_when_there_are_too_many_and_what_needs_nothing_runs_again(
+    rig, client, worker, monkeypatch
+):
+    members, waiting = _refused_dependents(client, worker, 2, 3)
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 2)
+    (other,) = client.submit("parked")
+    client.needy([other, other])
+    answer = client.send(Replay(client.session, client.seq, client.seq, [members[0], *waiting, members[1]]))
+    assert (answer.code, divmod(answer.value, 1 << REPLAYED_BITS)) == (ANSWER_CROWDED, (1, 1))
+    answer = client.send(Replay(client.session, client.seq, client.seq, waiting))
+    assert (answer.code, answer.value) == (ANSWER_CROWDED, 0)
+    assert client.replay(*members[1:]) == 2
+    client.cancel(other)
+    assert client.replay(*waiting[:1]) == 1
 
 
 # -- people ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from state_rig import Client, Rig, Worker, encode_entry, outcome_of
 
 from cluster.state import duplicates
 from cluster.state.commands import (
+    OUTCOME_CANCELLED,
     OUTCOME_COMPLETED,
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
@@ -16,6 +17,7 @@ from cluster.state.commands import (
     Complete,
     Failure,
     LineRule,
+    Needs,
     Options,
     Outcome,
     RetryRule,
@@ -24,6 +26,7 @@ from cluster.state.commands import (
     TaskGroup,
 )
 from cluster.state.effects import ANSWER_REFUSED, STATE_CANCELLED, STATE_COMPLETED
+from cluster.state.lifecycle import SILENCE_MS
 from cluster.state.machine import PENDING
 from cluster.state.retention import SEEN_KEPT_MS
 
@@ -213,6 +216,54 @@ def test_too_many_windows_are_forgotten_the_oldest_first_and_counted(rig, monkey
     assert keys_taken(rig) == 0
 
 
+def test_keys_that_are_forgotten_before_the_end_of_their_windows_leave_no_dates(rig, monkeypatch):
+    """Each has a window of its own, far away: what is kept is as much as there are keys, not as there were."""
+    monkeypatch.setattr(duplicates, "WINDOWS_MAX", 3)
+    monkeypatch.setattr("cluster.state.duplicate_invariants.WINDOWS_MAX", 3)
+    client, worker = rig.client(), rig.worker()
+    for number in range(200):
+        client.submit(dedup=f"k{number}", dedup_ms=HOUR_MS * (200 - number), result_ttl_ms=1_000)
+        finish_all(worker)
+    rig.pass_time(2_000)
+    tables = rig.leader._tables
+    assert keys_taken(rig) == 3 and not tables.timers.heap
+    assert len(tables.duplicates.buckets) == 3 and len(tables.duplicates._dates) < 100
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    assert rig.leader.next_deadline_ms() == min(tables.duplicates.buckets)
+    for _ in range(4):
+        rig.pass_time(HOUR_MS)
+    assert keys_taken(rig) == 0 and rig.leader.next_deadline_ms() is None
+
+
+def test_a_key_that_is_replayed_within_its_window_has_no_date_until_it_has_ended_again(rig):
+    client, worker = rig.client(), rig.worker()
+    (first,) = client.submit(dedup="k", dedup_ms=MINUTE_MS)
+    worker.end(worker.inbox[0], OUTCOME_FAILED)
+    assert len(rig.leader._tables.duplicates.buckets) == 1
+    client.replay(first)
+    assert not rig.leader._tables.duplicates.buckets
+    finish_all(worker)
+    assert len(rig.leader._tables.duplicates.buckets) == 1
+
+
+def test_more_windows_than_one_entry_may_clear_are_cleared_by_the_next_ones_likewise_after_a_restore(rig, monkeypatch):
+    monkeypatch.setattr(duplicates, "CLEARED_MAX", 2)
+    client, worker = rig.client(), rig.worker(slots=9)
+    for number in range(5):
+        client.submit(dedup=f"k{number}", dedup_ms=1_500)
+    for place in (3, 0, 2, 0, 0):
+        worker.complete(worker.inbox[place])
+    cut = len(rig.log)
+    rig.pass_time(2_000)
+    left = [scope[2] for scope in rig.leader._tables.duplicates.by_scope]
+    assert sorted(left) == ["k1", "k2", "k4"] and rig.leader.next_deadline_ms() <= rig.now_ms
+    rig.pass_time(0)
+    rig.pass_time(0)
+    assert keys_taken(rig) == 0
+    for place in range(cut, len(rig.log)):
+        assert_goes_on_alike(rig.log, place)
+
+
 # -- the life of the first ----------------------------------------------------------------------------------------
 
 
@@ -282,6 +333,123 @@ def test_a_replay_within_the_window_does_not_make_it_longer(rig):
     assert keys_taken(rig) == 1
     rig.pass_time(MINUTE_MS // 4)
     assert keys_taken(rig) == 0
+
+
+# -- a first one that is being stopped ----------------------------------------------------------------------------
+
+
+def stopping(rig: Rig, client: Client, worker: Worker, **options: object) -> int:
+    """A task of the key "k" that runs, and was asked to stop."""
+    (first,) = client.submit(dedup="k", **options)
+    client.cancel(first, grace_ms=5_000)
+    assert first in worker.tasks() and rig.leader.state_of(first) == "processing"
+    return first
+
+
+def end(worker: Worker, task: int, status: int = OUTCOME_CANCELLED) -> None:
+    (given_out,) = [given_out for given_out in worker.inbox if given_out.task == task]
+    worker.end(given_out, status)
+
+
+@pytest.mark.parametrize("status", [OUTCOME_CANCELLED, OUTCOME_COMPLETED, OUTCOME_FAILED])
+def test_what_comes_while_the_first_is_being_stopped_runs_when_that_has_ended(rig, status):
+    client, worker = rig.client(), rig.worker(slots=9)
+    first = stopping(rig, client, worker)
+    (second,), (third,) = client.submit(dedup="k"), client.submit(dedup="k")
+    assert firsts(rig, second, third) == [0, second] and worker.tasks() == [first]
+    details = rig.leader.details(second)
+    assert details is not None
+    assert (details.row.state, details.row.missing, details.waits_for, details.needs) == ("pending", 1, [first], 0)
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    end(worker, first, status)
+    assert worker.tasks() == [second] and worker.inbox[0].body == b"2"
+    assert firsts(rig, *client.submit(dedup="k")) == [second]
+    assert client.replay(first) == 0
+    finish_all(worker)
+    assert keys_taken(rig) == 0 and not rig.leader._tables.dependencies.by_task
+    for cut in range(len(rig.log)):
+        assert_goes_on_alike(rig.log, cut)
+
+
+def test_a_first_one_that_does_not_stop_is_given_up_and_the_next_one_runs(rig):
+    client, worker = rig.client(), rig.worker(slots=9)
+    first = stopping(rig, client, worker)
+    (second,) = client.submit(dedup="k")
+    rig.pass_time(5_000)
+    assert worker.tasks() == [first]
+    rig.pass_time(SILENCE_MS)
+    assert worker.tasks() == [first, second] and rig.leader.state_of(first) == "cancelled"
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+def test_one_that_waits_may_end_before_the_one_that_is_being_stopped_and_the_next_one_waits_as_well(rig, how):
+    client, worker = rig.client(), rig.worker(slots=9)
+    first = stopping(rig, client, worker)
+    (second,) = client.submit(dedup="k", expires_ms=1_000 if how == "expire" else 0)
+    if how == "cancel":
+        client.cancel(second, grace_ms=5_000)
+    else:
+        rig.pass_time(1_000)
+    assert rig.leader.result(second) is not PENDING and keys_taken(rig) == 1
+    assert client.replay(second) == 0, "it would run beside the first"
+    (third,) = client.submit(dedup="k")
+    assert firsts(rig, third) == [0] and worker.tasks() == [first]
+    end(worker, first)
+    assert worker.tasks() == [third]
+    client.cancel(third)
+    assert client.replay(second) == 1
+
+
+def test_one_that_waits_and_has_a_window_keeps_its_key_for_that_and_then_the_first_one_has_it_again(rig):
+    client, worker = rig.client(), rig.worker(slots=9)
+    (first,) = client.submit(dedup="k")
+    client.cancel(first, grace_ms=2 * MINUTE_MS)
+    (second,) = client.submit(dedup="k", dedup_ms=MINUTE_MS)
+    client.cancel(second)
+    assert firsts(rig, *client.submit(dedup="k")) == [second]
+    assert client.replay(second) == 0
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    rig.pass_time(MINUTE_MS)
+    (third,) = client.submit(dedup="k")
+    assert firsts(rig, third) == [0] and worker.tasks() == [first]
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    end(worker, first)
+    assert worker.tasks() == [third]
+
+
+def test_one_that_is_being_stopped_within_its_window_has_its_key(rig):
+    client, worker = rig.client(), rig.worker(slots=9)
+    first = stopping(rig, client, worker, dedup_ms=MINUTE_MS)
+    assert firsts(rig, *client.submit(dedup="k")) == [first]
+    end(worker, first)
+    assert firsts(rig, *client.submit(dedup="k")) == [first]
+
+
+def test_one_that_waits_for_another_to_stop_may_need_others_and_have_a_delay(rig):
+    client, worker = rig.client(), rig.worker(slots=9, names=("f", "g"))
+    (need,) = client.submit("g")
+    first = stopping(rig, client, worker)
+    second = client.needy([need], dedup="k", delay_ms=1_000)
+    end(worker, first)
+    assert rig.leader.details(second).waits_for == [need]
+    assert_equal(restore(rig.leader.image()), rig.leader)
+    end(worker, need, OUTCOME_COMPLETED)
+    rig.pass_time(999)
+    assert worker.tasks() == []
+    rig.pass_time(1)
+    assert worker.tasks() == [second] and rig.leader._tables.dependencies.counted == 1
+    finish_all(worker)
+    assert not rig.leader._tables.dependencies.by_task and not rig.leader._tables.dependencies.pins
+
+
+def test_one_that_waits_for_another_to_stop_fails_at_once_if_what_it_needs_does(rig):
+    client, worker = rig.client(), rig.worker(slots=9, names=("f", "g"))
+    (need,) = client.submit("g")
+    first = stopping(rig, client, worker)
+    second = client.needy([need], dedup="k")
+    client.cancel(need)
+    assert rig.leader.state_of(second) == "failed" and firsts(rig, *client.submit(dedup="k")) == [0]
+    assert set(worker.tasks()) == {first, need}
 
 
 # -- records ------------------------------------------------------------------------------------------------------
@@ -392,7 +560,9 @@ Step = tuple[str, int, int, int]
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(("submit", "submit", "submit", "complete", "fail", "cancel", "replay", "lose", "reopen")),
+            st.sampled_from(
+                ("submit", "submit", "submit", "complete", "fail", "stop", "stop", "cancel", "replay", "lose", "reopen")
+            ),
             st.integers(0, 3), st.integers(0, 3), st.sampled_from((0, 1, 300, 1_000)),
         ),
         max_size=40,
@@ -406,13 +576,16 @@ def test_at_most_one_runs_per_key_and_window_whoever_submits_and_whatever_happen
     clients = [rig.client("c0"), rig.client("c1")]
     worker = rig.worker("w0", slots=3)
     lives = 1
+    stopped: set[int] = set()       # were asked to, and have not
     accepted: dict[int, tuple[str, int, int]] = {}      # task -> key, date, window, of those that are no duplicates
     for what, one, other, wait_ms in steps:
         rig.now_ms += wait_ms
         if what == "submit":
             client, key, window_ms = clients[one % 2], KEYS[one // 2], WINDOWS_MS[other]
             before = dict(accepted)
-            for task in client.submit(count=1 + other % 2, dedup=key, dedup_ms=window_ms):
+            count, ran = 1 + other % 2, list(accepted)
+            needs = [Needs([], [ran[(one + other) % len(ran)]])] * count if ran and wait_ms else []
+            for task in client.submit(count=count, needs=needs, dedup=key, dedup_ms=window_ms):
                 (of,) = firsts(rig, task)
                 if of:
                     assert of in accepted and accepted[of][0] == key
@@ -421,13 +594,16 @@ def test_at_most_one_runs_per_key_and_window_whoever_submits_and_whatever_happen
             (new,) = accepted.keys() - before.keys() or (0,)
             for task, (taken, date_ms, since_ms) in before.items():
                 if new and taken == key:
-                    ended = rig.leader.result(task) is not PENDING
+                    ended = rig.leader.result(task) is not PENDING or task in stopped
                     assert ended and date_ms + since_ms <= rig.now_ms, f"{new} runs beside {task}"
         elif what in ("complete", "fail") and worker.inbox:
             held = worker.inbox[one % len(worker.inbox)]
             worker.complete(held) if what == "complete" else worker.end(held, OUTCOME_FAILED)
+        elif what == "stop" and worker.inbox:
+            stopped.add(worker.inbox[one % len(worker.inbox)].task)
+            clients[0].cancel(worker.inbox[one % len(worker.inbox)].task, grace_ms=5_000)
         elif what in ("cancel", "replay") and accepted:
-            task = list(accepted)[one % len(accepted)]
+            task = list(accepted)[-1 - one % len(accepted)]
             worker.inbox = [kept for kept in worker.inbox if what != "cancel" or kept.task != task]
             clients[0].cancel(task) if what == "cancel" else clients[0].replay(task)
         elif what == "lose":
@@ -437,8 +613,12 @@ def test_at_most_one_runs_per_key_and_window_whoever_submits_and_whatever_happen
         elif what == "reopen":
             rig.apply(Close(clients[1].session, lives))
             clients[1] = rig.client(f"c1 {lives} {len(rig.log)}")
-        running = [accepted[task][0] for task in accepted if rig.leader.result(task) is PENDING]
-        assert len(running) == len(set(running)), "two of one key are unfinished"
+        unfinished = [task for task in accepted if rig.leader.result(task) is PENDING]
+        stopped &= set(unfinished)
+        keys = [accepted[task][0] for task in unfinished if task not in stopped]
+        assert len(keys) == len(set(keys)), "two of one key are unfinished"
+        running = [accepted[task][0] for task in unfinished if rig.leader.held(task)]
+        assert len(running) == len(set(running)), "two of one key run"
         assert set(worker.tasks()) <= set(accepted), "a duplicate runs"
     assert_goes_on_alike(rig.log, min(cut, len(rig.log)))
 

@@ -1,5 +1,6 @@
 """An image holds everything that decides: a machine restored from it goes on for ever as the one that was written."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from random import Random
@@ -49,6 +50,8 @@ from cluster.state.commands import (
     Complete,
     Failure,
     Formation,
+    LineRule,
+    Needs,
     Options,
     Outcome,
     Register,
@@ -340,6 +343,30 @@ def test_parts_are_bounded_however_long_lanes_rings_and_evidence_are():
     assert_equal(restore(parts), machine)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda text: {"actor": "A", "key": text},
+        lambda text: {"line": LineRule(text, "limit", 1_000_000)},
+        lambda text: {"dedup": text, "dedup_ms": 60_000, "retry": RetryRule(on=(text,) * 20)},
+        lambda text: {"retry": RetryRule(on=(text,) * 20), "expires_ms": 60_000},
+    ],
+    ids=["keys", "lines", "keys of work", "dates of their own"],
+)
+def test_parts_are_bounded_whatever_tasks_say_of_themselves_and_need(
+    rig: Rig, own: Callable[[str], dict[str, object]]
+):
+    """Each has a spec that no other one has, with long texts, and a long list of needs."""
+    client = rig.client()
+    members = [task for _ in range(4) for task in client.submit("f", 1_024)]
+    labels = tuple(f"{number}" * 200 for number in range(40))
+    for number in range(60):
+        client.submit("g", 1, [Needs(members)], labels=labels, **own(f"{number}" * 200))
+    parts = list(rig.leader.image())
+    assert max(map(len, parts)) <= PART_BYTES + PART_SLACK
+    assert_equal(restore(parts), rig.leader)
+
+
 def test_parts_are_made_as_they_are_asked_for_and_notice_an_entry_in_between(rig: Rig):
     client = rig.client()
     client.submit()
@@ -385,7 +412,7 @@ KNOWN_FIELDS = {
     limits.Limits: "_timers by_index by_name made touched",
     sessions.Session: (
         "id name incarnation role worker draining next_seq kept_from refusals last_number unsaid last_claim slots held "
-        "ended"
+        "ended slots_open"
     ),
     sessions.Sessions: "by_id by_owner ended last_id",
     locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences rests",
@@ -393,14 +420,16 @@ KNOWN_FIELDS = {
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
     schedules.Schedules: "_ledger announced by_name by_task freed made number session sessions stirred",
     schedules.Schedule: "alarm alarm_ms begun history is_paused next_ms passed_ms spec version waiting",
-    retention.Retention: "_seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes",
+    retention.Retention: (
+        "_dependencies _seconds buckets bytes dead dead_bytes ended ended_bytes lots lots_made overdue_bytes"
+    ),
     retention.Bucket: "lots ranges",
     retention.Lot: "ids known number second",
     evidence.Evidence: "attempts bytes",
-    duplicates.Duplicates: "_timers by_scope by_task over",
-    duplicates.Taken: "is_over scope task until_ms",
+    duplicates.Duplicates: "_dates buckets by_scope by_task over",
+    duplicates.Taken: "behind is_over scope task until_ms",
     needs.Dependencies: "by_task counted ends kept pins taken waited",
-    needs.Dependent: "at_ms delay_ms missing needs unknown",
+    needs.Dependent: "at_ms behind delay_ms missing needs unknown",
 }
 
 

@@ -11,9 +11,10 @@ from image_rig import (
     log_of,
 )
 from limited_stream import LimitedStream, TightStream
+from needy_stream import NeedyStream, RivalStream
 from random_stream import Stream
 
-from cluster.state import image, queues
+from cluster.state import dependencies, image, queues
 from cluster.state.commands import LineRule
 from cluster.state.rows import Order, Row, Section
 
@@ -71,6 +72,10 @@ def _forget_who_holds(section: int, row: Row) -> Row | None:
 
 def _forget_numbers_of_claims(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, last_claim=0) if section == Section.SESSIONS else row
+
+
+def _forget_open_slots(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, slots_open=0) if section == Section.SESSIONS else row
 
 
 def _forget_versions(section: int, row: Row) -> Row | None:
@@ -163,6 +168,22 @@ def _forget_the_keys_of_specs(section: int, row: Row) -> Row | None:
     return msgspec.structs.replace(row, specs=specs)
 
 
+def _forget_in_dependents(**fields: object) -> Change:
+    return lambda section, row: msgspec.structs.replace(row, **fields) if section == Section.DEPENDENTS else row
+
+
+def _forget_needs_that_are_kept(section: int, row: Row) -> Row | None:
+    return None if section == Section.DEPENDENTS and not row.is_live else row
+
+
+def _forget_who_waits(section: int, row: Row) -> Row | None:
+    return None if section == Section.WAITED else row
+
+
+def _forget_who_waited_first(section: int, row: Row) -> Row | None:
+    return msgspec.structs.replace(row, waiting=row.waiting[::-1]) if section == Section.WAITED else row
+
+
 OMISSIONS: dict[str, Change] = {
     "refusals": _forget_refusals,
     "order of a lane": _forget_the_order_of(Order.LANE),
@@ -176,6 +197,7 @@ OMISSIONS: dict[str, Change] = {
     "claims": _forget_claims,
     "who holds": _forget_who_holds,
     "numbers of claims": _forget_numbers_of_claims,
+    "open slots": _forget_open_slots,
     "ended names": _forget_ended_names,
     "ended incarnations": _forget_ended_incarnations,
     "versions of schedules": _forget_versions,
@@ -215,6 +237,17 @@ OMISSIONS_OF_LIMITS: dict[str, Change] = {
 }
 
 
+OMISSIONS_OF_NEEDS: dict[str, Change] = {
+    "who is behind another": _forget_in_dependents(behind=0),
+    "who was not known": _forget_in_dependents(unknown=0),
+    "delays of those that wait": _forget_in_dependents(delay_ms=0),
+    "needs that are kept": _forget_needs_that_are_kept,
+    "who waits": _forget_who_waits,
+    "who waited first": _forget_who_waited_first,
+    "ends that are to be told": _forget_all(Order.ENDS),
+}
+
+
 @pytest.mark.parametrize("omission", OMISSIONS)
 def test_the_property_notices_what_an_image_forgets(monkeypatch, omission):
     logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (Stream, ForgetfulStream))
@@ -225,6 +258,13 @@ def test_the_property_notices_what_an_image_forgets(monkeypatch, omission):
 def test_the_property_notices_what_an_image_forgets_of_limits(monkeypatch, omission):
     logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (TightStream, LimitedStream))
     assert_noticed(monkeypatch, omission, OMISSIONS_OF_LIMITS[omission], logs)
+
+
+@pytest.mark.parametrize("omission", OMISSIONS_OF_NEEDS)
+def test_the_property_notices_what_an_image_forgets_of_needs(monkeypatch, omission):
+    monkeypatch.setattr(dependencies, "SETTLED_MAX", 2)
+    logs = (log_of(seed, 120, kind) for seed in range(40) for kind in (RivalStream, NeedyStream))
+    assert_noticed(monkeypatch, omission, OMISSIONS_OF_NEEDS[omission], logs)
 
 
 def assert_noticed(monkeypatch, omission: str, change: Change, logs: Iterable[list[bytes]]) -> None:

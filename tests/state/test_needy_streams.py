@@ -1,24 +1,28 @@
 """What dependencies promise, judged from outside while everything else happens as well: whoever needs others is handed
 out when all have ended, with what is recorded of them, or ends and says why; nobody waits in vain."""
 
+from collections import Counter
+
 import pytest
 from hash_seeds import assert_same_under_two_hash_seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_rig import assert_goes_on_alike, assert_restored_before_every_entry
-from needy_stream import NeedyForgetfulStream, NeedyStream
+from needy_stream import NeedyForgetfulStream, NeedyStream, RivalStream
 from random_stream import replay
 
-from cluster.state import dependencies, retention
+from cluster.state import dependencies, duplicate_invariants, duplicates, needs, replays, retention
+from cluster.state.queues import HEAVY
 
-KINDS = [NeedyStream, NeedyForgetfulStream]
+NEEDY = [NeedyStream, NeedyForgetfulStream]
+KINDS = [*NEEDY, RivalStream]
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NEEDY)
 def test_who_needs_others_gets_what_became_of_them_and_invariants_hold_after_every_entry(kind, seed):
     stream = kind(seed)
-    stream.run(200, check=True)
+    stream.run(250, check=True)
     stream.finish()
     stream.nobody_waits_in_vain()
     assert stream.met > 6 and stream.unmet > 20 and stream.told > 0
@@ -36,6 +40,41 @@ def test_ends_that_are_told_over_many_entries_are_told_all_the_same(monkeypatch,
     stream.machine.check()
     stream.nobody_waits_in_vain()
     assert_goes_on_alike(stream.log, 100 + seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", NEEDY)
+def test_tasks_whose_inputs_are_too_many_to_lie_ready_are_handed_out_all_the_same(monkeypatch, kind, seed):
+    monkeypatch.setattr(dependencies, "INPUTS_AHEAD_BYTES_MAX", dependencies.INPUT_OVERHEAD_BYTES)
+    stream = kind(70 + seed)
+    stream.run(200, check=True)
+    stream.finish()
+    stream.nobody_waits_in_vain()
+    assert any(task.alone == HEAVY for task in stream.machine._tables.tasks.in_order())
+    assert_goes_on_alike(stream.log, 100 + seed)
+
+
+def test_rivals_for_a_key_run_one_after_another_when_there_is_always_too_much(monkeypatch):
+    """Few windows are remembered, few are cleared in an entry, ends are told over many, and replays bring few needs."""
+    monkeypatch.setattr(duplicates, "WINDOWS_MAX", 1)
+    monkeypatch.setattr(duplicate_invariants, "WINDOWS_MAX", 1)
+    monkeypatch.setattr(duplicates, "CLEARED_MAX", 1)
+    monkeypatch.setattr(dependencies, "SETTLED_MAX", 2)
+    monkeypatch.setattr(replays, "NEEDS_COMMAND_MAX", 12)
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 100)
+    monkeypatch.setattr(retention, "RESULTS_BYTES_MAX", 200_000)
+    seen: Counter[str] = Counter()
+    for seed in range(300, 304):
+        stream = RivalStream(seed)
+        stream.may_lose = True
+        stream.run(200, check=True)
+        stream.finish()
+        stream.nobody_waits_in_vain()
+        assert_goes_on_alike(stream.log, seed % 7 * 25)
+        counted = stream.machine.status()["counters"]
+        seen.update(behind=len(stream.behind), crowded=stream.crowded)
+        seen.update({name: counted[name] for name in ("forgotten_keys", "duplicates", "replayed", "evicted_early")})
+    assert all(seen.values()), seen
 
 
 @given(seed=st.integers(100, 100_000), kind=st.sampled_from(KINDS))

@@ -44,8 +44,11 @@ def test_workers_and_clients_are_listed(rig: Rig):
     client.submit()
     status = rig.leader.status()
     assert status["workers"] == [
-        {"name": "w1", "session": worker.session, "slots": 2, "async_tasks": 0, "held": 1, "draining": False}
-    ]
+        {
+            "name": "w1", "session": worker.session, "slots": 2, "slots_min": 2, "slots_max": 2, "async_tasks": 0,
+            "held": 1, "draining": False,
+        }
+    ]  # fmt: skip
     assert status["clients"] == 1
     assert [session.id for session in rig.leader.worker_sessions()] == [worker.session]
     assert [session.id for session in rig.leader.sessions_open()] == [client.session, worker.session]

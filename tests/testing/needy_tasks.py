@@ -32,6 +32,11 @@ def total(values: list[int], *, plus: int = 0) -> int:
 
 
 @task
+async def total_in_a_loop(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@task
 def largest(sizes: list[Size]) -> Size:
     assert all(isinstance(one, Size) for one in sizes)
     return max(sizes, key=lambda one: one.count)

@@ -4,13 +4,28 @@ in a cluster in memory."""
 import asyncio
 
 import pytest
-from needy_tasks import RUNS, Adder, Size, flaky, judge, largest, nested, number, plain, size, slowly, total
+from needy_tasks import (
+    RUNS,
+    Adder,
+    Size,
+    flaky,
+    judge,
+    largest,
+    nested,
+    number,
+    plain,
+    size,
+    slowly,
+    total,
+    total_in_a_loop,
+)
 
 from cluster import (
     DependencyError,
     DependencyFailed,
     EncodeError,
     Outcome,
+    Overloaded,
     TaskCancelled,
     TaskDead,
     TaskExpired,
@@ -18,6 +33,7 @@ from cluster import (
     after,
     group,
 )
+from cluster.state import needs, retention
 from cluster.testing import MemoryCluster
 
 
@@ -48,6 +64,17 @@ def test_items_of_a_map_and_methods_of_actors_take_handles(memory_cluster):
     again = memory_cluster.map(slowly, batch.members())
     assert again.results() == [3, 4] and batch.results() == [2, 3]
     assert memory_cluster.actor(Adder, key="k").add(ones[0], batch.as_completed().__next__()) in (3, 4)
+
+
+def test_of_a_map_that_is_refused_other_commands_run_also_later_ones_and_each_as_a_whole(memory_cluster, monkeypatch):
+    monkeypatch.setattr(needs, "NEEDS_KNOWN_MAX", 1_000)
+    one = memory_cluster.submit(number.options(delay="1h"), 7)
+    with pytest.raises(Overloaded, match="need more others than the cluster keeps count of"):
+        memory_cluster.map(number, [*[after(one)] * 2_048, *[1] * 100])
+    assert one.result() == 7
+    memory_cluster.advance("1s")
+    (queue,) = memory_cluster.status()["queues"]
+    assert (queue["delayed"], queue["ready"], queue["running"], queue["completed"]) == (0, 0, 0, 1 + 1_024 + 100)
 
 
 def test_what_needs_a_result_that_is_not_there_fails_without_having_run_and_names_it(memory_cluster):
@@ -139,6 +166,23 @@ def test_a_task_that_is_not_known_can_be_waited_for_by_nobody(memory_cluster):
         with pytest.raises(DependencyFailed, match=f"task {task} is not known") as raised:
             memory_cluster.submit(total, [memory_cluster.handle(task)]).result()
         assert (raised.value.task, raised.value.state) == (task, "unknown")
+
+
+@pytest.mark.parametrize("needy", [total, total_in_a_loop])
+def test_who_needs_a_result_that_is_gone_when_it_is_handed_out_fails_for_that_task(memory_cluster, monkeypatch, needy):
+    """Too much is beyond its date."""
+    monkeypatch.setattr(retention, "OVERDUE_BYTES_MAX", 100)
+    one = memory_cluster.submit(number.options(result_ttl="1s"), 7)
+    late = memory_cluster.submit(needy.options(delay="10s", retry=3), [one])
+    later = memory_cluster.submit(total, [late])
+    text = f"task {one.id} is not known: its record is not kept any more"
+    with pytest.raises(DependencyFailed, match=f"^DependencyFailed: {text}") as raised:
+        late.result()
+    assert (raised.value.task, raised.value.state, raised.value.cause) == (one.id, "unknown", one.id)
+    assert memory_cluster.records([late.id])[0].attempts == 0
+    with pytest.raises(DependencyFailed, match=f"task {late.id} was not run, since {text}") as raised:
+        later.result()
+    assert (raised.value.task, raised.value.state, raised.value.cause) == (late.id, "failed", one.id)
 
 
 def test_a_cycle_cannot_be_made_since_nobody_can_need_what_is_not_there_yet(memory_cluster):

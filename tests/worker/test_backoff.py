@@ -91,6 +91,14 @@ def test_a_soft_time_limit_that_is_no_less_than_the_hard_one_is_refused():
     assert plain.options(soft_timeout="1h", timeout="2h").settings.soft_timeout_ms == 3_600_000
 
 
+@pytest.mark.parametrize("delay", ["1h", "90m"])
+def test_what_would_expire_before_it_may_start_is_refused(delay: str):
+    plain = task(len)
+    with pytest.raises(ValueError, match=r"expires: 1h is no longer than delay, which is 1h(30m)?: it would expire"):
+        plain.options(delay=delay).options(expires="1h")
+    assert plain.options(delay="59m", expires="1h").settings.expires_ms == 3_600_000
+
+
 def test_something_else_is_a_type_error_that_names_the_option():
     with pytest.raises(TypeError, match="retry: expected a number of retries or a Backoff, not 'often'"):
         plain.options(retry="often")  # type: ignore[arg-type]

@@ -2,11 +2,11 @@
 
 import msgspec
 
-from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Drain, Failure, Outcome
+from cluster.state.commands import SESSION_WINDOW_COMMANDS, Complete, Drain, Failure, Outcome, Resize
 from cluster.worker.completions import COMPLETE_BYTES_MAX, COMPLETE_OUTCOMES_MAX, Completions
 
 decode = msgspec.msgpack.Decoder(Complete).decode
-decode_any = msgspec.msgpack.Decoder(Complete | Drain).decode
+decode_any = msgspec.msgpack.Decoder(Complete | Drain | Resize).decode
 
 
 def outcome(task: int, body: bytes = b"\xc0") -> Outcome:
@@ -129,3 +129,26 @@ def test_a_drain_waits_for_the_window_and_goes_first_when_it_opens():
     assert [type(decode_any(encoded)) for encoded in completions.take()] == [Drain]
     completions.answered(2)
     assert [type(decode_any(encoded)) for encoded in completions.take()] == [Complete]
+
+
+def test_of_numbers_of_open_slots_that_wait_the_last_is_said_behind_a_drain_and_before_outcomes():
+    completions = Completions(7, 1)
+    completions.add(outcome(1))
+    completions.resize(2)
+    completions.resize(4)
+    completions.drain()
+    assert not completions.is_empty
+    drain, resize, complete = map(decode_any, completions.take())
+    assert (drain, resize) == (Drain(7, 1, 1), Resize(7, 2, 1, 4))
+    assert [one.task for one in complete.outcomes] == [1]
+
+
+def test_a_number_of_open_slots_is_known_to_the_log_when_it_has_its_answer():
+    completions = Completions(7, 1)
+    completions.resize(3)
+    assert not completions.is_empty, "not said yet"
+    (encoded,) = completions.take()
+    assert list(completions.unanswered()) == [encoded]
+    assert completions.answered(1) == [] and completions.sized(1) == 3
+    assert completions.sized(1) == 0, "an answer may come twice"
+    assert completions.is_empty

@@ -82,10 +82,18 @@ class Run:
 
 
 class WorkerWorld:
-    """`runs` says for each task which children ran it when. With `async_tasks` workers have an event loop."""
+    """`runs` says for each task which children ran it when. With `async_tasks` workers have an event loop, with
+    `slots_min` they open and close slots."""
 
     def __init__(
-        self, seed: int, *, workers: int = 1, slots: int = 1, wear: WearLimits = UNLIMITED, async_tasks: int = 0
+        self,
+        seed: int,
+        *,
+        workers: int = 1,
+        slots: int = 1,
+        wear: WearLimits = UNLIMITED,
+        async_tasks: int = 0,
+        slots_min: int = 0,
     ) -> None:
         self.world = World(seed)
         self.world.register_entry(EXECUTOR_ENTRY, self._executor)
@@ -98,6 +106,7 @@ class WorkerWorld:
         self.closed: list[int] = []                 # children that came to the end of that
         self.is_broken = False                      # children cannot start
         self.async_tasks = async_tasks
+        self.slots_min = slots_min
         self.ports: list[ChildPort] = []            # of the children that are loops, in the order of their starts
         self.runs: dict[int, list[Run]] = {}
         self.deaths: dict[int, Nanos] = {}          # of children
@@ -130,7 +139,14 @@ class WorkerWorld:
         async def start(ports: Ports) -> None:
             brokers = tuple((node, f"{node}:7100") for node in BROKERS)
             config = WorkerConfig(
-                "world", name, brokers, (), slots, wear=self.wear, async_tasks=self.async_tasks
+                "world",
+                name,
+                brokers,
+                (),
+                slots,
+                wear=self.wear,
+                async_tasks=self.async_tasks,
+                slots_min=self.slots_min,
             )
             started = start_worker(ports, config)
             self.actors[name], self.systems[name], _ = started

@@ -1,0 +1,132 @@
+"""What waits for a slot of some workers, and for no other reason: what a leader tells those that can open more.
+
+Asked between entries, of pools: in their rings stands what could go to their slots at once. So what nobody serves is
+not counted, nor what a limit holds back, waits for a date, or is for a slot that owns its key. Of a key that has no
+home one task counts, since all go to one slot. Changes nothing, not even rings that would be tidied by the way.
+
+Cost: LOOKED_AT_MAX channels and lines of a pool. What is behind them is not counted; so many say enough.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from msgspec import Struct
+
+from cluster.state.credit import Pool
+from cluster.state.keys import KeyedChannel
+from cluster.state.limits import ENDLESS, Limit
+from cluster.state.lines import Bundle, Line
+from cluster.state.queues import PENDING, Channel, Message
+from cluster.state.sessions import Session
+from cluster.state.tables import Tables
+
+LOOKED_AT_MAX = 256         # channels and lines of one pool
+STALE_SKIPPED_MAX = 64      # entries of one lane
+
+
+class Backlog(Struct, gc=False, frozen=True):
+    """Of one pool. `sessions` are those workers in it that have slots to open. `ready` tasks wait for them, as their
+    part if other pools with such workers serve them as well; `last` is one that is handed out after most others, by
+    id and attempt, (0, 0) if nothing waits."""
+
+    pool: int
+    sessions: list[int]
+    ready: int
+    last: tuple[int, int]
+
+
+def backlogs_of(tables: Tables, sessions: Iterable[int]) -> list[Backlog]:
+    """Of the pools of these workers, as far as they have slots to open."""
+    growable: dict[int, tuple[Pool, list[int]]] = {}
+    for number in sessions:
+        session = tables.sessions.by_id.get(number)
+        if session is not None and may_open(session):
+            pool = next(iter(session.slots.values())).pool
+            growable.setdefault(pool.index, (pool, []))[1].append(number)
+    return [_backlog(pool, workers, growable) for pool, workers in growable.values()]
+
+
+def may_open(session: Session) -> bool:
+    """Whether it is a worker with slots that it could open."""
+    worker = session.worker
+    return worker is not None and 0 < session.slots_open < worker.slots and not session.draining
+
+
+def still_waits(tables: Tables, pool: int, task: int, attempt: int) -> bool:
+    """Whether a task that was the `last` of this pool's backlog is still part of it."""
+    found = tables.tasks.get(task)
+    if found is None or found.state != PENDING or found.attempt != attempt:
+        return False
+    channel = tables.queues.channels[found.spec.channel]
+    if isinstance(channel, Line):
+        return not channel.is_held_back and any(one.index == pool for one in channel.bundle.places)
+    return any(isinstance(one, Pool) and one.index == pool for one in channel.pools)
+
+
+def _backlog(pool: Pool, workers: list[int], growable: dict[int, tuple[Pool, list[int]]]) -> Backlog:
+    ready = 0
+    last: Message | None = None
+    rooms: dict[int, int] = {}      # of limits, by index
+    for channel in _waiting(pool):
+        places = channel.bundle.places if isinstance(channel, Line) else channel.pools
+        sharing = sorted([place.index for place in places if place.index in growable])
+        ready += share_of(_count(channel, rooms), sharing.index(pool.index), len(sharing))
+        last = last or _tail(channel)
+    return Backlog(pool.index, workers, ready, (last.id, last.attempt) if last is not None else (0, 0))
+
+
+def share_of(ready: int, place: int, sharing: int) -> int:
+    """What one hears of `ready` tasks that each of so many could take; its place among them counts from 0. The shares
+    of all sum up to `ready`."""
+    assert 0 <= place < sharing and ready >= 0
+    return ready // sharing + (place < ready % sharing)
+
+
+def _waiting(pool: Pool) -> Iterator[Channel]:
+    """Channels and lines in which something waits for the pool's slots, each once; those first that are served last."""
+    seen: set[int] = set()
+    for ring in pool.ready:
+        for standing in reversed(ring.values()):
+            found = _lines(standing) if isinstance(standing, Bundle) else (standing,)
+            for channel in found:
+                if len(seen) >= LOOKED_AT_MAX:
+                    return
+                if channel.index not in seen:
+                    seen.add(channel.index)
+                    if channel.waiting:
+                        yield channel
+
+
+def _lines(bundle: Bundle) -> Iterator[Line]:
+    for ring in bundle.ready:
+        for line in reversed(ring.values()):
+            assert isinstance(line, Line)
+            yield line
+
+
+def _count(channel: Channel, rooms: dict[int, int]) -> int:
+    """How many of its tasks could go to slots that open. They take up the room of their limit."""
+    if isinstance(channel, KeyedChannel):
+        return 1
+    if not isinstance(channel, Line) or (limit := channel.under) is None:
+        return channel.waiting
+    room = rooms.setdefault(limit.index, _room(limit))
+    count = min(channel.waiting, room)
+    rooms[limit.index] = room - count
+    return count
+
+
+def _room(limit: Limit) -> int:
+    """How many more may start, one at least: else it would hold its members back. Starts that are over may be counted
+    still, since `Limit.room` forgets them."""
+    room = limit.concurrency - limit.running if limit.concurrency else ENDLESS
+    if limit.starts:
+        room = min(room, limit.starts - limit.started)
+    return max(room, 1)
+
+
+def _tail(channel: Channel) -> Message | None:
+    """The last one of its lowest lane that has not ended there; if many of the last have, the first."""
+    lane = next(lane for lane in channel.lanes if lane)
+    some = chain(islice(reversed(lane), STALE_SKIPPED_MAX), islice(lane, STALE_SKIPPED_MAX))
+    return next((message for message in some if message.state == PENDING), None)
