@@ -236,7 +236,8 @@ class Scheduler:
             len(schedule.begun),
             len(schedule.waiting),
             history,
-            *((first, run.row.name, run.row.why_parked) if run is not None and is_stuck else ()),
+            *((first, run.row.name, run.row.why_parked) if run is not None and is_stuck else (0, "", "")),
+            *self._machine.schedules.disputes(spec.name),
         )
 
     def _upcoming_of(self, schedule: Schedule) -> list[int] | NotComputed:

@@ -145,6 +145,10 @@ def _alarm_text(view: ScheduleView) -> str:
             f"no worker can run task {view.stuck} ({view.stuck_name}), which has not ended: {view.stuck_why}; "
             "start one that can, or cancel it"
         )
+    if view.disputed:
+        workers = "1 live worker announces" if view.disputed == 1 else f"{view.disputed} live workers announce"
+        other = f", one of them task {view.other_task}" if view.other_task else ""
+        texts.append(f"{workers} different terms{other}; those of the worker that registered last count")
     return "; ".join(texts)
 
 

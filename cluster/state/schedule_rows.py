@@ -35,7 +35,8 @@ class ScheduleView(Struct, array_like=True, gc=False, frozen=True):
     """One schedule. `next_ms` is 0 if no leader has said it yet; `upcoming` are the slots from there on, by the zones
     of the broker that answers. `why_parked` is "" unless it is. `failure`: why this broker cannot say when it fires.
     `history` is the last slots, the oldest first; in a list the last one only. `stuck` is a run that nobody can run and
-    that holds up the others, its task's name, and why; 0 if there is none."""
+    that holds up the others, its task's name, and why; 0 if there is none. `disputed` live workers announce other
+    terms; `other_task` is that of one of them if it is another one."""
 
     spec: ScheduleSpec
     next_ms: int
@@ -51,3 +52,5 @@ class ScheduleView(Struct, array_like=True, gc=False, frozen=True):
     stuck: int = 0
     stuck_name: str = ""
     stuck_why: str = ""
+    disputed: int = 0
+    other_task: str = ""

@@ -96,6 +96,7 @@ class Schedules:
         "announced",
         "by_name",
         "by_task",
+        "disputed",
         "freed",
         "made",
         "number",
@@ -110,6 +111,7 @@ class Schedules:
         self.by_name: dict[str, Schedule] = {}          # at most SCHEDULES_MAX
         self.by_task: dict[int, Schedule] = {}          # of each run that has not ended
         self.announced: dict[str, int] = {}             # by how many live workers that could run it, as it is now
+        self.disputed: dict[str, int] = {}              # by how many of them with other terms than those that count
         self.offers: dict[str, dict[int, Offer]] = {}   # by name and session, of live workers that do not drain
         self.made = 0                                   # versions given
         self.session = 0                                # whose numbers runs get; 0 before the first
@@ -205,6 +207,7 @@ class Schedules:
     def recount(self, name: str) -> None:
         """Other workers could run it by now: its terms are others, or it is another one."""
         self.announced.pop(name, None)
+        self.disputed.pop(name, None)
         for offer in self.offers.get(name, {}).values():
             self._count(name, offer, 1)
 
@@ -212,12 +215,19 @@ class Schedules:
         """What counts are the present terms, whatever a worker itself announces."""
         worker, spec = offer
         known = self.by_name.get(name)
+        if known is not None and spec is not known.spec and spec != known.spec:
+            _add_to(self.disputed, name, step)
         if is_served(worker, spec if known is None else known.spec):
-            before = self.announced.pop(name, 0)
-            if before + step:
-                self.announced[name] = before + step
-            if not before or not before + step:
+            _add_to(self.announced, name, step)
+            if self.announced.get(name, 0) == max(step, 0):     # the first one, or the last
                 self._stir(name)
+
+    def disputes(self, name: str) -> tuple[int, str]:
+        """How many live workers announce other terms than those that count, and the task of one that has another."""
+        number, task = self.disputed.get(name, 0), self.by_name[name].spec.task
+        if not number:
+            return 0, ""
+        return number, next((spec.task for _, spec in self.offers[name].values() if spec.task != task), "")
 
     def _stir(self, name: str) -> None:
         """Whether it may fire, or what it does then, may have changed."""
@@ -250,6 +260,12 @@ class Schedules:
         limit = max(1, min(limit, SCHEDULE_ROWS_MAX))
         found = nsmallest(limit + 1, (name for name in self.by_name if name > after and name.startswith(prefix)))
         return [self.by_name[name] for name in found[:limit]], len(found) > limit
+
+
+def _add_to(counts: dict[str, int], name: str, step: int) -> None:
+    count = counts.pop(name, 0) + step
+    if count:
+        counts[name] = count
 
 
 def why_parked(spec: ScheduleSpec) -> str:

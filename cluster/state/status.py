@@ -178,7 +178,7 @@ def _schedules(tables: Tables) -> ScheduleCounts:
             counts["parked"] += 1
         else:
             counts["active"] += 1
-        counts["alarms"] += schedule.alarm != ALARM_NONE
+        counts["alarms"] += schedule.alarm != ALARM_NONE or bool(tables.schedules.disputes(name)[1])
     return counts
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.broker import scheduler as module
 from cluster.broker.scheduler import LOOKS_PER_TURN, Scheduler
+from cluster.client.schedules import info_of
 from cluster.state.commands import (
     MACHINE_VERSION,
     ROLE_CLIENT,
@@ -24,6 +25,7 @@ from cluster.state.commands import (
 )
 from cluster.state.effects import Effects
 from cluster.state.machine import Machine
+from cluster.wire import ScheduleShown, ShowSchedule
 
 EPOCH_MS = 1_767_225_600_000        # the first minute of 2026
 MINUTE_MS = 60_000
@@ -323,6 +325,25 @@ def test_a_schedule_that_the_cluster_has_no_room_for_is_said(leader, monkeypatch
     leader.announce(spec("first"), spec("second"))
     leader.take_turn()
     assert [(name, fields["schedule"]) for name, fields in leader.said] == [("schedule_refused", "second")]
+
+
+def test_that_live_workers_announce_different_terms_is_shown(leader):
+    leader.announce(spec("often"))
+    leader.announce(spec("often", "*/2 * * * *"), worker="w2")
+    assert alarm_of(leader) == (
+        "1 live worker announces different terms; those of the worker that registered last count"
+    )
+    leader.announce(spec("often", "*/2 * * * *", task="g"), worker="w3")
+    assert alarm_of(leader).startswith("2 live workers announce different terms, one of them task f; ")
+    for worker in ("w1", "w2"):
+        leader.announce(spec("often", "*/2 * * * *", task="g"), worker=worker, incarnation=2)
+    assert alarm_of(leader) == ""
+
+
+def alarm_of(leader: Leader) -> str:
+    shown = leader.scheduler.inspect(ShowSchedule(1, "often", stale=False))
+    assert isinstance(shown, ScheduleShown) and shown.found is not None
+    return info_of(shown.found).alarm
 
 
 def test_an_alarm_is_said_once_until_it_is_over(leader):

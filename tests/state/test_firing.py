@@ -242,6 +242,23 @@ def test_what_is_announced_without_being_served_is_deleted_for_good(rig):
     assert sorted(rig.leader.schedules.by_name) == ["t"]
 
 
+def test_live_workers_that_announce_other_terms_are_counted_and_another_task_is_an_alarm(rig):
+    """Old and new code side by side is a deployment; two functions under one name are a mistake."""
+    old = announce(rig, spec())
+    assert rig.leader.schedules.disputes("s") == (0, "")
+    announce(rig, spec(period_ms=7_000), name="w2")
+    announce(rig, spec(period_ms=7_000), name="w3")
+    assert rig.leader.schedules.disputes("s") == (1, "") and rig.leader.status()["schedules"]["alarms"] == 0
+    other = announce(rig, spec(period_ms=7_000, task="g"), name="w4")
+    assert rig.leader.schedules.disputes("s") == (3, "f") and rig.leader.status()["schedules"]["alarms"] == 1
+    assert restore(rig.leader.image()).schedules.disputed == rig.leader.schedules.disputed == {"s": 3}
+    other.expire()
+    old.expire()
+    assert rig.leader.schedules.disputes("s") == (2, "f"), "the last announcement counts, also when its worker is gone"
+    announce(rig, spec(period_ms=7_000), name="w5")
+    assert rig.leader.schedules.disputed == {} and rig.leader.status()["schedules"]["alarms"] == 0
+
+
 def test_terms_that_many_workers_announce_are_one_object(rig):
     announce(rig, spec(), spec("t"))
     second = announce(rig, spec(), spec("t", period_ms=7_000), name="w2")

@@ -418,7 +418,7 @@ KNOWN_FIELDS = {
     locks.Locks: "_ledger _sessions bounded by_fence by_name by_session claims fences rests",
     locks.Lock: "holders limit name taken waiting",
     locks.Claim: "at_most_ms fence hold_ms id is_wanted lock note rest_ms session since_ms terms units",
-    schedules.Schedules: "_ledger announced by_name by_task freed made number offers session sessions stirred",
+    schedules.Schedules: "_ledger announced by_name by_task disputed freed made number offers session sessions stirred",
     schedules.Schedule: (
         "alarm alarm_ms begun history is_paused next_ms owed_ms passed_ms paused_ms since_ms spec version waiting"
     ),
