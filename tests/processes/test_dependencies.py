@@ -24,7 +24,7 @@ def test_a_fan_in_of_ten_thousand_members_finishes_failed_dead_cancelled_and_exp
             dead: Handle[Any] = await client.submit(exit_at_once, 3)
             cancelled = await client.submit(hold.options(delay="1h"), str(tmp_path), 1)
             others: list[Handle[Any]] = [
-                dead, cancelled, await client.submit(refuse.options(delay="1h", expires="1s"), 1)
+                dead, cancelled, await client.submit(refuse.options(queue="nobody", expires="1s"), 1)
             ]  # fmt: skip
             members = [*jobs.members(), *others]
             report = await client.submit(judge_all, group(members, outcomes=True))

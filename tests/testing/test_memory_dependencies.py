@@ -95,7 +95,7 @@ def test_outcomes_show_failures(memory_cluster):
     good = memory_cluster.submit(size, "good", 1)
     bad = memory_cluster.submit(number, -1)
     cancelled = memory_cluster.submit(slowly.options(delay="1h"), 1)
-    expired = memory_cluster.submit(slowly.options(delay="2h", expires="1m"), 1)
+    expired = memory_cluster.submit(slowly.options(labels=["nowhere"], expires="1m"), 1)
     report = memory_cluster.submit(judge, group(good, [bad, cancelled], expired, outcomes=True))
     cancelled.cancel()
     assert report.result() == ["completed good", "failed ValueError: -1 is negative", "cancelled ", "expired "]
