@@ -29,7 +29,7 @@ def test_it_is_a_minute_of_real_work(report: Report):
     assert report.runs + report.duplicates >= report.acknowledged, "some run again after a crash"
     assert report.elections >= 1
     assert report.limited >= 100 and report.full_limits >= 20, "limits are in use, and are full now and then"
-    assert report.duplicates >= 10
+    assert report.duplicates >= 5
 
 
 def test_something_of_everything_breaks(report: Report):
