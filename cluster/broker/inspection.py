@@ -1,6 +1,7 @@
-"""Single tasks, locks and schedules, as a broker sees them: what the state has, and where a task is that somebody has.
+"""Single tasks, locks and schedules, as a broker sees them: what the state has, and whether a task that was handed out
+runs or waits at its slot.
 
-Whether that runs or waits at its slot is known from the workers' heartbeats, which name the tasks that run and go to
+That is known from the workers' heartbeats, which name the tasks that run and go to
 the leader only. They are up to half a second old: what has begun since counts as waiting.
 
 An answer takes up to a millisecond or two, and a program may ask for thousands of tasks at once. So a few are given in

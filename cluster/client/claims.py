@@ -30,7 +30,7 @@ from cluster.state.effects import (
     CLAIM_WANTED,
     ClaimNews,
 )
-from cluster.state.locks import SESSION_CLAIMS_MAX, TURNS_MAX
+from cluster.state.locks import CLAIMS_MAX, SESSION_CLAIMS_MAX, TURNS_MAX
 from cluster.wire import HELLO_ITEMS_MAX, Claims
 
 OPEN_CLAIMS_MAX = 10_000                # of one client that are not over; more are refused at once
@@ -41,6 +41,7 @@ REASONS = {
     CLAIM_OVER: TURN_OVER,
 }
 assert OPEN_CLAIMS_MAX < SESSION_CLAIMS_MAX, "what a client refuses never gets to the cluster"
+assert TURNS_MAX not in (SESSION_CLAIMS_MAX, CLAIMS_MAX), "an answer says by its number of what there are too many"
 
 
 class SessionClaims:

@@ -145,6 +145,7 @@ class BlockingTurn(BlockingLock):
             raise self._told.lost()
 
     def _gives_way(self) -> bool:
+        """Whether somebody came to replace it. Its owner is told so, and has to end from then on."""
         claim = self._lock._claim
         if claim is None or not claim.is_wanted:
             return False

@@ -12,7 +12,7 @@ from typing import Any
 from client_world import BROKERS, ClientWorld
 
 from actors import MILLISECOND, SECOND, Nanos, Ports
-from actors.simulation import ChildPort
+from actors.simulation import ChildPort, portable_traceback
 from cluster import current, task
 from cluster.state.commands import Options, ScheduleSpec
 from cluster.state.schedule_rows import Slot
@@ -106,7 +106,7 @@ class ScheduleWorld(ClientWorld):
         return start
 
     async def _executor(self, port: ChildPort, argument: bytes) -> None:
-        executor = Executor(port, TASKS)
+        executor = Executor(port, TASKS, describe=portable_traceback)
         (worker,) = setup_decoder.decode(argument).modules
         port.send(encode(Ready(tuple(sorted(TASKS)), (), False, self.announced.get(worker, self.schedules))))
         page = ClaimPage(port.page.view)

@@ -1,12 +1,12 @@
 """The oracles of dependencies find bugs that are planted: each by the sweep as it is, within a few seeds."""
 
 import pytest
+from planted_search import assert_found
 
 from cluster.simulation import Planted, Scenario
 from cluster.simulation.planted_needs import PlantedNeed
 
 NEEDY_SEEDS = (2, 5, 8, 11)             # `workload.NEEDY_ONE_IN`
-OTHERS = {"invariant", "compaction", "snapshot", "digest"}      # that would notice the same for another reason
 FOUND_BY = {
     PlantedNeed.COUNT_DOWN_LOST: {"liveness", "acknowledged"},
     PlantedNeed.LET_GO_EARLY: {"needs", "result"},
@@ -16,14 +16,7 @@ FOUND_BY = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("planted", PlantedNeed)
 def test_the_sweep_finds_a_bug_of_dependencies_within_a_few_seeds(planted: PlantedNeed):
-    for seed in NEEDY_SEEDS:
-        scenario = Scenario(seed, needs=planted)
-        scenario.oracles.judge.muted |= OTHERS
-        violations = scenario.run().violations
-        if violations:
-            assert violations[0].oracle in FOUND_BY[planted], violations[0]
-            return
-    pytest.fail(f"not found within these seeds: {planted.value}")
+    assert_found(planted, FOUND_BY[planted], NEEDY_SEEDS, lambda seed: Scenario(seed, needs=planted))
 
 
 @pytest.mark.timeout(600)

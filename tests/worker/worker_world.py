@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from actors import MICROSECOND, SECOND, Nanos, Ports
-from actors.simulation import ChildPort, Process, World
+from actors.simulation import ChildPort, Process, World, portable_traceback
 from cluster.broker.process import start_broker
 from cluster.client.client import Client
 from cluster.peer.actor import RaftPeer
@@ -159,7 +159,7 @@ class WorkerWorld:
         if self.is_broken:
             port.send(encode(StartFailed("world", "it is broken")))
             return
-        executor = Executor(port, TASKS)
+        executor = Executor(port, TASKS, describe=portable_traceback)
         port.rss_bytes = self.fresh_bytes
         port.send(encode(READY))
         while True:
@@ -194,7 +194,7 @@ class WorkerWorld:
 
         _note_run.set(note_run)
         self.ports.append(port)
-        executor = LoopExecutor(port, TASKS, asyncio.get_running_loop())
+        executor = LoopExecutor(port, TASKS, asyncio.get_running_loop(), describe=portable_traceback)
         port.send(encode(READY))
         while (frame := await port.receive()) is not None:
             executor.receive(frame)
