@@ -17,7 +17,7 @@ def echo(numbered: tuple[int, bytes]) -> int:
 
 
 @task
-def nap(milliseconds: int) -> tuple[float, float]:
+def nap(milliseconds: float) -> tuple[float, float]:
     """Sleeps; when it began and ended, in seconds of a clock that all processes share."""
     start = time.monotonic()
     time.sleep(milliseconds / 1e3)

@@ -48,6 +48,7 @@ from cluster.wire import Lease as LeaseMessage
 from cluster.worker.child_messages import Ready, Setup, StartFailed, encode
 from cluster.worker.config import WorkerConfig, explain
 from cluster.worker.executor_child import State
+from cluster.worker.gathering import Gathering
 from cluster.worker.lease import HEARTBEAT_INTERVAL_NS
 from cluster.worker.loop_child import LoopChild
 from cluster.worker.reports import Reports
@@ -148,6 +149,7 @@ class Worker(Actor):
         self._links = LeaderLinks(
             self.context, self.config.brokers, decoder, self._hello, self._greet, self._on_message, self._leader_lost
         )
+        self._gathering = Gathering(self.context, self._gather)
         wear = self.config.wear
         self._children += [
             SlotChild(index, self.context, self._setup, self, wear) for index in range(self.config.slots)
@@ -385,7 +387,7 @@ class Worker(Actor):
         if is_foreign or session is None or self.life is Life.CLOSED:
             self.dropped_assignments += len(message.items)
             return
-        touched: dict[int, None] = {}
+        touched: dict[int, int] = {}        # slot -> what its last one is expected to take
         children, finished = self._children, session.finished
         for assignment in message.items:
             assert assignment.slot < len(children), "the state knows how many slots there are"
@@ -395,10 +397,12 @@ class Worker(Actor):
                 self.dropped_assignments += 1
                 continue
             slot.assign(assignment)
-            touched[assignment.slot] = None
-        for index in touched:
+            touched[assignment.slot] = assignment.estimate_us
+        for index, estimate_us in touched.items():
             if self.life is Life.SERVING and not children[index].is_stopped:
                 children[index].feed()
+                if len(children[index].slot.pairs) > 1:
+                    self._gathering.sent(estimate_us)
             else:
                 children[index].hand_back()     # sent before the leader knew of the drain, or that the slot is shut
         self._look_after()
@@ -442,6 +446,17 @@ class Worker(Actor):
             self._drain(now)
         if self.life is not Life.SERVING or any(child.is_busy for child in self._children):
             self._look_after()
+
+    def _gather(self) -> bool:
+        """Takes what children have done; whether some slot has a task."""
+        if not self._holds_lease(self.context.clock.now()):
+            return False
+        is_working = False
+        for child in self._children:
+            if isinstance(child, SlotChild) and child.is_working:
+                child.gather()
+                is_working |= child.is_working
+        return is_working
 
     def _report(self, now: Nanos) -> None:
         """Says how far what runs is, if it is time for that."""

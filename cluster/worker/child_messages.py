@@ -14,8 +14,6 @@ from cluster.state.effects import Assignment
 
 WARNING_SIGNAL = SIGRTMIN + 9    # the running task has come to its soft time limit; of those that nobody else uses
 FLUSH_ESTIMATE_US = 4_000       # outcomes are announced before a task that is expected to take longer,
-FLUSH_SHORT_US = 1_000          # ... before one that is expected to take longer than this
-FLUSH_PAUSE_NS = 4_000_000      # ... if the previous announcement was so long ago,
 FLUSH_INTERVAL_NS = 20_000_000  # ... and otherwise at the latest after this
 BEAT_INTERVAL_NS = 100_000_000  # a loop with tasks says so often that it turns
 ASK_WARN, ASK_LIMIT, ASK_CANCEL, ASK_WITHDRAW = range(4)    # soft time limit, time limit, cancelled, given up

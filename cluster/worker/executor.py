@@ -7,7 +7,8 @@ loop that blocks, and in the simulated world, in steps; it reaches its process t
 What one task costs here is what the slot costs at most, so there is one lock per task: the outcome of a task
 is written and the next one claimed under the same hold of it, and one reading of the clock ends the one and
 starts the other. The worker hears of outcomes by frames of one byte: at once when nothing waits or the next
-task is expected to take more than 4 ms, else 4 ms after it last heard of some, or 20 ms if tasks take less than one.
+task is expected to take more than 4 ms, else 20 ms after it last heard of some; sooner than that it looks by itself
+(`cluster.worker.gathering`).
 
 A function that raises has failed and its slot goes on. SystemExit and KeyboardInterrupt end the process, as
 they would anywhere else; so do os._exit, signals and the C library's abort. What was running then is for the
@@ -46,8 +47,6 @@ from cluster.worker.child_messages import (
     FINISHED,
     FLUSH_ESTIMATE_US,
     FLUSH_INTERVAL_NS,
-    FLUSH_PAUSE_NS,
-    FLUSH_SHORT_US,
     RING_OUTCOME_BYTES_MAX,
     WARNING_SIGNAL,
     Ready,
@@ -290,9 +289,7 @@ def _silence_before(estimate_us: int) -> Nanos:
     """How long the worker may have heard nothing when a task begins that is expected to take so long. Each announcement
     wakes two processes, and in the end makes an entry of the log: for tasks of a millisecond that is more than the
     tasks are."""
-    if estimate_us > FLUSH_ESTIMATE_US:
-        return 0
-    return FLUSH_PAUSE_NS if estimate_us > FLUSH_SHORT_US else FLUSH_INTERVAL_NS
+    return 0 if estimate_us > FLUSH_ESTIMATE_US else FLUSH_INTERVAL_NS
 
 
 def soft_time_limit(assignment: Assignment) -> SoftTimeLimit:

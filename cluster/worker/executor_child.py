@@ -229,12 +229,12 @@ class ExecutorChild(Generic[AnySlot, AnyPage]):
 
     # -- outcomes and the page ------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
+    def _collect(self, timeout: Nanos = LOCK_TIMEOUT) -> None:
         """Empties the ring."""
         page = self._page
         if page is None or page.ring.is_empty or self.slot.ending is not None:
             return                          # of a child that is ended the lock may stay taken, and its exit comes
-        taken = self._locked(LOCK_TIMEOUT, page.ring.take)
+        taken = self._locked(timeout, page.ring.take)
         if taken is not None:
             self._finish(self._decode(*taken))
         # Else the next tick, or the child's exit, comes for them.

@@ -140,6 +140,10 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
         elif due is Due.KILL:
             self._signal(SIGKILL)
 
+    def gather(self) -> None:
+        """Collects what is finished, unless the child is writing just now: another look follows, or its word."""
+        self._collect(0)
+
     def _look(self, claimed: int) -> None:
         """Looks at the child's memory; not while it has tasks of which none had begun, for one may have begun since."""
         is_working = self.slot.running(claimed) is not None

@@ -37,7 +37,7 @@ def announcements(takes_us: list[int]) -> list[float]:
     [
         ([100] * TASKS, [10]),                      # when nothing waits any more, long before the 20 ms are over
         ([1_000] * TASKS, [20, 40, 60, 80, 100]),
-        ([1_500] * 8, [4.5, 9, 12]),                # every 4 ms at most, and at the end
+        ([1_500] * 16, [21, 24]),                   # and so: until then the worker looks by itself
         ([5_000] * 3, [5, 10, 15]),                 # each at once
         ([100, 100, 60_000, 100], [0.2, 60.2, 60.3]),    # nothing that is done waits for what takes long
     ],
