@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from msgspec import structs
 
 from cluster.backoff import Backoff
-from cluster.durations import duration_text, milliseconds
+from cluster.durations import WRITTEN, WRITTEN_UNITS, duration_text, milliseconds
 from cluster.state.commands import (
     CONCURRENCY_MAX,
     PERIOD_MS_MAX,
@@ -52,7 +52,7 @@ LIMITED_KEY = (
     "the one slot that owns the key; leave these options out, or give them to calls without a key"
 )
 
-_RATE = re.compile(r"([0-9]+)/((?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
+_RATE = re.compile(rf"([0-9]+)/({WRITTEN}|ms|s|m|h|d)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -202,8 +202,8 @@ def _rate(what: str, value: object) -> dict[str, object]:
     found = _RATE.fullmatch(value.replace(" ", ""))
     if found is None:
         raise ValueError(
-            f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
-            "the units ms, s, m, h and d, in small letters"
+            f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", '
+            f"{WRITTEN_UNITS}"
         )
     number, period = found.groups()
     starts = int(number) if len(number) < 20 else STARTS_MAX + 1
