@@ -11,6 +11,7 @@ from cluster.backoff import Backoff
 from cluster.durations import WRITTEN, WRITTEN_UNITS, duration_text, milliseconds
 from cluster.state.commands import (
     CONCURRENCY_MAX,
+    DATE_MS_MAX,
     PERIOD_MS_MAX,
     PERIOD_MS_MIN,
     PRIORITY_MAX,
@@ -89,6 +90,17 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
     return merged
 
 
+def check_dates(options: Options, now_ms: int) -> None:
+    """For a call that is submitted `now_ms`, in Unix time. Raises ValueError if it could not start before it expires:
+    nobody knows that earlier, since `at` is a date and `expires` counts from then on."""
+    if options.at_ms and 0 < options.expires_ms <= options.at_ms - now_ms:
+        at = EPOCH + timedelta(milliseconds=options.at_ms)
+        raise ValueError(
+            f"expires: {duration_text(options.expires_ms)} is no longer than until at, which is {at}, in "
+            f"{duration_text(options.at_ms - now_ms)}: it would expire before it may start"
+        )
+
+
 def take_fence(given: Mapping[str, object], default: int) -> tuple[int, dict[str, object]]:
     """The option `fence` of a call, or `default`, and the others. Raises TypeError and ValueError."""
     others = dict(given)
@@ -149,7 +161,7 @@ def _date(what: str, value: object) -> dict[str, object]:
             'datetime(2026, 3, 1, 9, tzinfo=ZoneInfo("Europe/Berlin")), or .astimezone() for that of this machine'
         )
     milliseconds_since = -((EPOCH - value) // timedelta(milliseconds=1))      # rounded up
-    return {"delay_ms": 0, "at_ms": max(0, milliseconds_since)}
+    return {"delay_ms": 0, "at_ms": max(0, min(milliseconds_since, DATE_MS_MAX))}
 
 
 def _name(what: str, value: object) -> str:
