@@ -7,9 +7,14 @@ Duration = timedelta | float | str
 
 DURATION_MS_MAX = 10 * 365 * 24 * 3600 * 1000
 
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+_UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+
+# Each unit at most once and in this order: of "5m5m" one 5 was meant to be another unit, or another number.
+WRITTEN = "(?=[0-9])" + "".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS_MS)
+WRITTEN_UNITS = "in the units d, h, m, s and ms, each at most once and in this order, in small letters"
+_WHOLE = re.compile(WRITTEN)
 
 
 def milliseconds(what: str, value: object) -> int:
@@ -27,8 +32,7 @@ def milliseconds(what: str, value: object) -> int:
             raise _negative(what, value)
         if _WHOLE.fullmatch(compact) is None:
             raise ValueError(
-                f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m", in the units ms, s, m, '
-                "h and d, in small letters"
+                f'{what}: "{value}" is no duration; write for example "250ms", "5m" or "1h30m", {WRITTEN_UNITS}'
             )
         written_ms = sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(compact))
         microseconds = round(min(written_ms, DURATION_MS_MAX + 1) * 1_000)      # so many digits may be infinite
@@ -68,7 +72,7 @@ def deadline_seconds(value: object) -> float:
 def duration_text(ms: int) -> str:
     """Whole milliseconds as users write them, such as "1h30m"."""
     text = ""
-    for unit, size in reversed(_UNITS_MS.items()):
+    for unit, size in _UNITS_MS.items():
         count, ms = divmod(ms, size)
         text += f"{count}{unit}" if count else ""
     return text or "0s"

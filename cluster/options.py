@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from msgspec import structs
 
 from cluster.backoff import Backoff
-from cluster.durations import duration_text, milliseconds
+from cluster.durations import WRITTEN, WRITTEN_UNITS, duration_text, milliseconds
 from cluster.state.commands import (
     CONCURRENCY_MAX,
+    DATE_MS_MAX,
     PERIOD_MS_MAX,
     PERIOD_MS_MIN,
     PRIORITY_MAX,
@@ -52,7 +53,7 @@ LIMITED_KEY = (
     "the one slot that owns the key; leave these options out, or give them to calls without a key"
 )
 
-_RATE = re.compile(r"([0-9]+)/((?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+|ms|s|m|h|d)")
+_RATE = re.compile(rf"([0-9]+)/({WRITTEN}|ms|s|m|h|d)")
 
 
 def merge_options(base: Options, given: Mapping[str, object]) -> Options:
@@ -87,6 +88,17 @@ def merge_options(base: Options, given: Mapping[str, object]) -> Options:
             f"{duration_text(merged.delay_ms)}: it would expire before it may start"
         )
     return merged
+
+
+def check_dates(options: Options, now_ms: int) -> None:
+    """For a call that is submitted `now_ms`, in Unix time. Raises ValueError if it could not start before it expires:
+    nobody knows that earlier, since `at` is a date and `expires` counts from then on."""
+    if options.at_ms and 0 < options.expires_ms <= options.at_ms - now_ms:
+        at = EPOCH + timedelta(milliseconds=options.at_ms)
+        raise ValueError(
+            f"expires: {duration_text(options.expires_ms)} is no longer than until at, which is {at}, in "
+            f"{duration_text(options.at_ms - now_ms)}: it would expire before it may start"
+        )
 
 
 def take_fence(given: Mapping[str, object], default: int) -> tuple[int, dict[str, object]]:
@@ -149,7 +161,7 @@ def _date(what: str, value: object) -> dict[str, object]:
             'datetime(2026, 3, 1, 9, tzinfo=ZoneInfo("Europe/Berlin")), or .astimezone() for that of this machine'
         )
     milliseconds_since = -((EPOCH - value) // timedelta(milliseconds=1))      # rounded up
-    return {"delay_ms": 0, "at_ms": max(0, milliseconds_since)}
+    return {"delay_ms": 0, "at_ms": max(0, min(milliseconds_since, DATE_MS_MAX))}
 
 
 def _name(what: str, value: object) -> str:
@@ -202,8 +214,8 @@ def _rate(what: str, value: object) -> dict[str, object]:
     found = _RATE.fullmatch(value.replace(" ", ""))
     if found is None:
         raise ValueError(
-            f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", in '
-            "the units ms, s, m, h and d, in small letters"
+            f'{what}: "{value}" is no rate; write how many in which time, for example "100/m", "5/s" or "3/10s", '
+            f"{WRITTEN_UNITS}"
         )
     number, period = found.groups()
     starts = int(number) if len(number) < 20 else STARTS_MAX + 1

@@ -135,6 +135,7 @@ class Broker(Actor):
                 lambda task: self._watching.progress(task),
                 lambda question: self._schedules.inspect(question),
             ),
+            lambda: self._schedules.uncomputed,
         )
         self._watching = watching = Watching(
             self.machine,

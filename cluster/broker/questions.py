@@ -13,7 +13,7 @@ nothing, which is what the round has shown. And what is committed but not applie
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -49,7 +49,8 @@ Answering = Callable[[Link, msgspec.Struct], None]
 class Questions:
     """Of one broker. `own` gives `leader` and `term` as this broker believes them, and its own row of the status;
     `at_turn_end` runs a callback then; `ask` starts a round of that number; `refuse` notes what is not answered;
-    `inspection` answers questions of single tasks, locks and schedules.
+    `inspection` answers questions of single tasks, locks and schedules; `uncomputed` names schedules whose times the
+    leader cannot compute.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Questions:
         ask: Callable[[int], object],
         refuse: Callable[[Link, str], None],
         inspection: Inspection,
+        uncomputed: Callable[[], Collection[str]],
     ) -> None:
         self._machine = machine
         self._links = links
@@ -71,6 +73,7 @@ class Questions:
         self._ask = ask
         self._refuse = refuse
         self._inspection = inspection
+        self._uncomputed = uncomputed
         self._leading = False
         self._rounds: Rounds[tuple[Answering, Link, msgspec.Struct]] = Rounds()
         self._of_link: Counter[Link] = Counter()        # that wait for a round
@@ -194,7 +197,9 @@ class Questions:
 
     def _part(self) -> dict[str, object]:
         """Workers and queues, as this broker sees them."""
-        return cluster_status(self._machine, self._links) if self._leading else replica_status(self._machine)
+        if not self._leading:
+            return replica_status(self._machine)
+        return cluster_status(self._machine, self._links, self._uncomputed())
 
     def _reply(self, link: Link, message: msgspec.Struct, report: dict[str, object]) -> None:
         assert isinstance(message, StatusRequest)

@@ -14,7 +14,7 @@ Whatever goes wrong in computing one schedule is that schedule's: it is said in 
 ended for it would take the next one with it, and the one after that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -84,7 +84,7 @@ class Scheduler:
         self._looks: list[tuple[int, str]] = []             # heap of dates; those that differ from `_look_at` are void
         self._look_at: dict[str, int] = {}
         self._proposed: dict[str, tuple[int, int, int]] = {}        # version and slot it was for, when to do it again
-        self._failed: dict[str, int] = {}                   # version of which was said that it cannot be computed
+        self._failed: dict[str, int] = {}                   # version that cannot be computed here, as was said
         self._alarms: dict[str, int] = {}                   # that were said
         self._calendar = Calendar()
         self._upcoming: dict[str, tuple[int, int, list[int]]] = {}  # version and slot it was for, slots
@@ -97,6 +97,11 @@ class Scheduler:
         if leading:
             self._stirred = dict.fromkeys(self._machine.schedules.by_name)
             self._look_soon()
+
+    @property
+    def uncomputed(self) -> Collection[str]:
+        """Names of schedules that this leader cannot compute."""
+        return self._failed.keys()
 
     def carry_out(self, effects: Effects) -> None:
         if effects.schedules:
@@ -135,14 +140,40 @@ class Scheduler:
                 self._log.event("schedule_refused", schedule=name, allowed=SCHEDULES_MAX)
             return
         self._say_alarm(schedule)
-        if schedule.next_ms == NEVER or not schedules.may_fire(schedule):
+        is_due = schedule.next_ms <= now_ms and schedules.may_fire(schedule)
+        if schedule.next_ms == NEVER:
+            self._failed.pop(name, None)
             self._look_at.pop(name, None)
-        elif schedule.next_ms > now_ms:
-            self._look_later(name, schedule.next_ms)
+        elif not is_due:
+            self._await(schedule, now_ms)
         elif self._is_closed():
             self._look_later(name, now_ms + CLOSED_RETRY_MS)
         else:
             self._act(schedule, now_ms)
+
+    def _await(self, schedule: Schedule, now_ms: int) -> None:
+        """There is nothing to do before its slot, or before it may fire; but that this leader cannot compute it is to
+        be known before: who led until now may have had a zone that this machine lacks."""
+        name, may_fire = schedule.spec.name, self._machine.schedules.may_fire(schedule)
+        found = self._calendar.ask(schedule.spec, now_ms, lambda times: times)
+        if isinstance(found, NotComputed):
+            self._fail(schedule, found, now_ms)
+            if may_fire and schedule.next_ms < self._look_at[name]:
+                self._look_later(name, schedule.next_ms)
+            return
+        self._failed.pop(name, None)
+        if may_fire:
+            self._look_later(name, schedule.next_ms)
+        else:
+            self._look_at.pop(name, None)
+
+    def _fail(self, schedule: Schedule, found: "NotComputed", now_ms: int) -> None:
+        """It is said once, and tried again much later."""
+        name = schedule.spec.name
+        if self._failed.get(name) != schedule.version:
+            self._failed[name] = schedule.version
+            self._log.event("schedule_failed", schedule=name, reason=found.reason)
+        self._look_later(name, now_ms + FAILED_RETRY_MS)
 
     def _say_alarm(self, schedule: Schedule) -> None:
         """Once, until it is over or another one."""
@@ -161,11 +192,9 @@ class Scheduler:
             return
         command = self._calendar.ask(schedule.spec, now_ms, lambda times: _proposal(schedule, times, now_ms))
         if isinstance(command, NotComputed):
-            if self._failed.get(name) != schedule.version:
-                self._failed[name] = schedule.version
-                self._log.event("schedule_failed", schedule=name, reason=command.reason)
-            self._look_later(name, now_ms + FAILED_RETRY_MS)
+            self._fail(schedule, command, now_ms)
             return
+        self._failed.pop(name, None)
         self._proposed[name] = (*subject, now_ms + PROPOSED_RETRY_MS)
         self._look_later(name, now_ms + PROPOSED_RETRY_MS)
         self._propose(command)

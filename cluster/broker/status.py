@@ -1,5 +1,7 @@
 """One broker's view of workers and queues, for status."""
 
+from collections.abc import Collection
+
 from cluster.broker.link import Links
 from cluster.state.effects import Assignment
 from cluster.state.machine import Machine
@@ -30,8 +32,9 @@ def replica_status(machine: Machine) -> dict[str, object]:
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": status["queues"], **_rest(status)}
 
 
-def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
-    """What only the leader knows. Running and waiting come from workers' heartbeats, up to 500 ms old."""
+def cluster_status(machine: Machine, links: Links, uncomputed: Collection[str]) -> dict[str, object]:
+    """What only the leader knows. Running and waiting come from workers' heartbeats, up to 500 ms old; `uncomputed` are
+    schedules whose times it cannot compute, each of which is an alarm."""
     status = machine.status()
     workers: list[dict[str, object]] = []
     waiting_in: dict[str, int] = {}
@@ -68,6 +71,8 @@ def cluster_status(machine: Machine, links: Links) -> dict[str, object]:
     for row in status["queues"]:
         waiting = waiting_in.get(row["name"], 0)
         queues.append({**row, "waiting": waiting, "running": row["running"] - waiting})
+    known = machine.schedules
+    status["schedules"]["alarms"] += sum([name in known.by_name and not known.has_alarm(name) for name in uncomputed])
     return {"workers": sorted(workers, key=lambda row: str(row["node"])), "queues": queues, **_rest(status)}
 
 

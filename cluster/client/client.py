@@ -28,6 +28,7 @@ from cluster.errors import (
     Overloaded,
     Unavailable,
 )
+from cluster.options import check_dates
 from cluster.state.commands import (
     GRACE_MS_MAX,
     REPLAY_TASKS_MAX,
@@ -139,10 +140,11 @@ class Client:
         """Submits one call of a task; returns its handle once a majority of the brokers has it on disk.
 
         Submits of one loop turn (`asyncio.gather`) leave as one command. Raises TaskNotFound, EncodeError,
-        BodyTooLarge, TypeError (arguments) at once; Overloaded, Unavailable, DeadlineExceeded by the deadline; with the
-        option `fence` LockLost.
+        BodyTooLarge, TypeError (arguments), ValueError (options) at once; Overloaded, Unavailable, DeadlineExceeded by
+        the deadline; with the option `fence` LockLost.
         """
         task = task_of(fn)
+        self._check_dates(task)
         body, needs = self._encoded(task, args, kwargs)
         end = self._deadline_at(self._deadline)
         actor = self._sessions.for_submit() or await self._session(self._sessions.for_submit, end)
@@ -401,6 +403,10 @@ class Client:
                 )
         return body, references.needs
 
+    def _check_dates(self, task: "Task[..., Any]") -> None:
+        if task.settings.at_ms:
+            check_dates(task.settings, self._ports.clock.wall_ms())
+
     def _is_of(self, other: "Client") -> bool:
         """Whether two clients are of one cluster: it has a name, and they know a broker in common."""
         mine, theirs = self._topology, other._topology
@@ -490,6 +496,7 @@ class Mapping(Generic[R]):
         self._kwargs = kwargs
         self._batch: Batch[R] = Batch(client, task)
         self._confirmed: deque[asyncio.Future[None]] = deque()
+        client._check_dates(task)
 
     async def add(self, items: Sequence[Any]) -> None:
         """Submits them; waits while too many are on their way. Raises as `Client.submit`."""

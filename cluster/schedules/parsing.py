@@ -5,7 +5,7 @@ from datetime import datetime
 
 from cronsim import CronSim, CronSimError
 
-from cluster.durations import DURATION_MS_MAX, Duration, milliseconds
+from cluster.durations import DURATION_MS_MAX, WRITTEN_UNITS, Duration, milliseconds
 from cluster.errors import ScheduleError
 from cluster.schedules.times import CronTimes, EveryTimes
 from cluster.schedules.zones import zone_named
@@ -85,7 +85,7 @@ def every(period: Duration, anchor_ms: int = 0) -> EveryTimes:
 
     Raises ScheduleError for a period that is no duration or out of range, TypeError for another type.
     """
-    allowed = 'allowed are 1 s to 3650 d, written in the units ms, s, m, h and d, for example "15m" or "1h30m"'
+    allowed = f'allowed are 1 s to 3650 d, for example "15m" or "1h30m", {WRITTEN_UNITS}'
     try:
         period_ms = milliseconds("every", period)
     except ValueError:

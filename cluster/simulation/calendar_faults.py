@@ -1,4 +1,5 @@
-"""What happens around slots: leaders are lost, machines sleep, clocks jump, workers go, an operator pauses schedules.
+"""What happens around slots: leaders are lost, machines sleep, clocks jump, workers go, an operator pauses schedules or
+deploys others.
 
 An incident begins a moment before a slot, or behind it; all that it breaks is mended again after seconds or hours. Most
 of them are where clocks change.
@@ -14,8 +15,10 @@ from actors.simulation import Process, World
 from cluster.client import Client
 from cluster.errors import ClusterError
 from cluster.simulation.calendar_oracle import CalendarOracle
+from cluster.simulation.calendar_walk import OTHERS, SCHEDULES
 from cluster.simulation.launched import BrokerProcess, WorkerProcess
 from cluster.simulation.workload import ports_pause
+from cluster.state.commands import ScheduleSpec
 from cluster.topology import Topology
 
 MINUTE: Nanos = 60 * SECOND
@@ -26,7 +29,27 @@ JUMP: tuple[Nanos, Nanos] = (20 * SECOND, 5 * HOUR)
 SET_RIGHT: tuple[Nanos, Nanos] = (5 * MINUTE, 30 * HOUR)        # after so long a clock shows what others show
 PAUSES: tuple[Nanos, Nanos] = (5 * SECOND, 12 * HOUR)
 SECOND_LOSS: tuple[Nanos, Nanos] = (500 * MILLISECOND, 4 * SECOND)
+ROLLING: tuple[Nanos, Nanos] = (1 * SECOND, 2 * MINUTE)         # from one worker to the next in a deployment
+DEPLOYED: tuple[Nanos, Nanos] = (1 * HOUR, 240 * HOUR)          # until what was before is deployed again
 DEADLINE_S = 30.0
+
+
+class Program:
+    """What is installed where the workers run: the terms of each schedule. A process goes on with what was there when
+    it started, in all its children."""
+
+    def __init__(self) -> None:
+        self._specs = {kept.spec.name: kept.spec for kept in SCHEDULES}
+        self._others = {kept.spec.name: kept.spec for kept in OTHERS}
+        self._of: dict[tuple[str, int], tuple[ScheduleSpec, ...]] = {}
+
+    def change(self, name: str) -> None:
+        """The other terms of a schedule take the place of these."""
+        self._specs[name], self._others[name] = self._others[name], self._specs[name]
+
+    def of(self, worker: str, incarnation: int) -> tuple[ScheduleSpec, ...]:
+        """What a process announces; asked for the first time when it starts."""
+        return self._of.setdefault((worker, incarnation), tuple(self._specs.values()))
 
 
 class CalendarFaults:
@@ -40,6 +63,7 @@ class CalendarFaults:
         brokers: list[BrokerProcess],
         workers: list[WorkerProcess],
         oracle: CalendarOracle,
+        program: Program,
         kinds: Collection[str] = (),
     ) -> None:
         self.world = world
@@ -48,7 +72,9 @@ class CalendarFaults:
         self._brokers = brokers
         self._workers = workers
         self._oracle = oracle
+        self._program = program
         self._only = kinds
+        self._is_over = False
         self._random: Random = world.stream("calendar faults")
         self._repairs: dict[int, Callable[[], object]] = {}
         self._number = 0
@@ -69,6 +95,7 @@ class CalendarFaults:
             "worker_drained": (1, self._drain),
             "schedule_paused": (2, self._pause_schedule),
             "run_now": (1, self._run_now),
+            "redeployed": (3, self._redeploy),
         }
 
     @property
@@ -86,9 +113,10 @@ class CalendarFaults:
         self._kinds[kind][1]()
 
     def finish(self) -> None:
-        """Mends everything now."""
-        for number in list(self._repairs):
-            self._repair(number)
+        """Mends everything now, and what is broken by that."""
+        self._is_over = True
+        while self._repairs:
+            self._repair(next(iter(self._repairs)))
 
     # -- brokers --------------------------------------------------------------------------------------------------
 
@@ -180,6 +208,29 @@ class CalendarFaults:
 
     def _drain(self) -> None:
         self._random.choice(self._workers).drain()
+
+    def _redeploy(self) -> None:
+        """Another version of the program has other terms for the schedule, and is given up one day."""
+        name = self._name
+        self._deploy(name)
+        low, high = DEPLOYED
+        self.world.after(low + int((high - low) * self._random.random() ** 3), partial(self._deploy, name))
+
+    def _deploy(self, name: str) -> None:
+        """The workers start anew, one after another; those that are away start with it when they come back."""
+        if self._is_over:
+            return
+        self._disturb()
+        self._program.change(name)
+        first, second = self._random.sample(self._workers, 2)
+        self._start_anew(first)
+        self._mend_after(ROLLING, partial(self._start_anew, second))
+
+    def _start_anew(self, node: WorkerProcess) -> None:
+        if self._random.randrange(2):
+            node.drain()
+        elif node.process.alive:
+            self._kill([node.process], SOON)
 
     # -- the operator ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ The oracle hears what the reference decides about slots (its ledger says it). It
   which the schedule counts: when it came, or was resumed. So nothing is left out, whoever led meanwhile;
 - of the slots that have come together each runs under `all`, the last one under `once`, and under `skip` the last one
   if it is late by no more than the grace;
+- terms are those of the worker that registered last. Other times count from then on, and of the times before only the
+  slot that is next is owed, if it has come;
 - no slot is fired before it has come; in calm it is fired within seconds;
 - nothing is fired in a pause, or while no live worker announces the schedule; of slots only those that come in a pause
   are skipped for it;
@@ -17,16 +19,15 @@ What becomes of these tasks is judged by `calendar_runs`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import World
+from cluster.simulation.calendar_books import Announced, Answered, Armed, Book, Heard, Slotted
 from cluster.simulation.calendar_runs import CalendarRuns
-from cluster.simulation.calendar_walk import Kept, Slots, text_of
+from cluster.simulation.calendar_walk import OTHERS, Kept, Slots, text_of, times_in
 from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Judge
-from cluster.state.commands import STEER_PAUSE, STEER_RESUME, STEER_RUN, Close, Command, Steer
+from cluster.state.commands import STEER_PAUSE, STEER_RESUME, STEER_RUN, Close, Command, ScheduleSpec, Steer
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
 from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, STATE_DEAD, Effects
 from cluster.state.ledger import Ledger
@@ -43,74 +44,18 @@ LATE_MS_MAX = 3_000             # of a slot in calm
 CALM: Nanos = 60 * SECOND       # after the last disturbance
 
 
-class Armed(NamedTuple):
-    """The next slot of a schedule is written: for the first time, or since slots are decided."""
-
-    name: str
-    next_ms: int
-
-
-class Slotted(NamedTuple):
-    """Something has become of a slot."""
-
-    name: str
-    slot_ms: int
-    fate: int
-    task: int
-
-
-class Answered(NamedTuple):
-    """A command of a client has been obeyed, or not."""
-
-    session: int
-    seq: int
-    code: int
-    value: int
-
-
-Heard = Armed | Slotted | Answered
-
-
-@dataclass(slots=True)
-class Book:
-    """Of one schedule. All slots before `next_ms` are decided; it is UNKNOWN while they count from `since_ms`."""
-
-    next_ms: int = UNKNOWN
-    since_ms: int | None = None         # None: nobody has announced it
-    open_from: int = 0                  # the first slot of what is fired now
-    came: list[Slotted] = field(default_factory=list)       # of that
-    paused_ms: int | None = None        # since when it is paused
-    gaps: list[tuple[int, int]] = field(default_factory=list)   # pauses before which a slot was owed, by when it was
-    tasks: dict[int, int] = field(default_factory=dict)     # slot -> its task
-    asked: int = 0                      # runs that somebody wanted at once, and perhaps did not get
-    manual: list[int] = field(default_factory=list)         # tasks of these
-
-    def is_skipped(self, slot_ms: int) -> bool:
-        """Whether it came in such a pause."""
-        return any(first < slot_ms <= last for first, last in self.gaps)
-
-    def resume(self, now_ms: int) -> None:
-        """What had come before the pause is owed, and what came in it is skipped. Of a slot that is owed before two of
-        them what came between these is not."""
-        first_ms, self.paused_ms = self.paused_ms, None
-        assert first_ms is not None
-        owed_ms = self.next_ms if self.next_ms != UNKNOWN else (self.since_ms or 0) + 1
-        if owed_ms <= first_ms:
-            if self.gaps and owed_ms <= self.gaps[-1][0]:
-                first_ms, _ = self.gaps.pop()
-            self.gaps.append((first_ms, now_ms))
-        elif self.next_ms == UNKNOWN:
-            self.since_ms = now_ms
-
-
 class CalendarOracle:
     """Of one world, whose reference it listens to."""
 
-    def __init__(self, world: World, judge: Judge, state: StateOracle, kept: Sequence[Kept], slots: dict[str, Slots]):
+    def __init__(
+        self, world: World, judge: Judge, state: StateOracle, kept: Sequence[Kept], slots: dict[str, Slots],
+        others: dict[str, Slots],
+    ) -> None:  # fmt: skip
         self.world = world
         self.kept = {one.spec.name: one for one in kept}
-        self.slots = slots
-        self.books = {name: Book() for name in self.kept}
+        self.slots = dict(slots)        # by the times that counted until now, and those that count now
+        self.changed = 0                # schedules that got other terms
+        self.books = {name: Book(one.spec) for name, one in self.kept.items()}
         self.runs = CalendarRuns(world, judge, state, self.kept)
         self.disturbed: Nanos = 0       # when something was last broken or mended
         self.broken = 0                 # what is not mended yet
@@ -123,6 +68,9 @@ class CalendarOracle:
         self._heard: list[Heard] = []                   # in this entry
         self._obeyed: set[tuple[int, int]] = set()      # (session, seq) of every Steer that was
         self._announced: frozenset[str] = frozenset()   # by live workers, after the last entry
+        self._registered: set[int] = set()              # sessions of workers
+        self._calendars = {(name, one.times): slots[name] for name, one in self.kept.items()}
+        self._calendars |= {(one.spec.name, one.times): others[one.spec.name] for one in OTHERS}
         state.on_entry.append(self._applied)
         _listen(state.reference, self)
 
@@ -136,6 +84,13 @@ class CalendarOracle:
 
     def answered(self, session: int, seq: int, code: int, value: int) -> None:
         self._heard.append(Answered(session, seq, code, value))
+
+    def registered(self, session: int) -> None:
+        """What a worker announces counts when its session is opened, not when it asks for it again."""
+        (found,) = [each for each in self._state.reference.sessions_open() if each.id == session]
+        if found.worker is not None and session not in self._registered:
+            self._registered.add(session)
+            self._heard.append(Announced(found.worker.schedules))
 
     @property
     def now_ms(self) -> int:
@@ -186,9 +141,27 @@ class CalendarOracle:
             fired = ""
             if isinstance(event, Armed):
                 fired = self._armed(event, announced)
+            elif isinstance(event, Announced):
+                for spec in event.schedules:
+                    self._changed(spec)
             elif event in done and (steer := wanted.get((event.session, event.seq))) is not None:
                 self._steered(steer, event.value)
         self._settle(fired)
+
+    def _changed(self, spec: ScheduleSpec) -> None:
+        """These are the terms of a schedule from now on, mostly as they were."""
+        book = self.books[spec.name]
+        before, book.spec = book.spec, spec
+        self.changed += before != spec
+        if times_in(before) == times_in(spec):
+            return
+        name, now_ms, is_owed = spec.name, self.now_ms, book.next_ms != UNKNOWN and book.next_ms <= self.now_ms
+        calendar = self._calendars[name, times_in(spec)]
+        self.slots[name] = self.slots[name].then(book.next_ms if is_owed else now_ms, calendar, now_ms)
+        if is_owed:
+            book.leave_out(book.next_ms, now_ms)
+        else:
+            book.next_ms, book.since_ms = UNKNOWN, now_ms
 
     def _armed(self, event: Armed, announced: frozenset[str]) -> str:
         """Returns the name if slots are decided."""
@@ -262,7 +235,7 @@ class CalendarOracle:
         """`come` are the slots that were due by the calendar."""
         if not come:
             return                      # that was said
-        policy, late_ms = self.kept[name].spec.misfire, self.now_ms - come[-1]
+        policy, late_ms = book.spec.misfire, self.now_ms - come[-1]
         runs = [slot.slot_ms for slot in came if slot.fate != SLOT_MISSED]
         all_run, last_runs = runs == list(come), runs == [come[-1]]
         if policy == "all":
@@ -352,6 +325,11 @@ def _listen(reference: Machine, oracle: CalendarOracle) -> None:
         def slotted(self, version: int, slot_ms: int, fate: int, task: int) -> None:
             super().slotted(version, slot_ms, fate, task)
             oracle.slotted(version, slot_ms, fate, task)
+
+        def registered(self, name: str, incarnation: int, code: int, session: int, next_seq: int) -> None:
+            super().registered(name, incarnation, code, session, next_seq)
+            if code == ANSWER_OK:
+                oracle.registered(session)
 
         def answer(self, session: int, seq: int, code: int, value: int) -> None:
             super().answer(session, seq, code, value)

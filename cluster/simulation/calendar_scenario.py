@@ -11,14 +11,16 @@ from functools import partial
 from random import Random
 from typing import Any
 
+import msgspec
+
 from actors import MILLISECOND, SECOND, Nanos
 from actors.simulation import ChildPort, History, NetworkLimits, World, WorldLimits, portable_traceback
 from cluster.compaction.policy import CompactionLimits
 from cluster.peer.config import BrokerConfig
-from cluster.simulation.calendar_faults import CalendarFaults
+from cluster.simulation.calendar_faults import CalendarFaults, Program
 from cluster.simulation.calendar_oracle import CalendarOracle
 from cluster.simulation.calendar_runs import CalendarRuns
-from cluster.simulation.calendar_walk import DAY_MS, MINUTE_MS, OPTIONS, SCHEDULES, changes, walk
+from cluster.simulation.calendar_walk import DAY_MS, MINUTE_MS, OPTIONS, SCHEDULES, changes, walk, walk_others
 from cluster.simulation.compactors import register_compactor
 from cluster.simulation.launched import BrokerProcess, StandIns, WorkerProcess, in_place
 from cluster.simulation.leaps import Leaps
@@ -27,9 +29,10 @@ from cluster.simulation.oracles import Oracles
 from cluster.simulation.planted_calendar import PlantedCalendar, leaders_of, machine_of, states_of
 from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Violation
+from cluster.state.commands import ScheduleSpec
 from cluster.task import Task
 from cluster.topology import BrokerNode, Topology, WorkerNode
-from cluster.worker.child_messages import Ready, encode
+from cluster.worker.child_messages import Ready, Setup, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.executor import Executor
 from cluster.worker.slot_child import EXECUTOR_ENTRY
@@ -77,6 +80,7 @@ class YearReport:
     late_ms_max: int = 0            # of slots while nothing was broken
     faults: dict[str, int] = field(default_factory=dict)
     elections: int = 0
+    changed: int = 0                # schedules that got other terms
     runs: int = 0                   # attempts
     overlaps: int = 0               # of attempts that may not know of their end with the next ones
     entries: int = 0
@@ -95,7 +99,9 @@ class Year:
         oracles.judge.course = "--seeds 0 --years 1"
         end_ms = span.start_ms + span.days * DAY_MS
         self.slots = walk(span.start_ms, end_ms + AFTER_MS)
-        self.calendar = CalendarOracle(world, oracles.judge, oracles.state, SCHEDULES, self.slots)
+        others = walk_others(span.start_ms, end_ms + AFTER_MS)
+        self.calendar = CalendarOracle(world, oracles.judge, oracles.state, SCHEDULES, self.slots, others)
+        self.program = Program()
         plan = _plan()
         world.register_entry(EXECUTOR_ENTRY, self._executor)
         register_compactor(world, lambda: None)
@@ -121,11 +127,11 @@ class Year:
             oracles.snapshots.watch(node)
         dialled = tuple((node.name, node.address) for node in plan.brokers)
         self.workers = [
-            WorkerProcess(world, WorkerConfig(plan.name, name, dialled, ("simulated",), SLOTS), oracles.ended)
+            WorkerProcess(world, WorkerConfig(plan.name, name, dialled, (name,), SLOTS), oracles.ended)
             for name in WORKERS
         ]
         self.leaps = Leaps(world, self.brokers, self.workers, ())
-        self.faults = CalendarFaults(world, plan, self.brokers, self.workers, self.calendar, span.kinds)
+        self.faults = CalendarFaults(world, plan, self.brokers, self.workers, self.calendar, self.program, span.kinds)
 
     def run(self) -> YearReport:
         """Lives through all of it, or until something is violated."""
@@ -205,7 +211,9 @@ class Year:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _executor(self, port: ChildPort, argument: bytes) -> Coroutine[Any, Any, None]:
-        return _live(port, self.oracles.state, self.calendar.runs)
+        (name,) = msgspec.msgpack.decode(argument, type=Setup).modules
+        (incarnation,) = [node.process.incarnation for node in self.workers if node.name == name]
+        return _live(port, self.program.of(name, incarnation), self.oracles.state, self.calendar.runs)
 
     def _report(self) -> YearReport:
         oracles = self.oracles
@@ -218,6 +226,7 @@ class Year:
             late_ms_max=self.calendar.late_ms_max,
             faults=dict(sorted(self.faults.counts.items())),
             elections=oracles.raft.elections,
+            changed=self.calendar.changed,
             runs=oracles.state.runs,
             overlaps=self.calendar.runs.overlaps,
             entries=len(oracles.raft.committed),
@@ -248,13 +257,15 @@ def _nothing() -> None: ...
 TASKS: dict[str, Task[..., Any]] = {kept.spec.task: Task(_nothing, kept.spec.task, OPTIONS) for kept in SCHEDULES}
 WORK = {kept.spec.task: kept.work for kept in SCHEDULES}
 NAMES = {kept.spec.task: kept.spec.name for kept in SCHEDULES}
-READY = Ready(tuple(sorted(TASKS)), (), False, tuple(kept.spec for kept in SCHEDULES))
 
 
-async def _live(port: ChildPort, state: StateOracle, runs: CalendarRuns) -> None:
+async def _live(
+    port: ChildPort, schedules: tuple[ScheduleSpec, ...], state: StateOracle, runs: CalendarRuns
+) -> None:
+    """Of a worker whose program has these schedules."""
     port.at_death(partial(runs.died, port))
     executor = Executor(port, TASKS, describe=portable_traceback)
-    port.send(encode(READY))
+    port.send(encode(Ready(tuple(sorted(TASKS)), (), False, schedules)))
     while True:
         while executor.claim():
             running = executor.running

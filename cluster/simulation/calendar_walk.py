@@ -7,10 +7,12 @@ are those of Python's `zoneinfo`.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
+
+from msgspec import structs
 
 from actors import MILLISECOND, SECOND, Nanos
 from cluster.state.commands import Options, ScheduleSpec
@@ -53,6 +55,11 @@ class Kept:
     spec: ScheduleSpec
     rule: Rule | None
     work: Nanos = SHORT
+
+    @property
+    def times(self) -> tuple[str, str, int, int]:
+        """When it fires; schedules of one name with other times have other slots."""
+        return times_in(self.spec)
 
     @property
     def runs_all(self) -> bool:
@@ -119,6 +126,38 @@ SCHEDULES: tuple[Kept, ...] = (
 )  # fmt: skip
 
 
+def _other(name: str, rule: Rule | None = None, **terms: object) -> Kept:
+    """The schedule of that name with other terms; the rule is the same unless given."""
+    (kept,) = [kept for kept in SCHEDULES if kept.spec.name == name]
+    return replace(kept, spec=structs.replace(kept.spec, **terms), rule=rule or kept.rule)
+
+
+# What another version of the program says of each: other times, another zone, another policy. How runs of one schedule
+# follow each other (`on_busy`, `exclusive`) is the same in both.
+OTHERS: tuple[Kept, ...] = (
+    _other("nightly", misfire="once"),
+    _other("closing", zone="Europe/Berlin"),
+    _other("tides", Rule(_of(0, 20, 40), _of(0, 1, 2), False, SUNDAYS), expression="*/20 0-2 * * SUN"),
+    _other("noon", zone="Australia/Lord_Howe"),
+    _other("shifts", period_ms=11 * 60 * MINUTE_MS, anchor_ms=0),
+    _other(
+        "beats", Rule(_of(59), _of(1), True, SUNDAYS, seconds=(0, 30)), expression="*/30 59 1 * * SUN", misfire="once"
+    ),
+    _other("office", misfire="skip"),
+    replace(_other("audit", expression="", zone="", period_ms=13 * 60 * MINUTE_MS), rule=None),
+    _other("long", zone="Asia/Seoul"),
+    _other("newest", misfire="once"),
+    _other("backlog", Rule(_of(0, 15, 30, 45), _of(5), False, SATURDAYS), expression="*/15 5 * * SAT"),
+    _other("rent", Rule(_of(0), _of(12), True, days=_of(1, 15)), expression="0 12 1,15 * *"),
+    _other("checks", anchor_ms=30 * MINUTE_MS, misfire="once"),
+)  # fmt: skip
+assert [kept.spec.name for kept in OTHERS] == [kept.spec.name for kept in SCHEDULES]
+
+
+def times_in(spec: ScheduleSpec) -> tuple[str, str, int, int]:
+    return spec.expression, spec.zone, spec.period_ms, spec.anchor_ms
+
+
 class Slots:
     """All slots of one schedule between two dates, ascending, in milliseconds."""
 
@@ -140,25 +179,40 @@ class Slots:
         """Those from `first_ms` on and before `end_ms`."""
         return self.all[bisect_left(self.all, first_ms) : bisect_left(self.all, end_ms)]
 
+    def then(self, last_ms: int, others: "Slots", since_ms: int) -> "Slots":
+        """These until `last_ms`, and `others` behind `since_ms`."""
+        return Slots([*self.between(0, last_ms + 1), *others.between(since_ms + 1, 1 << 60)])
 
-@lru_cache(maxsize=8)
+
 def walk(start_ms: int, end_ms: int) -> dict[str, Slots]:
     """The slots of all SCHEDULES, by name. `start_ms` is a whole minute at which no clock has just been put back."""
-    found: dict[str, list[int]] = {kept.spec.name: [] for kept in SCHEDULES}
-    for zone in dict.fromkeys(kept.spec.zone for kept in SCHEDULES if kept.rule is not None):
-        _walk_zone(zone, start_ms // 1_000, end_ms // 1_000, found)
-    for kept in SCHEDULES:
+    return {kept.spec.name: slots for kept, slots in zip(SCHEDULES, _walked(start_ms, end_ms), strict=False)}
+
+
+def walk_others(start_ms: int, end_ms: int) -> dict[str, Slots]:
+    """The same of OTHERS."""
+    slots = _walked(start_ms, end_ms)[len(SCHEDULES) :]
+    return {kept.spec.name: slots for kept, slots in zip(OTHERS, slots, strict=True)}
+
+
+@lru_cache(maxsize=8)
+def _walked(start_ms: int, end_ms: int) -> list[Slots]:
+    """Of SCHEDULES, and of OTHERS behind them."""
+    every = [(kept, list[int]()) for kept in (*SCHEDULES, *OTHERS)]
+    for zone in dict.fromkeys(kept.spec.zone for kept, _ in every if kept.rule is not None):
+        rules = [(kept.rule, slots) for kept, slots in every if kept.rule and kept.spec.zone == zone]
+        _walk_zone(zone, start_ms // 1_000, end_ms // 1_000, rules)
+    for kept, slots in every:
         if kept.rule is None:
             period, anchor = kept.spec.period_ms, kept.spec.anchor_ms
             first = -(-(start_ms - anchor) // period) * period + anchor
-            found[kept.spec.name] = list(range(first, end_ms, period))
-    return {name: Slots(slots) for name, slots in found.items()}
+            slots += range(first, end_ms, period)
+    return [Slots(slots) for _, slots in every]
 
 
-def _walk_zone(zone: str, start: int, end: int, found: dict[str, list[int]]) -> None:
+def _walk_zone(zone: str, start: int, end: int, rules: Sequence[tuple[Rule, list[int]]]) -> None:
     """A fixed time counts when the clock first shows it, or jumps over it; while it shows some again, the daemon waits
     for the first that it has not shown. Others count whenever the clock shows them."""
-    rules = [(kept.rule, found[kept.spec.name]) for kept in SCHEDULES if kept.rule and kept.spec.zone == zone]
     tz, minute = ZoneInfo(zone), timedelta(minutes=1)
     shown = _clock(start, tz) - minute
     for second in range(start, end, MINUTE_S):

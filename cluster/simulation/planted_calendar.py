@@ -14,12 +14,12 @@ from cluster.simulation.launched import StandIns
 from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.state import firing
 from cluster.state import tables as state_tables
-from cluster.state.commands import BUSY_SKIP, GRACE_NONE, NEVER, Arm, Fire
+from cluster.state.commands import BUSY_SKIP, GRACE_NONE, NEVER, Arm, Fire, ScheduleSpec
 from cluster.state.effects import ANSWER_OK
 from cluster.state.lifecycle import cancel
 from cluster.state.machine import Machine
 from cluster.state.schedule_rows import SLOT_BUSY
-from cluster.state.schedules import UNKNOWN, Schedule, Schedules
+from cluster.state.schedules import UNKNOWN, Schedule, Schedules, times_of
 from cluster.state.tables import Tables
 
 
@@ -36,6 +36,8 @@ class PlantedCalendar(Enum):
     LAST_FIRST = "of the runs that wait the last one begins"
     PAUSE_IGNORED = "what is paused fires"
     PARKING_IGNORED = "what nobody announces fires"
+    OLD_TIMES_KEPT = "a schedule with other times keeps the next slot of those that it had"
+    OWED_FORGOTTEN = "what has come of a schedule is forgotten when it gets other times"
     RUN_TWICE = "who asks for a run gets two"
 
 
@@ -151,6 +153,29 @@ class LonelySchedules(Schedules):
         return not schedule.is_paused
 
 
+class StubbornSchedules(Schedules):
+    """Whatever a schedule's times become, what was next is next."""
+
+    __slots__ = ()
+
+    def _replace(self, schedule: Schedule, spec: ScheduleSpec, now_ms: int) -> None:
+        kept = schedule.next_ms, schedule.passed_ms, schedule.owed_ms, schedule.since_ms
+        super()._replace(schedule, spec, now_ms)
+        schedule.next_ms, schedule.passed_ms, schedule.owed_ms, schedule.since_ms = kept
+
+
+class FreshSchedules(Schedules):
+    """Other times count from now on, and nothing else does."""
+
+    __slots__ = ()
+
+    def _replace(self, schedule: Schedule, spec: ScheduleSpec, now_ms: int) -> None:
+        has_others = times_of(spec) != times_of(schedule.spec)
+        super()._replace(schedule, spec, now_ms)
+        if has_others:
+            schedule.count_from(now_ms)
+
+
 # -- where they go ----------------------------------------------------------------------------------------------------
 
 LEADERS: dict[PlantedCalendar, type[Broker]] = {
@@ -166,6 +191,8 @@ STATES: dict[PlantedCalendar, StandIns] = {
     PlantedCalendar.LAST_FIRST: {(firing, "_go_on"): _begin_with_last},
     PlantedCalendar.PAUSE_IGNORED: {(state_tables, "Schedules"): RestlessSchedules},
     PlantedCalendar.PARKING_IGNORED: {(state_tables, "Schedules"): LonelySchedules},
+    PlantedCalendar.OLD_TIMES_KEPT: {(state_tables, "Schedules"): StubbornSchedules},
+    PlantedCalendar.OWED_FORGOTTEN: {(state_tables, "Schedules"): FreshSchedules},
     PlantedCalendar.RUN_TWICE: {(firing, "_run_now"): _run_twice},
 }
 ARM = 16        # the kind of that command

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from cluster.state.commands import (
     CONCURRENCY_MAX,
+    DATE_MS_MAX,
     NEEDS_COMMAND_MAX,
     NEEDS_MAX,
     PERIOD_MS_MAX,
@@ -43,7 +44,6 @@ from cluster.state.texts import LABELS_MAX, is_name
 from cluster.state.timers import EXPIRES, READY, wait_ms
 
 TASK_NUMBER_MAX = (1 << TASK_NUMBER_BITS) - 1
-DATE_MS_MAX = 253_402_300_799_999       # the last of the year 9999
 DURATION_MS_MAX = 10 * 366 * 24 * 60 * 60 * 1_000       # ten years: a longer delay is a mistake in units
 
 

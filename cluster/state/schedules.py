@@ -229,6 +229,10 @@ class Schedules:
             return 0, ""
         return number, next((spec.task for _, spec in self.offers[name].values() if spec.task != task), "")
 
+    def has_alarm(self, name: str) -> bool:
+        """Whether somebody should know something of it that the state itself says."""
+        return self.by_name[name].alarm != ALARM_NONE or bool(self.disputes(name)[1])
+
     def _stir(self, name: str) -> None:
         """Whether it may fire, or what it does then, may have changed."""
         self.stirred[name] = None

@@ -16,7 +16,6 @@ from cluster.state.keys import KeyedChannel
 from cluster.state.limits import Limit
 from cluster.state.lines import Line
 from cluster.state.queues import DELAYED, HELD, PENDING, Channel, Message
-from cluster.state.schedule_rows import ALARM_NONE
 from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 from cluster.state.tasks import Task
@@ -178,7 +177,7 @@ def _schedules(tables: Tables) -> ScheduleCounts:
             counts["parked"] += 1
         else:
             counts["active"] += 1
-        counts["alarms"] += schedule.alarm != ALARM_NONE or bool(tables.schedules.disputes(name)[1])
+        counts["alarms"] += tables.schedules.has_alarm(name)
     return counts
 
 

@@ -103,17 +103,18 @@ def test_what_does_not_exist_or_cannot_be_asked_is_said():
     rig.run(user)
 
 
-def test_a_broker_that_cannot_compute_a_schedule_says_so_where_it_is_shown():
+def test_a_broker_that_cannot_compute_a_schedule_says_so_where_it_is_shown_and_counts_it_as_an_alarm():
     rig = ScheduleWorld(cron("0 0 * * *", "Mars/Olympus"), every(name="well"))
     rig.until_armed("well")
 
     async def user(cluster: Client, ports: Ports) -> Any:
-        return await cluster.schedule("job"), await cluster.schedule("well")
+        return await cluster.schedule("job"), await cluster.schedule("well"), await cluster.status()
 
-    broken, well = rig.run(user)
+    broken, well, status = rig.run(user)
     assert broken.alarm.startswith("the broker that answers cannot compute its times: tz: ")
     assert broken.upcoming == () and broken.next_slot is None and broken.zone == "Mars/Olympus"
     assert well.alarm == ""
+    assert status["schedules"] == {"active": 2, "paused": 0, "parked": 0, "alarms": 1}
 
 
 def test_a_run_that_no_worker_can_run_is_an_alarm_while_it_holds_up_the_others():

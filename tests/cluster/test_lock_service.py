@@ -57,7 +57,7 @@ class Leader:
         self.refused: list[str] = []
         self.questions = questions = Questions(
             machine, links, Delivery(machine, links, Quiet(), lambda link: None), dict, at_once, self._ask,
-            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None, no_schedules),
+            lambda link, reason: None, Inspection(machine, links, at_once, lambda task: None, no_schedules), tuple,
         )  # fmt: skip
         self.service = LockService(
             machine, links, self.leases, questions, Quiet(), lambda: self.now,

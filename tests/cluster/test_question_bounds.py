@@ -71,7 +71,7 @@ class Leader:
         inspection = Inspection(machine, self.links, self.later.append, lambda task: None, self._schedules)
         self.questions = Questions(
             machine, self.links, delivery, lambda: self.report, lambda callback: callback(), self._ask,
-            lambda link, reason: None, inspection,
+            lambda link, reason: None, inspection, tuple,
         )  # fmt: skip
         self.questions.restart(leading=True)
 

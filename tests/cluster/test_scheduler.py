@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from cluster.broker import scheduler as module
+from cluster.broker.link import Links
 from cluster.broker.scheduler import LOOKS_PER_TURN, Scheduler
+from cluster.broker.status import cluster_status
 from cluster.client.schedules import info_of
 from cluster.state.commands import (
     MACHINE_VERSION,
@@ -305,6 +307,48 @@ def test_what_cannot_be_computed_is_said_once_and_tried_again_much_later(leader,
     assert asked == ["Mars/Olympus", "UTC"], "the nearest names are looked for once"
     leader.pass_time(module.FAILED_RETRY_MS)
     assert asked[2:] == ["Mars/Olympus"] and len(leader.said) == 10
+
+
+def test_a_leader_that_cannot_compute_what_another_one_wrote_down_knows_it_before_the_slot_comes(leader, monkeypatch):
+    """A zone that is installed on some machines only, say."""
+    known = module.parsing.cron
+    leader.announce(spec("daily", "0 0 * * *"), spec("paused"))
+    leader.pause("paused")
+    leader.settle()
+    monkeypatch.setattr(module.parsing, "cron", lambda expression, zone: known(expression, "Mars/Olympus"))
+    leader.lead(False)
+    assert set(leader.scheduler.uncomputed) == set()
+    leader.scheduler._calendar = module.Calendar()
+    leader.lead(True)
+    leader.settle()
+    assert [name for name, _ in leader.said] == ["schedule_failed"] * 2 and leader.proposed == []
+    assert set(leader.scheduler.uncomputed) == {"daily", "paused"}
+    assert alarms(leader) == 2
+
+    monkeypatch.setattr(module.parsing, "cron", known)
+    leader.pass_time(module.FAILED_RETRY_MS)
+    assert set(leader.scheduler.uncomputed) == set() and alarms(leader) == 0
+    leader.pass_time(24 * 60 * MINUTE_MS - module.FAILED_RETRY_MS)
+    assert names(leader.proposed) == ["daily"]
+
+
+def test_a_schedule_that_cannot_be_computed_is_one_alarm_whatever_else_there_is_to_say_of_it(leader):
+    leader.announce(spec("wrong", zone="Mars/Olympus"))
+    leader.announce(spec("wrong", zone="Mars/Olympus", task="g"), worker="w2")
+    leader.settle()
+    assert set(leader.scheduler.uncomputed) == {"wrong"} and alarms(leader) == 1
+    for worker in ("w1", "w2"):
+        leader.announce(spec("wrong"), worker=worker, incarnation=2)
+        leader.settle()
+    assert set(leader.scheduler.uncomputed) == set() and alarms(leader) == 0
+
+
+def alarms(leader: Leader) -> object:
+    """As `status` counts them."""
+    status = cluster_status(leader.machine, Links(leader.machine), leader.scheduler.uncomputed)
+    schedules = status["schedules"]
+    assert isinstance(schedules, dict)
+    return schedules["alarms"]
 
 
 def test_whatever_breaks_in_one_schedule_breaks_no_other(leader, monkeypatch):

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from croniter import croniter
 
-from cluster.simulation.calendar_oracle import Armed, Slotted
+from cluster.simulation.calendar_books import Armed, Slotted
 from cluster.simulation.calendar_scenario import YEAR_START_MS, Span, Year
-from cluster.simulation.calendar_walk import DAY_MS, SCHEDULES, changes, walk
+from cluster.simulation.calendar_walk import DAY_MS, OTHERS, SCHEDULES, changes, walk, walk_others
 from cluster.simulation.planted_calendar import PlantedCalendar
 from cluster.state.effects import STATE_CANCELLED, Effects, TaskResult
 from cluster.state.schedule_rows import SLOT_RUNS, SLOT_WAITS
@@ -74,10 +74,11 @@ def test_a_slot_that_a_new_leader_forgets_is_noticed(seed):
 
 
 def test_slots_that_come_again_after_a_clock_has_jumped_are_noticed():
+    span = Span(ms(2026, 10, 20), 12, 20, kinds=("clocks_jumped", "leader_killed"))
     found = [
         violation.detail
-        for seed in (1, 4)
-        for violation in Year(seed, Span(ms(2026, 10, 20), 12, 20), PlantedCalendar.FIRED_TWICE).run().violations
+        for seed in (3, 4)
+        for violation in Year(seed, span, PlantedCalendar.FIRED_TWICE).run().violations
     ]
     assert any("it had not come" in detail for detail in found), "a leader writes down what has run"
 
@@ -106,18 +107,22 @@ def test_a_slot_that_became_two_tasks_is_noticed():
 
 # In these days runs of four schedules take longer than what is between their slots.
 DAYS = Span(ms(2026, 5, 1), 3, 6)
+CALM = replace(DAYS, incidents=0)
 PAUSED = replace(DAYS, incidents=12, kinds=("schedule_paused", "run_now"))
 PARKED = replace(DAYS, incidents=12, kinds=("workers_lost",))
+REDEPLOYED = replace(DAYS, days=4, incidents=16, kinds=("redeployed", "workers_lost"))
 
 FOUND = {
     PlantedCalendar.RUNS_FORGOTTEN: (DAYS, "runs", "has fate 5, and unfinished are"),
     PlantedCalendar.RUNS_CANCELLED: (DAYS, "runs", "nothing accounts for the end of the run"),
     PlantedCalendar.ALWAYS_BUSY: (DAYS, "runs", "has fate 7, and unfinished are []"),
-    PlantedCalendar.NOT_REPLACED: (DAYS, "runs", "a newer run takes the place of"),
+    PlantedCalendar.NOT_REPLACED: (CALM, "runs", "a newer run takes the place of"),
     PlantedCalendar.ALL_WAIT: (DAYS, "runs", "a newer run takes the place of"),
     PlantedCalendar.LAST_FIRST: (DAYS, "overlap", "and it is the turn of"),
     PlantedCalendar.PAUSE_IGNORED: (PAUSED, "schedules", "is fired, and it is paused"),
     PlantedCalendar.PARKING_IGNORED: (PARKED, "schedules", "is fired, and nobody announces it"),
+    PlantedCalendar.OLD_TIMES_KEPT: (REDEPLOYED, "schedules", "said was 0"),
+    PlantedCalendar.OWED_FORGOTTEN: (REDEPLOYED, "schedules", "next is 0, said was"),
     PlantedCalendar.RUN_TWICE: (PAUSED, "schedules", "and it was not fired"),
 }
 
@@ -129,10 +134,20 @@ def found(planted, span, seed, muted=()):
     return [(violation.oracle, violation.detail) for violation in year.run().violations]
 
 
-@pytest.mark.parametrize("span", [DAYS, PAUSED, PARKED], ids=["days", "paused", "parked"])
+@pytest.mark.parametrize(
+    "span", [DAYS, PAUSED, PARKED, REDEPLOYED], ids=["days", "paused", "parked", "redeployed"]
+)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_said_of_days_without_a_bug(span, seed):
     assert found(None, span, seed) == []
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_schedules_are_judged_by_the_terms_that_were_announced_last(seed):
+    """With everything else that holds up the slots of the terms before."""
+    kinds = ("redeployed", "workers_lost", "schedule_paused", "leader_killed", "run_now", "all_down")
+    report = Year(seed, replace(DAYS, days=4, incidents=30, kinds=kinds)).run()
+    assert report.violations == [] and report.changed >= 6
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -204,10 +219,11 @@ def test_a_run_that_was_to_make_way_may_run_beside_the_next_one_when_its_worker_
 # -- the oracle's calendar ----------------------------------------------------------------------------------------
 
 
-def test_the_walk_agrees_with_croniter_where_clocks_do_not_change():
+@pytest.mark.parametrize(("walked", "schedules"), [(walk, SCHEDULES), (walk_others, OTHERS)], ids=["first", "others"])
+def test_the_walk_agrees_with_croniter_where_clocks_do_not_change(walked, schedules):
     start = YEAR_START_MS
-    slots = walk(start, start + 60 * DAY_MS)
-    for kept in SCHEDULES:
+    slots = walked(start, start + 60 * DAY_MS)
+    for kept in schedules:
         spec = kept.spec
         if kept.rule is None:
             continue

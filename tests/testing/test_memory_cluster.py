@@ -140,6 +140,28 @@ def test_a_pause_before_a_retry_takes_virtual_time(memory_cluster):
     assert [attempt.outcome for attempt in memory_cluster.task(handle.id).attempts] == ["failed", "completed"]
 
 
+def test_a_call_that_would_expire_before_its_date_is_refused_whoever_makes_it(memory_cluster):
+    """By the clock of the client: an hour later the same call is taken."""
+    dated = {"at": memory_cluster.now() + timedelta(hours=2), "expires": "1h"}
+    up = memory_cluster.actor(Counter).up.options(**dated)
+
+    async def submit():
+        return await memory_cluster.client.submit(add.options(**dated), 1, 2)
+
+    calls = [
+        lambda: memory_cluster.submit(add.options(**dated), 1, 2),
+        lambda: memory_cluster.map(add.options(**dated), [1], second=2),
+        lambda: memory_cluster.run(submit),
+        up,
+        lambda: up.map([]),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="expires: 1h is no longer than until at, which is 2026-01-01 02:0"):
+            call()
+    memory_cluster.advance("1h1s")
+    assert memory_cluster.submit(add.options(**dated), 1, 2).result() == 3
+
+
 def test_a_delayed_task_has_been_done_when_its_delay_has_passed(memory_cluster):
     handle = memory_cluster.submit(note.options(delay="1h"), "late")
     memory_cluster.advance("59m")

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from cluster import TaskActor, task
-from cluster.options import merge_options
-from cluster.state.commands import Options
+from cluster.options import check_dates, merge_options
+from cluster.state.commands import DATE_MS_MAX, Options
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOON_MS = 1_772_366_400_000
@@ -30,6 +30,13 @@ def test_a_date_before_all_unix_time_is_right_away() -> None:
     assert at(datetime(1950, 1, 1, tzinfo=UTC)) == 0
 
 
+def test_the_last_date_there_is_counts_to_its_last_whole_millisecond() -> None:
+    """Rounded up it would be one of the year 10000, which brokers refuse."""
+    assert at(datetime.max.replace(tzinfo=UTC)) == DATE_MS_MAX
+    with pytest.raises(ValueError, match="expires: 1h is no longer than until at, which is 9999-12-31"):
+        check_dates(merge_options(Options(), {"at": datetime.max.replace(tzinfo=UTC), "expires": "1h"}), NOON_MS)
+
+
 def test_the_last_one_of_delay_and_date_counts() -> None:
     delayed = merge_options(Options(), {"delay": "5m"})
     dated = merge_options(delayed, {"at": NOON})
@@ -51,6 +58,23 @@ def test_the_last_one_of_delay_and_date_counts() -> None:
 def test_what_is_no_date_is_refused_by_name(given: dict[str, object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         merge_options(Options(), given)
+
+
+def test_a_call_that_would_expire_before_its_date_is_refused_with_both() -> None:
+    options = merge_options(Options(), {"at": NOON, "expires": "10m"})
+    says = r"expires: 10m is no longer than until at, which is 2026-03-01 12:00:00\+00:00, in 10m: it would expire"
+    with pytest.raises(ValueError, match=says):
+        check_dates(options, NOON_MS - 600_000)
+    check_dates(options, NOON_MS - 599_999)
+
+
+@pytest.mark.parametrize("given", [
+    {"at": NOON},
+    {"expires": 1},
+    {"at": datetime(1950, 1, 1, tzinfo=UTC), "expires": 1},
+])
+def test_a_date_that_is_over_and_one_without_expires_contradict_nothing(given: dict[str, object]) -> None:
+    check_dates(merge_options(Options(), given), 0)
 
 
 def test_a_definition_has_no_date() -> None:

@@ -49,6 +49,7 @@ def test_a_rate_is_so_many_in_a_time(rate: str, starts: int, period_ms: int) -> 
         ({"rate": "1/367d"}, ValueError, '"1/367d" is out of range, periods of 10ms to 366d'),
         ({"rate": "1/-1s"}, ValueError, '"1/-1s" is no rate'),
         ({"rate": "1e3/s"}, ValueError, '"1e3/s" is no rate'),
+        ({"rate": "3/5m5m"}, ValueError, '"3/5m5m" is no rate; .* each at most once and in this order'),
         ({"rate": "5/s/s"}, ValueError, '"5/s/s" is no rate'),
         ({"rate": "inf/s"}, ValueError, '"inf/s" is no rate'),
         ({"rate": "1/9999999d"}, ValueError, '"1/9999999d" is out of range, periods of 10ms to 366d'),

@@ -107,6 +107,8 @@ WRONG_VALUES: list[tuple[Any, type[Exception], str]] = [
     (lambda: cron(5), TypeError, "cron: expected text, not 5"),
     (lambda: cron("0 0 * * *", tz=None), TypeError, "tz: expected text, not None"),
     (lambda: every("often"), ScheduleError, 'every: "often" is no period; allowed are 1 s to 3650 d'),
+    (lambda: every("often"), ScheduleError, "in the units d, h, m, s and ms, each at most once and in this order"),
+    (lambda: every("30m1h"), ScheduleError, 'every: "30m1h" is no period; allowed are 1 s to 3650 d'),
     (lambda: every("10ms"), ScheduleError, "is too short"),
     (lambda: every(None), TypeError, "every: expected a timedelta"),
     (lambda: every("1h", anchor="noon"), TypeError, "anchor: expected a datetime, not 'noon'"),

@@ -53,6 +53,8 @@ def through(one: Task[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], 
         ("1h30m", 5_400_000),
         ("1h 30m", 5_400_000),
         ("250ms", 250),
+        ("1d2h3m4s5ms", 93_784_005),
+        ("1m1ms", 60_001),
         ("1.5s", 1_500),
         ("2d", 172_800_000),
         (2, 2_000),
@@ -85,7 +87,14 @@ def test_a_duration_of_any_number_of_digits_is_out_of_range(digits: int):
 
 @pytest.mark.parametrize("given", ["1M", "1H", "15 minutes", "1w", "٣s", "1h 30"])
 def test_what_is_no_duration_is_answered_with_the_units(given: str):
-    with pytest.raises(ValueError, match=r"is no duration; .* in the units ms, s, m, h and d, in small letters"):
+    with pytest.raises(ValueError, match=r"is no duration; .* in the units d, h, m, s and ms, .*, in small letters"):
+        milliseconds("delay", given)
+
+
+@pytest.mark.parametrize("given", ["5m5m", "30s5m", "1h 30m 1h", "250ms1s", "1m2m3m", "-5m5m"])
+def test_a_unit_that_is_written_twice_or_behind_a_smaller_one_is_refused(given: str):
+    expected = f'delay: "{given}" is no duration; .* or "1h30m", .* each at most once and in this order'
+    with pytest.raises(ValueError, match=expected):
         milliseconds("delay", given)
 
 
