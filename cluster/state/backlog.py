@@ -7,6 +7,7 @@ home one task counts, since all go to one slot. Changes nothing, not even rings 
 Cost: LOOKED_AT_MAX channels and lines of a pool. What is behind them is not counted; so many say enough.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
@@ -21,7 +22,7 @@ from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 
 LOOKED_AT_MAX = 256         # channels and lines of one pool
-STALE_SKIPPED_MAX = 64      # entries of one lane
+STALE_SKIPPED_MAX = 64      # entries at each end of a lane
 
 
 class Backlog(Struct, gc=False, frozen=True):
@@ -126,7 +127,21 @@ def _room(limit: Limit) -> int:
 
 
 def _tail(channel: Channel) -> Message | None:
-    """The last one of its lowest lane that has not ended there; if many of the last have, the first."""
-    lane = next(lane for lane in channel.lanes if lane)
-    some = chain(islice(reversed(lane), STALE_SKIPPED_MAX), islice(lane, STALE_SKIPPED_MAX))
+    """One that is handed out after most others: the last of its lowest lane in which one is found that has not ended
+    there."""
+    return next((message for lane in channel.lanes if lane and (message := _last(lane)) is not None), None)
+
+
+def _last(lane: deque[Message]) -> Message | None:
+    """The last one that has not ended in its lane; if many of the last have, one before these. Not the first one as
+    long as there is another: in a long lane that is handed out soon, whatever the others wait."""
+    some = chain(islice(reversed(lane), STALE_SKIPPED_MAX), _ever_farther(lane), islice(lane, STALE_SKIPPED_MAX))
     return next((message for message in some if message.state == PENDING), None)
+
+
+def _ever_farther(lane: deque[Message]) -> Iterator[Message]:
+    """From its end, each twice as far as the one before: what was cancelled together lies together."""
+    distance = STALE_SKIPPED_MAX
+    while distance < len(lane):
+        yield lane[-distance]
+        distance *= 2

@@ -63,6 +63,24 @@ def test_what_has_ended_where_it_waited_is_not_counted(rig, worker):
     assert backlog.ready == 4 and backlog.last == (tasks[4], 1)
 
 
+def test_the_last_one_is_found_though_all_of_a_lower_priority_have_ended(rig, worker):
+    client = rig.client()
+    client.submit(count=1)
+    client.cancel(*client.submit(count=10, priority=2))
+    tasks = client.submit(count=4)
+    (backlog,) = grown(rig, worker)
+    assert backlog.ready == 4 and backlog.last == (tasks[3], 1)
+
+
+def test_the_last_one_is_far_behind_the_first_though_many_behind_it_have_ended(rig, worker):
+    client = rig.client()
+    tasks = client.submit(count=1_000)
+    client.cancel(*client.submit(count=500))
+    (backlog,) = grown(rig, worker)
+    assert backlog.ready == 999
+    assert tasks.index(backlog.last[0]) > 400, "how long the first one waits says nothing of the others"
+
+
 def test_a_limit_lets_count_what_it_has_room_for(rig, worker):
     client = rig.client()
     client.submit(count=1)
