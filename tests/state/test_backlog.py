@@ -150,6 +150,27 @@ def test_many_channels_are_not_all_looked_at(rig, worker):
     assert ready(rig, worker) == LOOKED_AT_MAX
 
 
+def test_lines_with_one_task_each_are_for_all_who_could_take_them(rig):
+    workers = [rig.worker(f"w{number}", slots=8, slots_min=1, labels=(f"host-{number}",)) for number in range(4)]
+    client = rig.client()
+    client.submit(count=4)
+    for number in range(40):
+        client.submit(line=LineRule(share=f"tenant-{number}"))
+    shares = [backlog.ready for backlog in grown(rig, *workers)]
+    assert sum(shares) == 40 and max(shares) - min(shares) <= 1
+
+
+def test_a_look_at_many_kinds_of_workers_is_bounded_for_all_together(rig, monkeypatch):
+    monkeypatch.setattr("cluster.state.backlog.LOOKED_AT_IN_ALL_MAX", 40)
+    workers = [rig.worker(f"w{number}", slots=8, slots_min=1, labels=(f"host-{number}",)) for number in range(4)]
+    client = rig.client()
+    client.submit(count=4)
+    for number in range(20):
+        client.submit(count=4, line=LineRule(share=f"tenant-{number}"))
+    assert [backlog.ready for backlog in grown(rig, *workers)] == [10] * 4
+    assert all(any(backlog.last) for backlog in grown(rig, *workers))
+
+
 @given(st.integers(0, 5_000), st.integers(1, 1_000))
 def test_shares_sum_up_to_what_is_ready(ready, sharing):
     shares = [share_of(ready, place, sharing) for place in range(sharing)]
