@@ -5,9 +5,9 @@ worker. A thousand workers that all hear of one waiting task must not all open a
 when they became ready.
 
 Idea: the leader divides. With each answer to a heartbeat it tells each worker its share of the ready tasks that the
-worker could run, and the age of the oldest of them: of one task one worker hears, and the others hear of nothing. So
-workers need not know of each other, and nothing of this is in the log; what a worker does about it is in
-`cluster.worker.scaling`.
+worker could run, and the age of the oldest of them: of one task one worker hears, and the others hear of nothing. If it
+waits for long in spite of that, it is another one's turn, since one may be unable to start children. So workers need
+not know of each other, and nothing of this is in the log; what a worker does about it is in `cluster.worker.scaling`.
 
 The age is measured. At each look the leader marks a task that comes last among those that wait; while one that was
 marked still waits, what came before it has waited at least as long, or has been handed out. That is less than the truth
@@ -27,6 +27,7 @@ from cluster.state.machine import Machine
 
 LOOK_INTERVAL: Nanos = 400 * MILLISECOND        # workers ask every 500 ms
 MARKS_MAX = 8                                   # of one pool
+PASSED_ON_MS = 20_000                           # a child with all its modules is there before, as a rule
 
 Mark = tuple[int, int, Nanos]                   # task, attempt, when it was marked
 Hint = tuple[int, int]                          # ready tasks, the age of the oldest in ms
@@ -74,8 +75,9 @@ class SlotHints:
         self._marks = {backlog.pool: self._marks.get(backlog.pool, deque()) for backlog in backlogs}
         for backlog in backlogs:
             age_ms = self._age(backlog, now) // MILLISECOND
-            for place, session in enumerate(backlog.sessions):
-                if share := share_of(backlog.ready, place, len(backlog.sessions)):
+            sharing = len(backlog.sessions)
+            for place, session in enumerate(backlog.sessions, age_ms // PASSED_ON_MS):
+                if share := share_of(backlog.ready, place % sharing, sharing):
                     self._hints[session] = (share, age_ms)
 
     def _age(self, backlog: Backlog, now: Nanos) -> Nanos:

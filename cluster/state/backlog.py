@@ -4,10 +4,12 @@ Asked between entries, of pools: in their rings stands what could go to their sl
 not counted, nor what a limit holds back, waits for a date, or is for a slot that owns its key. Of a key that has no
 home one task counts, since all go to one slot. Changes nothing, not even rings that would be tidied by the way.
 
-Cost: LOOKED_AT_MAX channels and lines of a pool. What is behind them is not counted; so many say enough.
+Cost: LOOKED_AT_MAX channels and lines of a pool, fewer of each if pools are many: of workers with a label of their own
+each has one. What is behind them is not counted; so many say enough.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 
 from msgspec import Struct
@@ -21,7 +23,8 @@ from cluster.state.sessions import Session
 from cluster.state.tables import Tables
 
 LOOKED_AT_MAX = 256         # channels and lines of one pool
-STALE_SKIPPED_MAX = 64      # entries of one lane
+LOOKED_AT_IN_ALL_MAX = 8_192    # ... of all pools together, but one of each
+STALE_SKIPPED_MAX = 64      # entries at each end of a lane
 
 
 class Backlog(Struct, gc=False, frozen=True):
@@ -43,7 +46,8 @@ def backlogs_of(tables: Tables, sessions: Iterable[int]) -> list[Backlog]:
         if session is not None and may_open(session):
             pool = next(iter(session.slots.values())).pool
             growable.setdefault(pool.index, (pool, []))[1].append(number)
-    return [_backlog(pool, workers, growable) for pool, workers in growable.values()]
+    look = _Look(growable.keys())
+    return [look.backlog(pool, workers) for pool, workers in growable.values()]
 
 
 def may_open(session: Session) -> bool:
@@ -63,16 +67,41 @@ def still_waits(tables: Tables, pool: int, task: int, attempt: int) -> bool:
     return any(isinstance(one, Pool) and one.index == pool for one in channel.pools)
 
 
-def _backlog(pool: Pool, workers: list[int], growable: dict[int, tuple[Pool, list[int]]]) -> Backlog:
-    ready = 0
-    last: Message | None = None
-    rooms: dict[int, int] = {}      # of limits, by index
-    for channel in _waiting(pool):
-        places = channel.bundle.places if isinstance(channel, Line) else channel.pools
-        sharing = sorted([place.index for place in places if place.index in growable])
-        ready += share_of(_count(channel, rooms), sharing.index(pool.index), len(sharing))
-        last = last or _tail(channel)
-    return Backlog(pool.index, workers, ready, (last.id, last.attempt) if last is not None else (0, 0))
+class _Look:
+    """At several pools, of which many may serve the same."""
+
+    def __init__(self, growable: Collection[int]) -> None:
+        self._growable = growable
+        self._channels_max = min(LOOKED_AT_MAX, max(1, LOOKED_AT_IN_ALL_MAX // max(1, len(growable))))
+        self._places: dict[int, dict[int, int]] = {}        # of pools among those that share, by channel or bundle
+        self._tails: dict[int, Message | None] = {}         # by channel
+
+    def backlog(self, pool: Pool, workers: list[int]) -> Backlog:
+        ready = 0
+        last: Message | None = None
+        rooms: dict[int, int] = {}      # of limits, by index
+        for channel in _waiting(pool, self._channels_max):
+            places = self._sharing(channel)
+            # Else of channels with one task each all would be for the same pool.
+            place = (places[pool.index] + channel.index) % len(places)
+            ready += share_of(_count(channel, rooms), place, len(places))
+            last = last or self._tail(channel)
+        return Backlog(pool.index, workers, ready, (last.id, last.attempt) if last is not None else (0, 0))
+
+    def _sharing(self, channel: Channel) -> dict[int, int]:
+        """The pools that could take its tasks, and the place of each among them."""
+        shared = channel.bundle if isinstance(channel, Line) else channel
+        places = self._places.get(shared.index)
+        if places is None:
+            serving = channel.bundle.places if isinstance(channel, Line) else channel.pools
+            found = sorted([pool.index for pool in serving if pool.index in self._growable])
+            places = self._places[shared.index] = {pool: place for place, pool in enumerate(found)}
+        return places
+
+    def _tail(self, channel: Channel) -> Message | None:
+        if channel.index not in self._tails:
+            self._tails[channel.index] = _tail(channel)
+        return self._tails[channel.index]
 
 
 def share_of(ready: int, place: int, sharing: int) -> int:
@@ -82,14 +111,14 @@ def share_of(ready: int, place: int, sharing: int) -> int:
     return ready // sharing + (place < ready % sharing)
 
 
-def _waiting(pool: Pool) -> Iterator[Channel]:
+def _waiting(pool: Pool, channels_max: int) -> Iterator[Channel]:
     """Channels and lines in which something waits for the pool's slots, each once; those first that are served last."""
     seen: set[int] = set()
     for ring in pool.ready:
         for standing in reversed(ring.values()):
             found = _lines(standing) if isinstance(standing, Bundle) else (standing,)
             for channel in found:
-                if len(seen) >= LOOKED_AT_MAX:
+                if len(seen) >= channels_max:
                     return
                 if channel.index not in seen:
                     seen.add(channel.index)
@@ -126,7 +155,21 @@ def _room(limit: Limit) -> int:
 
 
 def _tail(channel: Channel) -> Message | None:
-    """The last one of its lowest lane that has not ended there; if many of the last have, the first."""
-    lane = next(lane for lane in channel.lanes if lane)
-    some = chain(islice(reversed(lane), STALE_SKIPPED_MAX), islice(lane, STALE_SKIPPED_MAX))
+    """One that is handed out after most others: the last of its lowest lane in which one is found that has not ended
+    there."""
+    return next((message for lane in channel.lanes if lane and (message := _last(lane)) is not None), None)
+
+
+def _last(lane: deque[Message]) -> Message | None:
+    """The last one that has not ended in its lane; if many of the last have, one before these. Not the first one as
+    long as there is another: in a long lane that is handed out soon, whatever the others wait."""
+    some = chain(islice(reversed(lane), STALE_SKIPPED_MAX), _ever_farther(lane), islice(lane, STALE_SKIPPED_MAX))
     return next((message for message in some if message.state == PENDING), None)
+
+
+def _ever_farther(lane: deque[Message]) -> Iterator[Message]:
+    """From its end, each twice as far as the one before: what was cancelled together lies together."""
+    distance = STALE_SKIPPED_MAX
+    while distance < len(lane):
+        yield lane[-distance]
+        distance *= 2

@@ -141,8 +141,7 @@ class Renewal:
     def vacate(self) -> None:
         """The slot is shut, and its child has no task: it is let go. If the slot is opened meanwhile, it waits for that
         end: until then instances run their `stopped`."""
-        assert not self.is_vacant
-        self.end()
+        assert not self.is_vacant and self._successor is None
         self._place.pauses.reset()
         self.is_vacant = True
         self._let_go(self._place.part())

@@ -81,6 +81,7 @@ class SlotChild(ExecutorChild[Slot, ClaimPage]):
         """The slot gets nothing more: what waits is handed back, and the child ends when it has no task. To be called
         again until it has."""
         self.is_stopped = True
+        self._renewal.end()
         if self.slot.pairs:
             self.hand_back()
         if self.slot.pairs or self.slot.ending is not None:

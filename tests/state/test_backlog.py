@@ -63,6 +63,24 @@ def test_what_has_ended_where_it_waited_is_not_counted(rig, worker):
     assert backlog.ready == 4 and backlog.last == (tasks[4], 1)
 
 
+def test_the_last_one_is_found_though_all_of_a_lower_priority_have_ended(rig, worker):
+    client = rig.client()
+    client.submit(count=1)
+    client.cancel(*client.submit(count=10, priority=2))
+    tasks = client.submit(count=4)
+    (backlog,) = grown(rig, worker)
+    assert backlog.ready == 4 and backlog.last == (tasks[3], 1)
+
+
+def test_the_last_one_is_far_behind_the_first_though_many_behind_it_have_ended(rig, worker):
+    client = rig.client()
+    tasks = client.submit(count=1_000)
+    client.cancel(*client.submit(count=500))
+    (backlog,) = grown(rig, worker)
+    assert backlog.ready == 999
+    assert tasks.index(backlog.last[0]) > 400, "how long the first one waits says nothing of the others"
+
+
 def test_a_limit_lets_count_what_it_has_room_for(rig, worker):
     client = rig.client()
     client.submit(count=1)
@@ -130,6 +148,27 @@ def test_many_channels_are_not_all_looked_at(rig, worker):
     for number in range(LOOKED_AT_MAX + 20):
         client.submit(key=str(number), actor="A")
     assert ready(rig, worker) == LOOKED_AT_MAX
+
+
+def test_lines_with_one_task_each_are_for_all_who_could_take_them(rig):
+    workers = [rig.worker(f"w{number}", slots=8, slots_min=1, labels=(f"host-{number}",)) for number in range(4)]
+    client = rig.client()
+    client.submit(count=4)
+    for number in range(40):
+        client.submit(line=LineRule(share=f"tenant-{number}"))
+    shares = [backlog.ready for backlog in grown(rig, *workers)]
+    assert sum(shares) == 40 and max(shares) - min(shares) <= 1
+
+
+def test_a_look_at_many_kinds_of_workers_is_bounded_for_all_together(rig, monkeypatch):
+    monkeypatch.setattr("cluster.state.backlog.LOOKED_AT_IN_ALL_MAX", 40)
+    workers = [rig.worker(f"w{number}", slots=8, slots_min=1, labels=(f"host-{number}",)) for number in range(4)]
+    client = rig.client()
+    client.submit(count=4)
+    for number in range(20):
+        client.submit(count=4, line=LineRule(share=f"tenant-{number}"))
+    assert [backlog.ready for backlog in grown(rig, *workers)] == [10] * 4
+    assert all(any(backlog.last) for backlog in grown(rig, *workers))
 
 
 @given(st.integers(0, 5_000), st.integers(1, 1_000))

@@ -76,6 +76,17 @@ def test_of_one_task_one_worker_hears(rig, leader):
     assert sorted(ready for ready, _ in leader.beat(*workers)) == [1, 2, 2]
 
 
+def test_what_the_first_worker_does_nothing_about_another_one_hears_of(rig, leader):
+    """Its children may fail to start, for one."""
+    workers = [rig.worker(f"w{number}", slots=4, slots_min=1) for number in range(3)]
+    leader.beat(*workers)
+    rig.client().submit(count=3 + 1)
+    heard = [leader.beat(*workers) for _ in range(130)]
+    asked = [next(place for place, hint in enumerate(hints) if hint != NOTHING) for hints in heard]
+    assert all(len([hint for hint in hints if hint != NOTHING]) == 1 for hints in heard), "one of them at a time"
+    assert set(asked[:30]) == {0} and set(asked) == {0, 1, 2}
+
+
 def test_who_has_opened_all_and_who_is_gone_takes_no_share(rig, leader):
     first, second = [rig.worker(f"w{number}", slots=2, slots_min=1) for number in range(2)]
     rig.client().submit(count=12)

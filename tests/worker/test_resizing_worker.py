@@ -1,11 +1,14 @@
 """A worker with bounds for its slots among real brokers in the simulated world: it opens slots for what waits, closes
 those that are not needed, and loses nothing by it."""
 
+from signal import SIGKILL
+
 from worker_world import WorkerWorld
 
 from actors import SECOND
 from cluster.worker.executor_child import State
 from cluster.worker.scaling import PACE
+from cluster.worker.wear import WearLimits
 
 MS = 1_000          # of work, in microseconds
 QUIET = PACE.close_idle + 4 * PACE.close_pause
@@ -20,6 +23,12 @@ def slots_open(rig: WorkerWorld, name: str = "w1") -> int:
 def children(rig: WorkerWorld, name: str = "w1") -> int:
     """Slots that have a child."""
     return len([child for child in rig.actors[name].children if child.state is not State.DOWN])
+
+
+def processes(rig: WorkerWorld) -> int:
+    """Of the worker's children, whatever slots know of them."""
+    process = rig.workers[0]
+    return len([child for child in process.machine.children if child.parent is process.loop])
 
 
 def running(rig: WorkerWorld) -> int:
@@ -82,13 +91,30 @@ def test_the_child_of_a_slot_that_is_shut_ends_behind_its_task():
     rig.submit(5_000 * MS, 100_000 * MS)
     rig.until(lambda: running(rig) == 2)
     (long,) = [child for child in rig.actors["w1"].children if child.running == max(rig.runs)]
+    assert long.slot.index == 1
     rig.world.run_for(QUIET)
-    if long.slot.index == 1:
-        assert (slots_open(rig), children(rig)) == (1, 2), "what runs is not ended"
+    assert (slots_open(rig), children(rig)) == (1, 2), "what runs is not ended"
     rig.until(lambda: len(rig.results) == 2)
     rig.world.run_for(QUIET)
     assert (slots_open(rig), children(rig)) == (1, 1)
     assert all(len(runs) == 1 for runs in rig.runs.values())
+
+
+def test_the_successor_of_a_child_whose_slot_is_shut_is_not_kept():
+    """Neither while the child is at its last task, nor when it dies of that."""
+    rig = WorkerWorld(11, slots=2, slots_min=1, wear=WearLimits(recycle_after=1))
+    rig.submit(5_000 * MS, 300_000 * MS)
+    rig.until(lambda: running(rig) == 2)
+    (long,) = [child for child in rig.actors["w1"].children if child.running == max(rig.runs)]
+    assert long.slot.index == 1
+    rig.world.run_for(QUIET)
+    assert slots_open(rig) == 1
+    assert processes(rig) == 2
+    assert long.child is not None
+    long.child.signal(SIGKILL)
+    rig.until(lambda: rig.machine.state_of(max(rig.runs)) == "processing" and running(rig) == 1)
+    rig.world.run_for(SECOND)
+    assert processes(rig) == 2, "slot 0 has a child, and that a successor"
 
 
 def test_a_new_leader_finds_slots_as_they_are_and_opens_more():
