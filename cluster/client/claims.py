@@ -111,6 +111,8 @@ class SessionClaims:
     def answered(self, claim: Claim, code: int, value: int, now: Nanos) -> None:
         """The Acquire was applied. News may have come before."""
         if claim.state is not State.ASKED:
+            if code == ANSWER_OK:           # it was given up meanwhile
+                self.commands.applied(claim.id)
             return
         if code != ANSWER_OK:
             self._refuse(claim, code, value)
@@ -175,8 +177,8 @@ class SessionClaims:
         assert claim.holding is not None
         claim.fence = fence
         if claim.holding.has_ended(now):
-            self._give_up(claim)
             claim.become(State.MISSED)
+            self._give_up(claim)
         else:
             claim.held_since = now
             claim.become(State.HELD)
