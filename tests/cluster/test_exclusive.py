@@ -1,6 +1,7 @@
 """Exclusive jobs: one replica has its turn, however long it takes, and nobody has the next one too early."""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -326,6 +327,16 @@ def at_once() -> None:
     """What would hold up a loop."""
 
 
+def by_and_by() -> Iterator[int]:
+    """What nobody has begun when the turn is over."""
+    yield 1
+
+
+async def by_and_by_async() -> AsyncIterator[int]:
+    """So here."""
+    yield 1
+
+
 def test_a_function_is_decorated_by_the_kind_of_client_that_can_run_it():
     async def replica(cluster: Client, ports: Ports) -> Any:
         turn = cluster.exclusive("report", at_most="1m")
@@ -333,6 +344,9 @@ def test_a_function_is_decorated_by_the_kind_of_client_that_can_run_it():
             turn(at_once)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="slowly is an async def function"):
             BlockingTurn(BlockingClient(cluster), turn)(slowly)
+        for lazy in (by_and_by, by_and_by_async, partial(by_and_by)):
+            with pytest.raises(TypeError, match="is a generator function, whose body would run"):
+                BlockingTurn(BlockingClient(cluster), turn)(lazy)
         assert await turn(partial(slowly))() is None
 
     ClientWorld(workers=0).run(replica)
