@@ -264,6 +264,30 @@ def test_a_holder_that_cannot_be_asked_is_waited_for_until_it_has_lost_its_turn(
     assert 3 < job.spans[0][1] < 8
 
 
+def test_one_that_was_replaced_and_was_not_told_so_does_not_replace_the_newest(rig, job):
+    """The link was lost with the news. It asks what became of its claim, and that is not there any more."""
+
+    async def holds(cluster: Client, ports: Ports) -> Any:
+        turn = cluster.exclusive("nightly", at_most="1h")
+        await turn.acquire()
+        await pause(ports, 20)
+        await turn.release()        # outside of `async with` nobody can break it off
+
+    rig.start(holds)
+    older = start(rig, job, "older", 2, 1, at_most="1h", on_busy="replace")
+    newest = start(rig, job, "newest", 5, 1, at_most="1h", on_busy="replace")
+
+    def is_replaced() -> bool:
+        lock = rig.leader and rig.actor(rig.leader).machine.locks.by_name.get("nightly")
+        return bool(lock) and [claim.note for claim in lock.waiting.values()] == ["newest"]
+
+    rig.until(is_replaced)
+    rig.world.network.break_links(older)
+    assert "came to replace" in rig.finish(older)
+    assert rig.finish(newest) == "did it"
+    assert job.who == ["newest"]
+
+
 # -- decorators -------------------------------------------------------------------------------------------------------
 
 
