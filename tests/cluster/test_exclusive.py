@@ -264,16 +264,18 @@ def test_a_holder_that_cannot_be_asked_is_waited_for_until_it_has_lost_its_turn(
     assert 3 < job.spans[0][1] < 8
 
 
+async def holds_until_20(cluster: Client, ports: Ports) -> None:
+    """Nobody can break it off, since it is outside of `async with`."""
+    turn = cluster.exclusive("nightly", at_most="1h")
+    await turn.acquire()
+    await pause(ports, 20)
+    await turn.release()
+
+
 def test_one_that_was_replaced_and_was_not_told_so_does_not_replace_the_newest(rig, job):
     """The link was lost with the news. It asks what became of its claim, and that is not there any more."""
 
-    async def holds(cluster: Client, ports: Ports) -> Any:
-        turn = cluster.exclusive("nightly", at_most="1h")
-        await turn.acquire()
-        await pause(ports, 20)
-        await turn.release()        # outside of `async with` nobody can break it off
-
-    rig.start(holds)
+    rig.start(holds_until_20)
     older = start(rig, job, "older", 2, 1, at_most="1h", on_busy="replace")
     newest = start(rig, job, "newest", 5, 1, at_most="1h", on_busy="replace")
 
@@ -286,6 +288,20 @@ def test_one_that_was_replaced_and_was_not_told_so_does_not_replace_the_newest(r
     assert "came to replace" in rig.finish(older)
     assert rig.finish(newest) == "did it"
     assert job.who == ["newest"]
+
+
+def test_one_that_comes_back_after_a_silence_replaces_nobody_who_came_meanwhile(rig, job):
+    """It has lost its place and takes the last one, which makes it no newer."""
+    rig.start(holds_until_20)
+    older = start(rig, job, "older", 2, 1, at_most="1h", on_busy="replace", hold="2s")
+    newest = start(rig, job, "newest", 5, 1, at_most="1h", on_busy="replace")
+    rig.until(lambda: rig.world.now > 4 * SECOND)
+    rig.world.pause(rig.clients[older])
+    rig.until(lambda: rig.world.now > 9 * SECOND)
+    rig.world.resume(rig.clients[older])
+    assert rig.finish(newest) == "did it"
+    assert rig.finish(older) == "did it"
+    assert job.who == ["newest", "older"] and job.broken == []
 
 
 # -- decorators -------------------------------------------------------------------------------------------------------
