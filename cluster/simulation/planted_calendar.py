@@ -15,7 +15,7 @@ from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.state import firing
 from cluster.state import tables as state_tables
 from cluster.state.commands import BUSY_SKIP, GRACE_NONE, NEVER, Arm, Fire
-from cluster.state.effects import ANSWER_OK
+from cluster.state.effects import ANSWER_BUSY, ANSWER_OK
 from cluster.state.lifecycle import cancel
 from cluster.state.machine import Machine
 from cluster.state.schedule_rows import SLOT_BUSY
@@ -37,6 +37,7 @@ class PlantedCalendar(Enum):
     PAUSE_IGNORED = "what is paused fires"
     PARKING_IGNORED = "what nobody announces fires"
     RUN_TWICE = "who asks for a run gets two"
+    RUN_REFUSED = "who asks for a run is told that another one has not ended"
 
 
 class ForgetfulScheduler(Scheduler):
@@ -133,6 +134,10 @@ def _run_twice(tables: Tables, schedule: Schedule) -> tuple[int, int]:
     return answer
 
 
+def _run_none(tables: Tables, schedule: Schedule) -> tuple[int, int]:
+    return ANSWER_BUSY, 1
+
+
 class RestlessSchedules(Schedules):
     """Pauses are not looked at."""
 
@@ -167,6 +172,7 @@ STATES: dict[PlantedCalendar, StandIns] = {
     PlantedCalendar.PAUSE_IGNORED: {(state_tables, "Schedules"): RestlessSchedules},
     PlantedCalendar.PARKING_IGNORED: {(state_tables, "Schedules"): LonelySchedules},
     PlantedCalendar.RUN_TWICE: {(firing, "_run_now"): _run_twice},
+    PlantedCalendar.RUN_REFUSED: {(firing, "_run_now"): _run_none},
 }
 ARM = 16        # the kind of that command
 

@@ -119,6 +119,7 @@ FOUND = {
     PlantedCalendar.PAUSE_IGNORED: (PAUSED, "schedules", "is fired, and it is paused"),
     PlantedCalendar.PARKING_IGNORED: (PARKED, "schedules", "is fired, and nobody announces it"),
     PlantedCalendar.RUN_TWICE: (PAUSED, "schedules", "and it was not fired"),
+    PlantedCalendar.RUN_REFUSED: (PAUSED, "runs", "a run was asked for and refused"),
 }
 
 
