@@ -183,7 +183,9 @@ class LockService:
                 why = CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT
                 items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
-            link.peer.send(ClaimsNews(message.session, items, message.sent))
+            # Of a session that has ended this is news and no answer: its claims have not ended one by one.
+            sent = message.sent if self._machine.session(message.session) is not None else 0
+            link.peer.send(ClaimsNews(message.session, items, sent))
 
     def on_give_up(self, link: Link, message: msgspec.Struct) -> None:
         """Claims that are to end before the Release of their client can be taken."""
