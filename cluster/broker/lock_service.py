@@ -17,7 +17,7 @@ Turns that are bounded, and rests, are counted from when this leader saw them in
 new leader counts anew.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -68,10 +68,11 @@ class LockService:
         self._watchers: dict[str, dict[Link, None]] = {}
         self._watched: dict[Link, dict[str, None]] = {}
         self._untold: dict[Link, dict[str, None]] = {}          # whose link was full: of these only what is then
+        self._wanted: dict[Link, dict[int, None]] = {}          # likewise: claims whose holders are to give them up
 
     def restart(self) -> None:
         """Another term: everyone says again what it watches, and asks for its claims."""
-        for kept in (self._lapsing, self._bounded, self._watchers, self._watched, self._untold):
+        for kept in (self._lapsing, self._bounded, self._watchers, self._watched, self._untold, self._wanted):
             kept.clear()
 
     def forget(self, link: Link) -> None:
@@ -79,6 +80,7 @@ class LockService:
         for name in self._watched.pop(link, ()):
             self._drop_watcher(name, link)
         self._untold.pop(link, None)
+        self._wanted.pop(link, None)
 
     def is_in_no_hurry(self, command: Acquire) -> bool:
         """Whether it would wait now, and so may be written a little later."""
@@ -93,12 +95,28 @@ class LockService:
             link = self._links.of_session(session)
             if link is not None:
                 for start in range(0, len(items), HELLO_ITEMS_MAX):
-                    link.peer.send(ClaimsNews(session, items[start : start + HELLO_ITEMS_MAX]))
+                    part = items[start : start + HELLO_ITEMS_MAX]
+                    if not link.peer.send(ClaimsNews(session, part)):
+                        self._keep_wanted(link, part)
         for name in effects.locks:
             for link in self._watchers.get(name, ()):
                 self._tell(link, name)
         for session in list(self._lapsing):
             self._look_at_lapsing(session)
+
+    def _keep_wanted(self, link: Link, items: list[ClaimNews]) -> None:
+        """A link was full. What waits is asked for again; a holder has nothing to ask for."""
+        if wanted := [news.claim for news in items if news.why == CLAIM_WANTED]:
+            self._wanted.setdefault(link, {}).update(dict.fromkeys(wanted))
+
+    def _say_wanted(self, link: Link, claims: Iterable[int]) -> None:
+        """Of those that are still held."""
+        own = self._machine.locks.by_session.get(link.session, {})
+        items = [ClaimNews(number, own[number].fence, CLAIM_WANTED) for number in claims if number in own]
+        for start in range(0, len(items), HELLO_ITEMS_MAX):
+            part = items[start : start + HELLO_ITEMS_MAX]
+            if not link.peer.send(ClaimsNews(link.session, part)):
+                self._keep_wanted(link, part)
 
     def _look_at_lapsing(self, session: int) -> None:
         """Forgets the claims that have lapsed, or will not: their terms are others by now."""
@@ -123,6 +141,9 @@ class LockService:
             self._propose(Lapse(claims))
         for claims in _chunks(over):
             self._propose(Lapse([], claims))
+        for link, wanted in list(self._wanted.items()):
+            del self._wanted[link]
+            self._say_wanted(link, wanted)
         for link, names in list(self._untold.items()):
             del self._untold[link]
             for name in names:
@@ -183,7 +204,9 @@ class LockService:
                 why = CLAIM_WANTED if claim.is_wanted else CLAIM_SILENT
                 items.append(ClaimNews(number, claim.fence, why, self._held_ms(claim)))
         if items:
-            link.peer.send(ClaimsNews(message.session, items, message.sent))
+            # Of a session that has ended this is news and no answer: its claims have not ended one by one.
+            sent = message.sent if self._machine.session(message.session) is not None else 0
+            link.peer.send(ClaimsNews(message.session, items, sent))
 
     def on_give_up(self, link: Link, message: msgspec.Struct) -> None:
         """Claims that are to end before the Release of their client can be taken."""

@@ -85,6 +85,12 @@ class ClaimCommands:
         """By its id: one that has left."""
         self._releases[claim] = parting
 
+    def applied(self, claim: int) -> None:
+        """The state has got one that may be to be released."""
+        for partings in (self._releases, self._releasing.partings if self._releasing is not None else {}):
+            if (parting := partings.get(claim)) is not None:
+                partings[claim] = parting._replace(is_applied=True)
+
     def ended(self, claim: int) -> None:
         """One that may be to be released; nothing is left to be done."""
         parting = self._releases.pop(claim, None)

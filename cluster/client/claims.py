@@ -111,6 +111,8 @@ class SessionClaims:
     def answered(self, claim: Claim, code: int, value: int, now: Nanos) -> None:
         """The Acquire was applied. News may have come before."""
         if claim.state is not State.ASKED:
+            if code == ANSWER_OK:           # it was given up meanwhile
+                self.commands.applied(claim.id)
             return
         if code != ANSWER_OK:
             self._refuse(claim, code, value)
@@ -139,11 +141,19 @@ class SessionClaims:
                     claim.on_wanted()
             else:
                 del self._known[claim.id]
-                if news.why == CLAIM_REPLACED:
+                if news.why == CLAIM_REPLACED or (sent and self._was_replaced(claim, now)):
                     claim.become(State.REPLACED)
                 else:
                     self._end(claim, REASONS.get(news.why, f"reason {news.why}"))
         self._ask(leader, unclear, now)
+
+    def _was_replaced(self, claim: Claim, now: Nanos) -> bool:
+        """The leader was asked, and has not got it. The news of that were lost, but what has waited, was heard of in
+        time, and has not had the whole of its turn, can have ended by nothing else."""
+        assert claim.holding is not None
+        at_most = claim.wanted.at_most_ms * MILLISECOND
+        is_in_time = not claim.holding.has_ended(now) and (not at_most or now - claim.left_at < at_most)
+        return claim.state is State.WAITING and is_in_time
 
     def _granted(self, claim: Claim, news: ClaimNews, sent: Nanos, now: Nanos) -> bool:
         """A bounded turn is entered only when it is known since when the leader counts it. False: ask for that."""
@@ -175,8 +185,8 @@ class SessionClaims:
         assert claim.holding is not None
         claim.fence = fence
         if claim.holding.has_ended(now):
-            self._give_up(claim)
             claim.become(State.MISSED)
+            self._give_up(claim)
         else:
             claim.held_since = now
             claim.become(State.HELD)

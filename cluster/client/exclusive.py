@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Literal, ParamSpec, Self, TypeVar, get_args
 
 from actors import MILLISECOND
@@ -162,9 +162,14 @@ class BlockingTurn(BlockingLock):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
         """Decorates: each call is a turn of its own, and returns None if it was skipped. Raises TypeError if it is an
-        `async def` function, which would run when the turn is over."""
+        `async def` or a generator function, which would run when the turn is over."""
         if _is_async(function):
             raise TypeError(f"{_name_of(function)} is an async def function, which an asynchronous client can decorate")
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(
+                f"{_name_of(function)} is a generator function, whose body would run when the turn is over; decorate "
+                "what takes all that it yields"
+            )
 
         @functools.wraps(function)
         def exclusive(*args: P.args, **kwargs: P.kwargs) -> R | None:

@@ -6,7 +6,8 @@ reach the cluster for its hold time loses it, and stops believing in it before a
 whoever asks is told, and resources that compare fences refuse the older one.
 
 A lock object is one claim at a time. Each acquire is a claim of its own, in the session that is current then. One that
-ends while it waits, because the cluster could not be reached for too long, is made again, at the end of the queue.
+ends while it waits, because the cluster could not be reached for too long, is made again, at the end of the queue, and
+replaces nobody then.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
+
+from msgspec import structs
 
 from actors import MILLISECOND, SECOND, Nanos
 from cluster.client.actor import SWEEP_INTERVAL, ClientActor
@@ -207,14 +210,16 @@ class AsyncLock:
         return self._claim
 
     async def _until_held(self, limit: float | None, *, waits: bool) -> Claim | None:
-        client, begun = self._client, self._now()
+        client, begun, wanted = self._client, self._now(), self._wanted
         turn_by = None if limit is None else client._deadline_at(limit)
         while True:
             answer_by = client._deadline_at(client._deadline)
             actor = await client._session(client._sessions.for_claim, answer_by)
-            claim = actor.acquire(self._wanted, waits=waits)
+            claim = actor.acquire(wanted, waits=waits)
             try:
                 await self._until_answered(claim, actor, answer_by)
+                if claim.state is State.WAITING:
+                    wanted = structs.replace(wanted, replaces=False)    # if it is made again, it is no newer for that
                 await self._while_waiting(claim, begun, turn_by)
             except BaseException:
                 claim.release()         # also if it is granted in this moment

@@ -29,7 +29,7 @@ from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Judge
 from cluster.state.commands import STEER_PAUSE, STEER_RESUME, STEER_RUN, Close, Command, ScheduleSpec, Steer
 from cluster.state.decoding import KINDS, decode_commands, decode_entry
-from cluster.state.effects import ANSWER_OK, STATE_COMPLETED, STATE_DEAD, Effects
+from cluster.state.effects import ANSWER_BUSY, ANSWER_CROWDED, ANSWER_OK, STATE_COMPLETED, STATE_DEAD, Effects
 from cluster.state.ledger import Ledger
 from cluster.state.machine import Machine
 from cluster.state.schedule_rows import SLOT_MISSED, SLOT_PAUSED, SLOT_RUNS, SLOT_WAITS
@@ -66,7 +66,7 @@ class CalendarOracle:
         self._state = state
         self._names: dict[int, str] = {}                # by the version of the terms
         self._heard: list[Heard] = []                   # in this entry
-        self._obeyed: set[tuple[int, int]] = set()      # (session, seq) of every Steer that was
+        self._obeyed: set[tuple[int, int]] = set()      # (session, seq) of every Steer that was judged
         self._announced: frozenset[str] = frozenset()   # by live workers, after the last entry
         self._registered: set[int] = set()              # sessions of workers
         self._calendars = {(name, one.times): slots[name] for name, one in self.kept.items()}
@@ -146,6 +146,11 @@ class CalendarOracle:
                     self._changed(spec)
             elif event in done and (steer := wanted.get((event.session, event.seq))) is not None:
                 self._steered(steer, event.value)
+            elif event.code in (ANSWER_BUSY, ANSWER_CROWDED):
+                steer = wanted.get((event.session, event.seq))
+                if steer is not None and steer.what == STEER_RUN and (event.session, event.seq) not in self._obeyed:
+                    self._obeyed.add((event.session, event.seq))
+                    self.runs.refused(steer.name, event.code)
         self._settle(fired)
 
     def _changed(self, spec: ScheduleSpec) -> None:

@@ -4,7 +4,7 @@ The books here begin where the reference says that a slot has become a task, and
 task. Of the counts that the state keeps of runs they know nothing:
 
 - a slot is skipped as busy, or since too many wait, only while so many runs are unfinished; it waits only behind
-  another one, and begins at once only beside none;
+  another one, and begins at once only beside none. Who asks for a run is refused likewise;
 - what a newer run takes the place of ends as `on_busy` says: what waited is cancelled at once, what has begun is asked
   to stop. Nothing else is cancelled;
 - runs of an exclusive schedule begin in the order in which they were made, each when all before it have ended, and not
@@ -26,7 +26,15 @@ from cluster.simulation.calendar_walk import Kept, text_of
 from cluster.simulation.state_oracle import StateOracle
 from cluster.simulation.verdict import Judge
 from cluster.state.commands import BUSY_QUEUE, BUSY_REPLACE, BUSY_SKIP
-from cluster.state.effects import STATE_CANCELLED, STATE_COMPLETED, STATE_DEAD, STATE_FAILED, Effects, TaskResult
+from cluster.state.effects import (
+    ANSWER_BUSY,
+    STATE_CANCELLED,
+    STATE_COMPLETED,
+    STATE_DEAD,
+    STATE_FAILED,
+    Effects,
+    TaskResult,
+)
 from cluster.state.queues import DELAYED
 from cluster.state.schedule_rows import SLOT_BUSY, SLOT_CROWDED, SLOT_RUNS, SLOT_WAITS
 
@@ -124,6 +132,18 @@ class CalendarRuns:
         if task:
             self.made[task] = Made(name, slot_ms)
             self._enter(line, task, fate, known, spec.on_busy)
+
+    def refused(self, name: str, code: int) -> None:
+        """Somebody asked for a run, and was told that others have not ended."""
+        spec, line = self._kept[name].spec, self._lines[name]
+        if code == ANSWER_BUSY:
+            is_right = spec.exclusive and spec.on_busy == BUSY_SKIP and bool(line.begun)
+        elif spec.exclusive:
+            is_right = spec.on_busy == BUSY_QUEUE and len(line.unfinished) > WAITING_MAX
+        else:
+            is_right = len(line.unfinished) >= RUNS_MAX
+        unfinished = list(line.unfinished)
+        self._require(is_right, name, f"a run was asked for and refused ({code}), and unfinished are {unfinished}")
 
     def _enter(self, line: Line, task: int, fate: int, known: list[int], on_busy: str) -> None:
         waiting = [other for other in known if other not in line.begun]

@@ -15,7 +15,7 @@ from cluster.simulation.state_oracle import StateOracle, WatchedMachine
 from cluster.state import firing
 from cluster.state import tables as state_tables
 from cluster.state.commands import BUSY_SKIP, GRACE_NONE, NEVER, Arm, Fire, ScheduleSpec
-from cluster.state.effects import ANSWER_OK
+from cluster.state.effects import ANSWER_BUSY, ANSWER_OK
 from cluster.state.lifecycle import cancel
 from cluster.state.machine import Machine
 from cluster.state.schedule_rows import SLOT_BUSY
@@ -39,6 +39,7 @@ class PlantedCalendar(Enum):
     OLD_TIMES_KEPT = "a schedule with other times keeps the next slot of those that it had"
     OWED_FORGOTTEN = "what has come of a schedule is forgotten when it gets other times"
     RUN_TWICE = "who asks for a run gets two"
+    RUN_REFUSED = "who asks for a run is told that another one has not ended"
 
 
 class ForgetfulScheduler(Scheduler):
@@ -135,6 +136,10 @@ def _run_twice(tables: Tables, schedule: Schedule) -> tuple[int, int]:
     return answer
 
 
+def _run_none(tables: Tables, schedule: Schedule) -> tuple[int, int]:
+    return ANSWER_BUSY, 1
+
+
 class RestlessSchedules(Schedules):
     """Pauses are not looked at."""
 
@@ -194,6 +199,7 @@ STATES: dict[PlantedCalendar, StandIns] = {
     PlantedCalendar.OLD_TIMES_KEPT: {(state_tables, "Schedules"): StubbornSchedules},
     PlantedCalendar.OWED_FORGOTTEN: {(state_tables, "Schedules"): FreshSchedules},
     PlantedCalendar.RUN_TWICE: {(firing, "_run_now"): _run_twice},
+    PlantedCalendar.RUN_REFUSED: {(firing, "_run_now"): _run_none},
 }
 ARM = 16        # the kind of that command
 

@@ -236,8 +236,11 @@ class Locks:
             self.bounded[claim.fence] = claim
 
     def _rest(self, claim: Claim, rest_ms: int) -> bool:
-        """Lets what is held of a mutex stay there, without its session; False if it is not held."""
+        """Lets what is held of a mutex stay there, without its session; False if it is not held, or is no turn and one
+        too many."""
         if not claim.fence or claim.lock.limit != 1:
+            return False
+        if not claim.at_most_ms and len(self.bounded) >= TURNS_MAX:     # what is no turn was not counted when it came
             return False
         self.rests += 1
         self._leave_session(claim)

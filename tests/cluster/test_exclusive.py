@@ -1,6 +1,7 @@
 """Exclusive jobs: one replica has its turn, however long it takes, and nobody has the next one too early."""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -263,6 +264,46 @@ def test_a_holder_that_cannot_be_asked_is_waited_for_until_it_has_lost_its_turn(
     assert 3 < job.spans[0][1] < 8
 
 
+async def holds_until_20(cluster: Client, ports: Ports) -> None:
+    """Nobody can break it off, since it is outside of `async with`."""
+    turn = cluster.exclusive("nightly", at_most="1h")
+    await turn.acquire()
+    await pause(ports, 20)
+    await turn.release()
+
+
+def test_one_that_was_replaced_and_was_not_told_so_does_not_replace_the_newest(rig, job):
+    """The link was lost with the news. It asks what became of its claim, and that is not there any more."""
+
+    rig.start(holds_until_20)
+    older = start(rig, job, "older", 2, 1, at_most="1h", on_busy="replace")
+    newest = start(rig, job, "newest", 5, 1, at_most="1h", on_busy="replace")
+
+    def is_replaced() -> bool:
+        lock = rig.leader and rig.actor(rig.leader).machine.locks.by_name.get("nightly")
+        return bool(lock) and [claim.note for claim in lock.waiting.values()] == ["newest"]
+
+    rig.until(is_replaced)
+    rig.world.network.break_links(older)
+    assert "came to replace" in rig.finish(older)
+    assert rig.finish(newest) == "did it"
+    assert job.who == ["newest"]
+
+
+def test_one_that_comes_back_after_a_silence_replaces_nobody_who_came_meanwhile(rig, job):
+    """It has lost its place and takes the last one, which makes it no newer."""
+    rig.start(holds_until_20)
+    older = start(rig, job, "older", 2, 1, at_most="1h", on_busy="replace", hold="2s")
+    newest = start(rig, job, "newest", 5, 1, at_most="1h", on_busy="replace")
+    rig.until(lambda: rig.world.now > 4 * SECOND)
+    rig.world.pause(rig.clients[older])
+    rig.until(lambda: rig.world.now > 9 * SECOND)
+    rig.world.resume(rig.clients[older])
+    assert rig.finish(newest) == "did it"
+    assert rig.finish(older) == "did it"
+    assert job.who == ["newest", "older"] and job.broken == []
+
+
 # -- decorators -------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +367,16 @@ def at_once() -> None:
     """What would hold up a loop."""
 
 
+def by_and_by() -> Iterator[int]:
+    """What nobody has begun when the turn is over."""
+    yield 1
+
+
+async def by_and_by_async() -> AsyncIterator[int]:
+    """So here."""
+    yield 1
+
+
 def test_a_function_is_decorated_by_the_kind_of_client_that_can_run_it():
     async def replica(cluster: Client, ports: Ports) -> Any:
         turn = cluster.exclusive("report", at_most="1m")
@@ -333,6 +384,9 @@ def test_a_function_is_decorated_by_the_kind_of_client_that_can_run_it():
             turn(at_once)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="slowly is an async def function"):
             BlockingTurn(BlockingClient(cluster), turn)(slowly)
+        for lazy in (by_and_by, by_and_by_async, partial(by_and_by)):
+            with pytest.raises(TypeError, match="is a generator function, whose body would run"):
+                BlockingTurn(BlockingClient(cluster), turn)(lazy)
         assert await turn(partial(slowly))() is None
 
     ClientWorld(workers=0).run(replica)

@@ -12,10 +12,20 @@ from cluster.broker.lease_table import LeaseTable
 from cluster.broker.link import Link, Links
 from cluster.broker.lock_service import PROPOSE_AGAIN, LockService
 from cluster.broker.questions import Questions
-from cluster.state.commands import ROLE_CLIENT, TASK_NUMBER_BITS, Acquire, Command, Extend, Lapse, Register, Stamp
-from cluster.state.effects import CLAIM_OVER, ClaimNews, Effects
+from cluster.state.commands import (
+    ROLE_CLIENT,
+    TASK_NUMBER_BITS,
+    Acquire,
+    Close,
+    Command,
+    Extend,
+    Lapse,
+    Register,
+    Stamp,
+)
+from cluster.state.effects import CLAIM_OVER, CLAIM_WANTED, ClaimNews, Effects
 from cluster.state.machine import Machine
-from cluster.wire import HELLO_ITEMS_MAX, ClaimsNews, GiveUpClaims, Message
+from cluster.wire import HELLO_ITEMS_MAX, Claims, ClaimsNews, GiveUpClaims, Message
 
 HOLD_MS = 4_000
 AT_MOST_MS = 3_000
@@ -25,10 +35,12 @@ LOOK = 500 * MILLISECOND
 class Line:
     def __init__(self) -> None:
         self.said: list[object] = []
+        self.is_full = False
 
     def send(self, message: object) -> bool:
-        self.said.append(message)
-        return True
+        if not self.is_full:
+            self.said.append(message)
+        return not self.is_full
 
 
 class Quiet:
@@ -175,3 +187,36 @@ def test_what_another_one_gives_up_or_too_many_do_not_end(leader):
         leader.give_up(stranger, claim)
     assert leader.refused == ["gives up claims of another, or too many"] * 3
     assert not leader.proposed and leader.holds
+
+
+def test_who_asks_for_claims_of_a_session_that_has_ended_is_told_that_they_are_gone_and_not_by_what(leader):
+    link, line = leader.link("holder", 1)
+    leader.apply(Acquire(1, 1, 1, 1, "door", 1, 1, HOLD_MS))
+    claim, other = 1 << TASK_NUMBER_BITS | 1, 1 << TASK_NUMBER_BITS | 2
+
+    def asked() -> ClaimsNews:
+        leader.service.on_claims(link, Claims(1, [claim, other], 7))
+        leader.questions.confirmed(leader.round)
+        said = line.said[-1]
+        assert isinstance(said, ClaimsNews)
+        return said
+
+    answer = asked()
+    leader.apply(Close(1, 1))
+    gone = asked()
+    assert (answer.sent, [news.fence for news in answer.items]) == (7, [1, 0])
+    assert (gone.sent, [news.fence for news in gone.items]) == (0, [0, 0])
+
+
+def test_a_holder_whose_link_was_full_hears_later_that_it_is_to_give_way(leader):
+    """It has no reason to ask, so it would keep the others waiting for as long as its turn may last."""
+    link, line = leader.link("holder", 1)
+    leader.links.claim(link, 1)
+    leader.apply(Acquire(1, 1, 1, 1, "door", 1, 1, HOLD_MS, at_most_ms=60_000), Register("newest", 1, ROLE_CLIENT))
+    line.is_full = True
+    leader.apply(Acquire(2, 1, 1, 1, "door", 1, 1, HOLD_MS, waits=True, at_most_ms=60_000, replaces=True))
+    leader.look_until(SECOND, hears=True)
+    assert line.said == []
+    line.is_full = False
+    leader.look_until(3 * SECOND, hears=True)
+    assert line.said == [ClaimsNews(1, [ClaimNews(1 << TASK_NUMBER_BITS | 1, 1, CLAIM_WANTED)])]

@@ -383,6 +383,32 @@ def test_a_release_is_not_held_up_by_a_submit_that_was_perhaps_taken(rest):
     assert numbers_of_tasks(rig) == {1: 1}
 
 
+def test_a_claim_that_was_cancelled_before_its_answer_is_not_held_by_a_submit_that_was_perhaps_taken():
+    """All three were said before the link broke; then the Acquire is taken, and neither the submit nor the Release."""
+    rig = ClientWorld(workers=0)
+
+    async def user(cluster: Client, ports: Ports) -> Any:
+        await cluster.submit(unserved)
+        close(rig)
+        claiming = asyncio.ensure_future(Lock(cluster, "door").acquire())
+        await cluster._next_turn()
+        waiting = asyncio.ensure_future(cluster.submit(work, Parcel(1)))
+        await cluster._next_turn()
+        rig.world.network.break_links("c1")
+        claiming.cancel()
+        await pause(ports, 4)
+        locks = rig.actor(rig.leader).machine.locks
+        fences, held = locks.fences, len(locks.claims)
+        assert cluster._actor._commands._refusals.in_doubt(3) == 1
+        reopen(rig)
+        await waiting
+        assert cluster._actor._claims.commands.is_empty
+        return fences, held
+
+    assert rig.run(user) == (1, 0)
+    assert numbers_of_tasks(rig) == {1: 1}
+
+
 def test_a_lock_that_is_taken_does_not_open_a_closed_gate():
     rig = ClientWorld(workers=0)
 

@@ -124,6 +124,7 @@ FOUND = {
     PlantedCalendar.OLD_TIMES_KEPT: (REDEPLOYED, "schedules", "said was 0"),
     PlantedCalendar.OWED_FORGOTTEN: (REDEPLOYED, "schedules", "next is 0, said was"),
     PlantedCalendar.RUN_TWICE: (PAUSED, "schedules", "and it was not fired"),
+    PlantedCalendar.RUN_REFUSED: (PAUSED, "runs", "a run was asked for and refused"),
 }
 
 

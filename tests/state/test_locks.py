@@ -381,6 +381,16 @@ def test_a_turn_is_refused_while_as_many_as_there_may_be_are_held_or_rest(rig, c
     assert two.acquire("c", at_most_ms=5_000) > 0
 
 
+def test_a_rest_of_what_is_no_turn_does_not_go_beyond_the_bound_of_turns(rig, contend, monkeypatch):
+    """No client of ours asks for one; others could let them grow without end."""
+    monkeypatch.setattr(module, "TURNS_MAX", 2)
+    one = contend("one")
+    for name in "abcd":
+        one.acquire(name)
+        assert one.release(rest_ms=4_000) == 1
+    assert list(rig.leader.locks.by_name) == ["a", "b"]
+
+
 def test_a_session_that_ends_leaves_no_rest(rig, contend):
     one, two = contend("one"), contend("two")
     one.acquire(at_most_ms=5_000)
