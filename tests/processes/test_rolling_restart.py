@@ -45,6 +45,13 @@ def operator(*arguments: str) -> dict[str, Any]:
     return report
 
 
+def put(module: Path, text: str) -> None:
+    """Replaces a module at once: a worker that starts in this moment must not find the first half of it."""
+    whole = module.with_suffix(".new")
+    whole.write_text(text)
+    whole.replace(module)
+
+
 def pids(status: Status) -> dict[str, int]:
     return {row["node"]: row["pid"] for row in (*status["brokers"], *status["workers"])}
 
