@@ -94,29 +94,27 @@ class LockService:
         for session, items in effects.claims.items():
             link = self._links.of_session(session)
             if link is not None:
-                for start in range(0, len(items), HELLO_ITEMS_MAX):
-                    part = items[start : start + HELLO_ITEMS_MAX]
-                    if not link.peer.send(ClaimsNews(session, part)):
-                        self._keep_wanted(link, part)
+                self._send_news(link, session, items)
         for name in effects.locks:
             for link in self._watchers.get(name, ()):
                 self._tell(link, name)
         for session in list(self._lapsing):
             self._look_at_lapsing(session)
 
-    def _keep_wanted(self, link: Link, items: list[ClaimNews]) -> None:
-        """A link was full. What waits is asked for again; a holder has nothing to ask for."""
-        if wanted := [news.claim for news in items if news.why == CLAIM_WANTED]:
-            self._wanted.setdefault(link, {}).update(dict.fromkeys(wanted))
+    def _send_news(self, link: Link, session: int, items: list[ClaimNews]) -> None:
+        """If the link is full they are lost. What waits is asked for again; a holder has nothing to ask for."""
+        for start in range(0, len(items), HELLO_ITEMS_MAX):
+            part = items[start : start + HELLO_ITEMS_MAX]
+            if link.peer.send(ClaimsNews(session, part)):
+                continue
+            if wanted := [news.claim for news in part if news.why == CLAIM_WANTED]:
+                self._wanted.setdefault(link, {}).update(dict.fromkeys(wanted))
 
     def _say_wanted(self, link: Link, claims: Iterable[int]) -> None:
         """Of those that are still held."""
         own = self._machine.locks.by_session.get(link.session, {})
         items = [ClaimNews(number, own[number].fence, CLAIM_WANTED) for number in claims if number in own]
-        for start in range(0, len(items), HELLO_ITEMS_MAX):
-            part = items[start : start + HELLO_ITEMS_MAX]
-            if not link.peer.send(ClaimsNews(link.session, part)):
-                self._keep_wanted(link, part)
+        self._send_news(link, link.session, items)
 
     def _look_at_lapsing(self, session: int) -> None:
         """Forgets the claims that have lapsed, or will not: their terms are others by now."""
