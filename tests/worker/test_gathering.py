@@ -10,9 +10,9 @@ from cluster.worker.gathering import GATHER_INTERVAL, GATHER_LOOKS
 TASKS = 200
 
 
-def worked(work_us: int) -> tuple[WorkerWorld, float, int]:
-    """Tasks of one slot, after as many that have taught the cluster how long they take: the part of its time in which
-    one ran, and how often the worker looked into the ring."""
+def worked(work_us: int, clients: int = 1) -> tuple[WorkerWorld, float, int]:
+    """Tasks of one slot, from so many clients, after others that have taught the cluster how long they take: the part
+    of its time in which one ran, and how often the worker looked into the ring."""
     rig = WorkerWorld(1)
     rig.submit(*[work_us] * TASKS)
     rig.until(lambda: len(rig.results) == TASKS)
@@ -26,8 +26,9 @@ def worked(work_us: int) -> tuple[WorkerWorld, float, int]:
         gather()
 
     child.gather = counted
-    rig.submit(*[work_us] * TASKS)
-    rig.until(lambda: len(rig.results) == 2 * TASKS)
+    for _ in range(clients):
+        rig.submit(*[work_us] * TASKS)
+    rig.until(lambda: len(rig.results) == (1 + clients) * TASKS)
     runs = sorted((run.started, run.ended) for task in rig.runs.values() for run in task)[TASKS:]
     share = sum(ended - started for started, ended in runs) / (runs[-1][1] - runs[0][0])
     return rig, share, looks
@@ -48,3 +49,10 @@ def test_a_slot_with_short_tasks_does_not_run_dry(work_us):
 def test_what_is_announced_in_time_is_not_looked_for(work_us):
     _, _, looks = worked(work_us)
     assert looks == 0
+
+
+def test_tasks_of_less_than_a_millisecond_are_looked_for():
+    """From several clients, since one that submits them one by one is slower than the slot."""
+    _, share, looks = worked(500, clients=16)
+    assert looks > 0
+    assert share > 0.9
