@@ -155,6 +155,7 @@ assert [kept.spec.name for kept in OTHERS] == [kept.spec.name for kept in SCHEDU
 
 
 def times_in(spec: ScheduleSpec) -> tuple[str, str, int, int]:
+    """All that says when it fires; not asked of the state, which is judged by it."""
     return spec.expression, spec.zone, spec.period_ms, spec.anchor_ms
 
 
